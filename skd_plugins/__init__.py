@@ -1,0 +1,52 @@
+"""Self-knowledge distillation for timm, torchvision, FFCV, accelerate and detectron2.
+
+The public names, one page. They are imported on first use, so that ``import skd_plugins`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Method": "methods",
+    "register_method": "methods",
+    "get_method": "methods",
+    "list_methods": "methods",
+    "MethodTask": "task",
+    "create_task": "task",
+    "create_model": "models",
+    "make_loader": "data",
+    "Recipe": "recipe",
+    "main": "recipe",
+    "replace": "recipe",
+    "train": "engine",
+    "predict": "evaluation",
+    "Predictions": "evaluation",
+    "export_weights": "weights",
+    "SkdError": "errors",
+}
+__all__ = sorted(_PUBLIC)
+
+if TYPE_CHECKING:
+    from .data import make_loader
+    from .engine import train
+    from .errors import SkdError
+    from .evaluation import Predictions, predict
+    from .methods import Method, get_method, list_methods, register_method
+    from .models import create_model
+    from .recipe import Recipe, main, replace
+    from .task import MethodTask, create_task
+    from .weights import export_weights
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'skd_plugins' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,68 @@
+"""Checkpoints that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import SkdError
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Writes `state` so that `path` is at every moment the old file or the new one, also after a power cut.
+
+    Raises:
+        SkdError: the disk is full or not writable; the old file is untouched.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        part.unlink(missing_ok=True)
+        raise SkdError(f"can't write checkpoint {path}: {error}; the previous one is intact, resume from it") from error
+
+
+def keep_as(path: Path, name: str) -> None:
+    """Gives the checkpoint a second name in its folder, atomically and without writing it again."""
+    part = path.with_name(f".{name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(path, part)
+    except OSError:  # a file system without hard links
+        part.write_bytes(path.read_bytes())
+    os.replace(part, path.with_name(name))
+    _sync_folder(path.parent)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint without executing anything in it.
+
+    Raises:
+        SkdError: it is missing or not a checkpoint.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise SkdError(f"checkpoint {path} does not exist") from None
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise SkdError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict) or "state_dict" not in state:
+        raise SkdError(f"{path} is not a checkpoint: it has no 'state_dict'")
+    return state
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

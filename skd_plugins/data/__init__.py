@@ -1,0 +1,18 @@
+"""Data: writing `.beton` files, and loaders from them or from image folders."""
+
+from .augment import Augmentation
+from .loader import Loader, make_loader, open_data
+from .order import TrainingOrder
+from .sources import Source, open_source
+from .write import write_beton
+
+__all__ = [
+    "Augmentation",
+    "Loader",
+    "Source",
+    "TrainingOrder",
+    "make_loader",
+    "open_data",
+    "open_source",
+    "write_beton",
+]

@@ -1,0 +1,105 @@
+"""Crop boxes and flips, computed for a whole batch, the same for `.beton` files and folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .rng import keys, uniform
+
+_TRIES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How an image becomes a network's input.
+
+    Attributes:
+        image_size: side of the (square) input, pixels.
+        mode: training crop. ``rrc`` is torchvision's RandomResizedCrop; ``shift`` is RandomCrop with `padding` black
+            pixels around the image, as for CIFAR.
+        scale: range of the crop's area relative to the image (``rrc``).
+        ratio: range of its aspect ratio (``rrc``).
+        padding: largest shift in pixels of the output (``shift``).
+        hflip: probability of a horizontal flip.
+        crop_pct: evaluation: side of the centre crop relative to the image's shorter side.
+        interpolation: PIL filter for folders. `.beton` files are resized with OpenCV's area filter, as FFCV does.
+    """
+
+    image_size: int = 224
+    mode: Literal["rrc", "shift"] = "rrc"
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    padding: int = 4
+    hflip: float = 0.5
+    crop_pct: float = 0.875
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+
+
+def training_boxes(
+    spec: Augmentation,
+    heights: NDArray[np.integer],
+    widths: NDArray[np.integer],
+    *,
+    seed: int,
+    epoch: int,
+    positions: NDArray[np.integer],
+    segments: NDArray[np.integer],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Random crops for images of the given sizes ``[n]``.
+
+    Args:
+        spec: what to draw.
+        heights: pixels ``[n]``.
+        widths: pixels ``[n]``.
+        seed: the run's seed.
+        epoch: the epoch.
+        positions: each image's anchor position in the epoch ``[n]``.
+        segments: each image's segment number ``[n]``.
+
+    Returns:
+        boxes ``[n, 4]`` as (top, left, height, width), which reach outside the image for ``shift``; flips ``[n]``.
+    """
+    draws = uniform(keys(seed, epoch, positions, segments), 2 * _TRIES + 3)
+    flips = draws[:, -1] < spec.hflip
+    if spec.mode == "shift":
+        # The image is scaled to the output first, so a shift of one output pixel is height / image_size pixels.
+        steps = np.floor(draws[:, :2] * (2 * spec.padding + 1)).astype(np.int64) - spec.padding
+        top, left = (np.rint(steps[:, i] * side / spec.image_size) for i, side in enumerate((heights, widths)))
+        return np.stack([top, left, heights, widths], axis=1).astype(np.int64), flips
+    return _resized_crops(spec, heights.astype(np.float64), widths.astype(np.float64), draws), flips
+
+
+def _resized_crops(
+    spec: Augmentation, heights: NDArray[np.float64], widths: NDArray[np.float64], draws: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """torchvision's RandomResizedCrop.get_params, vectorised: the first of ten tries that fits, else a centre crop."""
+    low, high = spec.scale
+    area = (heights * widths)[:, None] * (low + (high - low) * draws[:, :_TRIES])
+    log_low, log_high = np.log(spec.ratio[0]), np.log(spec.ratio[1])
+    aspect = np.exp(log_low + (log_high - log_low) * draws[:, _TRIES : 2 * _TRIES])
+    w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+    fits = (w > 0) & (w <= widths[:, None]) & (h > 0) & (h <= heights[:, None])
+    first = fits.argmax(axis=1)[:, None]
+    w, h = np.take_along_axis(w, first, 1)[:, 0], np.take_along_axis(h, first, 1)[:, 0]
+    top = np.floor(draws[:, 2 * _TRIES] * (heights - h + 1))
+    left = np.floor(draws[:, 2 * _TRIES + 1] * (widths - w + 1))
+
+    none = ~fits.any(axis=1)
+    if none.any():
+        shape = widths[none] / heights[none]
+        w[none] = np.where(shape > spec.ratio[1], np.rint(heights[none] * spec.ratio[1]), widths[none])
+        h[none] = np.where(shape < spec.ratio[0], np.rint(widths[none] / spec.ratio[0]), heights[none])
+        top[none], left[none] = (heights[none] - h[none]) // 2, (widths[none] - w[none]) // 2
+    return np.stack([top, left, h, w], axis=1).astype(np.int64)
+
+
+def center_boxes(
+    spec: Augmentation, heights: NDArray[np.integer], widths: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """Evaluation crops ``[n, 4]``: the centre square of `crop_pct` times the shorter side, as FFCV computes it."""
+    side = np.maximum((spec.crop_pct * np.minimum(heights, widths)).astype(np.int64), 1)
+    return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1).astype(np.int64)

@@ -1,0 +1,224 @@
+"""Reading FFCV's `.beton` files: tables checked before use, images decoded by FFCV's own C library.
+
+Why not `ffcv.Loader`: an exception in its worker leaves the consumer waiting for ever, a corrupt JPEG is not noticed, its
+augmentation can't be seeded, an epoch left early leaks a thread, it sets torch's thread count, and it compiles for
+5-8 s in every process. The files, the writer and the C decoder are FFCV's; the schedule is `loader.py`'s.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import json
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import SkdError
+
+# Format version 2, ffcv/types.py and ffcv/fields/{rgb_image,basics}.py of FFCV 1.0.2.
+_VERSION = 2
+_HEADER = np.dtype(
+    [("version", "<u2"), ("fields", "<u2"), ("page_size", "<u4"), ("samples", "<u8"), ("table", "<u8")], align=True
+)
+_FIELD = np.dtype([("type", "<u1"), ("name", "<u1", 16), ("arguments", "<u1", 1024)], align=True)
+_ALLOCATION = np.dtype([("sample", "<u8"), ("pointer", "<u8"), ("size", "<u8")])
+_IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data", "<u8")])
+_FIELD_TYPES = {0: np.dtype("<f8"), 1: np.dtype("<i8"), 2: _IMAGE}
+_JPEG, _RAW = 0, 1
+
+
+class BetonFile:
+    """A `.beton` file with an image and a label field, as FFCV's writer makes it.
+
+    Args:
+        path: the file. ``PATH.json`` beside it (see `write`) is read and checked if it is there.
+
+    Attributes:
+        targets: labels ``[N]``.
+        heights: pixels ``[N]``.
+        widths: pixels ``[N]``.
+        classes: class names, None without the JSON file.
+
+    Raises:
+        SkdError: the file is missing, truncated, of another format, or not the one its JSON file describes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise SkdError(f"{self.path} does not exist; make it with: skd write SOURCE --out {self.path.parent}")
+        self._data = np.memmap(self.path, dtype=np.uint8, mode="r") if self.path.stat().st_size else np.zeros(0, "u1")
+        header = self._table(_HEADER, 1, 0, "header")[0]
+        if header["version"] != _VERSION:
+            raise SkdError(f"{self.path} is not an FFCV file of format {_VERSION} (its version field is {header['version']})")
+        samples = int(header["samples"])
+        fields = self._table(_FIELD, int(header["fields"]), _HEADER.itemsize, "field table")
+        unknown = [int(kind) for kind in fields["type"] if int(kind) not in _FIELD_TYPES]
+        if unknown:
+            raise SkdError(f"{self.path} has fields of FFCV type {unknown}; only images, integers and floats are read")
+        kinds = [int(kind) for kind in fields["type"]]
+        if kinds.count(2) != 1 or kinds.count(1) != 1:
+            raise SkdError(f"{self.path} should have one image and one integer (label) field, it has types {kinds}")
+        row = np.dtype([("", _FIELD_TYPES[kind]) for kind in kinds], align=True)
+        offset = _HEADER.itemsize + fields.nbytes
+        metadata = self._table(row, samples, offset, "sample table")
+        images = metadata[f"f{kinds.index(2)}"]
+        table = int(header["table"])
+        allocations = self._table(_ALLOCATION, max(len(self._data) - table, 0) // _ALLOCATION.itemsize, table, "index")
+        self.targets = np.array(metadata[f"f{kinds.index(1)}"], dtype=np.int64)
+        self.heights = images["height"].astype(np.int64)
+        self.widths = images["width"].astype(np.int64)
+        self._modes = images["mode"].copy()
+        self._pointers = images["data"].astype(np.int64)
+        self._sizes = self._image_sizes(allocations, samples)
+        self._check()
+        self.tables_sha256 = hashlib.sha256(
+            b"".join(part.tobytes() for part in (header, fields, metadata, allocations))
+        ).hexdigest()
+        self.info = self._read_info()
+        self.classes: list[str] | None = self.info.get("classes")
+        self._local = threading.local()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def name_of(self, index: int) -> str:
+        """How messages call sample `index`."""
+        return f"image {index} of {self.path}"
+
+    def crop(self, index: int, box: NDArray[np.int64], flip: bool, out: NDArray[np.uint8]) -> str | None:
+        """Decodes a sample and resizes a box of it (area filter, as FFCV) into `out`.
+
+        Args:
+            index: the sample.
+            box: (top, left, height, width); what is outside the image is black.
+            flip: mirror the result horizontally.
+            out: ``[H, W, 3]``, written.
+
+        Returns:
+            None, or why the image can't be decoded (`out` is then undefined).
+        """
+        height, width = int(self.heights[index]), int(self.widths[index])
+        begin, size = int(self._pointers[index]), int(self._sizes[index])
+        data = self._data[begin : begin + size]
+        if self._modes[index] == _RAW:
+            image = data.reshape(height, width, 3)
+        else:
+            image = self._scratch(height * width * 3).reshape(height, width, 3)
+            if _library().imdecode(
+                data.ctypes.data, size, height, width, image.ctypes.data, height, width, 0, 0, 1, 1, False, False
+            ):
+                return "damaged JPEG data"
+        top, left, h, w = (int(value) for value in box)
+        if top < 0 or left < 0 or top + h > height or left + w > width:
+            image, top, left = _shifted(image, top, left), 0, 0
+        target = np.empty_like(out) if flip else out
+        _library().resize(
+            0, image.ctypes.data, image.shape[0], image.shape[1], top, top + h, left, left + w,
+            target.ctypes.data, target.shape[0], target.shape[1],
+        )  # fmt: skip
+        if flip:
+            out[:] = target[:, ::-1]
+        return None
+
+    def _scratch(self, size: int) -> NDArray[np.uint8]:
+        """This thread's buffer for a decoded image; a fresh one each time costs page faults."""
+        buffer: NDArray[np.uint8] | None = getattr(self._local, "buffer", None)
+        if buffer is None or len(buffer) < size:
+            buffer = self._local.buffer = np.empty(size, dtype=np.uint8)
+        return buffer[:size]
+
+    def _table(self, dtype: np.dtype[Any], count: int, offset: int, what: str) -> NDArray[Any]:
+        end = offset + dtype.itemsize * count
+        if end > len(self._data):
+            raise SkdError(
+                f"{self.path} is truncated or damaged: its {what} should end at byte {end}, the file has "
+                f"{len(self._data)}; write it again with skd write"
+            )
+        return np.frombuffer(self._data[offset:end].tobytes(), dtype=dtype)
+
+    def _image_sizes(self, allocations: NDArray[Any], samples: int) -> NDArray[np.int64]:
+        order = np.argsort(allocations["pointer"])
+        pointers = allocations["pointer"][order].astype(np.int64)
+        place = np.searchsorted(pointers, self._pointers)
+        found = place < len(pointers)
+        found[found] &= pointers[place[found]] == self._pointers[found]
+        if not found.all():
+            raise SkdError(
+                f"{self.path} is truncated or damaged: {samples - int(found.sum())} of its {samples} images are not in "
+                "its index; write it again with skd write"
+            )
+        return allocations["size"][order][place].astype(np.int64)
+
+    def _check(self) -> None:
+        if not len(self):
+            raise SkdError(f"{self.path} has no samples")
+        raw = self._modes == _RAW
+        bad = (
+            (self._pointers + self._sizes > len(self._data))
+            | (self._pointers < 0)
+            | (self.heights < 1)
+            | (self.widths < 1)
+            | (self._modes > _RAW)
+            | (raw & (self._sizes != self.heights * self.widths * 3))
+        )
+        if bad.any():
+            raise SkdError(f"{self.path} is damaged: the table entry of image {int(bad.argmax())} is impossible")
+        if self.targets.min() < 0:
+            index = int(self.targets.argmin())
+            raise SkdError(f"{self.path}: image {index} has the label {self.targets[index]}; labels start at 0")
+
+    def _read_info(self) -> dict[str, Any]:
+        path = self.path.with_name(self.path.name + ".json")
+        if not path.exists():
+            return {}
+        try:
+            info: dict[str, Any] = json.loads(path.read_text())
+            expected, classes = info["tables_sha256"], info["classes"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SkdError(f"{path} is damaged ({error}); write the data again or delete it") from None
+        if expected != self.tables_sha256:
+            raise SkdError(f"{self.path} is not the file that {path.name} describes (its tables differ)")
+        if self.targets.max() >= len(classes):
+            raise SkdError(f"{self.path} has the label {self.targets.max()}, but {path.name} names {len(classes)} classes")
+        return info
+
+
+def _shifted(image: NDArray[np.uint8], top: int, left: int) -> NDArray[np.uint8]:
+    """The image seen through a window of its own size at (top, left), black where it is not."""
+    height, width = image.shape[:2]
+    window = np.zeros_like(image)
+    rows, columns = height - abs(top), width - abs(left)
+    if rows > 0 and columns > 0:
+        window[max(-top, 0) :][:rows, max(-left, 0) :][:, :columns] = image[max(top, 0) :][:rows, max(left, 0) :][:, :columns]
+    return window
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """FFCV's compiled library, without importing the package: that takes seconds and sets torch's thread count."""
+    spec = importlib.util.find_spec("ffcv")
+    files = [
+        file for folder in (spec.submodule_search_locations or [] if spec else []) for file in Path(folder).glob("_libffcv*")
+    ]
+    if not files:
+        raise SkdError("reading .beton files needs FFCV: install skd_plugins[ffcv], or train from an image folder")
+    library = ctypes.CDLL(str(files[0]))
+    library.imdecode.argtypes = [
+        ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p,
+        *[ctypes.c_uint32] * 6, ctypes.c_bool, ctypes.c_bool,
+    ]  # fmt: skip
+    library.resize.argtypes = [ctypes.c_int64] * 11
+    library.resize.restype = None
+    return library
+
+
+def beton_available() -> bool:
+    """Whether FFCV's compiled library is installed."""
+    return importlib.util.find_spec("ffcv") is not None

@@ -1,0 +1,102 @@
+"""Image folders (and any data set that timm reads by index) through timm's readers and PIL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import SkdError
+from .augment import Augmentation, training_boxes
+
+Request = tuple[int, int, int, int]  # sample, epoch, position, segment
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
+
+
+class FolderData:
+    """A folder with one subfolder a class.
+
+    Args:
+        path: the folder.
+
+    Attributes:
+        targets: labels ``[N]``.
+        classes: class names.
+
+    Raises:
+        SkdError: the folder is missing or has no images.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from timm.data import create_dataset
+
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise SkdError(f"{self.path} is not a folder")
+        try:
+            self.reader = create_dataset("", root=str(self.path)).reader
+        except RuntimeError as error:
+            raise SkdError(f"{self.path} should have one subfolder a class with images inside: {error}") from None
+        self.targets = np.array([label for _, label in self.reader.samples], dtype=np.int64)
+        self.classes = [name for name, _ in sorted(self.reader.class_to_idx.items(), key=lambda item: item[1])]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def name_of(self, index: int) -> str:
+        """How messages call sample `index`."""
+        return f"{self.reader.samples[index][0]} (index {index})"
+
+
+class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor | None, str]]):
+    """What the loader's worker processes index: requests to images, or the reason why there is none.
+
+    Args:
+        data: the folder.
+        spec: the augmentation.
+        seed: the run's seed.
+        clean: for each segment whether it gets the evaluation transform.
+    """
+
+    def __init__(self, data: FolderData, spec: Augmentation, *, seed: int, clean: tuple[bool, ...]) -> None:
+        from timm.data import create_transform
+
+        self.data, self.spec, self.seed, self.clean = data, spec, seed, clean
+        size = spec.image_size
+        self.evaluation: Callable[[Image.Image], Any] = create_transform(
+            (3, size, size), is_training=False, use_prefetcher=True, crop_pct=spec.crop_pct,
+            interpolation=spec.interpolation,
+        )  # fmt: skip
+
+    def __getitem__(self, request: Request) -> tuple[torch.Tensor | None, str]:
+        """The image as uint8 ``[H, W, 3]``, or None and why it can't be decoded."""
+        index, _, _, segment = request
+        try:
+            file, _ = self.data.reader[index]
+            with file, Image.open(file) as opened:
+                image = opened.convert("RGB")
+        except Exception as error:  # PIL's plugins raise whatever they like; the main process reports or counts it
+            return None, f"{type(error).__name__}: {error}"
+        if self.clean[segment]:
+            return torch.as_tensor(np.array(self.evaluation(image))).permute(1, 2, 0), ""
+        return torch.from_numpy(self._augmented(image, request)), ""
+
+    def _augmented(self, image: Image.Image, request: Request) -> NDArray[np.uint8]:
+        _, epoch, position, segment = request
+        boxes, flips = training_boxes(
+            self.spec, np.array([image.height]), np.array([image.width]), seed=self.seed, epoch=epoch,
+            positions=np.array([position]), segments=np.array([segment]),
+        )  # fmt: skip
+        top, left, height, width = (int(value) for value in boxes[0])
+        if self.spec.mode == "shift":
+            image = image.crop((left, top, left + width, top + height))
+            top = left = 0
+        size, resample = self.spec.image_size, _FILTERS[self.spec.interpolation]
+        image = image.resize((size, size), resample, box=(left, top, left + width, top + height))
+        pixels = np.array(image)
+        return np.ascontiguousarray(pixels[:, ::-1]) if flips[0] else pixels

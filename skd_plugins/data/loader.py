@@ -1,0 +1,372 @@
+"""`make_loader`: batches from a `.beton` file or an image folder, the same for both."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.data.loader import PrefetchLoader
+from torch import Tensor
+
+from ..errors import SkdError
+from .augment import Augmentation, center_boxes, training_boxes
+from .beton import BetonFile
+from .folder import FolderData, FolderImages, Request
+from .order import Batch, TrainingOrder, evaluation_shard
+
+Raw = tuple[Tensor, dict[int, str]]  # uint8 [n, H, W, 3], and why rows of it could not be decoded
+
+
+class Loader:
+    """An iterable of ``(input, target)`` on the device, made by `make_loader`.
+
+    ``input`` is ``[S * B, 3, H, W]``, normalised, channels last; ``target`` is ``[S * B]``. Images travel as uint8 and
+    are normalised on the device (timm's `PrefetchLoader`), the next batch while the current one is used.
+
+    Attributes:
+        order: the training order, None for evaluation.
+        indices: the samples this process evaluates, in order, None for training.
+        classes: class names, None if the data does not name them.
+        num_classes: number of classes.
+        num_samples: number of samples, over all processes.
+        skipped: sample index to reason, of the images left out since the last ``iter()`` (evaluation) or so far
+            (training, where another image of the class takes the place).
+    """
+
+    def __init__(
+        self,
+        data: BetonFile | FolderData,
+        spec: Augmentation,
+        *,
+        order: TrainingOrder | None,
+        indices: NDArray[np.int64] | None,
+        batch_size: int,
+        workers: int,
+        skip_broken: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        self.data, self.spec, self.order, self.indices = data, spec, order, indices
+        self.classes = data.classes
+        self.num_classes = len(data.classes) if data.classes else int(data.targets.max()) + 1
+        self.num_samples = len(data)
+        self.skipped: dict[int, str] = {}
+        self.batch_size, self.workers, self.skip_broken = batch_size, workers, skip_broken
+        self.segments = order.segments if order else ("clean",)
+        self._next = (0, 0)
+        self._pin = device.type == "cuda"
+        seed = order.seed if order else 0
+        clean = tuple(role == "clean" for role in self.segments)
+        self._images: _BetonImages | _FolderBatches
+        if isinstance(data, BetonFile):
+            self._images = _BetonImages(data, spec, seed=seed, clean=clean, workers=workers, pin=self._pin)
+        else:
+            self._images = _FolderBatches(FolderImages(data, spec, seed=seed, clean=clean), workers=workers, pin=self._pin)
+        self._on_device = PrefetchLoader(_Host(self), mean=mean, std=std, device=device, img_dtype=dtype)
+
+    def __len__(self) -> int:
+        """Batches of this process in an epoch."""
+        if self.order:
+            return self.order.steps * self.order.accumulation
+        return -(-len(self._shard) // self.batch_size)
+
+    @property
+    def _shard(self) -> NDArray[np.int64]:
+        assert self.indices is not None
+        return self.indices
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """What the next ``iter()`` gives: an epoch's steps from `start_step` on. Without this, epochs follow 0, 1, ..."""
+        self._next = (epoch, start_step)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if len(self):
+            # Closing it ends the threads or empties the workers' queues when the epoch is left early.
+            with closing(iter(self._on_device)) as batches:
+                yield from batches
+
+    def host_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """``(uint8 [n, 3, H, W], target [n])`` in host memory, before normalisation."""
+        epoch, start = self._next
+        if self.order:
+            self._next = (epoch + 1, 0)
+            batches: Iterator[Batch] = self.order.batches(epoch, start)
+        else:
+            self.skipped = {}
+            batches = (Batch(part, part) for part in np.split(self._shard, range(self.batch_size, len(self._shard), self.batch_size)))
+        with closing(self._images.fetch(batches, epoch)) as fetched:
+            for batch, (pixels, broken) in fetched:
+                indices = batch.indices
+                if broken:
+                    pixels, indices = self._without(pixels, broken, batch, epoch)
+                target = torch.from_numpy(self.data.targets[indices])
+                yield pixels.permute(0, 3, 1, 2), target.pin_memory() if self._pin else target
+
+    def _without(self, pixels: Tensor, broken: dict[int, str], batch: Batch, epoch: int) -> tuple[Tensor, NDArray[np.int64]]:
+        """Raises for a broken image, or leaves it out (evaluation), or puts another of its class there (training)."""
+        for row, reason in broken.items():
+            index = int(batch.indices[row])
+            if not self.skip_broken:
+                raise SkdError(
+                    f"{self.data.name_of(index)} can't be decoded: {reason}; repair it, or use skip_broken=true to "
+                    "leave such images out"
+                )
+            self.skipped[index] = reason
+        if self.order is None:
+            sound = np.setdiff1d(np.arange(len(pixels)), list(broken))
+            return pixels[torch.from_numpy(sound)], batch.indices[sound]
+        for row in broken:
+            pixels[row] = self._substitute(batch, row, epoch)
+        return pixels, batch.indices
+
+    def _substitute(self, batch: Batch, row: int, epoch: int) -> Tensor:
+        """The next decodable image of the class, so that batches keep their shape and their classes."""
+        assert self.order is not None
+        anchors = len(batch.positions)
+        position, segment = batch.positions[row % anchors : row % anchors + 1], row // anchors
+        index = int(batch.indices[row])
+        same = self.order.by_class[self.order.targets[self.order.by_class] == self.order.targets[index]]
+        place = int(np.flatnonzero(same == index)[0])
+        for candidate in np.roll(same, -place - 1)[:-1]:
+            if int(candidate) not in self.skipped:
+                pixels, reason = self._images.one(int(candidate), epoch, int(position[0]), segment)
+                if not reason:
+                    return pixels
+                self.skipped[int(candidate)] = reason
+        raise SkdError(f"{self.data.name_of(index)} can't be decoded, nor can any other image of its class")
+
+
+class _Host:
+    """What timm's `PrefetchLoader` wraps."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.loader.host_batches()
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+
+class _BetonImages:
+    """Batches of a `.beton` file, decoded by threads (FFCV's C code runs without Python's lock)."""
+
+    def __init__(
+        self, data: BetonFile, spec: Augmentation, *, seed: int, clean: tuple[bool, ...], workers: int, pin: bool
+    ) -> None:
+        self.data, self.spec, self.seed, self.clean = data, spec, seed, clean
+        self.workers, self.pin = max(1, workers), pin
+
+    def fetch(self, batches: Iterator[Batch], epoch: int) -> Iterator[tuple[Batch, Raw]]:
+        waiting: deque[tuple[Batch, Tensor, list[Future[dict[int, str]]]]] = deque()
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="skd-decode")
+        try:
+            for batch in batches:
+                waiting.append((batch, *self._submit(pool, batch, epoch)))
+                if len(waiting) > 2:
+                    yield self._finished(*waiting.popleft())
+            while waiting:
+                yield self._finished(*waiting.popleft())
+        finally:
+            # Reached at the end, on an error, and when the consumer leaves early (the generator is closed).
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def one(self, index: int, epoch: int, position: int, segment: int) -> tuple[Tensor, str]:
+        boxes, flips = self._boxes(np.array([index]), epoch, np.array([position]), np.array([segment]))
+        pixels = torch.empty(1, self.spec.image_size, self.spec.image_size, 3, dtype=torch.uint8)
+        broken = self._decode(np.array([index]), boxes, flips, pixels.numpy(), range(1))
+        return pixels[0], broken.get(0, "")
+
+    def _submit(
+        self, pool: ThreadPoolExecutor, batch: Batch, epoch: int
+    ) -> tuple[Tensor, list[Future[dict[int, str]]]]:
+        size, rows, anchors = self.spec.image_size, len(batch.indices), len(batch.positions)
+        segments = np.arange(rows) // anchors
+        boxes, flips = self._boxes(batch.indices, epoch, batch.positions[np.arange(rows) % anchors], segments)
+        # A fresh buffer each time: torch's pinned allocator reuses one only after the copy from it has ended.
+        pixels = torch.empty(rows, size, size, 3, dtype=torch.uint8, pin_memory=self.pin)
+        out = pixels.numpy()
+        # Interleaved shares, since the segments' images differ in cost.
+        shares = [range(first, rows, self.workers) for first in range(min(self.workers, rows))]
+        return pixels, [pool.submit(self._decode, batch.indices, boxes, flips, out, share) for share in shares]
+
+    def _boxes(
+        self, indices: NDArray[np.int64], epoch: int, positions: NDArray[np.int64], segments: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        heights, widths = self.data.heights[indices], self.data.widths[indices]
+        boxes, flips = training_boxes(
+            self.spec, heights, widths, seed=self.seed, epoch=epoch, positions=positions, segments=segments
+        )
+        clean = np.array(self.clean)[segments]
+        boxes[clean] = center_boxes(self.spec, heights[clean], widths[clean])
+        return boxes, flips & ~clean
+
+    def _decode(
+        self,
+        indices: NDArray[np.int64],
+        boxes: NDArray[np.int64],
+        flips: NDArray[np.bool_],
+        out: NDArray[np.uint8],
+        rows: range,
+    ) -> dict[int, str]:
+        broken = {}
+        for row in rows:
+            reason = self.data.crop(int(indices[row]), boxes[row], bool(flips[row]), out[row])
+            if reason:
+                broken[row] = reason
+        return broken
+
+    @staticmethod
+    def _finished(batch: Batch, pixels: Tensor, shares: list[Future[dict[int, str]]]) -> tuple[Batch, Raw]:
+        broken: dict[int, str] = {}
+        for share in shares:
+            broken |= share.result()  # an exception in a thread is raised here
+        return batch, (pixels, dict(sorted(broken.items())))
+
+
+class _FolderBatches:
+    """Batches of a folder, decoded by torch's worker processes."""
+
+    def __init__(self, images: FolderImages, *, workers: int, pin: bool) -> None:
+        self.images = images
+        self._loader = torch.utils.data.DataLoader(
+            images,
+            batch_sampler=_Requests(self),  # type: ignore[arg-type]  # torch types samplers as giving lists of int
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=pin,
+            persistent_workers=workers > 0,
+        )
+        self._batches: Iterator[Batch] = iter(())
+        self._epoch = 0
+        self._pending: deque[Batch] = deque()
+
+    def fetch(self, batches: Iterator[Batch], epoch: int) -> Iterator[tuple[Batch, Raw]]:
+        self._batches, self._epoch, self._pending = batches, epoch, deque()
+        for pixels, broken in self._loader:
+            yield self._pending.popleft(), (pixels, dict(zip(*broken, strict=True)))
+
+    def requests(self) -> Iterator[list[Request]]:
+        """The sampler's side: runs a few batches ahead of `fetch`."""
+        for batch in self._batches:
+            self._pending.append(batch)
+            anchors = len(batch.positions)
+            yield [
+                (int(index), self._epoch, int(batch.positions[row % anchors]), row // anchors)
+                for row, index in enumerate(batch.indices)
+            ]
+
+    def one(self, index: int, epoch: int, position: int, segment: int) -> tuple[Tensor, str]:
+        pixels, reason = self.images[index, epoch, position, segment]
+        return (torch.empty(0) if pixels is None else pixels), reason
+
+
+class _Requests:
+    def __init__(self, source: _FolderBatches) -> None:
+        self.source = source
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        return self.source.requests()
+
+
+def _collate(samples: list[tuple[Tensor | None, str]]) -> tuple[Tensor, tuple[list[int], list[str]]]:
+    """Stacks images; rows without one are zero and listed (as a pair of lists, which pinning leaves alone)."""
+    shape = next((image.shape for image, _ in samples if image is not None), torch.Size((1, 1, 3)))
+    blank = torch.zeros(shape, dtype=torch.uint8)
+    pixels = torch.stack([blank if image is None else image for image, _ in samples])
+    broken = [(row, reason) for row, (image, reason) in enumerate(samples) if image is None]
+    return pixels, ([row for row, _ in broken], [reason for _, reason in broken])
+
+
+def open_data(path: str | Path) -> BetonFile | FolderData:
+    """A `.beton` file or an image folder."""
+    path = Path(path)
+    if path.is_dir():
+        return FolderData(path)
+    if path.suffix == ".beton" or path.is_file():
+        return BetonFile(path)
+    raise SkdError(f"data path {path} does not exist; give a .beton file or a folder with one subfolder a class")
+
+
+def make_loader(
+    path: str | Path,
+    *,
+    segments: Sequence[str] = ("anchor",),
+    batch_size: int = 256,
+    train: bool = True,
+    augmentation: Augmentation | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    workers: int = 4,
+    couples: bool = False,
+    even: bool = False,
+    accumulation: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    skip_broken: bool = False,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+    std: Sequence[float] = IMAGENET_DEFAULT_STD,
+) -> Loader:
+    """Batches of ``(input [S * B, 3, H, W], target [S * B])`` from a `.beton` file or an image folder.
+
+    Training: random crop and flip; every anchor once an epoch; the same seed gives the same order and pixels for any
+    number of workers and processes (see `TrainingOrder` and `rng`). Evaluation: centre crop, in order, each process its
+    own share of the samples.
+
+    Args:
+        path: the file or the folder (one subfolder a class).
+        segments: what a batch consists of, see `Method.segments`. Training only.
+        batch_size: training: anchors a step over all processes and micro-batches; evaluation: images a batch.
+        train: random or centre crops.
+        augmentation: crop and flip; ImageNet's by default.
+        image_size: overrides the augmentation's.
+        seed: of order, pairs, crops and flips.
+        workers: decoding threads (`.beton`) or processes (folder; 0 decodes in this process).
+        couples: see `TrainingOrder`.
+        even: see `TrainingOrder`.
+        accumulation: micro-batches a step.
+        rank: this process.
+        world: number of processes.
+        skip_broken: leave undecodable images out and count them instead of raising.
+        device: where batches go.
+        dtype: of ``input``.
+        mean: channel means in [0, 1].
+        std: channel standard deviations.
+
+    Raises:
+        SkdError: here for bad data or arguments; while iterating for an undecodable image, named.
+    """
+    spec = augmentation or Augmentation()
+    if image_size is not None:
+        from dataclasses import replace
+
+        spec = replace(spec, image_size=image_size)
+    if batch_size < 1 or workers < 0 or spec.image_size < 1:
+        raise SkdError(f"batch_size={batch_size}, workers={workers}, image_size={spec.image_size}: must be positive")
+    data = open_data(path)
+    order = indices = None
+    if train:
+        order = TrainingOrder(
+            data.targets, segments=segments, batch_size=batch_size, seed=seed, couples=couples, even=even,
+            rank=rank, world=world, accumulation=accumulation,
+        )  # fmt: skip
+    else:
+        indices = evaluation_shard(len(data), rank, world)
+    return Loader(
+        data, spec, order=order, indices=indices, batch_size=batch_size, workers=workers, skip_broken=skip_broken,
+        device=torch.device(device), dtype=dtype, mean=mean, std=std,
+    )  # fmt: skip
+
+

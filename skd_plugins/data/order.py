@@ -1,0 +1,200 @@
+"""Which samples a training step gets: one order for all segments, processes and micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import SkdError
+
+Indices = NDArray[np.int64]
+ROLES = ("anchor", "pair", "view", "clean")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's share of a step (a micro-batch of it, under gradient accumulation).
+
+    Attributes:
+        indices: dataset indices ``[S * b]``, the segments one after another.
+        positions: each anchor's position in the epoch's order ``[b]``.
+    """
+
+    indices: Indices
+    positions: Indices
+
+
+class TrainingOrder:
+    """The order of an epoch: every anchor once, pairs drawn from the anchor's class.
+
+    A pure function of (seed, epoch): nothing has to be saved or replayed to resume. Step k takes the anchors
+    ``[k * batch_size, (k + 1) * batch_size)`` of the epoch's shuffle, whatever the number of processes; they are divided
+    over micro-batches and processes. The last step takes what is left. If that were fewer than two anchors for some
+    process (BatchNorm can't train on one), the last two steps share their anchors evenly.
+
+    Args:
+        targets: each sample's class ``[N]``.
+        segments: roles of the batch's parts, the first is ``anchor``.
+        batch_size: anchors a step, over all processes and micro-batches.
+        seed: seed of the shuffles.
+        couples: every class in a process's batch is there at least twice (for CS-KD with ``pairing="batch"``). A class
+            with one single sample has no partner.
+        even: an even number of anchors wherever possible (timm's mixup needs that).
+        rank: this process.
+        world: number of processes.
+        accumulation: micro-batches a step.
+
+    Raises:
+        SkdError: the data or the batch is too small to be divided that way.
+    """
+
+    def __init__(
+        self,
+        targets: Indices,
+        *,
+        segments: Sequence[str] = ("anchor",),
+        batch_size: int,
+        seed: int = 0,
+        couples: bool = False,
+        even: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        accumulation: int = 1,
+    ) -> None:
+        parts = world * accumulation
+        wrong = [role for role in segments if role not in ROLES]
+        if wrong or not segments or segments[0] != "anchor":
+            raise SkdError(f"segments start with 'anchor' and are of {ROLES}, got {tuple(segments)}")
+        unit = 2 if couples or even else 1
+        if batch_size % (unit * parts) or batch_size < 1:
+            raise SkdError(
+                f"batch_size={batch_size} does not divide into {world} process(es) x {accumulation} micro-batch(es)"
+                + (" of an even number of images" if unit == 2 else "")
+            )
+        if len(targets) < 2 * parts:
+            raise SkdError(
+                f"{len(targets)} training images are too few for {world} process(es) x {accumulation} micro-batch(es), "
+                "which need two each"
+            )
+        self.targets = np.asarray(targets, dtype=np.int64)
+        self.segments = tuple(segments)
+        self.batch_size, self.seed, self.couples = batch_size, seed, couples
+        self.rank, self.world, self.accumulation = rank, world, accumulation
+        self.counts = np.bincount(self.targets)
+        self.starts = np.cumsum(self.counts) - self.counts
+        self.by_class = np.argsort(self.targets, kind="stable")
+        self._shares = [_split(size, parts, unit) for size in _step_sizes(len(targets), batch_size, 2 * parts, unit)]
+        self._step_ends = np.cumsum([sum(share) for share in self._shares])
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps an epoch."""
+        return len(self._shares)
+
+    def anchors(self, epoch: int) -> Indices:
+        """All samples in the epoch's order ``[N]``."""
+        generator = self._generator(epoch, 0)
+        if self.couples:
+            return self._couples_first(generator)
+        return generator.permutation(len(self.targets))
+
+    def pairs(self, epoch: int) -> Indices:
+        """For each position of the order a sample of the anchor's class, uniform and with replacement ``[N]``.
+
+        Source: alinlab/cs-kd, datasets.py: PairBatchSampler (the anchor itself may be drawn).
+        """
+        return self._draw_pairs(self.anchors(epoch), epoch)
+
+    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """This process's batches, `accumulation` of them a step, from `start_step` on."""
+        anchors = self.anchors(epoch)
+        roles = {"anchor": anchors, "view": anchors, "clean": anchors}
+        if "pair" in self.segments:
+            roles["pair"] = self._draw_pairs(anchors, epoch)
+        for step in range(start_step, self.steps):
+            share = self._shares[step]
+            ends = self._step_ends[step] - sum(share) + np.cumsum(share)
+            for micro in range(self.accumulation):
+                # Ranks are neighbours within a micro-batch, so gathering them in rank order restores the global order.
+                part = micro * self.world + self.rank
+                place = slice(ends[part] - share[part], ends[part])
+                positions = np.arange(place.start, place.stop)
+                yield Batch(np.concatenate([roles[role][place] for role in self.segments]), positions)
+
+    def weights(self, start_step: int = 0) -> Iterator[float]:
+        """Factor of each batch's mean loss, so that averaging over processes and micro-batches is the step's mean."""
+        for share in self._shares[start_step:]:
+            for micro in range(self.accumulation):
+                yield share[micro * self.world + self.rank] * len(share) / sum(share)
+
+    def _generator(self, epoch: int, stream: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch, stream])))
+
+    def _draw_pairs(self, anchors: Indices, epoch: int) -> Indices:
+        classes = self.targets[anchors]
+        offset = (self._generator(epoch, 1).random(len(anchors)) * self.counts[classes]).astype(np.int64)
+        return self.by_class[self.starts[classes] + offset]
+
+    def _couples_first(self, generator: np.random.Generator) -> Indices:
+        """A shuffle in which neighbours at even positions of a process's batch are of one class.
+
+        Classes with an odd number of samples give one triple. Two triples fill six places at the start of a batch; a
+        triple left over and samples that are alone in their class come last.
+        """
+        shuffled = generator.permutation(len(self.targets))
+        shuffled = shuffled[np.argsort(self.targets[shuffled], kind="stable")]
+        classes = self.targets[shuffled]
+        within, count = np.arange(len(shuffled)) - self.starts[classes], self.counts[classes]
+        alone = shuffled[count == 1]
+        in_triple = (count % 2 == 1) & (count >= 3) & (within < 3)
+        triples = shuffled[in_triple].reshape(-1, 3)
+        triples = triples[generator.permutation(len(triples))]
+        pairs = shuffled[~in_triple & (count > 1)].reshape(-1, 2)
+
+        odd = len(triples) % 2
+        sizes = np.concatenate(self._shares)
+        begins = (np.cumsum(sizes) - sizes)[sizes >= 6]
+        twice = min(len(triples) // 2, len(begins))
+        while True:  # a batch takes one pair of triples, if it has the room before the last places
+            last = len(alone) + 3 * odd + (len(triples) - odd - 2 * twice)
+            room = begins[begins + 6 <= len(shuffled) - last]
+            if twice <= len(room):
+                break
+            twice = len(room)
+        at_start = generator.permutation(room)[:twice]
+        # Triples without room are broken up: two together, the third among those without a partner.
+        spare = triples[2 * twice : len(triples) - odd]
+        pairs = np.concatenate([pairs, spare[:, :2]])
+        tail = np.concatenate([triples[len(triples) - odd :].ravel(), spare[:, 2], alone])
+
+        order = np.full(len(shuffled), -1, dtype=np.int64)
+        for offset in range(6):
+            order[at_start + offset] = triples[: 2 * twice].reshape(-1, 6)[:, offset]
+        order[len(order) - len(tail) :] = tail
+        order[order < 0] = pairs[generator.permutation(len(pairs))].ravel()
+        return order
+
+
+def _step_sizes(samples: int, batch_size: int, least: int, unit: int) -> list[int]:
+    full, left = divmod(samples, batch_size)
+    sizes = [batch_size] * full
+    if left and full and left < least:
+        both = batch_size + left
+        first = -(-both // (2 * unit)) * unit
+        return [*sizes[:-1], first, both - first]
+    return [*sizes, left] if left else sizes
+
+
+def _split(size: int, parts: int, unit: int) -> list[int]:
+    units, rest = divmod(size, unit)
+    share = [(units // parts + (part < units % parts)) * unit for part in range(parts)]
+    share[-1] += rest
+    return share
+
+
+def evaluation_shard(samples: int, rank: int, world: int) -> Indices:
+    """This process's samples for evaluation: disjoint contiguous shards that together are everything."""
+    return np.array_split(np.arange(samples, dtype=np.int64), world)[rank]

@@ -1,0 +1,147 @@
+"""Where images come from before they are written: folders, CIFAR-100, the embedded digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import SkdError
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A labelled set of images that can be indexed.
+
+    Attributes:
+        description: what it is, for the JSON beside the file.
+        classes: class names.
+        targets: labels ``[N]``.
+        load: the image of an index, uint8 ``[H, W, 3]``.
+        name_of: how messages call an index.
+    """
+
+    description: str
+    classes: list[str]
+    targets: NDArray[np.int64]
+    load: Callable[[int], Image]
+    name_of: Callable[[int], str]
+
+    def subset(self, per_class: int, seed: int) -> Source:
+        """`per_class` random samples of each class, in the original order."""
+        shuffled = np.random.default_rng(seed).permutation(len(self.targets))
+        chosen = [shuffled[self.targets[shuffled] == label][:per_class] for label in range(len(self.classes))]
+        for label, indices in enumerate(chosen):
+            if len(indices) < per_class:
+                raise SkdError(
+                    f"--per-class {per_class}: class {self.classes[label]!r} of {self.description} has only "
+                    f"{len(indices)} images"
+                )
+        keep = np.sort(np.concatenate(chosen))
+        return Source(
+            description=f"{self.description}, {per_class} a class (seed {seed})",
+            classes=self.classes,
+            targets=self.targets[keep],
+            load=lambda index: self.load(int(keep[index])),
+            name_of=lambda index: self.name_of(int(keep[index])),
+        )
+
+
+def open_source(name: str, train: bool, *, root: Path | None = None) -> Source:
+    """The training or validation half of a source.
+
+    Args:
+        name: ``digits``, ``cifar100``, or a folder with ``train`` and ``val`` (or ``validation``) inside.
+        train: which half.
+        root: where CIFAR-100's archive is, or is downloaded to.
+    """
+    if name == "digits":
+        return digits(train)
+    if name == "cifar100":
+        return cifar100(train, root)
+    if not Path(name).is_dir():
+        raise SkdError(f"{name!r} is neither an image folder nor one of: digits, cifar100")
+    return image_folder(split_folder(Path(name), train))
+
+
+def split_folder(data: Path, train: bool) -> Path:
+    """The folder of a half of an ImageNet-style data set."""
+    names = ("train",) if train else ("val", "validation", "test")
+    for name in names:
+        if (data / name).is_dir():
+            return data / name
+    raise SkdError(f"{data} has no folder {' or '.join(repr(name) for name in names)} with one subfolder a class")
+
+
+def image_folder(path: Path) -> Source:
+    """One subfolder a class, read by timm's folder reader (which decides which files are images)."""
+    from PIL import Image as PIL
+    from timm.data.readers.reader_image_folder import ReaderImageFolder
+
+    try:
+        reader = ReaderImageFolder(str(path))
+    except RuntimeError as error:
+        raise SkdError(f"{path}: {error}") from None
+
+    def load(index: int) -> Image:
+        file, _ = reader[index]
+        with file, PIL.open(file) as image:
+            return np.asarray(image.convert("RGB"))
+
+    return Source(
+        description=f"folder {path.parent.name}/{path.name}",
+        classes=[name for name, _ in sorted(reader.class_to_idx.items(), key=lambda item: item[1])],
+        targets=np.array([label for _, label in reader.samples], dtype=np.int64),
+        load=load,
+        name_of=lambda index: str(reader.samples[index][0]),
+    )
+
+
+def cifar100(train: bool, root: Path | None) -> Source:
+    """CIFAR-100, by torchvision: checked, and downloaded if it is not there."""
+    from torchvision.datasets import CIFAR100
+
+    if root is None:
+        raise SkdError("cifar100 needs --root: the folder where cifar-100-python is, or where to download it")
+    try:
+        data = CIFAR100(str(root), train=train, download=True)
+    except (OSError, RuntimeError) as error:
+        raise SkdError(f"CIFAR-100 is not in {root} and could not be downloaded: {error}") from None
+    half = "training" if train else "test"
+    return Source(
+        description=f"CIFAR-100 {half} set",
+        classes=list(data.classes),
+        targets=np.array(data.targets, dtype=np.int64),
+        load=lambda index: np.asarray(data.data[index]),
+        name_of=lambda index: f"image {index} of CIFAR-100's {half} set",
+    )
+
+
+def digits(train: bool) -> Source:
+    """scikit-learn's 1,797 handwritten digits, 32 x 32 pixels: 100 a class to train, the other 797 to validate.
+
+    They come with scikit-learn (8 x 8 pixels, 17 grey levels; UCI's Optical Recognition of Handwritten Digits test
+    set), so this real data needs no download.
+    """
+    from PIL import Image as PIL
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    shuffled = np.random.default_rng(0).permutation(len(data.target))
+    training = np.concatenate([shuffled[data.target[shuffled] == label][:100] for label in range(10)])
+    chosen = np.sort(training if train else np.setdiff1d(shuffled, training))
+    grey = np.rint(data.images[chosen] * (255 / 16)).astype(np.uint8)
+    images = [np.asarray(PIL.fromarray(image).resize((32, 32), PIL.Resampling.BICUBIC).convert("RGB")) for image in grey]
+    half = "training" if train else "validation"
+    return Source(
+        description=f"scikit-learn digits, {half} half",
+        classes=[str(label) for label in range(10)],
+        targets=np.asarray(data.target[chosen], dtype=np.int64),
+        load=lambda index: images[index],
+        name_of=lambda index: f"image {index} of the digits' {half} half",
+    )

@@ -1,0 +1,76 @@
+"""From a recipe's data argument to its two halves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import SkdError
+from .beton import beton_available
+from .sources import open_source, split_folder
+from .write import write_beton, write_folder
+
+# name: training images, validation images, classes
+KNOWN = {"imagenet-1k": (1_281_167, 50_000, 1000), "digits": (200, 797, 10)}
+DIGITS_PER_CLASS = 20
+
+
+def find_split(data: str | Path, train: bool) -> Path:
+    """The training or validation half in a data folder: ``train.beton`` before ``train/``.
+
+    Raises:
+        SkdError: there is neither; the message names what was looked for.
+    """
+    data = Path(data)
+    if not data.exists():
+        raise SkdError(f"data path {data} does not exist")
+    names = ("train.beton",) if train else ("val.beton",)
+    for name in names:
+        if (data / name).is_file():
+            return data / name
+    try:
+        return split_folder(data, train)
+    except SkdError:
+        raise SkdError(
+            f"{data} has neither {names[0]} nor a folder {'train' if train else 'val'}; write the data with "
+            f"skd write SOURCE --out {data}, or give the folder that holds them"
+        ) from None
+
+
+def resolve_data(dataset: str, data: str | None) -> Path:
+    """The data folder; the embedded digits are written to the cache when they are asked for and not there.
+
+    Args:
+        dataset: the recipe's `dataset`.
+        data: a folder, ``digits``, or None for the recipe's embedded default.
+    """
+    if data is None and dataset != "digits":
+        raise SkdError(f"this recipe needs --data: a folder with {dataset} as train.beton and val.beton, or train/ and val/")
+    if data is None or data == "digits":
+        return embedded_digits(cache_folder() / f"digits-{DIGITS_PER_CLASS}")
+    return Path(data)
+
+
+def cache_folder() -> Path:
+    """Where data and weights are kept: ``SKD_CACHE``, or skd_plugins in the user's cache folder."""
+    if os.environ.get("SKD_CACHE"):
+        return Path(os.environ["SKD_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skd_plugins"
+
+
+def embedded_digits(folder: Path, *, per_class: int | None = DIGITS_PER_CLASS) -> Path:
+    """Writes the digits as `.beton` (as PNG folders without FFCV) unless they are there; returns the folder."""
+    for train in (True, False):
+        half = "train" if train else "val"
+        if (folder / f"{half}.beton").exists() or (folder / half).exists():
+            continue
+        source = open_source("digits", train)
+        if train and per_class:
+            source = source.subset(per_class, seed=0)
+        if beton_available():
+            write_beton(source, folder / f"{half}.beton", raw_share=1.0, workers=1)
+        else:
+            part = folder / f".{half}.{os.getpid()}.part"
+            write_folder(source, part)
+            os.replace(part, folder / half)
+    return folder

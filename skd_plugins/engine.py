@@ -1,0 +1,473 @@
+"""`train`: the only training loop, a straight script on accelerate."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from timm.data.mixup import Mixup
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import distribute_bn
+from torch import Tensor, nn
+
+from . import checkpoint
+from .data.augment import Augmentation
+from .data.loader import Loader, make_loader
+from .data.mixing import mix_segments
+from .data.rng import keys
+from .data.splits import find_split, resolve_data
+from .environment import environment
+from .errors import SkdError
+from .models import create_model
+from .progress import Progress
+from .recipe import Recipe, load_recipe
+from .task import MethodTask, create_task
+from .weights.load import load_into, read_weights
+
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", resume: bool = False) -> Path:
+    """Trains a recipe; under ``accelerate launch`` or ``torchrun`` on all their processes.
+
+    Args:
+        recipe: what to train.
+        data: folder with ``train.beton`` and ``val.beton``, or with ``train/`` and ``val/``; None or ``digits`` for the
+            embedded digits.
+        out: the run goes to ``out/NAME/seedN``.
+        resume: continue from the run's last checkpoint, exact to the step; on a CPU the result is bit-equal to that of
+            a run that was never interrupted. Starts anew where there is none.
+
+    Returns:
+        the run's folder: ``last.pt``, ``best.pt``, ``metrics.jsonl``, ``recipe.json``, ``tensorboard/``.
+
+    Raises:
+        SkdError: bad data, arguments or checkpoint; a loss that is not finite.
+        SystemExit: after SIGTERM or SIGINT, once a checkpoint is written.
+    """
+    # ---- processes ---------------------------------------------------------------------------------------------------
+    run = Path(out) / recipe.name / f"seed{recipe.seed}"
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=recipe.precision,
+        gradient_accumulation_steps=recipe.grad_accumulation,
+        log_with=list(recipe.trackers) or None,
+        project_dir=run,
+    )
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched != accelerator.num_processes:
+        raise SkdError(
+            f"{launched} processes were launched but accelerate sees {accelerator.num_processes}; "
+            "set ACCELERATE_USE_CPU=true for several CPU processes"
+        )
+    rank, world = accelerator.process_index, accelerator.num_processes
+    device = accelerator.device
+
+    # ---- data --------------------------------------------------------------------------------------------------------
+    with accelerator.main_process_first():  # the embedded digits may have to be written
+        folder = resolve_data(recipe.dataset, data)
+    seed_step(recipe.seed, 0, 0)  # every process builds the same network
+    train_path, val_path = find_split(folder, True), find_split(folder, False)
+    val_loader = evaluation_loader(recipe, val_path, rank=rank, world=world, device=device)
+    num_classes = recipe.num_classes or val_loader.num_classes
+
+    # ---- network and method ------------------------------------------------------------------------------------------
+    task = build_task(recipe, num_classes, device)
+    method = task.method
+    train_loader = make_loader(
+        train_path, train=True, segments=method.segments, couples=method.couples, batch_size=recipe.batch_size,
+        augmentation=augmentation(recipe), seed=recipe.seed, workers=recipe.workers, even=bool(recipe.mixup or recipe.cutmix),
+        accumulation=recipe.grad_accumulation, rank=rank, world=world, skip_broken=recipe.skip_broken, device=device,
+        mean=recipe.mean, std=recipe.std,
+    )  # fmt: skip
+    _check_classes(train_loader, val_loader, num_classes)
+    mixup = None
+    if recipe.mixup or recipe.cutmix:
+        mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
+    assert train_loader.order is not None
+    steps_per_epoch = train_loader.order.steps
+    total_steps = min(recipe.epochs * steps_per_epoch, recipe.max_steps or math.inf)
+
+    # ---- optimizer, schedule, average --------------------------------------------------------------------------------
+    optimizer = accelerator.prepare(build_optimizer(recipe, task.get_trainable_module()))
+    scheduler, _ = create_scheduler_v2(
+        optimizer, sched=recipe.schedule if recipe.schedule != "constant" else "none", num_epochs=recipe.epochs,
+        decay_milestones=list(recipe.milestones), decay_rate=recipe.lr_decay, min_lr=recipe.min_lr,
+        warmup_epochs=recipe.warmup_epochs, warmup_lr=0.0, step_on_epochs=False, updates_per_epoch=steps_per_epoch,
+    )  # fmt: skip
+    if recipe.ema_decay:
+        task.setup_ema(decay=recipe.ema_decay)
+    if recipe.compile:
+        task.compile()
+        if recipe.ema_decay:
+            task.compile_ema()
+    if world > 1:
+        task.prepare_distributed(device_ids=[accelerator.local_process_index])
+
+    # ---- start or resume ---------------------------------------------------------------------------------------------
+    step, best, best_epoch = 0, -1.0, -1
+    state = _open_run(accelerator, recipe, run, folder, resume)
+    if state is not None:
+        step, best, best_epoch = state["step"], state["best"], state["best_epoch"]
+        task.load_checkpoint_state(state["state_dict"], state.get("task_state"))
+        if recipe.ema_decay:
+            task.load_checkpoint_state(state["state_dict_ema"], ema=True)
+        optimizer.load_state_dict(state["optimizer"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+    if scheduler is not None:
+        scheduler.step_update(step)
+    card = _card(recipe, num_classes, train_loader)
+
+    def save(names: tuple[str, ...] = ()) -> None:
+        """Writes the last checkpoint, from the first process, and gives it further names."""
+        if accelerator.is_main_process:
+            values = {
+                **task.get_checkpoint_state(),
+                **(task.get_checkpoint_state(ema=True) if recipe.ema_decay else {}),
+                "optimizer": optimizer.state_dict(),
+                **({"scaler": accelerator.scaler.state_dict()} if accelerator.scaler is not None else {}),
+                "epoch": step // steps_per_epoch, "step": step, "steps_per_epoch": steps_per_epoch,
+                "best": best, "best_epoch": best_epoch, "card": card,
+            }  # fmt: skip
+            checkpoint.save(values, run / "last.pt")
+            for name in names:
+                checkpoint.keep_as(run / "last.pt", name)
+
+    # ---- the loop ----------------------------------------------------------------------------------------------------
+    if recipe.trackers:
+        accelerator.init_trackers(recipe.name.replace("/", "_"))
+    log = _Log(accelerator, run / "metrics.jsonl", step)
+    progress = Progress(enabled=accelerator.is_main_process, total=int(total_steps), start=step, name=recipe.name)
+    last_saved = time.monotonic()
+    with progress, _signals() as received:
+        while step < total_steps:
+            epoch, start = divmod(step, steps_per_epoch)
+            train_loader.set_epoch(epoch, start)
+            weights = train_loader.order.weights(start)
+            batches = progress.timed(iter(train_loader))
+            sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
+            logged = step
+            task.train()
+            for _ in range(start, steps_per_epoch):
+                for micro in range(recipe.grad_accumulation):
+                    seed_step(recipe.seed, step + 1, rank * recipe.grad_accumulation + micro)
+                    input, target = next(batches)
+                    if mixup is not None:
+                        input, target = mix_segments(mixup, input, target, len(method.segments))
+                    last_micro = micro == recipe.grad_accumulation - 1
+                    with nullcontext() if last_micro else task.no_sync():
+                        with accelerator.autocast():
+                            result = task(input, target)
+                        # Processes and micro-batches may differ in size; weighted, their mean is the step's mean.
+                        accelerator.backward(result["loss"] * next(weights))
+                    for key, value in result.items():
+                        if value.ndim == 0:
+                            sums[key] += value.detach() / recipe.grad_accumulation
+                if recipe.clip_grad is not None:
+                    accelerator.clip_grad_norm_(task.get_clip_parameters(), recipe.clip_grad)
+                optimizer.step()
+                optimizer.zero_grad()
+                step += 1
+                task.update_ema(step)
+                rate = optimizer.param_groups[0]["lr"]
+                if scheduler is not None:
+                    scheduler.step_update(step)
+                progress.step(images=len(target) * world * recipe.grad_accumulation)
+
+                epoch_ends = step % steps_per_epoch == 0 or step == total_steps
+                if step % recipe.log_every == 0 or epoch_ends:
+                    terms = {key: value.item() / (step - logged) for key, value in sums.items()}
+                    wrong = [key for key, value in terms.items() if not math.isfinite(value)]
+                    if wrong:
+                        raise SkdError(
+                            f"the loss is not finite at step {step} (terms: {', '.join(wrong)}); {run / 'last.pt'} is "
+                            "from before, if there is one; lower lr, or use precision=bf16 or no"
+                        )
+                    sums.clear()
+                    logged = step
+                    log.write("train", step, epoch, terms | {"lr": rate} | progress.rates())
+                    progress.show(epoch, terms, rate)
+                if _any_process(received, step, world, device):
+                    save()
+                    log.close()
+                    progress.say(f"stopped by signal at step {step}; continue with --resume: {run}")
+                    accelerator.end_training()
+                    raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
+                if not epoch_ends and recipe.save_minutes and time.monotonic() - last_saved > 60 * recipe.save_minutes:
+                    save()
+                    last_saved = time.monotonic()
+                if step == total_steps:
+                    break
+
+            # ---- end of the epoch ------------------------------------------------------------------------------------
+            batches.close()
+            done = step // steps_per_epoch
+            names = []
+            if done % recipe.validate_every == 0 or step == total_steps:
+                metrics = validate(accelerator, task, val_loader, ema=bool(recipe.ema_decay))
+                log.write("validate", step, epoch, metrics)
+                if metrics["top1"] > best:
+                    best, best_epoch = metrics["top1"], epoch
+                    names.append("best.pt")
+                progress.validated(epoch, metrics)
+            if recipe.save_every and done % recipe.save_every == 0 and step % steps_per_epoch == 0:
+                names.append(f"epoch{done:04d}.pt")
+            save(tuple(names))
+            last_saved = time.monotonic()
+
+    if train_loader.skipped or val_loader.skipped:
+        log.write("skipped", step, recipe.epochs, {"train": len(train_loader.skipped), "val": len(val_loader.skipped)})
+        progress.say(f"left out {len(train_loader.skipped)} training and {len(val_loader.skipped)} validation images")
+    log.close()
+    accelerator.end_training()
+    progress.say(f"done: {run}")
+    return run
+
+
+# ---- parts that tests, the plan and the evaluation use too -----------------------------------------------------------
+
+
+def augmentation(recipe: Recipe) -> Augmentation:
+    """The recipe's augmentation."""
+    return Augmentation(
+        image_size=recipe.image_size, mode=recipe.augment, scale=recipe.scale, ratio=recipe.ratio,
+        padding=recipe.padding, hflip=recipe.hflip, crop_pct=recipe.crop_pct, interpolation=recipe.interpolation,
+    )  # fmt: skip
+
+
+def evaluation_loader(
+    recipe: Recipe, path: Path, *, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
+) -> Loader:
+    """Centre crops of `path` with the recipe's pre-processing."""
+    return make_loader(
+        path, train=False, batch_size=recipe.eval_batch_size or max(recipe.batch_size // world, 1),
+        augmentation=augmentation(recipe), workers=recipe.workers, rank=rank, world=world,
+        skip_broken=recipe.skip_broken, device=device, mean=recipe.mean, std=recipe.std,
+    )  # fmt: skip
+
+
+def build_task(recipe: Recipe, num_classes: int, device: torch.device) -> MethodTask:
+    """The network with its initial weights, and the method around it."""
+    model = create_model(recipe.model, num_classes=num_classes, **recipe.model_args)
+    if recipe.initial_weights:
+        weights, _ = read_weights(Path(recipe.initial_weights))
+        load_into(model, weights, what=recipe.initial_weights)
+    model.to(device)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
+    if recipe.sync_bn and device.type == "cuda":
+        from timm.layers import convert_sync_batchnorm
+
+        model = convert_sync_batchnorm(model)
+    # With mixup, timm's mixup smooths the targets itself.
+    smoothing = 0.0 if recipe.mixup or recipe.cutmix else recipe.label_smoothing
+    criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
+    return create_task(recipe.method, model, criterion, device=device, verbose=False, **recipe.method_args)
+
+
+def build_optimizer(recipe: Recipe, module: nn.Module | None) -> torch.optim.Optimizer:
+    """timm's optimizer of that name over all parameters of the method."""
+    assert module is not None
+    try:
+        return create_optimizer_v2(
+            module, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
+            filter_bias_and_bn=not recipe.decay_norm_and_bias,
+        )  # fmt: skip
+    except (ValueError, AssertionError) as error:
+        raise SkdError(f"optimizer {recipe.optimizer!r}: {error}") from None
+
+
+def seed_step(seed: int, step: int, part: int) -> None:
+    """Seeds every global generator for one micro-batch.
+
+    Dropout and mixup then depend on the step alone, so a resumed run needs no generator states.
+    """
+    key = int(keys(seed, step, part)[0])
+    torch.manual_seed(key & (2**63 - 1))
+    np.random.seed(key & (2**32 - 1))
+    random.seed(key)
+
+
+@torch.no_grad()
+def validate(accelerator: Accelerator, task: MethodTask, loader: Loader, *, ema: bool = False) -> dict[str, float]:
+    """Exact metrics over all processes: every sample counts once, whatever the number of samples.
+
+    Returns:
+        ``top1``, ``top5`` (fractions), ``nll`` and ``count``.
+    """
+    model = task.get_eval_model(ema=ema)
+    assert model is not None
+    if accelerator.num_processes > 1:
+        for part in (task.method.model, task.get_eval_model(ema=True)):
+            if part is not None:  # all processes evaluate the statistics that the first one saves
+                distribute_bn(part, accelerator.num_processes, reduce=False)
+    was_training = model.training
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
+    for input, target in loader:
+        with accelerator.autocast():
+            logits = model(input).float()
+        ranked = logits.topk(min(5, logits.shape[1])).indices == target[:, None]
+        nll = nn.functional.cross_entropy(logits, target, reduction="sum")
+        sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), nll, torch.tensor(len(target), device=nll.device)])
+    model.train(was_training)
+    top1, top5, nll, count = accelerator.reduce(sums, reduction="sum").tolist()
+    if not count:
+        raise SkdError(f"no image of {loader.data.path} could be evaluated")
+    return {"top1": top1 / count, "top5": top5 / count, "nll": nll / count, "count": count}
+
+
+# ---- the run's folder ------------------------------------------------------------------------------------------------
+
+
+def _check_classes(train_loader: Loader, val_loader: Loader, num_classes: int) -> None:
+    train_data, val_data = train_loader.data, val_loader.data
+    if train_loader.classes and val_loader.classes and train_loader.classes != val_loader.classes:
+        different = sorted(set(train_loader.classes) ^ set(val_loader.classes))
+        raise SkdError(f"{train_data.path} and {val_data.path} have different classes: {', '.join(different[:5]) or 'order'}")
+    for loader in (train_loader, val_loader):
+        fits = loader.num_classes == num_classes if loader.classes else loader.num_classes <= num_classes
+        if not fits:
+            raise SkdError(
+                f"{loader.data.path} has {loader.num_classes} classes, but the network would have {num_classes}; "
+                "leave num_classes out to take the data's"
+            )
+
+
+def _open_run(
+    accelerator: Accelerator, recipe: Recipe, run: Path, data: Path, resume: bool
+) -> dict[str, Any] | None:
+    """Checks what is in the run's folder, writes ``recipe.json``, and returns the checkpoint to continue from."""
+    message: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            _check_run(recipe, run, resume)
+            run.mkdir(parents=True, exist_ok=True)
+            if not (run / "last.pt").exists():
+                record = recipe.to_json() | {"environment": environment(data, accelerator.num_processes)}
+                (run / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
+        except SkdError as error:
+            message = [str(error)]
+        except OSError as error:
+            message = [f"can't write to {run}: {error}"]
+    broadcast_object_list(message)
+    if message[0]:
+        raise SkdError(message[0])
+    return checkpoint.load(run / "last.pt") if resume and (run / "last.pt").exists() else None
+
+
+# What may differ between a run and its continuation without changing its result.
+_HARMLESS = {"epochs", "max_steps", "workers", "eval_batch_size", "trackers", "log_every", "save_every", "save_minutes",
+             "validate_every", "skip_broken", "compile"}  # fmt: skip
+
+
+def _check_run(recipe: Recipe, run: Path, resume: bool) -> None:
+    if not (run / "last.pt").exists():
+        return
+    if not resume:
+        raise SkdError(f"{run} holds a run already; continue it with --resume, or give another --out, name or seed")
+    old, new = load_recipe(run / "recipe.json").to_json(), recipe.to_json()
+    changed = [name for name in new if name not in _HARMLESS and old[name] != new[name]]
+    if changed:
+        what = ", ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in changed)
+        raise SkdError(f"{run} can't be continued with another recipe ({what})")
+
+
+def _card(recipe: Recipe, num_classes: int, loader: Loader) -> dict[str, Any]:
+    """What has to travel with the weights."""
+    return {
+        "model": recipe.model, "model_args": recipe.model_args, "num_classes": num_classes, "classes": loader.classes,
+        "input_size": [3, recipe.image_size, recipe.image_size], "mean": list(recipe.mean), "std": list(recipe.std),
+        "crop_pct": recipe.crop_pct, "interpolation": recipe.interpolation, "color": "RGB", "recipe": recipe.to_json(),
+        "environment": environment(loader.data.path),
+    }  # fmt: skip
+
+
+class _Log:
+    """``metrics.jsonl`` and accelerate's trackers; only the first process writes."""
+
+    def __init__(self, accelerator: Accelerator, path: Path, step: int) -> None:
+        self.accelerator = accelerator
+        self.file = None
+        if accelerator.is_main_process:
+            kept = _lines_until(path, step) if path.exists() else []
+            path.write_text("".join(kept))
+            self.file = path.open("a")
+
+    def write(self, event: str, step: int, epoch: int, values: dict[str, float]) -> None:
+        if self.file is None:
+            return
+        self.file.write(json.dumps({"event": event, "step": step, "epoch": epoch, **values}) + "\n")
+        self.file.flush()
+        self.accelerator.log({f"{event}/{key}": value for key, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Lines up to the checkpoint's step; a killed run has logged steps that its continuation does again."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except (ValueError, KeyError):  # a line cut by the kill
+            break
+        kept.append(line)
+    return kept
+
+
+# ---- signals ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying of them; a second one acts at once."""
+    received: list[int] = []
+    handled = (signal.SIGTERM, signal.SIGINT)
+    try:
+        old = {number: signal.getsignal(number) for number in handled}
+
+        def note(number: int, frame: Any) -> None:
+            received.append(number)
+            signal.signal(number, old[number])
+
+        for number in handled:
+            signal.signal(number, note)
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number in handled:
+            signal.signal(number, old[number])
+
+
+def _any_process(received: list[int], step: int, world: int, device: torch.device) -> bool:
+    """Whether a signal reached any process; they have to agree on the step at which they stop."""
+    if world == 1:
+        return bool(received)
+    if step % 10:
+        return False
+    flag = torch.tensor(len(received), device=device)
+    dist.all_reduce(flag)
+    return bool(flag.item())

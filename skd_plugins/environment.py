@@ -1,0 +1,54 @@
+"""What a result was made with: versions, commit, machine, data."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "ffcv", "detectron2", "numpy")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of this package, Python and the libraries that can move a number."""
+    from . import __version__
+
+    found = {"skd_plugins": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def git_commit() -> str | None:
+    """The commit this package runs from, with ``+changes`` if files differ from it; None outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def environment(data: Path | None = None, processes: int = 1) -> dict[str, Any]:
+    """The record that goes into ``recipe.json``, cards and reports."""
+    return {
+        "versions": versions(),
+        "commit": git_commit(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "data": str(data) if data else None,
+        "processes": processes,
+    }
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()

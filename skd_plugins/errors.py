@@ -1,0 +1,45 @@
+"""The one error type that users see as a single line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from functools import wraps
+from typing import NoReturn, TypeVar
+
+R = TypeVar("R")
+
+
+class SkdError(Exception):
+    """Bad input. The message is one line that names the thing and the way out.
+
+    Command lines print it without a traceback and exit with 2.
+    """
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> SkdError:
+    """An error for a name that is not registered, with the nearest one that is."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    return SkdError(f"unknown {kind} {name!r}; {hint}")
+
+
+def fail(error: Exception) -> NoReturn:
+    """Prints the error as one line on stderr and exits with 2."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def one_line(main: Callable[..., R]) -> Callable[..., R]:
+    """Makes a command line's entry point report an `SkdError` as one line and exit code 2."""
+
+    @wraps(main)
+    def wrapped(*args: object, **kwargs: object) -> R:
+        try:
+            return main(*args, **kwargs)
+        except SkdError as error:
+            fail(error)
+
+    return wrapped

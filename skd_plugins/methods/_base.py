@@ -1,0 +1,163 @@
+"""What every method is: one module that owns the network and computes the whole training step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import SkdError, unknown
+from ..models import forward_with_features
+from ..typed import check_arguments
+
+M = TypeVar("M", bound=type)
+_METHODS: dict[str, type[Method]] = {}
+
+
+class Method(nn.Module):
+    """A training method: the network, the criterion, and one forward pass that returns the loss.
+
+    A contributor subclasses this, sets `segments`, writes `forward` and registers the class with
+    `register_method`. Everything else (DDP, compile, EMA, checkpoints, export, timm's train.py) is `MethodTask`'s.
+
+    Args:
+        model: the plain classifier; its ``state_dict`` is what is exported.
+        criterion: loss of ``(logits [B, C], target)``; cross-entropy when None. Takes class indices ``[B]`` or
+            probabilities ``[B, C]``.
+
+    Attributes:
+        segments: the roles of the batch's parts. A batch is the segments one after another, B images each.
+        couples: whether the loader has to put at least two images of each class into a batch.
+        name: the name it is registered under.
+    """
+
+    segments: tuple[str, ...] = ("anchor",)
+    couples: bool = False
+    name: ClassVar[str] = ""
+
+    def __init__(self, model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
+
+    def forward(
+        self, input: Tensor, target: Tensor, *, expand: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """One training step's forward.
+
+        Args:
+            input: ``[S * B, 3, H, W]``, S segments of B images.
+            target: ``[S * B]`` class indices or ``[S * B, C]`` probabilities.
+            expand: used by add-ons, see `anchor_forward`.
+
+        Returns:
+            ``loss`` (a scalar with gradient), ``output [B, C]`` and ``features [B, D]`` of the anchors, one scalar per
+            loss term for the log, and ``extra [k * B, C]`` if `expand` asked for more rows.
+        """
+        raise NotImplementedError
+
+    def split(self, input: Tensor, target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The batch's segments. Raises ValueError when the batch does not divide into them."""
+        parts = len(self.segments)
+        if input.shape[0] % parts or target.shape[0] != input.shape[0]:
+            raise ValueError(
+                f"a batch for method {self.name!r} has the segments {self.segments}, B images and targets each; "
+                f"got {input.shape[0]} images and {target.shape[0]} targets"
+            )
+        return list(input.chunk(parts)), list(target.chunk(parts))
+
+    def anchor_forward(
+        self, input: Tensor, expand: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The forward pass with gradient.
+
+        Args:
+            input: ``[B, 3, H, W]``.
+            expand: maps the pooled features ``[B, D]`` to ``[(1 + k) * B, D]``, of which the first B rows are the
+                features themselves. The classifier is applied to all of them in one call.
+
+        Returns:
+            ``(out, logits)``: the common entries of the result, and the anchors' logits ``[B, C]`` in float32.
+        """
+        features, logits = forward_with_features(self.model, input, expand)
+        # Losses are computed in float32 whatever autocast chose for the network.
+        output, extra = logits[: len(features)], logits[len(features) :]
+        out = {"output": output, "features": features}
+        if expand is not None:
+            out["extra"] = extra.float()
+        return out, output.float()
+
+
+def kl_divergence(target_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """``KL(softmax(target_logits / T) || softmax(logits / T))`` in float32, averaged over the batch.
+
+    Args:
+        target_logits: ``[B, C]``, the first argument of the divergence.
+        logits: ``[B, C]``, the second.
+        temperature: T; the result is *not* multiplied by ``T ** 2``.
+    """
+    return F.kl_div(
+        F.log_softmax(logits.float() / temperature, dim=-1),
+        F.log_softmax(target_logits.float() / temperature, dim=-1),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+def class_indices(target: Tensor, why: str) -> Tensor:
+    """The target as class indices ``[B]``; probabilities are refused, with the reason `why`."""
+    if target.ndim != 1:
+        raise SkdError(f"{why} needs class indices as targets, but mixup or cutmix made probabilities of them")
+    return target
+
+
+def register_method(name: str) -> Callable[[M], M]:
+    """Class decorator: makes a `Method` available under `name`."""
+
+    def register(cls: M) -> M:
+        if name in _METHODS and _METHODS[name].__qualname__ != cls.__qualname__:
+            raise ValueError(f"method {name!r} is already registered by {_METHODS[name].__qualname__}")
+        cls.name = name  # type: ignore[attr-defined]  # M is bound to type, not type[Method], to keep the subclass
+        _METHODS[name] = cls
+        return cls
+
+    return register
+
+
+def get_method(name: str) -> type[Method]:
+    """The method class registered under `name`; raises `SkdError` with the nearest known name."""
+    try:
+        return _METHODS[name]
+    except KeyError:
+        raise unknown("method", name, _METHODS) from None
+
+
+def list_methods() -> list[str]:
+    """Names of all registered methods, sorted."""
+    return sorted(_METHODS)
+
+
+def create_method(
+    name: str, model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor] | None = None, **arguments: Any
+) -> Method:
+    """Builds a method after checking every argument against the constructor's type hints."""
+    cls = get_method(name)
+    checked = check_arguments(cls.__init__, arguments, what=f"method {name!r}", skip=("self", "model", "criterion"))
+    return cls(model, criterion, **checked)
+
+
+def method_summary(name: str) -> str:
+    """First line of the method's docstring."""
+    return (inspect.getdoc(get_method(name)) or "").splitlines()[0]
+
+
+def at_least(value: float, low: float, what: str, *, strict: bool = False) -> float:
+    """`value` if it is a finite number above `low`; raises `SkdError` that names `what` otherwise."""
+    if not (value > low or (value == low and not strict)) or value == float("inf"):
+        raise SkdError(f"{what} must be {'above' if strict else 'at least'} {low:g}, got {value:g}")
+    return value
+
+

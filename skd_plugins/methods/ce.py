@@ -1,0 +1,25 @@
+"""Cross-entropy, the baseline of both papers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ._base import Method, register_method
+
+
+@register_method("ce")
+class CE(Method):
+    """Plain training with the criterion alone (cross-entropy by default).
+
+    Source: the baseline of CS-KD (Yun et al. 2020), Table 1, and of SD-Dropout (Lee et al. 2022), Table 1.
+    """
+
+    def forward(
+        self, input: Tensor, target: Tensor, *, expand: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """See `Method.forward`. Adds ``ce``."""
+        out, logits = self.anchor_forward(input, expand)
+        ce = self.criterion(logits, target)
+        return out | {"loss": ce, "ce": ce.detach()}

@@ -1,0 +1,139 @@
+"""CS-KD: predictions of one class should agree between its images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..models import classifier_of
+from ._base import Method, at_least, class_indices, kl_divergence, register_method
+
+
+@register_method("cs_kd")
+class CSKD(Method):
+    """CS-KD (Yun et al. 2020, Eq. 1): class-wise self-knowledge distillation.
+
+    ``loss = CE(x, y) + weight * T^2 * KL(P(. | x'; T) || P(. | x; T))`` where x' is another image of x's class and no
+    gradient flows through its prediction. Where x' comes from is `pairing`:
+
+    * ``sampled``, the paper's: the loader draws x' uniformly from the class (x itself may be drawn; it then gets
+      another augmentation). The batch is ``[B anchors | B pairs]``. The pairs are a forward pass of their own, after
+      the anchors', without gradient and in train mode, so BatchNorm sees two batches and updates its statistics twice.
+    * ``batch``, ours: x' is the next image of the class in this batch (the last one's next is the first). The loader
+      puts at least two of each class into a batch. No second forward; an image alone in its class adds no term.
+    * ``bank``, ours: the prediction of x' is the most recent logits seen of the class, kept in a ``[C, C]`` buffer that
+      is saved with the task. No second forward and no other sampling; the first visit of a class adds no term. Under
+      several processes all of them write what all of them saw.
+
+    The KL is averaged over all B anchors, those without a term included, so `weight` means the same everywhere.
+
+    Source: Eq. 1 and Algorithm 1; the authors' code (alinlab/cs-kd, train.py: KDLoss and the two passes; datasets.py:
+        PairBatchSampler). T = 4 and weight 1 are its defaults.
+    Deviation: none for ``sampled``. ``batch`` and ``bank`` are not in the paper: the same loss at cross-entropy's cost.
+        With mixup (section 3.2) anchors and pairs are mixed with the same permutation and coefficient.
+
+    Args:
+        model: see `Method`.
+        criterion: see `Method`.
+        weight: lambda_cls.
+        temperature: T.
+        pairing: see above.
+    """
+
+    bank: Tensor
+    bank_filled: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        weight: float = 1.0,
+        temperature: float = 4.0,
+        pairing: Literal["sampled", "batch", "bank"] = "sampled",
+    ) -> None:
+        super().__init__(model, criterion)
+        self.weight = at_least(weight, 0, "cs_kd: weight")
+        self.temperature = at_least(temperature, 0, "cs_kd: temperature", strict=True)
+        self.pairing = pairing
+        if pairing == "sampled":
+            self.segments = ("anchor", "pair")
+        elif pairing == "batch":
+            self.couples = True
+        else:
+            head = classifier_of(model)
+            classes = head.out_features
+            self.register_buffer("bank", torch.zeros(classes, classes, device=head.weight.device))
+            self.register_buffer("bank_filled", torch.zeros(classes, dtype=torch.bool, device=head.weight.device))
+
+    def forward(
+        self, input: Tensor, target: Tensor, *, expand: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """See `Method.forward`. Adds ``ce`` and ``kd``."""
+        inputs, targets = self.split(input, target)
+        out, logits = self.anchor_forward(inputs[0], expand)
+        ce = self.criterion(logits, targets[0])
+        kd = self._distill(logits, inputs, targets) * self.temperature**2
+        return out | {"loss": ce + self.weight * kd, "ce": ce.detach(), "kd": kd.detach()}
+
+    def _distill(self, logits: Tensor, inputs: list[Tensor], targets: list[Tensor]) -> Tensor:
+        if self.pairing == "sampled":
+            with torch.no_grad():
+                pair_logits = self.model(inputs[1])
+            return kl_divergence(pair_logits, logits, self.temperature)
+        labels = class_indices(targets[0], f"cs_kd with pairing={self.pairing!r}")
+        if self.pairing == "batch":
+            partner, has_target = next_of_class(labels)
+            pair_logits = logits.detach()[partner]
+        else:
+            pair_logits, has_target = self.bank[labels], self.bank_filled[labels]
+            self._remember(logits.detach(), labels)
+        # Where there is no target, the anchor's own detached prediction stands in: its divergence and gradient are 0.
+        pair_logits = torch.where(has_target[:, None], pair_logits, logits.detach())
+        return kl_divergence(pair_logits, logits, self.temperature)
+
+    def _remember(self, logits: Tensor, labels: Tensor) -> None:
+        if not self.training:
+            return
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            logits, labels = _gather(logits), _gather(labels)
+        # Of several images of a class the last one counts; an indexed write alone leaves the winner open on a GPU.
+        position = torch.arange(len(labels), device=labels.device)
+        last = torch.full((len(self.bank),), -1, device=labels.device).scatter_reduce(0, labels, position, "amax")
+        seen = last >= 0
+        # Out of place: the old values may still be needed by autograd or a compiled graph.
+        self.bank.copy_(torch.where(seen[:, None], logits[last.clamp(min=0)].to(self.bank.dtype), self.bank))
+        self.bank_filled.logical_or_(seen)
+
+
+def next_of_class(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """For each image the next one of its class in the batch, cyclically.
+
+    Args:
+        labels: class indices ``[B]``.
+
+    Returns:
+        the partners' positions ``[B]``, and whether the partner is another image ``[B]``.
+    """
+    size = len(labels)
+    position = torch.arange(size, device=labels.device)
+    distance = (position[None, :] - position[:, None] - 1) % size  # to the right, 0 for the direct neighbour
+    distance = torch.where(labels[None, :] == labels[:, None], distance, size)
+    partner = distance.argmin(dim=1)
+    return partner, partner != position
+
+
+def _gather(tensor: Tensor) -> Tensor:
+    """All processes' rows, in rank order; the numbers of rows may differ."""
+    sizes = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([len(tensor)], device=tensor.device))
+    longest = max(int(size) for size in sizes)
+    padded = tensor.new_zeros(longest, *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    gathered = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded)
+    return torch.cat([rows[: int(size)] for rows, size in zip(gathered, sizes, strict=True)])

@@ -1,0 +1,47 @@
+"""The command line that every recipe file has."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import tyro
+
+from .errors import one_line
+from .recipe import Recipe, override
+
+
+@one_line
+def run_recipe(recipe: Recipe, argv: list[str] | None = None) -> None:
+    """Parses the arguments and trains, or prints the plan."""
+    tyro.cli(partial(_command, recipe), args=argv, description=f"Train {recipe.name}.")
+
+
+def _command(
+    recipe: tyro.conf.Suppress[Recipe],
+    overrides: tyro.conf.Positional[tuple[str, ...]] = (),
+    *,
+    data: str | None = None,
+    out: Path = Path("runs"),
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Train a recipe.
+
+    Args:
+        recipe: the recipe.
+        overrides: field=value for any field of the recipe, e.g. epochs=10 method_args.weight=0.2
+        data: folder with train.beton and val.beton, or with train/ and val/ image folders.
+        out: the run goes to OUT/NAME/seedN.
+        resume: continue the run that is there.
+        dry_run: print what would be done, and stop.
+    """
+    changed = override(recipe, list(overrides))
+    if dry_run:
+        from .plan import print_plan
+
+        print_plan(changed, data=data)
+    else:
+        from .engine import train
+
+        train(changed, data=data, out=out, resume=resume)

@@ -1,0 +1,46 @@
+"""Export of a trained network as a plain state dict with a card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from .load import Which, read_weights
+
+
+def export_weights(
+    checkpoint: str | Path, out: str | Path, *, name: str | None = None, which: Which = "last", ema: bool | None = None
+) -> Path:
+    """Writes ``OUT/ARCH.TAG.safetensors`` and a card ``ARCH.TAG.json`` beside it.
+
+    The keys are the plain timm or torchvision network's, so ``model.load_state_dict(load_file(path))`` is all it takes.
+
+    Args:
+        checkpoint: a run's folder or a checkpoint.
+        out: folder.
+        name: ``arch.tag``; the recipe's name by default.
+        which: which checkpoint of a run's folder; the papers report the last.
+        ema: the averaged weights or the raw ones; None takes the average if there is one.
+
+    Returns:
+        the safetensors file.
+
+    Raises:
+        SkdError: see `read_weights`.
+    """
+    from safetensors.torch import save_file
+
+    weights, card = read_weights(Path(checkpoint), which=which, ema=ema)
+    name = name or card["recipe"]["name"]
+    path = Path(out) / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    save_file({key: value.contiguous() for key, value in weights.items()}, part, metadata={"format": "pt"})
+    card = card | {"name": name, "sha256": hashlib.sha256(part.read_bytes()).hexdigest(), "size": part.stat().st_size}
+    card_part = path.with_name(f".{name}.json.part")
+    card_part.write_text(json.dumps(card, indent=1) + "\n")
+    os.replace(part, path)
+    os.replace(card_part, path.with_suffix(".json"))
+    return path

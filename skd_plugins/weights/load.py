@@ -1,0 +1,86 @@
+"""From a run, a checkpoint or an exported file to a network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from .. import checkpoint as checkpoints
+from ..errors import SkdError
+from ..models import create_model
+
+Which = Literal["last", "best"]
+
+
+def read_weights(path: Path, *, which: Which = "last", ema: bool | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The plain state dict and the card of a trained network.
+
+    Args:
+        path: a run's folder, a checkpoint of it, or an exported ``.safetensors`` file with its card beside it.
+        which: which checkpoint of a run's folder.
+        ema: the averaged weights or the raw ones; None takes the average if there is one.
+
+    Raises:
+        SkdError: there is no such thing, or it is damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / f"{which}.pt"
+    if path.suffix == ".safetensors":
+        return _read_exported(path)
+    state = checkpoints.load(path)
+    if "card" not in state:
+        raise SkdError(f"{path} is not a checkpoint of skd_plugins: it has no card")
+    has_average = "state_dict_ema" in state
+    if ema and not has_average:
+        raise SkdError(f"{path} has no averaged weights; train with ema_decay=0.9999, say, or export the raw ones")
+    use_average = has_average if ema is None else ema
+    card = state["card"] | {"epoch": state["epoch"], "step": state["step"], "ema": use_average}
+    return state["state_dict_ema" if use_average else "state_dict"], card
+
+
+def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    card_path = path.with_suffix(".json")
+    try:
+        weights = load_file(path)
+        card: dict[str, Any] = json.loads(card_path.read_text())
+        missing = [key for key in ("model", "model_args", "num_classes") if key not in card]
+    except FileNotFoundError as error:
+        raise SkdError(f"{error.filename or path} does not exist (weights come with a card beside them)") from None
+    except (SafetensorError, ValueError, OSError) as error:
+        raise SkdError(f"{path} or its card is damaged: {error}") from None
+    if missing:
+        raise SkdError(f"{card_path} is not a weights card: it lacks {', '.join(missing)}")
+    return weights, card
+
+
+def load_network(path: Path, *, which: Which = "last", ema: bool | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """The network in evaluation mode, and its card. See `read_weights`."""
+    weights, card = read_weights(path, which=which, ema=ema)
+    model = create_model(card["model"], num_classes=card["num_classes"], **card["model_args"])
+    load_into(model, weights, what=str(path))
+    return model.eval(), card
+
+
+def load_into(model: nn.Module, weights: dict[str, Tensor], *, what: str) -> None:
+    """Loads a state dict; any key or shape that does not fit is an error that lists some of them."""
+    own = model.state_dict()
+    missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    shapes = [
+        f"{key} {list(weights[key].shape)} instead of {list(own[key].shape)}"
+        for key in own
+        if key in weights and own[key].shape != weights[key].shape
+    ]
+    problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
+    if any(keys for _, keys in problems):
+        text = "; ".join(
+            f"{len(keys)} {kind}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}" for kind, keys in problems if keys
+        )
+        raise SkdError(f"the weights of {what} do not fit {type(model).__name__}: {text}")
+    model.load_state_dict(weights)
