@@ -39,8 +39,6 @@ from .recipe import Recipe, load_recipe
 from .task import MethodTask, create_task
 from .weights.load import load_into, read_weights
 
-_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", resume: bool = False) -> Path:
     """Trains a recipe; under ``accelerate launch`` or ``torchrun`` on all their processes.

@@ -1,0 +1,21 @@
+"""SD-Dropout, ResNet-50, ImageNet-1k.
+
+Source:   not in the papers; the settings of Lee et al. 2022 for ResNet-152 (see imagenet_r152_sddropout.py) on another
+          network.
+Expected: no published number.   Cost: 4.1 GFLOP forward an image (SD-Dropout costs what cross-entropy does).
+Run:      accelerate launch recipes/imagenet_r50_sddropout.py --data $IMAGENET_BETON --out runs/
+"""
+
+from imagenet_r50_ce import recipe as base
+
+from skd_plugins import main, replace
+
+recipe = replace(
+    base,
+    name="resnet50.sdd_in1k",
+    method="sd_dropout",
+    method_args=dict(weight=0.1, temperature=3.0, drop_rate=0.5),
+)
+
+if __name__ == "__main__":
+    main(recipe)

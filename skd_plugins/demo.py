@@ -1,0 +1,100 @@
+"""``skd demo``: the main job on the embedded digits, from data to exported weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from .errors import SkdError
+
+RECIPES = ("digits_ce", "digits_cskd", "digits_sddropout")
+_COLUMNS = (("top1 error", "top1"), ("ECE", "ece"), ("R@1", "recall_at_1"))
+
+
+def run_demo(out: Path, seeds: int, recipes: Sequence[str] = RECIPES, overrides: Sequence[str] = ()) -> None:
+    """Writes the digits' `.beton`, trains each recipe with each seed, evaluates, exports, and prints one table.
+
+    Runs that are complete are not repeated.
+
+    Args:
+        out: runs, data, reports and weights go there.
+        seeds: number of seeds.
+        recipes: names of recipe files.
+        overrides: further ``field=value`` for every run.
+
+    Raises:
+        SkdError: the recipes are not there, or a run failed.
+    """
+    folder = Path(__file__).parent.parent / "recipes"
+    if not folder.is_dir():
+        raise SkdError("the demo runs the project's recipes; run it in a checkout of the repository")
+    if seeds < 1:
+        raise SkdError(f"--seeds should be at least 1, got {seeds}")
+    from .data.splits import embedded_digits
+    from .evaluation import compare
+    from .evaluation.evaluate import evaluate_weights
+    from .weights import export_weights
+
+    data = embedded_digits(out / "data")
+    print(f"data: {data}/train.beton, val.beton (scikit-learn's digits, 20 labels a class, 797 to validate)", flush=True)
+    jobs = [(folder / f"{name}.py", seed) for seed in range(seeds) for name in recipes]
+    # One thread a run and one run a core: two runs of two threads each would wait for one another.
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        runs = list(pool.map(lambda job: _train(job[0], job[1], data, out, overrides), jobs))
+
+    reports = [evaluate_weights(run, data=str(data), workers=2).parent for run in runs]
+    exported = {run.parent.name: export_weights(run, out / "weights") for run in reversed(runs)}
+    _print_table(runs)
+    print(f"compare: {compare(runs, out / 'compare.html')}")
+    for report in reports[: len(recipes)]:
+        print(f"report: {report / 'report.html'}")
+    for path in reversed(exported.values()):
+        print(f"weights: {path}")
+
+
+def _train(recipe: Path, seed: int, data: Path, out: Path, overrides: Sequence[str]) -> Path:
+    import torch
+
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--num_machines=1",
+              "--mixed_precision=no", "--dynamo_backend=no", "--quiet"]  # fmt: skip
+    if not torch.cuda.is_available():
+        launch.append("--cpu")
+    command = [*launch, str(recipe), "--data", str(data), "--out", str(out), "--resume", f"seed={seed}", *overrides]
+    print(f"train: {recipe.stem} seed {seed}", flush=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    last = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("done: ")), None)
+    if done.returncode or last is None:
+        sys.stderr.write(done.stdout[-2000:] + done.stderr[-4000:])
+        raise SkdError(f"the run {recipe.stem} seed {seed} failed (its output is above)")
+    return Path(last.removeprefix("done: "))
+
+
+def _print_table(runs: Sequence[Path]) -> None:
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    values: dict[str, list[dict[str, float]]] = {}
+    for run in runs:
+        metrics = json.loads((run / "evaluation" / "metrics.json").read_text())["metrics"]
+        values.setdefault(run.parent.name, []).append(metrics)
+    seeds = len(runs) // len(values)
+    table = Table(title=f"Validation on 797 digits, %, mean ± std over {seeds} seeds", title_justify="left")
+    table.add_column("recipe")
+    for title, _ in _COLUMNS:
+        table.add_column(title, justify="right")
+    for name, rows in values.items():
+        cells = []
+        for _, key in _COLUMNS:
+            numbers = [100 * (1 - row[key] if key == "top1" else row[key]) for row in rows]
+            spread = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+            cells.append(f"{statistics.mean(numbers):.2f} ± {spread:.2f}")
+        table.add_row(name, *cells)
+    Console(width=max(80, shutil.get_terminal_size().columns)).print(table)

@@ -1,0 +1,313 @@
+"""Laws that hold for every registered method, on timm and torchvision networks."""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from timm.utils import unwrap_model
+
+from skd_plugins import create_model, create_task, list_methods
+from skd_plugins.errors import SkdError
+from skd_plugins.task import MethodTask
+
+CLASSES, BATCH, SIZE = 5, 4, 32
+# Every method with the arguments that change its shape. A new method is added here, or the first test fails.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ce": ("ce", {}),
+    "cs_kd": ("cs_kd", {}),
+    "cs_kd-batch": ("cs_kd", {"pairing": "batch"}),
+    "cs_kd-bank": ("cs_kd", {"pairing": "bank"}),
+    "sd_dropout": ("sd_dropout", {}),
+    "sd_dropout-reverse": ("sd_dropout", {"direction": "reverse"}),
+    "sd_dropout-cs_kd": ("sd_dropout", {"base": "cs_kd", "weight": 0.1}),
+    "sd_dropout-cs_kd-bank": ("sd_dropout", {"base": "cs_kd", "base_args": {"pairing": "bank"}, "weight": 0.1}),
+}
+MODELS = {
+    "timm": ("resnet10t", {"channels": (8, 16, 24, 32), "zero_init_last": False}),  # zeros would have no gradient yet
+    "torchvision": ("torchvision/resnet18", {}),
+}
+GROUP_NORM = {"channels": (8, 16, 24, 32), "norm_layer": "groupnorm1"}
+
+
+def make_task(variant: str, model: str = "timm", **model_args: Any) -> MethodTask:
+    name, arguments = VARIANTS[variant]
+    torch.manual_seed(0)
+    arch, defaults = MODELS[model]
+    return create_task(name, create_model(arch, num_classes=CLASSES, **(model_args or defaults)), **arguments).train()
+
+
+def make_batch(task: MethodTask, seed: int = 0, size: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    segments = len(task.method.segments)
+    input = torch.randn(segments * size, 3, SIZE, SIZE, generator=generator)
+    target = torch.arange(size // 2).remainder(CLASSES).repeat_interleave(2)  # each class twice, neighbours
+    return input, target.repeat(segments)
+
+
+def two_steps(task: MethodTask) -> dict[str, torch.Tensor]:
+    """The second step's result: a bank is empty in the first."""
+    task(*make_batch(task, 0))
+    return task(*make_batch(task, 1))
+
+
+def test_every_method_has_a_variant() -> None:
+    assert list_methods()
+    assert set(list_methods()) == {name for name, _ in VARIANTS.values()}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_result_and_gradients(variant: str, model: str) -> None:
+    task = make_task(variant, model)
+    result = two_steps(task)
+    assert result["loss"].ndim == 0
+    assert result["loss"].requires_grad
+    assert result["output"].shape == (BATCH, CLASSES)
+    assert result["features"].ndim == 2
+    assert "extra" not in result
+    scalars = {key: value for key, value in result.items() if value.ndim == 0}
+    assert not any(value.requires_grad for key, value in scalars.items() if key != "loss")
+    terms = [value.item() for key, value in scalars.items() if key not in ("loss", "ce")]
+    assert all(term > 0 for term in terms), "every term does something in this batch"
+    result["loss"].backward()
+    without = [name for name, parameter in task.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert without == []
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_output_and_features_are_the_networks(variant: str) -> None:
+    task = make_task(variant, **GROUP_NORM)
+    input, target = make_batch(task)
+    result = task(input, target)
+    model = task.method.model
+    torch.testing.assert_close(result["output"], model(input[:BATCH]))
+    torch.testing.assert_close(result["features"], model.forward_head(model.forward_features(input[:BATCH]), pre_logits=True))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_exported_keys_are_the_plain_networks(variant: str, model: str) -> None:
+    arch, arguments = MODELS[model]
+    plain = create_model(arch, num_classes=CLASSES, **arguments)
+    task = make_task(variant, model)
+    task.setup_ema()
+    assert list(task.get_checkpoint_state()["state_dict"]) == list(plain.state_dict())
+    assert list(task.get_checkpoint_state(ema=True)["state_dict_ema"]) == list(plain.state_dict())
+    plain.load_state_dict(task.get_checkpoint_state()["state_dict"])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_evaluation_is_the_plain_network(variant: str) -> None:
+    task = make_task(variant)
+    two_steps(task)
+    state = copy.deepcopy(task.get_checkpoint_state()["state_dict"])
+    arch, arguments = MODELS["timm"]
+    plain = create_model(arch, num_classes=CLASSES, **arguments).eval()
+    plain.load_state_dict(state)
+    input, _ = make_batch(task, 9)
+    with torch.no_grad():
+        assert torch.equal(task.get_eval_model().eval()(input), plain(input))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_average_moves_towards_the_weights_once_a_step(variant: str) -> None:
+    task = make_task(variant)
+    task.setup_ema(decay=0.75)
+    before = copy.deepcopy(task.get_eval_model(ema=True).state_dict())
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
+    two_steps(task)["loss"].backward()
+    optimizer.step()
+    task.update_ema(10)  # timm's average copies the weights in its first updates
+    after = task.get_eval_model(ema=True).state_dict()
+    current = task.method.model.state_dict()
+    for key, value in after.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.75 * before[key] + 0.25 * current[key], msg=key)
+    assert not torch.equal(after["fc.weight"], before["fc.weight"])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_checkpoint_restores_task_and_network(variant: str) -> None:
+    task = make_task(variant)
+    two_steps(task)
+    state = copy.deepcopy(task.get_checkpoint_state())
+    other = make_task(variant)
+    other.load_checkpoint_state(state["state_dict"], state.get("task_state"))
+    for key, value in task.method.state_dict().items():
+        assert torch.equal(other.method.state_dict()[key], value), key
+    expected_state = variant.endswith("bank")
+    assert ("task_state" in state) == expected_state
+    if expected_state:
+        with pytest.raises(RuntimeError, match="does not fit method"):
+            other.load_checkpoint_state(state["state_dict"], None)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_compiled_step_equals_eager(variant: str) -> None:
+    eager, compiled = make_task(variant), make_task(variant)
+    compiled.compile(backend="aot_eager")  # traces and differentiates like inductor, without its C++ compiler
+    for task in (eager, compiled):
+        for seed in range(2):
+            torch.manual_seed(3)
+            task.zero_grad()
+            result = task(*make_batch(task, seed))
+            result["loss"].backward()
+    assert list(compiled.get_checkpoint_state()["state_dict"]) == list(eager.get_checkpoint_state()["state_dict"])
+    reference = dict(eager.method.named_parameters())
+    for name, parameter in unwrap_model(compiled.trainable_module).method.named_parameters():
+        torch.testing.assert_close(parameter.grad, reference[name].grad, msg=name)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_autocast(variant: str) -> None:
+    task = make_task(variant)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = two_steps(task)
+    result["loss"].backward()
+    assert result["loss"].dtype == torch.float32
+    assert result["output"].dtype == torch.bfloat16
+    torch.manual_seed(0)
+    exact = two_steps(make_task(variant))
+    assert result["ce"].item() == pytest.approx(exact["ce"].item(), rel=0.1)
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in task.parameters())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_soft_targets(variant: str) -> None:
+    task = make_task(variant)
+    input, target = make_batch(task)
+    soft = torch.nn.functional.one_hot(target, CLASSES).float()
+    if variant in ("cs_kd-batch", "cs_kd-bank", "sd_dropout-cs_kd-bank"):
+        with pytest.raises(SkdError, match="class indices"):
+            task(input, soft)
+        return
+    torch.manual_seed(1)
+    from_soft = task(input, soft)["ce"].item()
+    torch.manual_seed(1)
+    assert from_soft == pytest.approx(task(input, target)["ce"].item(), rel=1e-5)
+
+
+def test_a_batch_of_the_wrong_shape_is_refused() -> None:
+    task = make_task("cs_kd")
+    input, target = make_batch(task)
+    with pytest.raises(ValueError, match="segments"):
+        task(input[:-1], target[:-1])
+    with pytest.raises(ValueError, match="targets"):
+        task(input, target[:BATCH])
+
+
+def test_bad_arguments() -> None:
+    model = create_model("resnet10t", num_classes=CLASSES)
+    for name, arguments, message in [
+        ("sd_dropuot", {}, "did you mean 'sd_dropout'"),
+        ("sd_dropout", {"wieght": 1}, "did you mean 'weight'"),
+        ("sd_dropout", {"weight": "abc"}, "weight should be a valid number"),
+        ("sd_dropout", {"weight": -1}, "at least 0"),
+        ("sd_dropout", {"weight": float("nan")}, "weight"),
+        ("sd_dropout", {"drop_rate": 1.0}, "between 0 and 1"),
+        ("sd_dropout", {"direction": "sideways"}, "direction should be"),
+        ("sd_dropout", {"base": "sd_dropout"}, "itself"),
+        ("sd_dropout", {"base": "cs_kd", "base_args": {"temp": 1}}, "temperature"),
+        ("cs_kd", {"temperature": 0}, "above 0"),
+        ("cs_kd", {"pairing": "none"}, "pairing should be"),
+        ("ce", {"weight": 1}, "takes no arguments"),
+    ]:
+        with pytest.raises(SkdError, match=message):
+            create_task(name, model, **arguments)
+
+
+# ---- two real processes ----------------------------------------------------------------------------------------------
+
+
+def rank_batch(task: MethodTask, rank: int, world: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """This process's share of a batch of 2 * BATCH anchors, split within each segment."""
+    input, target = make_batch(task, seed, 2 * BATCH)
+    segments = len(task.method.segments)
+    mine = [part.chunk(world)[rank] for part in input.chunk(segments)]
+    return torch.cat(mine), torch.cat([part.chunk(world)[rank] for part in target.chunk(segments)])
+
+
+def gradients(task: MethodTask) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in task.method.named_parameters()}
+
+
+def run_rank(out: Path) -> None:
+    """One process of `test_two_processes`; started by torchrun."""
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    collected = {}
+    for variant in VARIANTS:
+        task = make_task(variant, **GROUP_NORM)
+        task.prepare_distributed()
+        for step in range(2):
+            torch.manual_seed(100 * step + rank)
+            task.zero_grad()
+            task(*rank_batch(task, rank, 2, step))["loss"].backward()
+        collected[variant] = {"gradients": gradients(task), "state": task.get_task_state()}
+    torch.save(collected, out / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+NODES = {"one node": ["--nproc_per_node=2", "--nnodes=1", "--standalone"], "two nodes": ["--nproc_per_node=1", "--nnodes=2"]}
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.mark.parametrize("nodes", NODES)
+def test_two_processes(nodes: str, tmp_path: Path, free_port: int) -> None:
+    """Gradients are equal on both processes, and equal to those of one process that averages both halves."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    commands = []
+    for node in range(2 if nodes == "two nodes" else 1):
+        place = [] if nodes == "one node" else [f"--node_rank={node}", "--master_addr=127.0.0.1", f"--master_port={free_port}"]
+        commands.append([sys.executable, "-m", "torch.distributed.run", *NODES[nodes], *place, __file__, str(tmp_path)])
+    running = [subprocess.Popen(command, env=environment) for command in commands]
+    assert [process.wait(timeout=240) for process in running] == [0] * len(commands)
+
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    for variant in VARIANTS:
+        for name, value in first[variant]["gradients"].items():
+            assert torch.equal(value, second[variant]["gradients"][name]), (variant, name)
+        for key, value in first[variant]["state"].items():
+            assert torch.equal(value, second[variant]["state"][key]), (variant, key)
+
+        # Alone: both halves with the generators that the two processes had, their losses averaged. A bank sees the
+        # whole batch at once, so it is frozen for the halves and then written with both.
+        task = make_task(variant, **GROUP_NORM)
+        for step in range(2):
+            task.zero_grad()
+            bank = copy.deepcopy(task.get_task_state())
+            for rank in range(2):
+                if bank:
+                    task.load_task_state(bank)
+                torch.manual_seed(100 * step + rank)
+                (task(*rank_batch(task, rank, 2, step))["loss"] / 2).backward()
+            if bank:
+                task.load_task_state(bank)
+                with torch.no_grad():
+                    task(*rank_batch(task, 0, 1, step))
+        for name, value in gradients(task).items():
+            torch.testing.assert_close(first[variant]["gradients"][name], value, rtol=1e-4, atol=1e-6, msg=f"{variant} {name}")
+        for key, value in task.get_task_state().items():
+            torch.testing.assert_close(first[variant]["state"][key], value, msg=f"{variant} {key}")
+
+
+if __name__ == "__main__":
+    run_rank(Path(sys.argv[1]))

@@ -1,0 +1,204 @@
+"""Every loss against float64 NumPy, written from the papers' equations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skd_plugins.methods import create_method, kl_divergence, list_methods
+from skd_plugins.methods.cs_kd import next_of_class
+from skd_plugins.methods.sd_dropout import self_distillation
+
+CASES = [(4, 3, 1.0), (8, 10, 4.0), (5, 100, 3.0), (2, 2, 0.5)]
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    """Section 2 of CS-KD: exp(f_y / T) / sum_i exp(f_i / T), for logits already divided by T."""
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def kl(p: np.ndarray, q: np.ndarray) -> float:
+    """Mean over the batch of sum_y p(y) log(p(y) / q(y))."""
+    return float(np.mean(np.sum(p * (np.log(p) - np.log(q)), axis=1)))
+
+
+def cross_entropy(z: np.ndarray, y: np.ndarray) -> float:
+    return float(-np.mean(np.log(softmax(z)[np.arange(len(y)), y])))
+
+
+def random_logits(batch: int, classes: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(scale=4.0, size=(batch, classes))
+
+
+def test_there_are_cases() -> None:
+    assert CASES
+
+
+@pytest.mark.parametrize(("batch", "classes", "temperature"), CASES)
+def test_kl_divergence(batch: int, classes: int, temperature: float) -> None:
+    target, z = random_logits(batch, classes, 0), random_logits(batch, classes, 1)
+    expected = kl(softmax(target / temperature), softmax(z / temperature))
+    got = kl_divergence(torch.tensor(target), torch.tensor(z), temperature)
+    assert got.item() == pytest.approx(expected, rel=1e-5)
+    assert kl_divergence(torch.tensor(z), torch.tensor(z), temperature).item() == 0
+
+
+@pytest.mark.parametrize(("batch", "classes", "temperature"), CASES)
+def test_self_distillation_eq_3_and_its_directions(batch: int, classes: int, temperature: float) -> None:
+    a, b = random_logits(batch, classes, 2), random_logits(batch, classes, 3)
+    p, q = softmax(a / temperature), softmax(b / temperature)
+    expected = temperature**2 * (kl(p, q) + kl(q, p))
+    for direction in ("both", "forward", "reverse"):
+        u, v = torch.tensor(a, requires_grad=True), torch.tensor(b, requires_grad=True)
+        loss = self_distillation(u, v, temperature, direction)
+        assert loss.item() == pytest.approx(expected, rel=1e-5), "the value is the same, only gradients differ"
+        loss.backward()
+        # d KL(p || q) / dv = (q - p) / T; d KL(p || q) / du = p * (log(p / q) - KL(p || q)) / T, each over B.
+        per_row = np.sum(p * np.log(p / q), axis=1, keepdims=True)
+        back_row = np.sum(q * np.log(q / p), axis=1, keepdims=True)
+        first = {"u": p * (np.log(p / q) - per_row), "v": q * (np.log(q / p) - back_row)}  # through the first argument
+        second = {"u": p - q, "v": q - p}  # through the second
+        for name, leaf in (("u", u), ("v", v)):
+            parts = {"both": first[name] + second[name], "forward": second[name], "reverse": first[name]}
+            assert leaf.grad is not None
+            np.testing.assert_allclose(leaf.grad.numpy(), parts[direction] * temperature / batch, rtol=1e-4, atol=1e-6)
+
+
+class Linear(nn.Module):
+    """A network without state, so that NumPy can compute it: features are the pixels, logits are linear."""
+
+    num_features = 12
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(12, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x.flatten(1))
+
+
+def linear(classes: int = 5) -> tuple[Linear, np.ndarray, np.ndarray]:
+    torch.manual_seed(0)
+    model = Linear(classes)
+    return model, model.fc.weight.detach().double().numpy(), model.fc.bias.detach().double().numpy()
+
+
+def batch(size: int, classes: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    input = torch.randn(size, 3, 2, 2, generator=generator)
+    return input, torch.randint(0, classes, (size,), generator=generator)
+
+
+def logits_of(input: torch.Tensor, w: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return input.flatten(1).double().numpy() @ w.T + b
+
+
+def test_cross_entropy_with_indices_smoothing_and_probabilities() -> None:
+    model, w, b = linear()
+    input, target = batch(6)
+    z, y = logits_of(input, w, b), target.numpy()
+    assert create_method("ce", model)(input, target)["loss"].item() == pytest.approx(cross_entropy(z, y), rel=1e-5)
+
+    smooth = 0.9 * np.eye(5)[y] + 0.1 / 5
+    expected = float(-np.mean(np.sum(smooth * np.log(softmax(z)), axis=1)))
+    smoothed = create_method("ce", model, nn.CrossEntropyLoss(label_smoothing=0.1))(input, target)
+    assert smoothed["loss"].item() == pytest.approx(expected, rel=1e-5)
+    soft = create_method("ce", model)(input, torch.tensor(smooth, dtype=torch.float32))
+    assert soft["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_cs_kd_sampled_is_eq_1() -> None:
+    model, w, b = linear()
+    anchors, target = batch(6)
+    pairs, _ = batch(6, seed=1)
+    z, z_pair, y = logits_of(anchors, w, b), logits_of(pairs, w, b), target.numpy()
+    method = create_method("cs_kd", model, weight=2.0, temperature=4.0)
+    out = method(torch.cat([anchors, pairs]), torch.cat([target, target]))
+    term = 16 * kl(softmax(z_pair / 4), softmax(z / 4))
+    assert out["ce"].item() == pytest.approx(cross_entropy(z, y), rel=1e-5)
+    assert out["kd"].item() == pytest.approx(term, rel=1e-4)
+    assert out["loss"].item() == pytest.approx(cross_entropy(z, y) + 2 * term, rel=1e-4)
+    assert out["output"].shape == (6, 5)
+
+    out["loss"].backward()
+    # dL/dz: cross-entropy, and weight * T * (softmax(z / T) - softmax(z_pair / T)); nothing from the pair's side.
+    d = (softmax(z) - np.eye(5)[y] + 2 * 4 * (softmax(z / 4) - softmax(z_pair / 4))) / 6
+    np.testing.assert_allclose(model.fc.weight.grad.numpy(), d.T @ anchors.flatten(1).numpy(), rtol=1e-3, atol=1e-5)
+
+
+def test_cs_kd_batch_takes_the_next_image_of_the_class() -> None:
+    model, w, b = linear()
+    input, _ = batch(6)
+    target = torch.tensor([0, 1, 0, 2, 1, 0])
+    partner, has = next_of_class(target)
+    assert partner.tolist() == [2, 4, 5, 3, 1, 0]
+    assert has.tolist() == [True, True, True, False, True, True]
+    z = logits_of(input, w, b)
+    out = create_method("cs_kd", model, pairing="batch", temperature=2.0)(input, target)
+    rows = [row for row in range(6) if row != 3]
+    p, q = softmax(z[partner.numpy()[rows]] / 2), softmax(z[rows] / 2)
+    assert out["kd"].item() == pytest.approx(4 * kl(p, q) * 5 / 6, rel=1e-4), "the lonely image counts, with no term"
+
+
+def test_cs_kd_bank_keeps_the_last_logits_of_each_class() -> None:
+    model, w, b = linear()
+    method = create_method("cs_kd", model, pairing="bank", temperature=4.0).train()
+    first, target = batch(4)[0], torch.tensor([1, 3, 1, 0])
+    out = method(first, target)
+    assert out["kd"].item() == 0, "the first visit adds no term"
+    assert method.bank_filled.tolist() == [True, True, False, True, False]
+    z1 = logits_of(first, w, b)
+    np.testing.assert_allclose(method.bank[1].numpy(), z1[2], rtol=1e-4, atol=1e-5)  # the later of two
+
+    second, target2 = batch(3, seed=5)[0], torch.tensor([1, 2, 0])
+    z2 = logits_of(second, w, b)
+    out = method(second, target2)
+    p = softmax(np.stack([z1[2], z2[1], z1[3]]) / 4)  # class 2 is new: its own prediction, no divergence
+    assert out["kd"].item() == pytest.approx(16 * kl(p, softmax(z2 / 4)), rel=1e-4)
+    method.eval()
+    before = method.bank.clone()
+    method(first, target)
+    assert torch.equal(method.bank, before), "evaluation does not write"
+
+
+@pytest.mark.parametrize("base", ["ce", "cs_kd"])
+def test_sd_dropout_is_eq_4_and_eq_5(base: str) -> None:
+    model, w, b = linear()
+    anchors, target = batch(6)
+    pairs, _ = batch(6, seed=1)
+    input, targets = (anchors, target) if base == "ce" else (torch.cat([anchors, pairs]), torch.cat([target, target]))
+    method = create_method("sd_dropout", model, base=base, weight=0.5, temperature=3.0, drop_rate=0.3)
+    torch.manual_seed(7)
+    out = method(input, targets)
+    torch.manual_seed(7)  # the same two masks, inverted scaling
+    f = anchors.flatten(1)
+    masks = [torch.nn.functional.dropout(torch.ones_like(f), 0.3).double().numpy() for _ in range(2)]
+    assert all(set(np.unique(mask.round(5))) == {0.0, round(1 / 0.7, 5)} for mask in masks)
+    f = f.double().numpy()
+    u, v = (softmax(((f * mask) @ w.T + b) / 3) for mask in masks)
+    sdd = 9 * (kl(u, v) + kl(v, u))
+    expected = cross_entropy(logits_of(anchors, w, b), target.numpy()) + 0.5 * sdd
+    if base == "cs_kd":
+        expected += 16 * kl(softmax(logits_of(pairs, w, b) / 4), softmax(logits_of(anchors, w, b) / 4))
+    assert out["sdd"].item() == pytest.approx(sdd, rel=1e-4)
+    assert out["loss"].item() == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(out["output"].detach().numpy(), logits_of(anchors, w, b), rtol=1e-4, atol=1e-5)
+
+
+def test_no_method_is_without_a_numeric_test() -> None:
+    assert list_methods() == ["ce", "cs_kd", "sd_dropout"], "a new method needs its equation tested here"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_are_float32_under_autocast(dtype: torch.dtype) -> None:
+    """Logits of 1,000 classes times T^2 overflow or vanish in 16 bits; the losses must not."""
+    torch.manual_seed(0)
+    logits = torch.randn(4, 1000).mul(30)
+    with torch.autocast("cpu", dtype=dtype):
+        low = kl_divergence(logits.to(dtype), logits.flip(0).to(dtype), 3.0)
+    exact = kl_divergence(logits.to(dtype).double(), logits.flip(0).to(dtype).double(), 3.0)
+    assert low.dtype == torch.float32
+    assert low.item() == pytest.approx(exact.item(), rel=1e-4)
