@@ -54,7 +54,8 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise SkdError(f"checkpoint {path} does not exist") from None
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise SkdError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SkdError(f"{path} is not a readable checkpoint: {reason}") from None
     if not isinstance(state, dict) or "state_dict" not in state:
         raise SkdError(f"{path} is not a checkpoint: it has no 'state_dict'")
     return state

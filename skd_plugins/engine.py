@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import signal
 import time
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import broadcast_object_list
 from timm.data.mixup import Mixup
 from timm.optim import create_optimizer_v2
@@ -60,6 +60,9 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     """
     # ---- processes ---------------------------------------------------------------------------------------------------
     run = Path(out) / recipe.name / f"seed{recipe.seed}"
+    if not dist.is_initialized():  # accelerate keeps an earlier training's precision for the life of the process
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=recipe.precision,
@@ -67,12 +70,6 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
         log_with=list(recipe.trackers) or None,
         project_dir=run,
     )
-    launched = int(os.environ.get("WORLD_SIZE", 1))
-    if launched != accelerator.num_processes:
-        raise SkdError(
-            f"{launched} processes were launched but accelerate sees {accelerator.num_processes}; "
-            "set ACCELERATE_USE_CPU=true for several CPU processes"
-        )
     rank, world = accelerator.process_index, accelerator.num_processes
     device = accelerator.device
 
@@ -152,6 +149,10 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
         accelerator.init_trackers(recipe.name.replace("/", "_"))
     log = _Log(accelerator, run / "metrics.jsonl", step)
     progress = Progress(enabled=accelerator.is_main_process, total=int(total_steps), start=step, name=recipe.name)
+    progress.say(
+        f"{recipe.name}: {recipe.method} on {recipe.model}, {train_loader.num_samples} images, {steps_per_epoch} steps an "
+        f"epoch, from step {step} to {total_steps}, {world} process(es) on {device}"
+    )
     last_saved = time.monotonic()
     with progress, _signals() as received:
         while step < total_steps:

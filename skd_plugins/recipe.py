@@ -125,6 +125,11 @@ class Recipe:
 
         for name, hint in get_type_hints(type(self)).items():
             object.__setattr__(self, name, check_value(getattr(self, name), hint, what=name))
+        for name in ("model_args", "method_args"):
+            try:  # as JSON has them (lists, no tuples), so that a recipe equals what is read back
+                object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name))))
+            except (TypeError, ValueError) as error:
+                raise SkdError(f"{name} should be JSON values: {error}") from None
         for name in ("epochs", "batch_size", "grad_accumulation", "image_size", "validate_every", "log_every"):
             self._need(getattr(self, name) >= 1, name, "at least 1")
         for name in ("lr", "momentum", "weight_decay", "mixup", "cutmix", "workers", "save_every", "seed"):

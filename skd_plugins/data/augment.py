@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import SkdError
 from .rng import keys, uniform
 
 _TRIES = 10
@@ -37,6 +38,20 @@ class Augmentation:
     hflip: float = 0.5
     crop_pct: float = 0.875
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        # A box of no size, or an evaluation box that reaches outside the image, would end the process in OpenCV's C++.
+        for name, fine in (
+            ("image_size", self.image_size >= 1),
+            ("mode", self.mode in ("rrc", "shift")),
+            ("scale", 0 <= self.scale[0] <= self.scale[1] <= 1),
+            ("ratio", 0 < self.ratio[0] <= self.ratio[1] < np.inf),
+            ("padding", self.padding >= 0),
+            ("hflip", 0 <= self.hflip <= 1),
+            ("crop_pct", 0 < self.crop_pct <= 1),
+        ):
+            if not fine:
+                raise SkdError(f"augmentation: {name}={getattr(self, name)} is out of range")
 
 
 def training_boxes(
@@ -93,6 +108,7 @@ def _resized_crops(
         shape = widths[none] / heights[none]
         w[none] = np.where(shape > spec.ratio[1], np.rint(heights[none] * spec.ratio[1]), widths[none])
         h[none] = np.where(shape < spec.ratio[0], np.rint(widths[none] / spec.ratio[0]), heights[none])
+        w, h = np.maximum(w, 1), np.maximum(h, 1)  # one pixel high and a narrow `ratio`: rounded to none
         top[none], left[none] = (heights[none] - h[none]) // 2, (widths[none] - w[none]) // 2
     return np.stack([top, left, h, w], axis=1).astype(np.int64)
 

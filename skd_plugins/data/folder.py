@@ -53,8 +53,8 @@ class FolderData:
         return f"{self.reader.samples[index][0]} (index {index})"
 
 
-class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor | None, str]]):
-    """What the loader's worker processes index: requests to images, or the reason why there is none.
+class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
+    """What the loader's worker processes index: requests to images, with the reason where one can't be decoded.
 
     Args:
         data: the folder.
@@ -73,15 +73,16 @@ class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor | None, str]]):
             interpolation=spec.interpolation,
         )  # fmt: skip
 
-    def __getitem__(self, request: Request) -> tuple[torch.Tensor | None, str]:
-        """The image as uint8 ``[H, W, 3]``, or None and why it can't be decoded."""
+    def __getitem__(self, request: Request) -> tuple[torch.Tensor, str]:
+        """The image as uint8 ``[H, W, 3]``, or a black one and why it can't be decoded."""
         index, _, _, segment = request
         try:
             file, _ = self.data.reader[index]
             with file, Image.open(file) as opened:
                 image = opened.convert("RGB")
         except Exception as error:  # PIL's plugins raise whatever they like; the main process reports or counts it
-            return None, f"{type(error).__name__}: {error}"
+            size = self.spec.image_size
+            return torch.zeros(size, size, 3, dtype=torch.uint8), f"{type(error).__name__}: {error}"
         if self.clean[segment]:
             return torch.as_tensor(np.array(self.evaluation(image))).permute(1, 2, 0), ""
         return torch.from_numpy(self._augmented(image, request)), ""

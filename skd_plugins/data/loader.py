@@ -108,8 +108,18 @@ class Loader:
                 indices = batch.indices
                 if broken:
                     pixels, indices = self._without(pixels, broken, batch, epoch)
+                    if not len(indices):
+                        continue
                 target = torch.from_numpy(self.data.targets[indices])
                 yield pixels.permute(0, 3, 1, 2), target.pin_memory() if self._pin else target
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """What a network sees of a sample, before normalisation: uint8 ``[H, W, 3]``."""
+        pixels, reason = self._images.one(index, 0, 0, 0)
+        if reason:
+            raise SkdError(f"{self.data.name_of(index)} can't be decoded: {reason}")
+        picture: NDArray[np.uint8] = pixels.numpy()
+        return picture
 
     def _without(self, pixels: Tensor, broken: dict[int, str], batch: Batch, epoch: int) -> tuple[Tensor, NDArray[np.int64]]:
         """Raises for a broken image, or leaves it out (evaluation), or puts another of its class there (training)."""
@@ -267,8 +277,7 @@ class _FolderBatches:
             ]
 
     def one(self, index: int, epoch: int, position: int, segment: int) -> tuple[Tensor, str]:
-        pixels, reason = self.images[index, epoch, position, segment]
-        return (torch.empty(0) if pixels is None else pixels), reason
+        return self.images[index, epoch, position, segment]
 
 
 class _Requests:
@@ -279,13 +288,10 @@ class _Requests:
         return self.source.requests()
 
 
-def _collate(samples: list[tuple[Tensor | None, str]]) -> tuple[Tensor, tuple[list[int], list[str]]]:
-    """Stacks images; rows without one are zero and listed (as a pair of lists, which pinning leaves alone)."""
-    shape = next((image.shape for image, _ in samples if image is not None), torch.Size((1, 1, 3)))
-    blank = torch.zeros(shape, dtype=torch.uint8)
-    pixels = torch.stack([blank if image is None else image for image, _ in samples])
-    broken = [(row, reason) for row, (image, reason) in enumerate(samples) if image is None]
-    return pixels, ([row for row, _ in broken], [reason for _, reason in broken])
+def _collate(samples: list[tuple[Tensor, str]]) -> tuple[Tensor, tuple[list[int], list[str]]]:
+    """Stacks images; those that could not be decoded are listed (as a pair of lists, which pinning leaves alone)."""
+    broken = [(row, reason) for row, (_, reason) in enumerate(samples) if reason]
+    return torch.stack([image for image, _ in samples]), ([row for row, _ in broken], [reason for _, reason in broken])
 
 
 def open_data(path: str | Path) -> BetonFile | FolderData:

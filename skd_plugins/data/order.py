@@ -33,7 +33,8 @@ class TrainingOrder:
     A pure function of (seed, epoch): nothing has to be saved or replayed to resume. Step k takes the anchors
     ``[k * batch_size, (k + 1) * batch_size)`` of the epoch's shuffle, whatever the number of processes; they are divided
     over micro-batches and processes. The last step takes what is left. If that were fewer than two anchors for some
-    process (BatchNorm can't train on one), the last two steps share their anchors evenly.
+    process (BatchNorm can't train on one), the last two steps share their anchors evenly, or are one step (larger than
+    `batch_size` then) if they are too few for two.
 
     Args:
         targets: each sample's class ``[N]``.
@@ -73,6 +74,11 @@ class TrainingOrder:
             raise SkdError(
                 f"batch_size={batch_size} does not divide into {world} process(es) x {accumulation} micro-batch(es)"
                 + (" of an even number of images" if unit == 2 else "")
+            )
+        if batch_size < 2 * parts:
+            raise SkdError(
+                f"batch_size={batch_size} is too small for {world} process(es) x {accumulation} micro-batch(es), which "
+                "need two images each (BatchNorm can't train on one)"
             )
         if len(targets) < 2 * parts:
             raise SkdError(
@@ -141,8 +147,8 @@ class TrainingOrder:
     def _couples_first(self, generator: np.random.Generator) -> Indices:
         """A shuffle in which neighbours at even positions of a process's batch are of one class.
 
-        Classes with an odd number of samples give one triple. Two triples fill six places at the start of a batch; a
-        triple left over and samples that are alone in their class come last.
+        Classes with an odd number of samples give one triple. Two triples fill six places of a batch (so batches of
+        fewer than six have no room for them). Samples that are alone in their class and a triple left over come last.
         """
         shuffled = generator.permutation(len(self.targets))
         shuffled = shuffled[np.argsort(self.targets[shuffled], kind="stable")]
@@ -156,9 +162,11 @@ class TrainingOrder:
 
         odd = len(triples) % 2
         sizes = np.concatenate(self._shares)
-        begins = (np.cumsum(sizes) - sizes)[sizes >= 6]
+        sixes = sizes // 6  # a batch's room for two triples: every sixth place from its first on
+        nth = np.arange(sixes.sum()) - np.repeat(np.cumsum(sixes) - sixes, sixes)
+        begins = np.repeat(np.cumsum(sizes) - sizes, sixes) + 6 * nth
         twice = min(len(triples) // 2, len(begins))
-        while True:  # a batch takes one pair of triples, if it has the room before the last places
+        while True:  # two triples that find no room before the last places become two more of those
             last = len(alone) + 3 * odd + (len(triples) - odd - 2 * twice)
             room = begins[begins + 6 <= len(shuffled) - last]
             if twice <= len(room):
@@ -168,7 +176,8 @@ class TrainingOrder:
         # Triples without room are broken up: two together, the third among those without a partner.
         spare = triples[2 * twice : len(triples) - odd]
         pairs = np.concatenate([pairs, spare[:, :2]])
-        tail = np.concatenate([triples[len(triples) - odd :].ravel(), spare[:, 2], alone])
+        # The triple goes to the very end, where no batch can end within it (unless the last one has two places).
+        tail = np.concatenate([spare[:, 2], alone, triples[len(triples) - odd :].ravel()])
 
         order = np.full(len(shuffled), -1, dtype=np.int64)
         for offset in range(6):
@@ -183,7 +192,10 @@ def _step_sizes(samples: int, batch_size: int, least: int, unit: int) -> list[in
     sizes = [batch_size] * full
     if left and full and left < least:
         both = batch_size + left
+        if both < 2 * least:
+            return [*sizes[:-1], both]
         first = -(-both // (2 * unit)) * unit
+        first -= unit if both - first < least else 0  # `least` is a multiple of `unit`, so this leaves both enough
         return [*sizes[:-1], first, both - first]
     return [*sizes, left] if left else sizes
 

@@ -34,6 +34,8 @@ class Source:
 
     def subset(self, per_class: int, seed: int) -> Source:
         """`per_class` random samples of each class, in the original order."""
+        if per_class < 1:
+            raise SkdError(f"--per-class must be at least 1, got {per_class}")
         shuffled = np.random.default_rng(seed).permutation(len(self.targets))
         chosen = [shuffled[self.targets[shuffled] == label][:per_class] for label in range(len(self.classes))]
         for label, indices in enumerate(chosen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -60,6 +61,14 @@ def cache_folder() -> Path:
 
 def embedded_digits(folder: Path, *, per_class: int | None = DIGITS_PER_CLASS) -> Path:
     """Writes the digits as `.beton` (as PNG folders without FFCV) unless they are there; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:  # the processes of a launch all come here at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _write_digits(folder, per_class)
+    return folder
+
+
+def _write_digits(folder: Path, per_class: int | None) -> None:
     for train in (True, False):
         half = "train" if train else "val"
         if (folder / f"{half}.beton").exists() or (folder / half).exists():
@@ -73,4 +82,3 @@ def embedded_digits(folder: Path, *, per_class: int | None = DIGITS_PER_CLASS) -
             part = folder / f".{half}.{os.getpid()}.part"
             write_folder(source, part)
             os.replace(part, folder / half)
-    return folder

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import _thread
 import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import tempfile
 import threading
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,15 @@ import numpy as np
 from .. import __version__
 from ..errors import SkdError
 from .beton import BetonFile
+from .rng import keys
 from .sources import Image, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_PAGE = 1 << 23
+# FFCV fails on an image that is larger than a page, and the file's size is a multiple of it. A large set is worth a page
+# that takes any photograph as JPEG (ImageNet's largest has 61 million pixels).
+_PAGE, _LARGE_SET, _LARGE_PAGE = 1 << 23, 10_000, 1 << 25
 
 
 def write_beton(
@@ -36,6 +40,9 @@ def write_beton(
     workers: int = 0,
 ) -> Path:
     """Writes a source as a `.beton` file, verifies it, and describes it in ``PATH.json``.
+
+    ``PATH.crc32`` gets the CRC-32 of each image's bytes (little-endian uint32), since the JPEG decoder misses much
+    damage. Which images are stored as pixels depends on their index only.
 
     Args:
         source: the images.
@@ -59,36 +66,59 @@ def write_beton(
         raise SkdError(f"--max-resolution must be at least 1, got {max_resolution}")
     if len(source.targets) == 0:
         raise SkdError(f"{source.description} has no images")
+    if source.targets.min() < 0 or source.targets.max() >= len(source.classes):
+        raise SkdError(
+            f"{source.description} has labels from {source.targets.min()} to {source.targets.max()}, but "
+            f"{len(source.classes)} classes"
+        )
     options = {"max_resolution": max_resolution, "jpeg_quality": jpeg_quality, "raw_share": raw_share}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     part = Path(name)
+    parts = {end: part.with_name(part.name + end) for end in (".crc32", ".json", "")}
     try:
         _run_writer(source, part, workers=workers, **options)
-        checksum = _verify(source, part)
+        written, checksum = _verify(source, part)
+        checks = np.array([zlib.crc32(written.stored(index).data) for index in range(len(written))], dtype="<u4").tobytes()
         info = {
             "classes": source.classes,
             "source": source.description,
             "num_samples": len(source.targets),
             "options": options,
-            "tables_sha256": BetonFile(part).tables_sha256,
+            "tables_sha256": written.tables_sha256,
+            "crc32_sha256": hashlib.sha256(checks).hexdigest(),
             "sha256": checksum,
             "skd_plugins": __version__,
         }
-        # The description goes first: without it a new data file beside an old description would be refused.
-        description = path.with_name(path.name + ".json")
-        part_info = part.with_suffix(".json")
-        part_info.write_text(json.dumps(info, indent=1) + "\n")
-        os.chmod(part, 0o644)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
+        parts[".crc32"].write_bytes(checks)
+        parts[".json"].write_text(json.dumps(info, indent=1) + "\n")
+        for file in parts.values():
+            os.chmod(file, 0o644)
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        # The data come last: a new data file beside an old description would be refused.
         path.unlink(missing_ok=True)
-        os.replace(part_info, description)
-        os.replace(part, path)
+        for end, file in parts.items():
+            os.replace(file, path.with_name(path.name + end))
     finally:
-        part.unlink(missing_ok=True)
+        for file in parts.values():
+            file.unlink(missing_ok=True)
     return path
+
+
+def _load(source: Source, index: int, max_resolution: int | None = None) -> Image:
+    try:
+        image = source.load(index)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"not an RGB image: {image.dtype} {image.shape}")
+        if min(image.shape) < 1 or max(image.shape) > 65535:
+            raise ValueError(f"not from 1 to 65535 pixels a side: {image.shape}")
+        if max_resolution is not None and int(max_resolution / max(image.shape) * min(image.shape[:2])) < 1:
+            raise ValueError(f"too narrow to be scaled down to {max_resolution} pixels: {image.shape}")
+        return np.ascontiguousarray(image)
+    except Exception as error:  # anything a decoder may raise
+        raise SkdError(f"{source.name_of(index)} (index {index}) can't be read: {error}") from error
 
 
 class _Reported:
@@ -98,24 +128,22 @@ class _Reported:
     error the rest is skipped with a placeholder and the file thrown away.
     """
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.failed = multiprocessing.Array("c", 4096)
+    def __init__(self, source: Source, max_resolution: int | None) -> None:
+        self.source, self.max_resolution = source, max_resolution
+        self.failed: Any = multiprocessing.Array("c", 4096)
 
     def __len__(self) -> int:
         return len(self.source.targets)
 
     def __getitem__(self, index: int) -> tuple[Image, int]:
         if not self.failed.value:
+            # FFCV draws from this generator whether to store pixels; its state would depend on the number of processes.
+            np.random.seed(int(keys(index)[0] >> np.uint64(32)))
             try:
-                image = self.source.load(int(index))
-                if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or max(image.shape) > 65535:
-                    raise ValueError(f"not an RGB image of at most 65535 pixels a side: {image.dtype} {image.shape}")
-                return np.ascontiguousarray(image), int(self.source.targets[index])
-            except Exception as error:  # anything a decoder may raise; it is re-raised by the main process
-                message = f"{self.source.name_of(int(index))} (index {index}) can't be read: {error}"
+                return _load(self.source, int(index), self.max_resolution), int(self.source.targets[index])
+            except SkdError as error:  # the main process raises it
                 with self.failed.get_lock():
-                    self.failed.value = self.failed.value or message.encode()[:4095]
+                    self.failed.value = self.failed.value or str(error).encode()[:4095]
         return np.zeros((1, 1, 3), dtype=np.uint8), 0
 
 
@@ -127,14 +155,16 @@ def _run_writer(
     images = fields.RGBImageField(
         write_mode=mode, max_resolution=max_resolution, jpeg_quality=jpeg_quality, compress_probability=1 - raw_share
     )
-    reported = _Reported(source)
+    reported = _Reported(source, max_resolution)
     workers = min(workers or os.cpu_count() or 1, len(source.targets))
     largest = _largest_image(source, max_resolution) if raw_share else 0
-    page = max(_PAGE, 1 << int(np.ceil(np.log2(largest + 1))))  # FFCV fails on an image that is larger than a page
-    with _dead_workers_raise():
-        writer.DatasetWriter(
-            str(part), {"image": images, "label": fields.IntField()}, page_size=page, num_workers=workers
-        ).from_indexed_dataset(reported, chunksize=max(1, min(100, len(reported) // (4 * workers))))
+    page = _LARGE_PAGE if len(source.targets) >= _LARGE_SET and max_resolution is None else _PAGE
+    page = max(page, 1 << int(np.ceil(np.log2(largest + 1))))
+    dataset = writer.DatasetWriter(
+        str(part), {"image": images, "label": fields.IntField()}, page_size=page, num_workers=workers
+    )
+    with _supervised(writer, dataset):
+        dataset.from_indexed_dataset(reported, chunksize=max(1, min(100, len(reported) // (4 * workers))))
     if reported.failed.value:
         raise SkdError(reported.failed.value.decode(errors="replace"))
 
@@ -155,46 +185,67 @@ def _largest_image(source: Source, max_resolution: int | None) -> int:
     """Bytes of the largest image as pixels."""
     if max_resolution is not None:
         return 3 * max_resolution**2
-    return max(source.load(index).nbytes for index in range(len(source.targets)))
+    return max(_load(source, index).nbytes for index in range(len(source.targets)))
 
 
 @contextmanager
-def _dead_workers_raise() -> Iterator[None]:
-    """Turns the death of a writer process (killed for memory, say) into an error; FFCV would wait for ever."""
-    done, dead = threading.Event(), threading.Event()
-    before = set(multiprocessing.active_children())
+def _supervised(module: Any, dataset: Any) -> Iterator[None]:
+    """Turns the death of a writer process (killed for memory, say) into an error; FFCV would wait for ever.
 
-    def watch() -> None:
-        watched: set[Any] = set()
-        while not done.wait(0.2):
-            watched |= set(multiprocessing.active_children()) - before
-            if any(worker.exitcode not in (None, 0) for worker in watched):
-                dead.set()
-                _thread.interrupt_main()
-                return
+    A timer looks after the processes. Its signal also wakes the main thread where FFCV blocks in a queue's read, and
+    does so where Ctrl-C is ignored, as in a shell's background jobs.
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    Args:
+        module: ``ffcv.writer``.
+        dataset: the `DatasetWriter` at work.
+    """
+    started: list[Any] = []
+
+    # Not `multiprocessing.active_children()`: who asks it first, maybe FFCV itself, makes it forget who has died.
+    # Forked, since a source is made of functions, which can't be pickled.
+    class Process(multiprocessing.get_context("fork").Process):  # type: ignore[misc]
+        def start(self) -> None:
+            super().start()
+            started.append(self)
+
+    def look(*_: Any) -> None:
+        if any(worker.exitcode not in (None, 0) for worker in started):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise SkdError(
+                "a process of FFCV's writer died (out of memory or disk, or a JPEG of many MB?); try fewer --workers "
+                "or a --max-resolution"
+            )
+
+    watch = threading.current_thread() is threading.main_thread()  # only there can signals be handled
+    original, module.Process = module.Process, Process
     try:
-        yield
-    except KeyboardInterrupt:
-        for worker in set(multiprocessing.active_children()) - before:
-            worker.terminate()
-        if dead.is_set():
-            raise SkdError("a process of FFCV's writer died (out of memory or disk?); try fewer --workers") from None
+        if watch:
+            previous = signal.signal(signal.SIGALRM, look)
+            signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+        try:
+            yield
+        finally:
+            if watch:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, previous)
+            module.Process = original
+    except BaseException:
+        for worker in started:
+            worker.kill()
+            worker.join()
+        if hasattr(dataset.metadata_sm, "unlink"):  # FFCV frees its shared memory only when all went well
+            dataset.metadata_sm.close()
+            dataset.metadata_sm.unlink()
         raise
-    finally:
-        done.set()
-        watcher.join()
 
 
-def _verify(source: Source, part: Path) -> str:
-    """Checks the counts and every label; returns the file's SHA-256."""
+def _verify(source: Source, part: Path) -> tuple[BetonFile, str]:
+    """Checks the counts and every label; returns the file and its SHA-256."""
     written = BetonFile(part)
     if len(written) != len(source.targets) or not np.array_equal(written.targets, source.targets):
         raise SkdError(f"FFCV wrote {len(written)} samples that are not the source's {len(source.targets)}; try again")
     with part.open("rb") as file:
-        return _sha256(file)
+        return written, _sha256(file)
 
 
 def _sha256(file: Any) -> str:

@@ -1,0 +1,58 @@
+"""Arrays that come in as numpy or torch, checked once for all metrics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import SkdError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array: TypeAlias = "NDArray[Any] | Tensor"
+
+
+def to_numpy(values: Array) -> NDArray[Any]:
+    """The values as a numpy array; half precisions that numpy lacks become float32."""
+    if isinstance(values, np.ndarray):
+        return values
+    tensor = values.detach().cpu()
+    if tensor.is_floating_point() and tensor.element_size() < 4:
+        tensor = tensor.float()
+    array: NDArray[Any] = tensor.numpy()
+    return array
+
+
+def check_rows(
+    rows: Array, targets: Array, *, what: str, indices: Array | None = None
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """One finite row and one class index a sample.
+
+    Args:
+        rows: ``[N, D]``.
+        targets: ``[N]`` integers.
+        what: the name of the rows in messages.
+        indices: ``[N]``, what the samples are called in messages; their positions when None.
+
+    Raises:
+        SkdError: no samples, wrong shapes, or a value that is not finite (the first such sample is named).
+    """
+    values, labels = to_numpy(rows), to_numpy(targets)
+    if values.ndim != 2 or labels.ndim != 1 or len(values) != len(labels):
+        raise SkdError(f"{what} must be [N, D] and targets [N], got {list(values.shape)} and {list(labels.shape)}")
+    if not len(values) or not values.shape[1]:
+        raise SkdError(f"nothing to evaluate: {what} have shape {list(values.shape)}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise SkdError(f"targets must be class indices, got {labels.dtype}")
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        name = first if indices is None else int(to_numpy(indices)[first])
+        raise SkdError(
+            f"{what} of sample {name} are not finite ({int((~finite).sum())} of {len(values)} samples are not); "
+            "the model diverged, or overflowed in a half precision"
+        )
+    return values, labels.astype(np.int64, copy=False)

@@ -1,0 +1,101 @@
+"""``skd evaluate``: from weights and data to a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..data.loader import Loader
+from ..data.splits import find_split, resolve_data
+from ..engine import evaluation_loader
+from ..environment import environment
+from ..errors import SkdError
+from ..recipe import Recipe, replace
+from ..weights import load_network
+from .predict import predict
+from .report import write_report
+
+
+def evaluate_weights(
+    weights: Path,
+    *,
+    data: str | None = None,
+    out: Path | None = None,
+    which: Literal["last", "best"] = "last",
+    ema: bool | None = None,
+    batch_size: int = 256,
+    workers: int = 4,
+    skip_broken: bool = False,
+) -> Path:
+    """Evaluates a trained network with the pre-processing that its card states.
+
+    Args:
+        weights: a run's folder, a checkpoint, or exported weights.
+        data: a data folder, or its validation half itself; None for the embedded digits, if the network is of them.
+        out: folder of the report; ``evaluation`` beside the weights by default.
+        which: which checkpoint of a run's folder.
+        ema: see `skd_plugins.weights.read_weights`.
+        batch_size: images a batch.
+        workers: decoding threads or processes.
+        skip_broken: leave undecodable images out and count them.
+
+    Returns:
+        the ``report.html``; ``metrics.json`` and ``predictions.safetensors`` are beside it.
+
+    Raises:
+        SkdError: the weights or the data can't be used, or their classes differ.
+    """
+    model, card = load_network(weights, which=which, ema=ema)
+    recipe = replace(
+        Recipe.from_json(card["recipe"]), eval_batch_size=batch_size, workers=workers, skip_broken=skip_broken
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loader = evaluation_loader(recipe, _validation_half(recipe.dataset, data), device=device)
+    _check_classes(loader, card, weights)
+    model.to(device)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
+
+    predictions = predict(model, loader)
+    folder = out or (weights if weights.is_dir() else weights.parent) / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    predictions.save(folder / "predictions.safetensors")
+    info = {
+        "network": card["model"], "weights": str(weights), "epoch": card.get("epoch"), "averaged": card.get("ema"),
+        "method": card["recipe"]["method"], "method_args": card["recipe"]["method_args"], "data": str(loader.data.path),
+        "images left out": len(loader.skipped), **_flat(environment(), "command", "commit", "versions"),
+    }  # fmt: skip
+    return write_report(
+        predictions, folder, title=card["recipe"]["name"], classes=card["classes"] or loader.classes, info=info,
+        images=loader.picture,
+    )  # fmt: skip
+
+
+def _validation_half(dataset: str, data: str | None) -> Path:
+    folder = resolve_data(dataset, data)
+    if folder.is_file():
+        return folder
+    try:
+        return find_split(folder, train=False)
+    except SkdError:
+        if folder.is_dir() and any(child.is_dir() for child in folder.iterdir()):
+            return folder  # the class folders themselves
+        raise
+
+
+def _check_classes(loader: Loader, card: dict[str, Any], weights: Path) -> None:
+    fits = loader.num_classes == card["num_classes"] if loader.classes else loader.num_classes <= card["num_classes"]
+    if not fits:
+        raise SkdError(f"{weights} was trained for {card['num_classes']} classes, {loader.data.path} has {loader.num_classes}")
+    if card["classes"] and loader.classes and card["classes"] != loader.classes:
+        raise SkdError(f"{weights} and {loader.data.path} name or order their classes differently")
+
+
+def _flat(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name in names:
+        value = values[name]
+        flat |= {f"{key} version": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+    return flat

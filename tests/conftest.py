@@ -1,0 +1,122 @@
+"""Real data for the tests: crops of scikit-learn's two photographs, and its digits, as folders and `.beton` files.
+
+Importing FFCV takes seconds, so what its writer makes is made once a session; tests that damage a file copy it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # spinning threads of several test processes starve one another
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from skd_plugins.data import Source, open_source, write_beton
+from skd_plugins.data.sources import image_folder
+
+torch.set_num_threads(1)
+
+Pixels = NDArray[np.uint8]
+# Images a class, two of them odd; one image is wider and one is higher than the ratios of RandomResizedCrop.
+CLASSES = {"ant": 6, "bee": 5, "cat": 5}
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[Pixels]:
+    """Sixteen real pictures of various sizes, the first five in portrait format."""
+    from sklearn.datasets import load_sample_images
+
+    china, flower = load_sample_images().images
+    draw = np.random.default_rng(0)
+    crops = []
+    for index in range(sum(CLASSES.values())):
+        spans = ((90, 130), (60, 85)) if index < 5 else ((50, 120), (85, 160))
+        height, width = (int(draw.integers(*span)) for span in spans)
+        height, width = {6: (40, 150), 7: (150, 40)}.get(index, (height, width))
+        top, left = int(draw.integers(427 - height)), int(draw.integers(640 - width))
+        crops.append(np.ascontiguousarray((china, flower)[index % 2][top : top + height, left : left + width]))
+    return crops
+
+
+def save_folder(pictures: list[Pixels], path: Path, ending: str) -> Path:
+    """One subfolder a class, as in `CLASSES`."""
+    left = iter(enumerate(pictures))
+    for name, count in CLASSES.items():
+        (path / name).mkdir(parents=True)
+        for _ in range(count):
+            index, picture = next(left)
+            options = {"quality": 95} if ending == "jpg" else {}
+            Image.fromarray(picture).save(path / name / f"{index:02d}.{ending}", **options)
+    return path
+
+
+@pytest.fixture(scope="session")
+def jpeg_folder(photographs: list[Pixels], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_folder(photographs, tmp_path_factory.mktemp("jpeg") / "train", "jpg")
+
+
+@pytest.fixture(scope="session")
+def png_folder(photographs: list[Pixels], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lossless, in the same order and classes as `jpeg_folder`."""
+    return save_folder(photographs, tmp_path_factory.mktemp("png") / "train", "png")
+
+
+@pytest.fixture(scope="session")
+def beton(jpeg_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`jpeg_folder` as JPEGs in a `.beton`."""
+    return write_beton(image_folder(jpeg_folder), tmp_path_factory.mktemp("beton") / "train.beton", workers=1)
+
+
+@pytest.fixture(scope="session")
+def raw_beton(png_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`png_folder` as pixels in a `.beton`: lossless."""
+    path = tmp_path_factory.mktemp("raw") / "train.beton"
+    return write_beton(image_folder(png_folder), path, workers=1, raw_share=1.0)
+
+
+@pytest.fixture(scope="session")
+def mixed_beton(png_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`png_folder`, half of it as pixels and half as JPEGs."""
+    path = tmp_path_factory.mktemp("mixed") / "train.beton"
+    return write_beton(image_folder(png_folder), path, workers=2, raw_share=0.5)
+
+
+@pytest.fixture(scope="session")
+def digits_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the embedded digits: 20 a class in train.beton, and val.beton."""
+    from skd_plugins.data.splits import embedded_digits
+
+    return embedded_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="session")
+def digits_source() -> Source:
+    return open_source("digits", True)
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[..., Path]:
+    """Copies a `.beton` file, and what is beside it unless it shall look like somebody else's file."""
+
+    def copy(path: Path, *, alone: bool = False) -> Path:
+        folder = tmp_path / f"copy{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        for ending in ("",) if alone else ("", ".json", ".crc32"):
+            shutil.copy(f"{path}{ending}", folder)
+        return folder / path.name
+
+    return copy
+
+
+def overwrite(path: Path, offset: int, data: bytes) -> None:
+    """Damages a file in place."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)

@@ -1,0 +1,29 @@
+"""The public names, and what importing costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import skd_plugins
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "timm", "numpy", "accelerate", "ffcv", "matplotlib", "pydantic", "tyro")
+
+
+def test_every_public_name_is_there() -> None:
+    assert skd_plugins.__all__
+    for name in skd_plugins.__all__:
+        assert getattr(skd_plugins, name).__doc__, f"{name} has no docstring"
+    assert set(skd_plugins.__all__) <= set(dir(skd_plugins))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = skd_plugins.nothing
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = f"import sys, skd_plugins; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,455 @@
+"""Reading `.beton` files: agreement with FFCV itself, and damage of every kind."""
+
+from __future__ import annotations
+
+import ast
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from skd_plugins.data import Source
+from skd_plugins.data.augment import Augmentation, center_boxes
+from skd_plugins.data.beton import _FIELD, _FIELD_TYPES, _HEADER, BetonFile, _jpeg_shape, _shifted
+from skd_plugins.errors import SkdError
+
+from conftest import CLASSES, Pixels, overwrite
+
+Copy = Callable[..., Path]
+FILES = ["beton", "raw_beton", "mixed_beton"]
+assert FILES
+
+
+@pytest.fixture(scope="session")
+def foreign(photographs: list[Pixels], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As other people write them: FFCV alone, the smallest page, the label first, one more field; no JSON beside it."""
+    from ffcv.fields import FloatField, IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    path = tmp_path_factory.mktemp("foreign") / "train.beton"
+    fields = {"label": IntField(), "weight": FloatField(), "image": RGBImageField(write_mode="smart", smart_threshold=30_000)}
+    samples = [(index % 3, index / 7, image) for index, image in enumerate(photographs)]
+    DatasetWriter(str(path), fields, page_size=1 << 21, num_workers=1).from_indexed_dataset(samples)
+    return path
+
+
+@pytest.mark.parametrize("name", [*FILES, "foreign"])
+def test_agrees_with_ffcvs_reader(name: str, request: pytest.FixtureRequest) -> None:
+    from ffcv.reader import Reader
+
+    path = request.getfixturevalue(name)
+    ours, theirs = BetonFile(path), Reader(str(path))
+    names = theirs.field_names
+    images, labels = theirs.metadata[f"f{names.index('image')}"], theirs.metadata[f"f{names.index('label')}"]
+    assert len(ours) == theirs.num_samples == sum(CLASSES.values())
+    assert ours.targets.tolist() == labels.tolist()
+    assert ours.heights.tolist() == images["height"].tolist()
+    assert ours.widths.tolist() == images["width"].tolist()
+    assert ours._modes.tolist() == images["mode"].tolist()
+    assert ours._pointers.tolist() == images["data_ptr"].tolist()
+    sizes = {int(row["sample_id"]): int(row["size"]) for row in theirs.alloc_table}
+    assert ours._sizes.tolist() == [sizes[i] for i in range(len(ours))]
+    modes = {"beton": {0}, "raw_beton": {1}}.get(name, {0, 1})
+    assert set(ours._modes.tolist()) == modes  # else the test would not see what it is meant to
+    if name == "foreign":
+        assert ours.classes is None
+        assert ours.info == {}
+    else:
+        assert ours.classes == list(CLASSES)
+
+
+def crops(data: BetonFile, size: int = 32) -> list[Pixels | str]:
+    """Each image's centre crop, or why there is none."""
+    boxes = center_boxes(Augmentation(image_size=size), data.heights, data.widths)
+    result: list[Pixels | str] = []
+    for index, box in enumerate(boxes):
+        out = np.full((size, size, 3), 7, np.uint8)
+        result.append(data.crop(index, box, False, out) or out)
+    return result
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_stock_ffcv_gives_the_same_centre_crops(mixed_beton: Path, foreign: Path) -> None:
+    """To the last bit: the same C library, the same boxes."""
+    import torch
+    from ffcv.fields.decoders import CenterCropRGBImageDecoder, IntDecoder
+    from ffcv.fields.rgb_image import get_center_crop
+    from ffcv.loader import Loader, OrderOption
+
+    for path in (mixed_beton, foreign):
+        pipelines = {"image": [CenterCropRGBImageDecoder((40, 40), ratio=0.875)], "label": [IntDecoder()]}
+        loader = Loader(
+            str(path), batch_size=8, num_workers=1, order=OrderOption.SEQUENTIAL, drop_last=False,
+            pipelines=pipelines | ({"weight": None} if path == foreign else {}),
+        )  # fmt: skip
+        names = [name for name in loader.reader.field_names if name != "weight"]
+        batches = [dict(zip(names, batch, strict=True)) for batch in loader]
+        images = np.concatenate([np.array(batch["image"]) for batch in batches])
+        labels = np.concatenate([np.array(batch["label"])[:, 0] for batch in batches])
+        data = BetonFile(path)
+        np.testing.assert_array_equal(np.stack(crops(data, 40)), images)
+        assert data.targets.tolist() == labels.tolist()
+    del loader, batches
+    gc.collect()  # numba's finalisers complain (to nobody) when others' tests trigger them
+    torch.set_num_threads(1)
+    sizes = np.random.default_rng(0).integers(1, 600, (500, 2))
+    for ratio in (0.875, 0.5, 1.0, 224 / 256):
+        boxes = center_boxes(Augmentation(crop_pct=ratio), *sizes.T)
+        stock = [get_center_crop(height, width, None, ratio) for height, width in sizes.tolist()]
+        assert boxes[boxes[:, 2] > 1].tolist() == [list(box) for box in stock if box[2] > 1]
+
+
+def test_pixels_are_exact(raw_beton: Path, photographs: list[Pixels]) -> None:
+    """A box of the output's size is a copy, flipped or not."""
+    data = BetonFile(raw_beton)
+    for index, image in enumerate(photographs):
+        out = np.zeros((24, 30, 3), np.uint8)
+        box = np.array([5, 7, 24, 30])
+        assert data.crop(index, box, False, out) is None
+        np.testing.assert_array_equal(out, image[5:29, 7:37])
+        assert data.crop(index, box, True, out) is None
+        np.testing.assert_array_equal(out, image[5:29, 7:37][:, ::-1])
+        # twice as small: the mean of each 2 x 2 pixels
+        half = np.zeros((12, 15, 3), np.uint8)
+        assert data.crop(index, box, False, half) is None
+        means = image[5:29, 7:37].reshape(12, 2, 15, 2, 3).mean(axis=(1, 3))
+        assert np.abs(half - means).max() <= 0.51
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.integers(-40, 40), st.integers(-40, 40))
+def test_shifted_is_black_outside(top: int, left: int) -> None:
+    image = np.random.default_rng(0).integers(1, 255, (20, 30, 3), dtype=np.uint8)
+    padded = np.zeros((120, 130, 3), np.uint8)
+    padded[50:70, 50:80] = image
+    np.testing.assert_array_equal(_shifted(image, top, left), padded[50 + top : 70 + top, 50 + left : 80 + left])
+
+
+def test_shifted_crops(raw_beton: Path, photographs: list[Pixels]) -> None:
+    data, image = BetonFile(raw_beton), photographs[0]
+    out = np.zeros_like(image)
+    assert data.crop(0, np.array([-3, 5, *image.shape[:2]]), False, out) is None
+    assert (out[:3] == 0).all()
+    assert (out[:, -5:] == 0).all()
+    np.testing.assert_array_equal(out[3:, :-5], image[:-3, 5:])
+
+
+# ------------------------------------------------------------------------------------------------------------- damage
+
+
+def test_missing_and_wrong_files(tmp_path: Path, beton: Path, copied: Copy) -> None:
+    with pytest.raises(SkdError, match=r"nowhere.beton does not exist; make it with: skd write"):
+        BetonFile(tmp_path / "nowhere.beton")
+    for content in (b"", b"\x02", b"\x00" * 100_000, b"not a beton" * 1000):
+        path = tmp_path / "other.beton"
+        path.write_bytes(content)
+        with pytest.raises(SkdError, match=r"other.beton"):
+            BetonFile(path)
+    path = copied(beton, alone=True)
+    overwrite(path, 0, b"\x03\x00")
+    with pytest.raises(SkdError, match="not an FFCV file of format 2 .its version field is 3."):
+        BetonFile(path)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_every_truncation_is_noticed(foreign: Path, beton: Path, copied: Copy, alone: bool) -> None:
+    path = copied(foreign if alone else beton, alone=alone)
+    size = path.stat().st_size
+    # the index is at the end, so that nothing can be missing without being missed
+    lengths = [size - 1, size - 23, size - 24, size - 25, size - 24 * 16, size // 2, 5000, 2200, 2119, 1500, 24, 23, 1, 0]
+    for length in lengths:
+        with path.open("r+b") as file:
+            file.truncate(length)
+        with pytest.raises(SkdError, match=r"train\.beton (is truncated|is damaged)"):
+            BetonFile(path)
+
+
+def test_foreign_fields_are_refused(photographs: list[Pixels], tmp_path: Path) -> None:
+    from ffcv.fields import BytesField, IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    cases = {
+        "type .3.": {"image": RGBImageField(), "label": IntField(), "name": BytesField()},
+        "should have one image and one integer": {"image": RGBImageField(), "label": IntField(), "id": IntField()},
+        "it has types .2.": {"image": RGBImageField()},
+    }
+    sample = (photographs[0], 1, np.zeros(3, np.uint8))
+    for message, fields in cases.items():
+        path = tmp_path / "other.beton"
+        values = tuple(7 if name == "id" else value for name, value in zip(fields, sample, strict=False))
+        DatasetWriter(str(path), fields, page_size=1 << 21, num_workers=1).from_indexed_dataset([values])
+        with pytest.raises(SkdError, match=message):
+            BetonFile(path)
+
+
+def test_negative_labels_are_refused(photographs: list[Pixels], tmp_path: Path) -> None:
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    path = tmp_path / "negative.beton"
+    writer = DatasetWriter(str(path), {"image": RGBImageField(), "label": IntField()}, page_size=1 << 21, num_workers=1)
+    writer.from_indexed_dataset([(photographs[0], 0), (photographs[1], -2)])
+    with pytest.raises(SkdError, match="image 1 has the label -2; labels start at 0"):
+        BetonFile(path)
+
+
+def layout(path: Path) -> dict[str, int]:
+    """Where the parts of a file begin, and the length of a row of its sample table."""
+    header = np.fromfile(path, _HEADER, 1)[0]
+    fields = np.fromfile(path, _FIELD, header["fields"], offset=_HEADER.itemsize)
+    row = np.dtype([("", _FIELD_TYPES[kind]) for kind in fields["type"].tolist()], align=True).itemsize
+    samples = _HEADER.itemsize + fields.nbytes
+    end_of_samples = samples + row * int(header["samples"])
+    return {
+        "fields": _HEADER.itemsize, "samples": samples, "row": row, "end_of_samples": end_of_samples,
+        "index": int(header["table"]), "end": path.stat().st_size,
+    }  # fmt: skip
+
+
+MUTATE = """
+import sys
+from pathlib import Path
+import numpy as np
+sys.path[:0] = [{tests!r}, {tests!r} + "/.."]
+from conftest import overwrite
+from skd_plugins.data.beton import BetonFile
+from skd_plugins.errors import SkdError
+from test_beton import crops, layout
+
+for path in map(Path, {paths!r}):
+    original = path.read_bytes()
+    at = layout(path)
+    good, labels = crops(BetonFile(path)), BetonFile(path).targets
+    draw = np.random.default_rng(0)
+    regions = [(0, at["fields"]), (at["fields"], at["samples"]), (at["samples"], at["end_of_samples"]), (at["index"], at["end"])]
+    counts = dict(refused=0, same=0, reported=0, relabelled=0)
+    for number in range(1000):
+        begin, end = regions[number % 4]
+        width = int(draw.choice([1, 1, 2, 4, 8]))
+        offset = int(draw.integers(begin, end - width))
+        old = np.frombuffer(original[offset : offset + width], np.uint8)
+        choices = [draw.integers(0, 256, width), 0 * old, 0 * old + 255, old ^ (1 << draw.integers(8)), old[::-1], old + 1]
+        overwrite(path, offset, np.asarray(choices[number // 4 % 6], np.uint8).tobytes())
+        try:
+            data = BetonFile(path)
+            got = crops(data)
+            assert len(got) == len(good)
+            reported = [isinstance(crop, str) for crop in got]
+            assert all(bad or (ours == right).all() for bad, ours, right in zip(reported, got, good)), (number, offset)
+            relabelled = (data.targets != labels).any()
+            assert not relabelled or at["samples"] <= offset < at["end_of_samples"], (number, offset)
+            counts["reported"] += any(reported)
+            counts["relabelled"] += relabelled
+            counts["same"] += not any(reported) and not relabelled
+        except SkdError as error:
+            assert path.name in str(error)
+            counts["refused"] += 1
+        overwrite(path, offset, old.tobytes())
+    assert path.read_bytes() == original
+    print({{name: int(count) for name, count in counts.items()}})
+"""
+
+
+def test_damaged_tables_never_crash_or_mislead(foreign: Path, mixed_beton: Path, copied: Copy) -> None:
+    """Thousands of damages to header, fields, samples and index, in a process of its own that may crash alone.
+
+    What our writer made is refused, unless the damage is to bytes that are not used. In files without a description the
+    labels have no check sum; everything else is refused, or reported by the decoder, or gives the right pixels.
+    """
+    paths = [str(copied(foreign, alone=True)), str(copied(mixed_beton))]
+    program = MUTATE.format(tests=str(Path(__file__).parent), paths=paths)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone, described = map(ast.literal_eval, done.stdout.splitlines())
+    for counts in (alone, described):
+        assert sum(counts.values()) == 1000
+        assert counts["refused"] > 250
+    assert alone["same"] > 250  # names and arguments of fields, which are not used
+    assert alone["reported"] > 0
+    assert alone["relabelled"] > 0
+    assert described["reported"] == described["relabelled"] == 0
+
+
+def test_overflowing_index_entries_are_refused(foreign: Path, copied: Copy) -> None:
+    """Sizes whose sum with the pointer wraps around would let the decoder read anywhere."""
+    index = layout(foreign)["index"]
+    for size in (2**63 - 1, 2**63, 2**64 - 1, 2**64 - 4096, 0, 2**40):
+        path = copied(foreign, alone=True)
+        overwrite(path, index + 16, size.to_bytes(8, "little"))
+        with pytest.raises(SkdError, match="table entry of image 0 is impossible"):
+            BetonFile(path)
+
+
+def test_an_entry_of_another_image_is_refused(foreign: Path, copied: Copy) -> None:
+    """Image 0 pointing at image 1's pixels would be an image with another one's label."""
+    data, path = BetonFile(foreign), copied(foreign, alone=True)
+    place, row = layout(path)["samples"], layout(path)["row"]
+    table = path.read_bytes()[place : place + row]
+    at = table.index(int(data._pointers[0]).to_bytes(8, "little"))
+    overwrite(path, place + at, int(data._pointers[1]).to_bytes(8, "little"))
+    with pytest.raises(SkdError, match="1 of its 16 images are not in its index"):
+        BetonFile(path)
+
+
+def test_a_size_that_is_not_the_jpegs_is_reported(foreign: Path, copied: Copy) -> None:
+    """The decoder would fill a part of the image, or scale it, and say that all is well."""
+    data, path = BetonFile(foreign), copied(foreign, alone=True)
+    jpeg = int(np.flatnonzero(data._modes == 0)[0])
+    place = layout(path)["samples"] + layout(path)["row"] * jpeg
+    entry = path.read_bytes()[place : place + layout(path)["row"]]
+    size = int(data.widths[jpeg]).to_bytes(2, "little") + int(data.heights[jpeg]).to_bytes(2, "little")
+    overwrite(path, place + entry.index(size), (60_000).to_bytes(2, "little") * 2)
+    got = crops(BetonFile(path))
+    assert "says 60000 x 60000 pixels, the JPEG" in str(got[jpeg])
+    assert [isinstance(crop, str) for crop in got] == [index == jpeg for index in range(len(got))]
+
+
+def test_jpeg_shape(foreign: Path) -> None:
+    data = BetonFile(foreign)
+    for index in np.flatnonzero(data._modes == 0):
+        assert _jpeg_shape(data.stored(index).data) == (data.heights[index], data.widths[index])
+    for junk in (b"", b"\xff\xd8", b"\xff\xd8\xff\xe0\xff\xff", b"\x00" * 50, b"\xff" * 50):
+        assert _jpeg_shape(memoryview(junk)) is None
+
+
+def test_description_must_fit(beton: Path, raw_beton: Path, copied: Copy) -> None:
+    path = copied(beton)
+    description = path.with_name(path.name + ".json")
+    original = json.loads(description.read_text())
+    cases = {
+        "{": r"train.beton.json is damaged",
+        "[]": r"train.beton.json is damaged",
+        "{}": r"train.beton.json is damaged .'tables_sha256'.",
+        json.dumps(original | {"classes": 3}): r"train.beton.json is damaged",
+        json.dumps(original | {"classes": ["ant"]}): "has the label 2, but train.beton.json names 1 classes",
+        json.dumps(original | {"tables_sha256": "0" * 64}): "is not the file that train.beton.json describes",
+    }
+    for text, message in cases.items():
+        description.write_text(text)
+        with pytest.raises(SkdError, match=message):
+            BetonFile(path)
+    description.write_text(json.dumps(original))
+    assert len(BetonFile(path)) == 16
+    path.write_bytes(raw_beton.read_bytes())
+    with pytest.raises(SkdError, match="is not the file that train.beton.json describes"):
+        BetonFile(path)
+
+
+# ------------------------------------------------------------------------------------------------------------- CRC-32
+
+
+def test_missing_or_damaged_crc32_file(beton: Path, copied: Copy) -> None:
+    path = copied(beton)
+    checks = path.with_name(path.name + ".crc32")
+    original = checks.read_bytes()
+    assert len(original) == 4 * 16
+    way_out = "write the data again, or delete train.beton.json to read it without checks"
+    for content, message in {
+        original[:-1]: "should have 64 bytes, it has 63",
+        original + b"\0": "should have 64 bytes, it has 65",
+        original[:-1] + bytes([original[-1] ^ 1]): "is damaged .its SHA-256 differs.",
+        None: "is missing",
+    }.items():
+        checks.unlink()
+        if content is not None:
+            checks.write_bytes(content)
+        with pytest.raises(SkdError, match=rf"train\.beton\.crc32 {message}; {way_out}"):
+            BetonFile(path)
+        checks.write_bytes(original)
+    assert all(isinstance(crop, np.ndarray) for crop in crops(BetonFile(path)))
+    # the way out works, and so do descriptions from before there were check sums
+    description = path.with_name(path.name + ".json")
+    info = json.loads(description.read_text())
+    info.pop("crc32_sha256")
+    checks.unlink()
+    description.write_text(json.dumps(info))
+    assert BetonFile(path)._crc32 is None
+    description.unlink()
+    assert BetonFile(path)._crc32 is None
+
+
+@pytest.fixture(scope="session")
+def hundred(photographs: list[Pixels], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hundred JPEGs and pictures of 6 to 30 KB."""
+    from skd_plugins.data import write_beton
+
+    def load(index: int) -> Pixels:
+        return np.ascontiguousarray(np.roll(photographs[index % 16], index, axis=1))
+
+    source = Source("pictures", ["one"], np.zeros(100, np.int64), load, str)
+    return write_beton(source, tmp_path_factory.mktemp("hundred") / "train.beton", workers=1, raw_share=0.2)
+
+
+@pytest.mark.parametrize("damage", ["zeroed", "flipped bit", "flipped byte"])
+def test_every_damaged_image_is_noticed(hundred: Path, copied: Copy, damage: str) -> None:
+    path = copied(hundred)
+    data = BetonFile(path)
+    sound = crops(data)
+    assert sum(isinstance(crop, np.ndarray) for crop in sound) == 100
+    draw = np.random.default_rng(0)
+    for index in range(100):
+        stored = np.array(data.stored(index))
+        if damage == "zeroed":
+            begin = int(draw.integers(max(len(stored) - 2000, 1)))
+            changed = np.zeros(min(2000, len(stored)), np.uint8)
+            assert stored[begin : begin + 2000].any()
+        else:
+            begin = int(draw.integers(len(stored)))
+            mask = 1 << int(draw.integers(8)) if damage == "flipped bit" else int(draw.integers(1, 256))
+            changed = stored[begin : begin + 1] ^ np.uint8(mask)
+        overwrite(path, int(data._pointers[index]) + begin, changed.tobytes())
+    reasons = crops(BetonFile(path))
+    assert reasons == ["its bytes are not those that were written (CRC-32 differs)"] * 100
+    # what the decoder alone notices: not enough, which is why there is a check sum
+    alone = crops(BetonFile(copied(path, alone=True)))
+    assert sum(isinstance(crop, str) for crop in alone) < 100
+
+
+# -------------------------------------------------------------------------------------------------------- the library
+
+
+LIBRARY = """
+import sys
+import numpy as np
+import torch
+from pathlib import Path
+torch.set_num_threads(2)
+from skd_plugins.data.beton import BetonFile, _library, beton_available
+assert beton_available()
+data, out = BetonFile(Path({path!r})), np.zeros((8, 8, 3), np.uint8)
+assert data.crop(0, np.array([0, 0, 20, 20]), False, out) is None
+assert out.any()
+assert not [name for name in sys.modules if name.split(".")[0] in ("ffcv", "numba", "cv2")]
+assert torch.get_num_threads() == 2
+print("fine")
+"""
+
+
+def test_reading_does_not_import_ffcv(beton: Path) -> None:
+    """Importing it takes seconds in every process and sets torch's thread count."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIBRARY.format(path=str(beton))], capture_output=True, text=True, timeout=300, check=False,
+        cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == "fine\n"
+
+
+def test_threads_share_a_file(mixed_beton: Path) -> None:
+    """The decoder's buffers are per thread."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    data = BetonFile(mixed_beton)
+    alone = np.stack(crops(data))
+    with ThreadPoolExecutor(4) as pool:
+        results: list[NDArray[np.uint8]] = list(pool.map(lambda _: np.stack(crops(data)), range(12)))
+    for result in results:
+        np.testing.assert_array_equal(result, alone)

@@ -1,0 +1,83 @@
+"""Checkpoints: whole or not there, and nothing in them is executed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from skd_plugins import SkdError, checkpoint
+
+STATE = {"state_dict": {"a": torch.arange(5.0)}, "step": 3, "card": {"x": [1, "y", None]}}
+
+
+def test_round_trip_and_second_name(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(STATE, path)
+    checkpoint.keep_as(path, "best.pt")
+    checkpoint.save(STATE | {"step": 4}, path)
+    assert checkpoint.load(path)["step"] == 4
+    kept = checkpoint.load(tmp_path / "best.pt")
+    assert kept["step"] == 3
+    assert torch.equal(kept["state_dict"]["a"], STATE["state_dict"]["a"])
+    assert kept["card"] == STATE["card"]
+    assert sorted(os.listdir(tmp_path)) == ["best.pt", "last.pt"]
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
+    """On a real file system of 1 MB."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], capture_output=True, text=True)
+    if done.returncode:
+        # Not root: a limit on the size of files fails the write just as a full disk does.
+        import resource
+
+        checkpoint.save(STATE, mount / "last.pt")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    try:
+        if not done.returncode:
+            checkpoint.save(STATE, mount / "last.pt")
+        with pytest.raises(SkdError, match="the previous one is intact"):
+            checkpoint.save(STATE | {"state_dict": {"a": torch.zeros(10**6)}}, mount / "last.pt")
+        assert checkpoint.load(mount / "last.pt")["step"] == 3
+        assert os.listdir(mount) == ["last.pt"]
+    finally:
+        if done.returncode:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        else:
+            subprocess.run(["umount", str(mount)], check=True)
+
+
+class Payload:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+def test_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Payload()}, tmp_path / "evil.pt")
+    (tmp_path / "evil2.pt").write_bytes(pickle.dumps(Payload()))
+    for name in ("evil.pt", "evil2.pt"):
+        with pytest.raises(SkdError, match="not a readable checkpoint"):
+            checkpoint.load(tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(STATE, path)
+    whole = path.read_bytes()
+    for size in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(SkdError, match="not a readable checkpoint"):
+            checkpoint.load(path)
+    with pytest.raises(SkdError, match="does not exist"):
+        checkpoint.load(tmp_path / "no.pt")
+    torch.save({"a": 1}, path)
+    with pytest.raises(SkdError, match="no 'state_dict'"):
+        checkpoint.load(path)

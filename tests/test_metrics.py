@@ -1,0 +1,369 @@
+"""Metrics against slow, obvious computations of the same thing, and against other libraries where those are right."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from skd_plugins.errors import SkdError
+from skd_plugins.evaluation import Predictions, ece, nll, recall_at_1, reliability, summarize, top1, top5
+from skd_plugins.evaluation.metrics import bin_confidences, score, top_k
+
+quick = settings(max_examples=60, deadline=None, derandomize=True)
+small_floats = st.floats(-40, 40, width=32)
+
+
+@st.composite
+def classified(draw: st.DrawFn, max_samples: int = 12, max_classes: int = 7) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Logits, some rows so peaked that the confidence is exactly 1, and targets."""
+    count, classes = draw(st.integers(1, max_samples)), draw(st.integers(1, max_classes))
+    row = st.lists(small_floats, min_size=classes, max_size=classes)
+    logits = np.array(draw(st.lists(row, min_size=count, max_size=count)), np.float32)
+    logits *= np.array(draw(st.lists(st.sampled_from([1, 1, 100]), min_size=count, max_size=count)))[:, None]
+    targets = np.array(draw(st.lists(st.integers(0, classes - 1), min_size=count, max_size=count)))
+    return logits.astype(np.float32), targets
+
+
+def slow_probabilities(row: NDArray[Any]) -> list[float]:
+    top = max(float(x) for x in row)
+    exponentials = [math.exp(float(x) - top) for x in row]
+    return [e / math.fsum(exponentials) for e in exponentials]
+
+
+def slow_ece(confidences: list[float], correct: list[bool], bins: int) -> float:
+    """The definition, one bin and one sample at a time."""
+    total = 0.0
+    for k in range(bins):
+        members = [
+            i
+            for i, c in enumerate(confidences)
+            if (c > k / bins or (k == 0 and c == 0)) and c <= (k + 1) / bins  # right-closed; 0 belongs to the first
+        ]
+        if members:
+            accuracy = math.fsum(correct[i] for i in members) / len(members)
+            confidence = math.fsum(confidences[i] for i in members) / len(members)
+            total += len(members) / len(confidences) * abs(accuracy - confidence)
+    return total
+
+
+# ---------------------------------------------------------------------------------------------------- calibration
+
+
+@quick
+@given(classified(), st.integers(1, 25))
+def test_ece_is_its_definition(data: tuple[NDArray[Any], NDArray[Any]], bins: int) -> None:
+    logits, targets = data
+    confidences = [max(slow_probabilities(row)) for row in logits]
+    correct = [int(np.argmax(row)) == target for row, target in zip(logits, targets, strict=True)]
+    result = reliability(logits, targets, bins)
+    # exp() of numpy and of math may differ in the last bit; a confidence on an edge may then change its bin.
+    edges = np.arange(bins + 1) / bins
+    if all(np.abs(edges - c).min() > 1e-12 or c in (0.0, 1.0) for c in confidences):
+        assert result.ece == pytest.approx(slow_ece(confidences, correct, bins), abs=1e-12)
+        assert ece(logits, targets, bins) == result.ece
+    assert result.counts.sum() == len(targets)
+    assert len(result.counts) == bins
+    assert result.edges[0] == 0
+    assert result.edges[-1] == 1
+    assert 0 <= result.ece <= 1
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(0, 40), st.booleans()), min_size=1, max_size=30), st.sampled_from([1, 4, 10, 20]))
+def test_confidences_on_the_edges(samples: list[tuple[int, bool]], bins: int) -> None:
+    """Multiples of 1/40 hit every edge of 10 and 20 bins; the expected bin comes from exact fractions."""
+    confidences = np.array([k / 40 for k, _ in samples])
+    correct = np.array([c for _, c in samples])
+    expected = np.zeros(bins, int)
+    for k, _ in samples:
+        expected[max(0, math.ceil(Fraction(k, 40) * bins) - 1)] += 1
+    result = bin_confidences(confidences, correct, bins)
+    assert result.counts.tolist() == expected.tolist()
+    assert result.ece == pytest.approx(slow_ece(list(confidences), list(correct), bins), abs=1e-12)
+
+
+def test_confidence_of_exactly_one_is_in_the_last_bin() -> None:
+    logits, targets = np.array([[200.0, 0.0], [0.0, 300.0], [500.0, 0.0]], np.float32), np.array([0, 1, 1])
+    result = reliability(logits, targets, 20)
+    assert result.counts.tolist() == [0] * 19 + [3]
+    assert result.confidence[-1] == 1.0
+    assert result.accuracy[-1] == pytest.approx(2 / 3)
+    assert result.ece == pytest.approx(1 / 3)
+    assert np.isnan(result.accuracy[:-1]).all(), "an empty bin has no accuracy"
+
+
+def test_all_in_one_bin_and_one_sample() -> None:
+    logits = np.log(np.array([[0.62, 0.38]] * 8))
+    targets = np.array([0, 0, 0, 0, 0, 1, 1, 1])
+    assert ece(logits, targets, 20) == pytest.approx(abs(5 / 8 - 0.62))
+    assert ece(logits[:1], targets[:1], 20) == pytest.approx(0.38)
+    assert ece(logits[:1], np.array([1]), 20) == pytest.approx(0.62)
+
+
+def test_ece_agrees_with_torchmetrics_below_confidence_one() -> None:
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 10, generator=generator) * 2
+    targets = torch.where(torch.rand(4000, generator=generator) < 0.6, logits.argmax(1), torch.arange(4000) % 10)
+    assert score(logits, targets).confidence.max() < 1
+    for bins in (10, 20):
+        theirs = multiclass_calibration_error(logits.double(), targets, num_classes=10, n_bins=bins)
+        assert ece(logits, targets, bins) == pytest.approx(float(theirs), abs=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ top-k and likelihood
+
+
+@quick
+@given(classified())
+def test_ranks_and_likelihood_are_their_definition(data: tuple[NDArray[Any], NDArray[Any]]) -> None:
+    logits, targets = data
+    for k in (1, 2, 5, 100):
+        inside = [t in sorted(range(len(row)), key=lambda c, r=row: -r[c])[:k] for row, t in zip(logits, targets)]  # noqa: B905
+        assert top_k(logits, targets, k) == pytest.approx(np.mean(inside))
+    rows = [[float(x) for x in row] for row in logits]
+    expected = [math.log(math.fsum(math.exp(x - max(r)) for x in r)) + max(r) - r[t] for r, t in zip(rows, targets)]  # noqa: B905
+    assert nll(logits, targets) == pytest.approx(math.fsum(expected) / len(expected), rel=1e-12, abs=1e-12)
+    assert score(logits, targets).correct.tolist() == (logits.argmax(1) == targets).tolist()
+
+
+def test_top_k_agrees_with_scikit_learn() -> None:
+    from sklearn.metrics import log_loss, top_k_accuracy_score
+
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(3000, 37)).astype(np.float32), rng.integers(0, 37, 3000)
+    labels = np.arange(37)
+    assert top1(logits, targets) == pytest.approx(top_k_accuracy_score(targets, logits, k=1, labels=labels))
+    assert top5(logits, targets) == pytest.approx(top_k_accuracy_score(targets, logits, k=5, labels=labels))
+    probabilities = torch.from_numpy(logits).double().softmax(1).numpy()
+    assert nll(logits, targets) == pytest.approx(log_loss(targets, probabilities, labels=labels), rel=1e-12)
+
+
+def test_chunks_do_not_change_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    logits, targets = rng.normal(size=(103, 7)).astype(np.float32), rng.integers(0, 7, 103)
+    whole = score(logits, targets)
+    monkeypatch.setattr("skd_plugins.evaluation.metrics._CHUNK", 70)
+    parts = score(logits, targets)
+    for name in ("predicted", "confidence", "log_prob", "rank"):
+        assert np.array_equal(getattr(whole, name), getattr(parts, name)), name
+
+
+def test_constant_logits_predict_the_first_class() -> None:
+    logits, targets = np.zeros((10, 10), np.float32), np.arange(10)
+    assert top1(logits, targets) == 0.1
+    assert top5(logits, targets) == 0.5
+    assert nll(logits, targets) == pytest.approx(math.log(10))
+
+
+def test_five_of_three_classes() -> None:
+    assert top5(np.array([[1.0, 2.0, 3.0]]), np.array([0])) == 1.0
+
+
+# ------------------------------------------------------------------------------------------------------- recall at 1
+
+
+def slow_recall(features: NDArray[Any], targets: NDArray[Any]) -> float:
+    """Exact rational distances; neighbours at the same distance share the vote."""
+    rows = [[Fraction(float(x)) for x in row] for row in features]
+    votes = []
+    for i, row in enumerate(rows):
+        distances = {
+            j: sum((a - b) ** 2 for a, b in zip(row, other, strict=True)) for j, other in enumerate(rows) if j != i
+        }
+        nearest = [j for j, d in distances.items() if d == min(distances.values())]
+        votes.append(np.mean([targets[j] == targets[i] for j in nearest]))
+    return float(np.mean(votes))
+
+
+def test_recall_agrees_with_scikit_learn() -> None:
+    from sklearn.datasets import load_digits
+    from sklearn.neighbors import NearestNeighbors
+
+    digits = load_digits()
+    rng = np.random.default_rng(0)
+    features = (digits.data @ rng.normal(size=(64, 48))).astype(np.float32)
+    neighbours = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(features).kneighbors(features)[1][:, 1]
+    expected = float((digits.target[neighbours] == digits.target).mean())
+    assert 0.9 < expected < 1
+    assert recall_at_1(features, digits.target) == pytest.approx(expected, abs=1e-12)
+    assert recall_at_1(torch.from_numpy(features), torch.from_numpy(digits.target)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0, 4096.0, 1e6])
+def test_recall_of_near_duplicates_far_from_the_origin(offset: float) -> None:
+    """``|a|^2 + |b|^2 - 2ab`` in float32 sees nothing but noise here."""
+    rng = np.random.default_rng(3)
+    near = rng.integers(-2, 3, (60, 6)) * max(0.125, offset * 2.0**-22)
+    features = (offset + near).astype(np.float32)
+    targets = rng.integers(0, 4, 60)
+    assert recall_at_1(features, targets) == pytest.approx(slow_recall(features, targets), abs=1e-12)
+
+
+def test_recall_of_tight_clusters_with_a_far_outlier() -> None:
+    rng = np.random.default_rng(4)
+    features = (rng.integers(0, 3, 40)[:, None] * 1000 + rng.normal(size=(40, 5)) * 1e-3).astype(np.float32)
+    features[7] = 1e7
+    targets = rng.integers(0, 3, 40)
+    assert recall_at_1(features, targets) == pytest.approx(slow_recall(features, targets), abs=1e-12)
+
+
+@quick
+@given(
+    st.integers(2, 14).flatmap(
+        lambda n: st.tuples(
+            st.lists(st.lists(st.integers(-2, 2), min_size=3, max_size=3), min_size=n, max_size=n),
+            st.lists(st.integers(0, 2), min_size=n, max_size=n),
+            st.permutations(range(n)),
+        )
+    ),
+    st.sampled_from([0.0, 1000.0]),
+)
+def test_recall_with_ties_and_duplicates(data: tuple[list[list[int]], list[int], list[int]], offset: float) -> None:
+    features, targets = np.array(data[0], np.float32) * np.float32(0.1) + np.float32(offset), np.array(data[1])
+    value = recall_at_1(features, targets)
+    if offset:  # rounding to float32 leaves ties exact ties
+        assert value == pytest.approx(slow_recall(features, targets), abs=1e-12)
+    order = data[2]
+    assert recall_at_1(features[order], targets[order]) == pytest.approx(value, abs=1e-12), "depends on the order"
+
+
+def test_recall_of_ties_that_rounding_would_break() -> None:
+    """The same squares, summed in another order, differ in the last bit of a float64."""
+    rng = np.random.default_rng(6)
+    point = rng.normal(size=40).astype(np.float32)
+    features = np.stack([np.zeros(40, np.float32), *(rng.permutation(point) for _ in range(12))])
+    assert len(set((features[1:].astype(float) ** 2).sum(axis=1))) > 1
+    targets = np.array([0] * 5 + [1] * 8)
+    assert recall_at_1(features, targets) == pytest.approx(slow_recall(features, targets), abs=1e-12)
+
+
+def test_recall_of_duplicates_by_hand() -> None:
+    #          three duplicates (0 0 1), one point next to them, a pair of zeros with different signs
+    features = np.array([[5, 5], [5, 5], [5, 5], [5, 6], [0.0, -9], [-0.0, -9]], np.float32)
+    targets = np.array([0, 0, 1, 1, 2, 2])
+    #       0: the others are 0 and 1; 1: the same; 2: both are 0; 3: nearest are the three; 4 and 5: each other
+    votes = [1 / 2, 1 / 2, 0, 1 / 3, 1, 1]
+    assert recall_at_1(features, targets) == pytest.approx(np.mean(votes))
+
+
+def test_recall_of_a_collapsed_network_is_chance_and_quick() -> None:
+    """All features equal: no [N, N] comparison, no class that wins because it comes first."""
+    targets = np.repeat(np.arange(100), 300)
+    assert recall_at_1(np.ones((30000, 16), np.float32), targets) == pytest.approx(299 / 29999)
+
+
+def test_recall_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    features, targets = rng.normal(size=(83, 5)).astype(np.float32), rng.integers(0, 3, 83)
+    features[50] = features[60]  # one pair of duplicates
+    whole = recall_at_1(features, targets)
+    monkeypatch.setattr("skd_plugins.evaluation.retrieval._BLOCK", 300)
+    assert recall_at_1(features, targets) == whole == pytest.approx(slow_recall(features, targets))
+
+
+def test_recall_keeps_to_its_memory() -> None:
+    """12,000 samples: the distance matrix would be 1.1 GiB, the blocks are 128 MiB and a mask of 16 MiB."""
+    code = (
+        "import resource, numpy as np; from skd_plugins.evaluation import recall_at_1\n"
+        "x = np.random.default_rng(0).normal(size=(12000, 8)).astype('float32')\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "recall_at_1(x, np.arange(12000) % 7)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 400 * 1024, f"{int(result.stdout) // 1024} MiB"
+
+
+def test_recall_of_one_sample_is_not_a_number() -> None:
+    assert math.isnan(recall_at_1(np.ones((1, 3)), np.array([0])))
+
+
+# ----------------------------------------------------------------------------------------------- summary and bad input
+
+
+def predictions(
+    logits: NDArray[Any], targets: NDArray[Any], features: NDArray[Any], indices: NDArray[Any] | None = None
+) -> Predictions:
+    return Predictions(
+        torch.tensor(logits, dtype=torch.float32),
+        torch.tensor(targets),
+        torch.tensor(features, dtype=torch.float32),
+        torch.arange(len(targets)) if indices is None else torch.tensor(indices),
+    )
+
+
+def test_summary_has_every_metric() -> None:
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(50, 8)).astype(np.float32), rng.integers(0, 8, 50)
+    features = rng.normal(size=(50, 5)).astype(np.float32)
+    assert summarize(predictions(logits, targets, features)) == {
+        "top1": top1(logits, targets),
+        "top5": top5(logits, targets),
+        "nll": nll(logits, targets),
+        "ece": ece(logits, targets, 20),
+        "ece_10": ece(logits, targets, 10),
+        "recall_at_1": recall_at_1(features, targets),
+        "num_samples": 50,
+    }
+
+
+def test_half_precisions_are_taken() -> None:
+    logits = torch.tensor([[1.0, 2.0], [3.0, 1.0]])
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        assert nll(logits.to(dtype), torch.tensor([1, 0])) == pytest.approx(nll(logits, torch.tensor([1, 0])))
+
+
+def test_values_that_are_not_finite_name_the_first_sample() -> None:
+    logits, features = np.zeros((6, 3)), np.ones((6, 2))
+    logits[4, 1], logits[5, 0] = np.nan, np.inf
+    with pytest.raises(SkdError, match=r"logits of sample 4 are not finite \(2 of 6"):
+        top1(logits, np.zeros(6, int))
+    with pytest.raises(SkdError, match="logits of sample 108 are not finite"):  # the data set's index, not the row
+        summarize(predictions(logits, np.zeros(6, int), features, np.arange(100, 112, 2)))
+    features[2, 0] = -np.inf
+    with pytest.raises(SkdError, match="features of sample 104 are not finite"):
+        summarize(predictions(np.zeros((6, 3)), np.zeros(6, int), features, np.arange(100, 112, 2)))
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "message"),
+    [
+        (np.zeros((0, 3)), np.zeros(0, int), "nothing to evaluate"),
+        (np.zeros((2, 3)), np.zeros(3, int), r"\[2, 3\] and \[3\]"),
+        (np.zeros(3), np.zeros(3, int), r"logits must be \[N, D\]"),
+        (np.zeros((2, 3)), np.array([0, 3]), "target 3 does not fit logits of 3 classes"),
+        (np.zeros((2, 3)), np.array([-1, 0]), "target -1 does not fit"),
+        (np.zeros((2, 3)), np.array([0.0, 1.0]), "must be class indices, got float64"),
+    ],
+)
+def test_bad_input_is_named(logits: NDArray[Any], targets: NDArray[Any], message: str) -> None:
+    for metric in (top1, top5, nll, ece, reliability):
+        with pytest.raises(SkdError, match=message):
+            metric(logits, targets)
+
+
+def test_no_bins() -> None:
+    with pytest.raises(SkdError, match="bins must be at least 1"):
+        ece(np.zeros((2, 2)), np.array([0, 1]), 0)
+
+
+def test_importing_the_package_is_light() -> None:
+    code = (
+        "import sys, skd_plugins.evaluation as e; from skd_plugins.evaluation.predict import Predictions as P\n"
+        "assert callable(e.predict) and e.Predictions is P, 'the module hides the function'\n"
+        "print(sorted({'torch', 'matplotlib', 'jinja2', 'PIL', 'rich', 'sklearn'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

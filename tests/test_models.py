@@ -1,0 +1,58 @@
+"""Features and logits of timm's and torchvision's networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from skd_plugins import SkdError, create_model
+from skd_plugins.models import classifier_of, features_of, forward_with_features
+
+NETWORKS = ["resnet10t", "test_vit", "test_efficientnet", "test_convnext", "torchvision/resnet18", "torchvision/mobilenet_v2",
+            "torchvision/densenet121", "torchvision/vgg11", "torchvision/efficientnet_b0"]  # fmt: skip
+
+
+def test_there_are_networks() -> None:
+    assert NETWORKS
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_features_are_the_classifiers_input(name: str) -> None:
+    torch.manual_seed(0)
+    size = {"test_vit": 160}.get(name, 64)
+    model = create_model(name, num_classes=7).eval()
+    input = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        plain = model(input)
+    features, logits = features_of(model, input)
+    assert torch.equal(logits, plain), "the same operations, the same bits"
+    torch.testing.assert_close(classifier_of(model)(features), plain)
+    # More rows for the classifier, in one call; the first are unchanged.
+    calls: list[int] = []
+    handle = classifier_of(model).register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
+    _, more = forward_with_features(model, input, lambda f: torch.cat([f, 2 * f]))
+    handle.remove()
+    assert calls == [4]
+    torch.testing.assert_close(more[:2], plain)
+    torch.testing.assert_close(more[2:], classifier_of(model)(2 * features))
+    assert not list(classifier_of(model)._forward_pre_hooks), "no hook stays"
+
+
+def test_unknown_names_and_arguments() -> None:
+    with pytest.raises(SkdError, match="did you mean 'resnet50'"):
+        create_model("resnet5o", num_classes=2)
+    with pytest.raises(SkdError, match="unknown torchvision model"):
+        create_model("torchvision/resnext101_32x4d", num_classes=2)
+    with pytest.raises(SkdError, match="model_args"):
+        create_model("resnet10t", num_classes=2, chanels=3)
+
+
+def test_networks_without_a_linear_classifier_are_refused() -> None:
+    with pytest.raises(SkdError, match=r"no nn\.Linear"):
+        classifier_of(nn.Sequential(nn.Conv2d(3, 4, 1)))
+    with pytest.raises(SkdError, match="does not end in one nn.Linear"):
+        classifier_of(create_model("resnet10t", num_classes=0))
+    two = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Linear(8, 2))
+    with pytest.raises(SkdError, match=r"\[2, 4, 8, 8\], not \[2, D\]"):
+        forward_with_features(two, torch.randn(2, 3, 8, 8))

@@ -1,0 +1,392 @@
+"""The order of an epoch: its laws, for any number of samples, processes and micro-batches."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import chisquare
+
+from skd_plugins.data.order import Batch, TrainingOrder, evaluation_shard
+from skd_plugins.errors import SkdError
+
+quick = settings(max_examples=150, deadline=None, derandomize=True)
+Targets = NDArray[np.int64]
+
+
+def all_batches(targets: Targets, *, world: int = 1, epoch: int = 0, start: int = 0, **options: Any) -> list[list[Batch]]:
+    """Each process's batches."""
+    return [
+        list(TrainingOrder(targets, rank=rank, world=world, **options).batches(epoch, start)) for rank in range(world)
+    ]
+
+
+@st.composite
+def divisions(draw: st.DrawFn) -> dict[str, Any]:
+    """Any samples, batch, processes and micro-batches that fit together."""
+    world, accumulation = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    parts = world * accumulation
+    unit = draw(st.sampled_from([1, 2]))
+    batch = parts * draw(st.integers(1 if unit == 2 else 2, 9)) * unit
+    samples = draw(st.integers(2 * parts, 5 * batch + 3))
+    targets = draw(st.lists(st.integers(0, draw(st.integers(0, 12))), min_size=samples, max_size=samples))
+    how = {"couples": draw(st.booleans())} if unit == 2 else {}
+    return {
+        "targets": np.array(targets),
+        "world": world,
+        "accumulation": accumulation,
+        "batch_size": batch,
+        "even": unit == 2 and not how["couples"],
+        "seed": draw(st.integers(0, 3)),
+        **how,
+    }
+
+
+@quick
+@given(divisions(), st.integers(0, 5))
+def test_every_anchor_exactly_once(division: dict[str, Any], epoch: int) -> None:
+    batches = all_batches(**division, epoch=epoch)
+    seen = np.concatenate([batch.indices for process in batches for batch in process])
+    assert sorted(seen) == list(range(len(division["targets"])))
+    positions = np.concatenate([batch.positions for process in batches for batch in process])
+    assert sorted(positions) == list(range(len(division["targets"])))
+
+
+@quick
+@given(divisions())
+def test_processes_together_are_the_single_process(division: dict[str, Any]) -> None:
+    """Micro-batch by micro-batch, gathered in rank order, a step is the contiguous slice that one process takes."""
+    accumulation = division["accumulation"]
+    order = TrainingOrder(division["targets"], **{k: v for k, v in division.items() if k not in ("world", "targets")})
+    anchors = TrainingOrder(rank=division["world"] - 1, **division).anchors(0)
+    if not division.get("couples"):  # couples have to know the division
+        assert (anchors == order.anchors(0)).all()
+    batches = all_batches(**division)
+    done = 0
+    for step in range(len(batches[0]) // accumulation):
+        for micro in range(accumulation):
+            for process in batches:
+                batch = process[step * accumulation + micro]
+                size = len(batch.indices)
+                assert (batch.positions == np.arange(done, done + size)).all()
+                assert (batch.indices == anchors[done : done + size]).all()
+                done += size
+    assert done == len(anchors)
+
+
+@quick
+@given(divisions())
+def test_no_process_gets_fewer_than_two_anchors(division: dict[str, Any]) -> None:
+    batches, batch_size = all_batches(**division), division["batch_size"]
+    samples, accumulation = len(division["targets"]), division["accumulation"]
+    parts = division["world"] * accumulation
+    unit = 2 if division["even"] or division.get("couples") else 1
+    sizes = np.array([[len(batch.indices) for batch in process] for process in batches])  # [world, steps * micro]
+    assert sizes.min() >= 2
+    steps = sizes.reshape(division["world"], -1, accumulation).sum(axis=(0, 2))
+    assert steps.sum() == samples
+    assert all(size == batch_size for size in steps[:-2])
+    full, left = divmod(samples, batch_size)
+    if left == 0 or left >= 2 * parts or not full:  # the usual case: only the last step is smaller
+        assert steps.tolist() == [batch_size] * full + [left] * bool(left)
+    elif batch_size + left >= 4 * parts:  # the last two share
+        assert len(steps) == full + 1
+        assert abs(steps[-1] - steps[-2]) <= 2 * unit
+    else:  # too few for two steps
+        assert steps.tolist() == [batch_size] * (full - 1) + [batch_size + left]
+    if unit == 2:  # only the very last batch may be odd
+        assert (sizes.T.ravel()[:-1] % 2 == 0).all()
+    # and nobody has much more than anybody else in the same step
+    per_step = sizes.T.reshape(len(steps), -1)
+    assert (per_step.max(axis=1) - per_step.min(axis=1) <= unit + 1).all()
+
+
+SMALL_TAILS = [
+    # samples, batch, world, accumulation, unit: anchors of each part, step by step
+    ((9, 4, 1, 1, 1), [[4], [3], [2]]),
+    ((10, 4, 1, 1, 1), [[4], [4], [2]]),
+    ((9, 4, 2, 1, 1), [[2, 2], [3, 2]]),
+    ((11, 8, 2, 1, 1), [[3, 3], [3, 2]]),
+    ((11, 8, 2, 1, 2), [[4, 2], [2, 3]]),
+    ((9, 8, 2, 1, 2), [[2, 2], [2, 3]]),
+    ((5, 2, 1, 1, 1), [[2], [3]]),
+    ((13, 12, 1, 2, 1), [[4, 3], [3, 3]]),
+]
+assert SMALL_TAILS
+
+
+@pytest.mark.parametrize(("case", "expected"), SMALL_TAILS)
+def test_small_tails(case: tuple[int, ...], expected: list[list[int]]) -> None:
+    samples, batch_size, world, accumulation, unit = case
+    batches = all_batches(
+        np.zeros(samples, int), batch_size=batch_size, world=world, accumulation=accumulation, even=unit == 2
+    )
+    steps = len(expected)
+    got = [
+        [len(batches[rank][step * accumulation + micro].indices) for micro in range(accumulation) for rank in range(world)]
+        for step in range(steps)
+    ]
+    assert got == expected
+    assert all(len(process) == steps * accumulation for process in batches)
+
+
+@quick
+@given(divisions(), st.data())
+def test_weights_make_means_of_means_the_mean(division: dict[str, Any], data: st.DataObject) -> None:
+    """Averaged over processes (DDP) and micro-batches (gradient accumulation) the loss is the step's mean."""
+    samples = len(division["targets"])
+    losses = np.random.default_rng(data.draw(st.integers(0, 9))).normal(size=samples)
+    orders = [TrainingOrder(rank=rank, **division) for rank in range(division["world"])]
+    start = data.draw(st.integers(0, orders[0].steps - 1))
+    accumulation = division["accumulation"]
+    weights = [list(order.weights(start)) for order in orders]
+    batches = [list(order.batches(1, start)) for order in orders]
+    assert {len(w) for w in weights} == {(orders[0].steps - start) * accumulation}
+    for step in range(orders[0].steps - start):
+        places = range(step * accumulation, (step + 1) * accumulation)
+        parts = [(w[i], losses[b[i].indices]) for w, b in zip(weights, batches, strict=True) for i in places]
+        everything = np.concatenate([values for _, values in parts])
+        np.testing.assert_allclose(np.mean([w * values.mean() for w, values in parts]), everything.mean(), atol=1e-12)
+
+
+@quick
+@given(divisions(), st.data())
+def test_a_later_start_is_the_tail(division: dict[str, Any], data: st.DataObject) -> None:
+    division["segments"] = ("anchor", "pair")
+    steps = TrainingOrder(**division).steps
+    start = data.draw(st.integers(0, steps))
+    whole, tail = all_batches(**division, epoch=2), all_batches(**division, epoch=2, start=start)
+    for process, its_tail in zip(whole, tail, strict=True):
+        expected = process[start * division["accumulation"] :]
+        assert len(its_tail) == len(expected)
+        for one, other in zip(its_tail, expected, strict=True):
+            assert (one.indices == other.indices).all()
+            assert (one.positions == other.positions).all()
+
+
+def test_epochs_and_seeds_differ_and_repeat() -> None:
+    targets = np.arange(500) % 7
+    orders = {
+        (seed, epoch): tuple(TrainingOrder(targets, batch_size=10, seed=seed).anchors(epoch))
+        for seed in range(4)
+        for epoch in range(4)
+    }
+    assert len(set(orders.values())) == 16
+    assert orders[2, 3] == tuple(TrainingOrder(targets, batch_size=50, seed=2).anchors(3))
+
+
+def test_known_order() -> None:
+    """If this changes, every run's order does, and a resumed run is no longer the uninterrupted one."""
+    order = TrainingOrder(np.arange(12) % 3, segments=("anchor", "pair"), batch_size=6, seed=1)
+    assert [batch.indices.tolist() for batch in order.batches(2)] == [
+        [6, 3, 11, 1, 2, 8, 6, 3, 11, 7, 5, 11],
+        [7, 4, 0, 9, 10, 5, 1, 4, 0, 0, 7, 8],
+    ]
+
+
+def test_shuffle_is_uniform() -> None:
+    counts = np.zeros((6, 6), int)
+    order = TrainingOrder(np.zeros(6, int), batch_size=2)
+    for epoch in range(6000):
+        counts[np.arange(6), order.anchors(epoch)] += 1
+    assert chisquare(counts.ravel()).pvalue > 1e-3
+
+
+# ------------------------------------------------------------------------------------------------------------- pairs
+
+
+@quick
+@given(divisions())
+def test_pairs_are_of_the_anchors_class(division: dict[str, Any]) -> None:
+    targets = division["targets"]
+    for process in all_batches(**division, segments=("anchor", "pair", "clean", "view")):
+        for batch in process:
+            anchors, pairs, clean, views = np.split(batch.indices, 4)
+            assert (targets[anchors] == targets[pairs]).all()
+            assert (anchors == clean).all()
+            assert (anchors == views).all()
+            assert len(batch.positions) == len(anchors)
+
+
+def test_pairs_are_uniform_in_the_class_and_include_the_anchor() -> None:
+    targets = np.array([0, 0, 0, 0, 0, 1, 2, 2, 2])
+    order = TrainingOrder(targets, batch_size=9, segments=("anchor", "pair"))
+    counts = np.zeros((9, 9), int)
+    for epoch in range(5000):
+        np.add.at(counts, (order.anchors(epoch), order.pairs(epoch)), 1)
+    assert (counts[targets[:, None] != targets[None, :]] == 0).all()
+    assert counts[5, 5] == 5000  # alone in its class: its own pair
+    for label in (0, 2):
+        members = np.flatnonzero(targets == label)
+        assert chisquare(counts[np.ix_(members, members)].ravel()).pvalue > 1e-3  # every (anchor, pair) alike
+    # Draws within an epoch are with replacement: of five anchors, the five pairs differ in 5!/5^5 of the epochs only.
+    distinct = [len(set(order.pairs(e)[targets[order.anchors(e)] == 0].tolist())) == 5 for e in range(2000)]
+    assert abs(np.mean(distinct) - 120 / 3125) < 0.02
+
+
+def test_pairs_do_not_change_with_the_number_of_processes() -> None:
+    targets = np.arange(40) % 5
+    alone = all_batches(targets, batch_size=8, segments=("anchor", "pair"))[0]
+    both = all_batches(targets, batch_size=8, segments=("anchor", "pair"), world=2)
+    for step, batch in enumerate(alone):
+        halves = [np.split(process[step].indices, 2) for process in both]
+        assert np.concatenate([h[0] for h in halves] + [h[1] for h in halves]).tolist() == batch.indices.tolist()
+
+
+def test_classes_without_samples_are_fine() -> None:
+    targets = np.array([3, 3, 7, 7, 7, 3])
+    for couples in (False, True):
+        order = TrainingOrder(targets, batch_size=2, segments=("anchor", "pair"), couples=couples)
+        anchors, pairs = order.anchors(0), order.pairs(0)
+        assert sorted(anchors) == list(range(6))
+        assert (targets[anchors] == targets[pairs]).all()
+
+
+# ------------------------------------------------------------------------------------------------------------ couples
+
+
+def lonely(targets: Targets, batches: list[list[Batch]]) -> list[int]:
+    """Samples that have no other of their class in their batch, though the class has others."""
+    counts = np.bincount(targets)
+    found: list[int] = []
+    for process in batches:
+        for batch in process:
+            here = np.bincount(targets[batch.indices], minlength=len(counts))
+            found += [int(i) for i in batch.indices if here[targets[i]] == 1 and counts[targets[i]] > 1]
+    return found
+
+
+@quick
+@given(divisions(), st.integers(0, 3))
+def test_couples_have_company(division: dict[str, Any], epoch: int) -> None:
+    """Only a third of a class with an odd number of samples may be alone, and only if no batch had room for triples."""
+    assume("couples" in division)
+    division["couples"] = True
+    targets = division["targets"]
+    batches = all_batches(**division, epoch=epoch)
+    alone = lonely(targets, batches)
+    counts = np.bincount(targets)
+    assert all(counts[targets[i]] % 2 == 1 for i in alone)
+    assert len({int(targets[i]) for i in alone}) == len(alone)  # one a class
+    # Room: two triples take six places of a batch, and the last places are taken by those without a partner.
+    triples = int(((counts % 2 == 1) & (counts >= 3)).sum())
+    singles = int((counts == 1).sum())
+    sizes = [len(process[step].indices) for step in range(len(batches[0])) for process in batches]
+    room, taken = 0, 0
+    for size in sizes:
+        usable = min(size, len(targets) - singles - 3 - 2 * triples - taken)
+        room += 2 * max(usable // 6, 0)
+        taken += size
+    # a triple that is left over stays together at the end, unless the last batch has two places
+    assert len(alone) <= max(triples - room, 0) + (1 if sizes[-1] == 2 or (triples - room) % 2 else 0) * (triples % 2)
+
+
+def test_couples_with_many_odd_classes() -> None:
+    """Five images a class: two triples in every six places, or most images would have no partner."""
+    targets = np.repeat(np.arange(100), 5)
+    for epoch in range(3):
+        assert lonely(targets, all_batches(targets, batch_size=100, couples=True, epoch=epoch)) == []
+        assert lonely(targets, all_batches(targets, batch_size=120, world=2, couples=True, epoch=epoch)) == []
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_couples_in_batches_without_room_for_triples(batch_size: int) -> None:
+    targets = np.repeat(np.arange(10), 3)
+    batches = all_batches(targets, batch_size=batch_size, couples=True)
+    alone = lonely(targets, batches)
+    assert len(alone) == 10  # the third of each, all at the end
+    last = np.concatenate([batch.indices for batch in batches[0]])[-10:]
+    assert set(alone) == set(last.tolist())
+
+
+def test_a_left_over_triple_stays_together() -> None:
+    # 11 samples in batches of 4, 4 and 3: placed anywhere but at the very end, the triple would be cut in two
+    targets = np.array([0] * 3 + [1] * 4 + [2] * 4)
+    for epoch in range(20):
+        assert lonely(targets, all_batches(targets, batch_size=4, couples=True, epoch=epoch)) == []
+
+
+def test_couples_vary() -> None:
+    """Partners change from epoch to epoch, and every other sample of the class gets its turn, equally."""
+    targets = np.arange(40) % 5
+    counts = np.zeros((40, 40), int)
+    order = TrainingOrder(targets, batch_size=10, couples=True)
+    for epoch in range(3000):
+        pairs = order.anchors(epoch).reshape(-1, 2)
+        counts[pairs[:, 0], pairs[:, 1]] += 1
+        counts[pairs[:, 1], pairs[:, 0]] += 1
+    same = (targets[:, None] == targets[None, :]) & ~np.eye(40, dtype=bool)
+    assert (counts[~same] == 0).all()
+    upper = counts[np.triu(same)]
+    assert chisquare(upper).pvalue > 1e-3
+
+
+def test_couples_of_singles_only() -> None:
+    batches = all_batches(np.arange(9), batch_size=4, couples=True)
+    assert sorted(np.concatenate([b.indices for b in batches[0]])) == list(range(9))
+
+
+# -------------------------------------------------------------------------------------------------------------- speed
+
+
+@pytest.mark.parametrize("couples", [False, True])
+def test_imagenets_order_is_fast(couples: bool) -> None:
+    """1,281,167 anchors and pairs take well under a second; as a ratio, since machines differ and are shared."""
+    samples = 1_281_167
+    targets = np.random.default_rng(0).integers(0, 1000, samples)
+
+    def best(run: Any) -> float:
+        times = []
+        for attempt in range(3):
+            start = time.perf_counter()
+            run(attempt)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    options: dict[str, Any] = {"batch_size": 256, "segments": ("anchor", "pair"), "couples": couples, "world": 8}
+    reference = best(lambda _: np.random.default_rng(0).permutation(samples))
+    build = best(lambda _: TrainingOrder(targets, **options))
+    order = TrainingOrder(targets, **options)
+    epoch = best(lambda attempt: next(order.batches(attempt)))
+    print(f"couples={couples}: built once in {build:.3f} s, an epoch in {epoch:.3f} s; permutation {reference:.3f} s")
+    assert epoch < 60 * reference
+    assert build < 60 * reference
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
+
+ERRORS = [
+    ({"batch_size": 0}, "batch_size=0"),
+    ({"batch_size": -4}, "batch_size=-4"),
+    ({"batch_size": 1}, "batch_size=1 is too small"),
+    ({"batch_size": 5, "world": 2}, "batch_size=5 does not divide into 2 process"),
+    ({"batch_size": 4, "world": 4}, "batch_size=4 is too small for 4 process"),
+    ({"batch_size": 12, "world": 2, "accumulation": 4}, "4 micro-batch"),
+    ({"batch_size": 5, "couples": True}, "of an even number of images"),
+    ({"batch_size": 6, "even": True, "world": 2}, "of an even number of images"),
+    ({"batch_size": 4, "segments": ("pair", "anchor")}, "segments start with 'anchor'"),
+    ({"batch_size": 4, "segments": ()}, "segments start with 'anchor'"),
+    ({"batch_size": 4, "segments": ("anchor", "other")}, "'other'"),
+    ({"batch_size": 64, "world": 16}, "20 training images are too few for 16 process"),
+]
+assert ERRORS
+
+
+@pytest.mark.parametrize(("options", "message"), ERRORS, ids=lambda value: str(value)[:50])
+def test_wrong_arguments(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SkdError, match=message):
+        TrainingOrder(np.arange(20) % 4, **options)
+
+
+@quick
+@given(st.integers(0, 50), st.integers(1, 7))
+def test_evaluation_shards_are_everything_once(samples: int, world: int) -> None:
+    shards = [evaluation_shard(samples, rank, world) for rank in range(world)]
+    assert np.concatenate(shards).tolist() == list(range(samples))  # contiguous and in order
+    sizes = [len(shard) for shard in shards]
+    assert max(sizes) - min(sizes) <= 1

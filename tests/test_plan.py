@@ -1,0 +1,56 @@
+"""``--dry-run``: numbers that can be checked by hand, and by torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from skd_plugins import Recipe, SkdError, create_model, replace
+from skd_plugins.plan import make_plan
+
+R152 = Recipe(name="resnet152.sdd_in1k", model="resnet152", method="sd_dropout", method_args={"weight": 0.1})
+
+
+def test_imagenet_without_data() -> None:
+    plan = make_plan(R152)
+    assert plan["parameters"] == 60_192_808  # torchvision's documentation of ResNet-152
+    assert plan["training-only parameters"] == 0
+    assert plan["steps an epoch"] == 5005  # ceil(1,281,167 / 256)
+    assert plan["steps"] == 450_450
+    assert plan["images decoded an epoch"] == 1_281_167
+    assert make_plan(replace(R152, method="cs_kd", method_args={}))["images decoded an epoch"] == 2 * 1_281_167
+    assert "imagenet-1k" in plan["data"]
+
+
+def test_memory_is_what_autograd_keeps() -> None:
+    """Against the tensors that a real step saves for the backward pass."""
+    recipe = Recipe(name="a.b", dataset="digits", model="resnet10t", image_size=32, batch_size=50)
+    memory = make_plan(recipe)["memory a process"]
+    model = create_model("resnet10t", num_classes=10).train()
+    assert memory["gradients"] == pytest.approx(4 * sum(p.numel() for p in model.parameters()), rel=0.01)
+    saved: dict[int, int] = {}
+    kept = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = torch.nn.functional.cross_entropy(model(torch.randn(50, 3, 32, 32)), torch.zeros(50, dtype=torch.long))
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    real = sum(size for pointer, size in saved.items() if pointer not in weights)
+    assert memory["activations"] == pytest.approx(real, rel=0.05)
+    assert loss.isfinite()
+
+
+def test_data_is_found_and_counted(digits_beton: Path) -> None:
+    plan = make_plan(Recipe(name="a.b", model="resnet10t", image_size=32, batch_size=50), data=str(digits_beton))
+    assert (plan["training anchors"], plan["validation images"], plan["steps an epoch"]) == (200, 797, 4)
+    assert "10 classes" in plan["network"]
+    with pytest.raises(SkdError, match="does not exist"):
+        make_plan(R152, data=str(digits_beton / "no"))
+    with pytest.raises(SkdError, match="batch_size=7"):
+        make_plan(replace(R152, batch_size=7, grad_accumulation=2))

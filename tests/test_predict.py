@@ -1,0 +1,344 @@
+"""Predictions: exact for any data set, on one process or several, without a trace left in the model.
+
+Run as a program, this file is one process of the distributed tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from skd_plugins.errors import SkdError
+from skd_plugins.evaluation import Predictions, predict
+
+
+class Net(nn.Module):
+    """A classifier with BatchNorm and dropout, which both differ between training and evaluation."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.ReLU())
+        self.fc = nn.Linear(6, classes)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+
+    def forward(self, input: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.body(input))
+        return logits
+
+
+def images(count: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(100, 3, 2, 2, generator=generator)[:count], torch.arange(count) % 5
+
+
+class Loader:
+    """What the project's loaders promise: batches, the indices of this process, and the images it had to skip."""
+
+    def __init__(self, indices: list[int], *, batch: int = 4, broken: tuple[int, ...] = ()) -> None:
+        self.input, self.target = images(100)
+        self.indices = np.array(indices, np.int64)
+        self.batch, self.broken = batch, broken
+        self.skipped: dict[int, str] = {99: "of an earlier pass"}
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.skipped = {i: "truncated" for i in self.indices.tolist() if i in self.broken}
+        whole = [i for i in self.indices.tolist() if i not in self.broken]
+        for start in range(0, len(whole), self.batch):
+            part = whole[start : start + self.batch]
+            yield self.input[part], self.target[part]
+
+
+class ShortLoader(Loader):
+    """Loses an image without a word."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield self.input[:2], self.target[:2]
+
+
+def broken(*_: object) -> Tensor:
+    raise RuntimeError("on purpose")
+
+
+def expected(indices: list[int]) -> dict[str, Tensor]:
+    """Image by image."""
+    model = Net().eval()
+    input, target = images(100)
+    with torch.no_grad():
+        features = torch.cat([model.body(input[i : i + 1]) for i in indices])
+    return {"logits": model.fc(features).detach(), "features": features, "targets": target[indices]}
+
+
+def assert_predicts(result: Predictions, indices: list[int]) -> None:
+    assert result.indices.tolist() == indices
+    want = expected(indices)
+    torch.testing.assert_close(result.logits, want["logits"])
+    torch.testing.assert_close(result.features, want["features"])
+    assert torch.equal(result.targets, want["targets"])
+
+
+# ------------------------------------------------------------------------------------------------------- one process
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 17])
+def test_any_size_in_data_set_order(count: int) -> None:
+    shuffled = np.random.default_rng(0).permutation(count).tolist()
+    assert_predicts(predict(Net(), Loader(shuffled)), list(range(count)))
+
+
+def test_plain_iterable_counts_the_images() -> None:
+    input, target = images(10)
+    result = predict(Net(), [(input[:7], target[:7]), (input[7:], target[7:])])
+    assert_predicts(result, list(range(10)))
+    assert result.skipped == {}
+
+
+def test_results_are_plain_cpu_tensors() -> None:
+    result = predict(Net().double(), [(images(3)[0].double(), images(3)[1].int())])
+    assert (result.logits.dtype, result.features.dtype) == (torch.float32, torch.float32)
+    assert (result.targets.dtype, result.indices.dtype) == (torch.int64, torch.int64)
+    for tensor in (result.logits, result.features, result.targets):
+        assert not tensor.is_inference()
+        assert not tensor.requires_grad
+    assert len(result) == 3
+
+
+def test_every_training_flag_is_restored() -> None:
+    model = Net()
+    model.train()
+    model.body[2].eval()  # a frozen BatchNorm inside a training network
+    flags = [module.training for module in model.modules()]
+    running = model.body[2].running_mean.clone()
+    predict(model, Loader([0, 1, 2]))
+    assert [module.training for module in model.modules()] == flags
+    assert torch.equal(model.body[2].running_mean, running)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        predict(model, Loader([0, 1, 2]), perturb=broken)
+    assert [module.training for module in model.modules()] == flags, "after an error too"
+
+
+def test_perturb_gets_gradients_and_its_result_is_used() -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def perturb(model: nn.Module, input: Tensor, target: Tensor) -> Tensor:
+        seen.append((model.training, torch.is_inference_mode_enabled()))
+        input = input.clone().requires_grad_()
+        loss = nn.functional.cross_entropy(model(input), target)
+        (gradient,) = torch.autograd.grad(loss, input)
+        return input + 0.5 * gradient.sign()
+
+    model, loader = Net(), Loader(list(range(12)))
+    with torch.no_grad():  # whatever the caller has switched off
+        attacked = predict(model, loader, perturb=perturb)
+    plain = predict(model, loader)
+    assert seen == [(False, False)] * 3
+    assert all(parameter.grad is None for parameter in model.parameters())
+    clean, hurt = (nn.functional.cross_entropy(p.logits, p.targets).item() for p in (plain, attacked))
+    assert hurt > clean + 0.1
+
+    model.eval()
+    stepped = perturb(model, loader.input[:12], loader.target[:12]).detach()
+    torch.testing.assert_close(attacked.logits, model(stepped).detach())
+
+
+def test_autocast_reaches_the_network_only_when_asked() -> None:
+    seen: list[torch.dtype] = []
+    model = Net()
+    model.fc.register_forward_hook(lambda _m, _i, output: seen.append(output.dtype))
+    result = predict(model, Loader([0, 1]), autocast_dtype=torch.bfloat16)
+    assert seen == [torch.bfloat16]
+    assert result.logits.dtype == torch.float32
+    predict(model, Loader([0, 1]))
+    assert seen[1] == torch.float32
+
+
+def test_timm_features_are_the_classifiers_input() -> None:
+    import timm
+
+    model = timm.create_model("test_resnet", num_classes=4).eval()
+    input = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    result = predict(model, [(input, torch.tensor([0, 1, 2]))])
+    with torch.no_grad():
+        torch.testing.assert_close(result.logits, model(input))
+        torch.testing.assert_close(model.get_classifier()(result.features), result.logits)
+
+
+def test_skipped_images_are_absent_and_remembered() -> None:
+    result = predict(Net(), Loader(list(range(10)), broken=(0, 4, 9)))
+    assert_predicts(result, [1, 2, 3, 5, 6, 7, 8])
+    assert result.skipped == {0: "truncated", 4: "truncated", 9: "truncated"}
+
+
+@pytest.mark.parametrize("target", [7, -1])
+def test_targets_beyond_the_outputs_name_both(target: int) -> None:
+    with pytest.raises(SkdError, match=rf"target {target}, but the model has 5 outputs \(0 to 4\)"):
+        predict(Net(), [(images(2)[0], torch.tensor([0, target]))])
+
+
+def test_bad_loaders_are_named() -> None:
+    with pytest.raises(SkdError, match="gave no images"):
+        predict(Net(), [])
+    with pytest.raises(SkdError, match="no images, 2 were skipped"):
+        predict(Net(), Loader([0, 1], broken=(0, 1)))
+    with pytest.raises(SkdError, match="index 3 was evaluated twice"):
+        predict(Net(), Loader([2, 3, 4, 3]))
+    with pytest.raises(SkdError, match=r"class indices \[2\] as targets, got \[2, 5\]"):
+        predict(Net(), [(images(2)[0], torch.ones(2, 5))])
+    with pytest.raises(SkdError, match="gave 2 images, but its indices name 3"):
+        predict(Net(), ShortLoader([0, 1, 2]))
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    result = predict(Net(), Loader(list(range(9)), broken=(3,)))
+    result.save(tmp_path / "deep" / "predictions.safetensors")
+    again = Predictions.load(tmp_path / "deep" / "predictions.safetensors")
+    for name in ("logits", "targets", "features", "indices"):
+        assert torch.equal(getattr(again, name), getattr(result, name)), name
+    assert again.skipped == {3: "truncated"}
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["predictions.safetensors"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "predictions.safetensors"
+    predict(Net(), Loader([0, 1])).save(path)
+    before = path.read_bytes()
+
+    def half(tensors: object, file: Path, metadata: object) -> None:
+        file.write_bytes(b"half a file")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("safetensors.torch.save_file", half)
+    with pytest.raises(OSError, match="disk full"):
+        predict(Net(), Loader([0, 1, 2])).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_are_not_predictions(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    (tmp_path / "text").write_text("no tensors")
+    save_file({"weight": torch.ones(2)}, tmp_path / "weights")
+    for name in ("absent", "text", "weights"):
+        with pytest.raises(SkdError, match=f"{name} holds no predictions"):
+            Predictions.load(tmp_path / name)
+
+
+def test_predictions_must_fit_together() -> None:
+    rows, numbers = torch.zeros(3, 2), torch.arange(3)
+    with pytest.raises(SkdError, match="need features"):
+        Predictions(rows, numbers, rows[:2], numbers)
+    with pytest.raises(SkdError, match="need logits"):
+        Predictions(rows.double(), numbers, rows, numbers)
+    with pytest.raises(SkdError, match="must ascend, but 1 comes too late"):
+        Predictions(rows, numbers, rows, torch.tensor([0, 2, 1]))
+
+
+# --------------------------------------------------------------------------------------------------- two processes
+
+SCENARIOS = ("uneven", "empty", "skipped", "twice", "target", "crash", "uncounted")
+
+
+def scenario(name: str, rank: int) -> Predictions:
+    """What process `rank` of two does in each scenario."""
+    if name == "empty":
+        return predict(Net(), Loader([] if rank == 0 else list(range(7))))
+    if name == "skipped":
+        return predict(Net(), Loader(list(range(rank, 10, 2)), broken=(1, 8)))
+    if name == "twice":
+        return predict(Net(), Loader([0, 1] if rank == 0 else [1, 2]))
+    if name == "target":  # only the second process meets the bad target
+        return predict(Net(3 if rank else 5), Loader(list(range(rank, 8, 2))))
+    if name == "crash":
+        return predict(Net(), Loader(list(range(rank, 8, 2))), perturb=broken if rank == 0 else None)
+    if name == "uncounted":
+        input, target = images(4)
+        return predict(Net(), [(input, target)])
+    # 11 + 6 images of 17, in an order of their own, in batches of 4 and of 3
+    indices = np.random.default_rng(0).permutation(17).tolist()
+    return predict(Net(), Loader(indices[:11] if rank == 0 else indices[11:], batch=4 - rank))
+
+
+def worker(rank: int, folder: Path) -> None:
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    outcomes = {}
+    for name in SCENARIOS:
+        try:
+            scenario(name, rank).save(folder / f"{name}-{rank}.safetensors")
+            outcomes[name] = "fine"
+        except Exception as error:
+            outcomes[name] = f"{type(error).__name__}: {error}"
+    (folder / f"outcomes-{rank}.json").write_text(json.dumps(outcomes))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    root = str(Path(__file__).parents[1])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([root, *sys.path])}
+    processes = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=100)
+            assert process.returncode == 0, errors.decode()
+    finally:
+        for process in processes:
+            process.kill()
+    return folder
+
+
+def outcomes(folder: Path, name: str) -> list[str]:
+    return [json.loads((folder / f"outcomes-{rank}.json").read_text())[name] for rank in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "indices"),
+    [("uneven", list(range(17))), ("empty", list(range(7))), ("skipped", [0, 2, 3, 4, 5, 6, 7, 9])],
+)
+def test_every_process_gets_all_predictions(two_processes: Path, name: str, indices: list[int]) -> None:
+    assert outcomes(two_processes, name) == ["fine", "fine"]
+    for rank in range(2):
+        result = Predictions.load(two_processes / f"{name}-{rank}.safetensors")
+        assert_predicts(result, indices)
+        assert result.skipped == ({1: "truncated", 8: "truncated"} if name == "skipped" else {})
+
+
+def test_errors_reach_every_process(two_processes: Path) -> None:
+    """Without this, the others would wait for the failed one for ever."""
+    for outcome in outcomes(two_processes, "twice"):
+        assert outcome.startswith("SkdError: the image with index 1 was evaluated twice")
+    first, second = outcomes(two_processes, "target")
+    assert second == (
+        "SkdError: the data has target 3, but the model has 3 outputs (0 to 2); "
+        "evaluate it on the data set it was trained for"
+    )
+    assert first == f"SkdError: evaluation failed in process 1: {second}"
+    first, second = outcomes(two_processes, "crash")
+    assert first == "RuntimeError: on purpose"
+    assert second == "SkdError: evaluation failed in process 0: RuntimeError: on purpose"
+    for outcome in outcomes(two_processes, "uncounted"):
+        assert outcome == "SkdError: several processes evaluate, but a loader does not tell the `indices` of its images"
+
+
+if __name__ == "__main__":
+    worker(int(sys.argv[1]), Path(sys.argv[2]))
