@@ -28,7 +28,24 @@ _PUBLIC = {
     "export_weights": "weights",
     "SkdError": "errors",
 }
-__all__ = sorted(_PUBLIC)
+__all__ = [
+    "Method",
+    "MethodTask",
+    "Predictions",
+    "Recipe",
+    "SkdError",
+    "create_model",
+    "create_task",
+    "export_weights",
+    "get_method",
+    "list_methods",
+    "main",
+    "make_loader",
+    "predict",
+    "register_method",
+    "replace",
+    "train",
+]
 
 if TYPE_CHECKING:
     from .data import make_loader

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -70,6 +71,7 @@ def evaluate(
     batch_size: int = 256,
     workers: int = 4,
     skip_broken: tyro.conf.FlagCreatePairsOff[bool] = False,
+    save_predictions: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Evaluate a run, a checkpoint or exported weights: metrics.json and a report.html.
 
@@ -83,12 +85,13 @@ def evaluate(
         batch_size: images a batch.
         workers: decoding threads or processes.
         skip_broken: leave undecodable images out and count them.
+        save_predictions: write logits, features and targets too (600 MB for ImageNet).
     """
     from .evaluation.evaluate import evaluate_weights
 
     report = evaluate_weights(
         weights, data=data, out=out, which=which, ema=False if raw else None, batch_size=batch_size, workers=workers,
-        skip_broken=skip_broken,
+        skip_broken=skip_broken, save_predictions=save_predictions,
     )  # fmt: skip
     print(f"report: {report}")
 
@@ -138,7 +141,7 @@ def timm_train(
 ) -> None:
     """Run timm's own, unmodified train.py with a method injected. timm's arguments follow after --.
 
-    Example: skd timm-train --timm train.py --method sd_dropout --method-args weight=0.1 -- --data-dir DATA --model resnet50
+    Example: skd timm-train --timm train.py --method sd_dropout --method-args weight=0.1 -- --data-dir DATA
 
     Args:
         arguments: timm's arguments, after --.
@@ -179,7 +182,7 @@ def demo(*, out: Path = Path("runs/demo"), seeds: int = 3) -> None:
     run_demo(out, seeds)
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "write": write,
     "evaluate": evaluate,
     "compare": compare,
@@ -195,7 +198,10 @@ def main(argv: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else argv
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="skd", args=arguments, description="Self-knowledge distillation for timm, FFCV and detectron2."
+            COMMANDS,
+            prog="skd",
+            args=arguments,
+            description="Self-knowledge distillation for timm, FFCV and detectron2.",
         )
     except SkdError as error:
         fail(error)

@@ -42,7 +42,9 @@ def run_demo(out: Path, seeds: int, recipes: Sequence[str] = RECIPES, overrides:
     from .weights import export_weights
 
     data = embedded_digits(out / "data")
-    print(f"data: {data}/train.beton, val.beton (scikit-learn's digits, 20 labels a class, 797 to validate)", flush=True)
+    print(
+        f"data: {data}/train.beton, val.beton (scikit-learn's digits, 20 labels a class, 797 to validate)", flush=True
+    )
     jobs = [(folder / f"{name}.py", seed) for seed in range(seeds) for name in recipes]
     # One thread a run and one run a core: two runs of two threads each would wait for one another.
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
@@ -51,7 +53,7 @@ def run_demo(out: Path, seeds: int, recipes: Sequence[str] = RECIPES, overrides:
     reports = [evaluate_weights(run, data=str(data), workers=2).parent for run in runs]
     exported = {run.parent.name: export_weights(run, out / "weights") for run in reversed(runs)}
     _print_table(runs)
-    print(f"compare: {compare(runs, out / 'compare.html')}")
+    print(f"compare: {compare(runs, out / 'compare.html', show=False)}")
     for report in reports[: len(recipes)]:
         print(f"report: {report / 'report.html'}")
     for path in reversed(exported.values()):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import random
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import broadcast_object_list
+from accelerate.tracking import get_available_trackers
 from timm.data.mixup import Mixup
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
@@ -35,7 +34,9 @@ from .environment import environment
 from .errors import SkdError
 from .models import create_model
 from .progress import Progress
-from .recipe import Recipe, load_recipe
+from .recipe import Recipe
+from .run_folder import RunLog, open_run
+from .signals import any_process, collected_signals
 from .task import MethodTask, create_task
 from .weights.load import load_into, read_weights
 
@@ -63,6 +64,10 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     if not dist.is_initialized():  # accelerate keeps an earlier training's precision for the life of the process
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+    available = [tracker.value for tracker in get_available_trackers()]
+    for tracker in recipe.trackers:
+        if tracker not in available:
+            raise SkdError(f"tracker {tracker!r} is unknown or not installed; available: {', '.join(available)}")
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=recipe.precision,
@@ -84,15 +89,16 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     # ---- network and method ------------------------------------------------------------------------------------------
     task = build_task(recipe, num_classes, device)
     method = task.method
+    mixes = bool(recipe.mixup or recipe.cutmix)
     train_loader = make_loader(
         train_path, train=True, segments=method.segments, couples=method.couples, batch_size=recipe.batch_size,
-        augmentation=augmentation(recipe), seed=recipe.seed, workers=recipe.workers, even=bool(recipe.mixup or recipe.cutmix),
+        augmentation=augmentation(recipe), seed=recipe.seed, workers=_workers(recipe), even=mixes,
         accumulation=recipe.grad_accumulation, rank=rank, world=world, skip_broken=recipe.skip_broken, device=device,
         mean=recipe.mean, std=recipe.std,
     )  # fmt: skip
     _check_classes(train_loader, val_loader, num_classes)
     mixup = None
-    if recipe.mixup or recipe.cutmix:
+    if mixes:
         mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
     assert train_loader.order is not None
     steps_per_epoch = train_loader.order.steps
@@ -102,7 +108,8 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     optimizer = accelerator.prepare(build_optimizer(recipe, task.get_trainable_module()))
     scheduler, _ = create_scheduler_v2(
         optimizer, sched=recipe.schedule if recipe.schedule != "constant" else "none", num_epochs=recipe.epochs,
-        decay_milestones=list(recipe.milestones), decay_rate=recipe.lr_decay, min_lr=recipe.min_lr,
+        # timm lowers the rate one update before a milestone; half an update later is at it.
+        decay_milestones=[epoch + 0.5 / steps_per_epoch for epoch in recipe.milestones], decay_rate=recipe.lr_decay, min_lr=recipe.min_lr,
         warmup_epochs=recipe.warmup_epochs, warmup_lr=0.0, step_on_epochs=False, updates_per_epoch=steps_per_epoch,
     )  # fmt: skip
     if recipe.ema_decay:
@@ -116,7 +123,7 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
 
     # ---- start or resume ---------------------------------------------------------------------------------------------
     step, best, best_epoch = 0, -1.0, -1
-    state = _open_run(accelerator, recipe, run, folder, resume)
+    state = open_run(accelerator, recipe, run, folder, resume)
     if state is not None:
         step, best, best_epoch = state["step"], state["best"], state["best_epoch"]
         task.load_checkpoint_state(state["state_dict"], state.get("task_state"))
@@ -147,14 +154,14 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     # ---- the loop ----------------------------------------------------------------------------------------------------
     if recipe.trackers:
         accelerator.init_trackers(recipe.name.replace("/", "_"))
-    log = _Log(accelerator, run / "metrics.jsonl", step)
+    log = RunLog(accelerator, run / "metrics.jsonl", step)
     progress = Progress(enabled=accelerator.is_main_process, total=int(total_steps), start=step, name=recipe.name)
     progress.say(
-        f"{recipe.name}: {recipe.method} on {recipe.model}, {train_loader.num_samples} images, {steps_per_epoch} steps an "
-        f"epoch, from step {step} to {total_steps}, {world} process(es) on {device}"
+        f"{recipe.name}: {recipe.method} on {recipe.model}, {train_loader.num_samples} images, "
+        f"{steps_per_epoch} steps an epoch, from step {step} to {total_steps}, {world} process(es) on {device}"
     )
     last_saved = time.monotonic()
-    with progress, _signals() as received:
+    with progress, collected_signals() as received:
         while step < total_steps:
             epoch, start = divmod(step, steps_per_epoch)
             train_loader.set_epoch(epoch, start)
@@ -166,11 +173,15 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
             for _ in range(start, steps_per_epoch):
                 for micro in range(recipe.grad_accumulation):
                     seed_step(recipe.seed, step + 1, rank * recipe.grad_accumulation + micro)
-                    input, target = next(batches)
+                    try:
+                        input, target = next(batches)
+                    except SkdError:  # a broken image, say: what was trained until here is not lost
+                        save()
+                        raise
                     if mixup is not None:
                         input, target = mix_segments(mixup, input, target, len(method.segments))
                     last_micro = micro == recipe.grad_accumulation - 1
-                    with nullcontext() if last_micro else task.no_sync():
+                    with nullcontext() if last_micro else task.no_sync():  # type: ignore[no-untyped-call]  # timm's
                         with accelerator.autocast():
                             result = task(input, target)
                         # Processes and micro-batches may differ in size; weighted, their mean is the step's mean.
@@ -202,7 +213,7 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
                     logged = step
                     log.write("train", step, epoch, terms | {"lr": rate} | progress.rates())
                     progress.show(epoch, terms, rate)
-                if _any_process(received, step, world, device):
+                if any_process(received, step, world, device):
                     save()
                     log.close()
                     progress.say(f"stopped by signal at step {step}; continue with --resume: {run}")
@@ -250,13 +261,18 @@ def augmentation(recipe: Recipe) -> Augmentation:
     )  # fmt: skip
 
 
+def _workers(recipe: Recipe) -> int:
+    """No more than there are cores; the batches do not depend on it."""
+    return min(recipe.workers, os.cpu_count() or 1)
+
+
 def evaluation_loader(
     recipe: Recipe, path: Path, *, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
 ) -> Loader:
     """Centre crops of `path` with the recipe's pre-processing."""
     return make_loader(
         path, train=False, batch_size=recipe.eval_batch_size or max(recipe.batch_size // world, 1),
-        augmentation=augmentation(recipe), workers=recipe.workers, rank=rank, world=world,
+        augmentation=augmentation(recipe), workers=_workers(recipe), rank=rank, world=world,
         skip_broken=recipe.skip_broken, device=device, mean=recipe.mean, std=recipe.std,
     )  # fmt: skip
 
@@ -332,14 +348,13 @@ def validate(accelerator: Accelerator, task: MethodTask, loader: Loader, *, ema:
     return {"top1": top1 / count, "top5": top5 / count, "nll": nll / count, "count": count}
 
 
-# ---- the run's folder ------------------------------------------------------------------------------------------------
-
-
 def _check_classes(train_loader: Loader, val_loader: Loader, num_classes: int) -> None:
     train_data, val_data = train_loader.data, val_loader.data
     if train_loader.classes and val_loader.classes and train_loader.classes != val_loader.classes:
         different = sorted(set(train_loader.classes) ^ set(val_loader.classes))
-        raise SkdError(f"{train_data.path} and {val_data.path} have different classes: {', '.join(different[:5]) or 'order'}")
+        raise SkdError(
+            f"{train_data.path} and {val_data.path} have different classes: {', '.join(different[:5]) or 'order'}"
+        )
     for loader in (train_loader, val_loader):
         fits = loader.num_classes == num_classes if loader.classes else loader.num_classes <= num_classes
         if not fits:
@@ -349,124 +364,11 @@ def _check_classes(train_loader: Loader, val_loader: Loader, num_classes: int) -
             )
 
 
-def _open_run(
-    accelerator: Accelerator, recipe: Recipe, run: Path, data: Path, resume: bool
-) -> dict[str, Any] | None:
-    """Checks what is in the run's folder, writes ``recipe.json``, and returns the checkpoint to continue from."""
-    message: list[str | None] = [None]
-    if accelerator.is_main_process:
-        try:
-            _check_run(recipe, run, resume)
-            run.mkdir(parents=True, exist_ok=True)
-            if not (run / "last.pt").exists():
-                record = recipe.to_json() | {"environment": environment(data, accelerator.num_processes)}
-                (run / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
-        except SkdError as error:
-            message = [str(error)]
-        except OSError as error:
-            message = [f"can't write to {run}: {error}"]
-    broadcast_object_list(message)
-    if message[0]:
-        raise SkdError(message[0])
-    return checkpoint.load(run / "last.pt") if resume and (run / "last.pt").exists() else None
-
-
-# What may differ between a run and its continuation without changing its result.
-_HARMLESS = {"epochs", "max_steps", "workers", "eval_batch_size", "trackers", "log_every", "save_every", "save_minutes",
-             "validate_every", "skip_broken", "compile"}  # fmt: skip
-
-
-def _check_run(recipe: Recipe, run: Path, resume: bool) -> None:
-    if not (run / "last.pt").exists():
-        return
-    if not resume:
-        raise SkdError(f"{run} holds a run already; continue it with --resume, or give another --out, name or seed")
-    old, new = load_recipe(run / "recipe.json").to_json(), recipe.to_json()
-    changed = [name for name in new if name not in _HARMLESS and old[name] != new[name]]
-    if changed:
-        what = ", ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in changed)
-        raise SkdError(f"{run} can't be continued with another recipe ({what})")
-
-
 def _card(recipe: Recipe, num_classes: int, loader: Loader) -> dict[str, Any]:
     """What has to travel with the weights."""
     return {
         "model": recipe.model, "model_args": recipe.model_args, "num_classes": num_classes, "classes": loader.classes,
         "input_size": [3, recipe.image_size, recipe.image_size], "mean": list(recipe.mean), "std": list(recipe.std),
         "crop_pct": recipe.crop_pct, "interpolation": recipe.interpolation, "color": "RGB", "recipe": recipe.to_json(),
-        "environment": environment(loader.data.path),
+        "environment": environment(Path(loader.data.path.name)),
     }  # fmt: skip
-
-
-class _Log:
-    """``metrics.jsonl`` and accelerate's trackers; only the first process writes."""
-
-    def __init__(self, accelerator: Accelerator, path: Path, step: int) -> None:
-        self.accelerator = accelerator
-        self.file = None
-        if accelerator.is_main_process:
-            kept = _lines_until(path, step) if path.exists() else []
-            path.write_text("".join(kept))
-            self.file = path.open("a")
-
-    def write(self, event: str, step: int, epoch: int, values: dict[str, float]) -> None:
-        if self.file is None:
-            return
-        self.file.write(json.dumps({"event": event, "step": step, "epoch": epoch, **values}) + "\n")
-        self.file.flush()
-        self.accelerator.log({f"{event}/{key}": value for key, value in values.items()}, step=step)
-
-    def close(self) -> None:
-        if self.file is not None:
-            self.file.close()
-
-
-def _lines_until(path: Path, step: int) -> list[str]:
-    """Lines up to the checkpoint's step; a killed run has logged steps that its continuation does again."""
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        try:
-            if json.loads(line)["step"] > step:
-                break
-        except (ValueError, KeyError):  # a line cut by the kill
-            break
-        kept.append(line)
-    return kept
-
-
-# ---- signals ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second one acts at once."""
-    received: list[int] = []
-    handled = (signal.SIGTERM, signal.SIGINT)
-    try:
-        old = {number: signal.getsignal(number) for number in handled}
-
-        def note(number: int, frame: Any) -> None:
-            received.append(number)
-            signal.signal(number, old[number])
-
-        for number in handled:
-            signal.signal(number, note)
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number in handled:
-            signal.signal(number, old[number])
-
-
-def _any_process(received: list[int], step: int, world: int, device: torch.device) -> bool:
-    """Whether a signal reached any process; they have to agree on the step at which they stop."""
-    if world == 1:
-        return bool(received)
-    if step % 10:
-        return False
-    flag = torch.tensor(len(received), device=device)
-    dist.all_reduce(flag)
-    return bool(flag.item())

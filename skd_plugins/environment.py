@@ -50,5 +50,7 @@ def environment(data: Path | None = None, processes: int = 1) -> dict[str, Any]:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True)
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
+    )
     return done.stdout.strip()

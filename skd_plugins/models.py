@@ -95,8 +95,9 @@ def forward_with_features(
         SkdError: the classifier does not get one feature vector ``[B, D]`` an image.
     """
     head = classifier_of(model)
+    network: Any = model
     if hasattr(model, "forward_features") and hasattr(model, "forward_head"):
-        features = model.forward_head(model.forward_features(input), pre_logits=True)
+        features = network.forward_head(network.forward_features(input), pre_logits=True)
         _check_features(model, features, input)
         return features, head(features if expand is None else expand(features))
 

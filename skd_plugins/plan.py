@@ -17,6 +17,7 @@ from .methods import create_method
 from .models import create_model
 from .recipe import Recipe
 
+
 def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
     """The resolved recipe: network, parameters, steps, images an epoch, memory, data.
 
@@ -58,7 +59,8 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
         "method": f"{recipe.method} {recipe.method_args}" if recipe.method_args else recipe.method,
         "network": f"{recipe.model}, {num_classes} classes, {recipe.image_size} x {recipe.image_size} px",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "training-only parameters": sum(p.numel() for p in method.parameters()) - sum(p.numel() for p in model.parameters()),
+        "training-only parameters": sum(p.numel() for p in method.parameters())
+        - sum(p.numel() for p in model.parameters()),
         "data": found,
         "training anchors": samples,
         "validation images": val_samples,
@@ -75,7 +77,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
 
 
 def estimate_memory(recipe: Recipe, method: nn.Module, images: int) -> dict[str, int]:
-    """Bytes of one training step: weights, gradients, optimizer, average, and what autograd keeps for the backward pass.
+    """Bytes of one training step: weights, gradients, optimizer, average, and what autograd keeps for backward.
 
     The last is counted, not guessed: a step is traced on the meta device and the tensors saved for backward are summed
     up. Workspaces of convolutions and the allocator's fragmentation come on top.
@@ -99,7 +101,12 @@ def estimate_memory(recipe: Recipe, method: nn.Module, images: int) -> dict[str,
     del result
     if recipe.precision != "no":
         activations //= 2  # autocast keeps them in 16 bits; the meta device knows no autocast
-    parts = {"weights": state, "gradients": state, "optimizer": state if recipe.momentum else 0, "activations": activations}
+    parts = {
+        "weights": state,
+        "gradients": state,
+        "optimizer": state if recipe.momentum else 0,
+        "activations": activations,
+    }
     if recipe.ema_decay:
         parts["average"] = state
     return parts | {"input": images * 3 * recipe.image_size**2 * 5}
@@ -140,4 +147,3 @@ def _size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     raise AssertionError
-

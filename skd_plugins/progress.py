@@ -29,9 +29,16 @@ class Progress:
         self.console = Console(stderr=False, highlight=False, soft_wrap=True)
         self.live = enabled and self.console.is_terminal
         self.bar = Bar(
-            TextColumn("[bold]{task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=self.console, disable=not self.live,
-        )  # fmt: skip
+            TextColumn("[bold]{task.description}"),
+            BarColumn(None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.live,
+        )
         self.task = self.bar.add_task(name, total=total, completed=start, text="")
         self._reset()
         self._last: dict[str, float] = {}
@@ -41,7 +48,9 @@ class Progress:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.stop()
 
     def timed(self, batches: Iterator[T]) -> Generator[T, None, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,18 @@ from .recipe import Recipe, override
 @one_line
 def run_recipe(recipe: Recipe, argv: list[str] | None = None) -> None:
     """Parses the arguments and trains, or prints the plan."""
-    tyro.cli(partial(_command, recipe), args=argv, description=f"Train {recipe.name}.")
+    arguments = _overrides_last(sys.argv[1:] if argv is None else argv)
+    tyro.cli(partial(_command, recipe), args=arguments, description=f"Train {recipe.name}.")
+
+
+def _overrides_last(arguments: list[str]) -> list[str]:
+    """Gathers the overrides, which may stand between the options; a parser takes positional arguments in one place."""
+    options: list[str] = []
+    overrides: list[str] = []
+    for argument in arguments:
+        is_value = bool(options) and options[-1] in ("--data", "--out")
+        (options if is_value or argument.startswith("-") else overrides).append(argument)
+    return options + overrides
 
 
 def _command(

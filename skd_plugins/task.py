@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from timm.utils import unwrap_model
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from .errors import SkdError
 from .methods import Method, create_method
 
 
@@ -59,12 +61,16 @@ class MethodTask(TrainingTask):
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
         return self
 
-    def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> nn.Module:
+    def compile(  # type: ignore[override]  # timm's signature, not nn.Module's
+        self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any
+    ) -> nn.Module:
         """Compiles the step and, for validation, the plain network. Returns the latter."""
-        options: dict[str, Any] = {"backend": backend, "mode": mode, **compile_kwargs}
-        self.eval_model = torch.compile(self.method.model, **options)
-        self.trainable_module = torch.compile(self.trainable_module, **options)
-        return self.eval_model  # type: ignore[return-value]  # torch types compile() as a callable, it is a module
+        # torch types what it returns as a callable; it is a module.
+        compile: Callable[..., Any] = partial(torch.compile, backend=backend, mode=mode, **compile_kwargs)
+        eval_model: nn.Module = compile(self.method.model)
+        self.eval_model = eval_model
+        self.trainable_module = compile(self.trainable_module)
+        return eval_model
 
     def setup_ema(
         self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None, **kwargs: Any
@@ -82,7 +88,7 @@ class MethodTask(TrainingTask):
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
         """The plain network (compiled if the task is), or its average."""
-        compiled = getattr(self, "eval_model_ema" if ema else "eval_model", None)
+        compiled: nn.Module | None = getattr(self, "eval_model_ema" if ema else "eval_model", None)
         if module is None and compiled is not None:
             return compiled
         if module is None:
@@ -102,13 +108,13 @@ class MethodTask(TrainingTask):
     def load_task_state(
         self, state: dict[str, Any] | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
     ) -> None:
-        """Restores `get_task_state`; raises RuntimeError when `strict` and the keys differ."""
+        """Restores `get_task_state`; raises SkdError when `strict` and the keys differ."""
         if ema:
             return
         own = set(self.get_task_state())
         given = set(state or {})
         if strict and own != given:
-            raise RuntimeError(
+            raise SkdError(
                 f"the checkpoint's task state does not fit method {self.method.name!r}: "
                 f"missing {sorted(own - given)}, unexpected {sorted(given - own)}"
             )
@@ -141,12 +147,12 @@ class _Trainable(nn.Module):
         return result
 
     def no_weight_decay(self) -> set[str]:
-        names = getattr(self.method.model, "no_weight_decay", set)()
+        names: set[str] = getattr(self.method.model, "no_weight_decay", set)()
         return {f"method.model.{name}" for name in names}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """Layer numbers for layer-wise learning rates; what the method adds counts as the last layer."""
-        model = self.method.model
+        model: Any = self.method.model
         layers: dict[str, int] = {}
         if hasattr(model, "group_matcher"):
             layers = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)

@@ -283,6 +283,11 @@ class BetonDataset:
     def __len__(self) -> int:
         return len(self.data)
 
+    @property
+    def transform(self) -> None:
+        """What timm's wrapper for ``--aug-splits`` asks for."""
+        raise SkdError("--aug-splits can't be used with .beton files; leave it out")
+
     def set_epoch(self, epoch: int) -> None:
         """Tells the loader, as train.py of timm 1.0.27 and 1.0.28 expects of a data set."""
         if self._loader is not None:
@@ -307,7 +312,7 @@ class BetonDataset:
         spec = self._augmentation(options)
         mixup = self._mixup(options) if training else None
         rank, world = processes(options)
-        shard = OrderedDistributedSampler(self, num_replicas=world, rank=rank)  # type: ignore[no-untyped-call]
+        shard = OrderedDistributedSampler(self, num_replicas=world, rank=rank)
         order = None
         if training:
             order = training_order(self.data.targets, options, segments=segments, couples=couples, seed=self.seed)

@@ -19,8 +19,7 @@ import timm.task
 import torch
 
 from .errors import SkdError
-from .methods import Method
-from .methods._base import create_method
+from .methods import Method, create_method
 from .models import classifier_of
 from .task import MethodTask, create_task
 from .timm_data import BetonDataset, PairedMixup, find_beton, paired_loader, paired_order
@@ -58,7 +57,7 @@ def timm_train(script: Path, method: str, method_args: Sequence[str], arguments:
         except ImportError as error:
             if not (error.name or "").startswith("timm"):
                 raise
-            raise SkdError(f"{script} does not fit {_timm_version()}: {error}") from error
+            raise injection.misfit(str(error)) from error
     if not injection.created_task:
         raise SkdError(f"{script} ended without creating its ClassificationTask, so method {method!r} was not used")
 
@@ -74,8 +73,8 @@ class _Injection:
         self.created_task = False
         self.seed = 42  # train.py's default, for a script that does not pass its seed on
         self._largest_label = -1
-        self._timm_dataset: Callable[..., Any] = vars(timm.data)["create_dataset"]
-        self._timm_loader: Callable[..., Any] = vars(timm.data)["create_loader"]
+        self._timm_dataset: Callable[..., Any] = timm.data.create_dataset
+        self._timm_loader: Callable[..., Any] = timm.data.create_loader
         self._timm_task: Callable[..., Any] = timm.task.ClassificationTask
 
     def patches(self) -> list[Patch]:
@@ -103,8 +102,10 @@ class _Injection:
             self.seed = options["seed"]
         if options["name"]:  # not a path: torch/cifar100, hfds/...
             return self._timm_dataset(*args, **kwargs)
-        if not options["root"] or not Path(options["root"]).exists():
-            raise SkdError(f"data path {options['root']} does not exist; give one with --data-dir")
+        if not options["root"]:
+            raise SkdError(f"{self.script.name} needs data: give --data-dir")
+        if not Path(options["root"]).exists():
+            raise SkdError(f"data path {options['root']} does not exist")
         path = find_beton(options["root"], options["split"])
         if path is None:
             return self._timm_dataset(*args, **kwargs)
@@ -150,11 +151,18 @@ class _Injection:
             _logger.info("skd_plugins: training with method %s(%s)", self.method, settings)
         return task
 
+    def misfit(self, reason: str) -> SkdError:
+        """An error for a script of another version of timm."""
+        version = metadata.version("timm")
+        return SkdError(
+            f"{self.script} does not fit the installed timm {version} ({reason}); use train.py of tag v{version}"
+        )
+
     def _bound(self, function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
         try:
             call = inspect.signature(function).bind(*args, **kwargs)
         except TypeError as error:
-            raise SkdError(f"{self.script} does not fit {_timm_version()}: {function.__name__}: {error}") from None
+            raise self.misfit(f"{function.__name__}: {error}") from None
         call.apply_defaults()
         return call.arguments
 
@@ -178,10 +186,6 @@ def _check_script(script: Path) -> None:
         raise SkdError(f"can't read {script} ({error.strerror}); {hint}") from None
     if "timm.task" not in text or "ClassificationTask" not in text:
         raise SkdError(f"{script} does not use timm.task.ClassificationTask; {hint}")
-
-
-def _timm_version() -> str:
-    return f"the installed timm {metadata.version('timm')}; use train.py of its tag"
 
 
 @contextmanager

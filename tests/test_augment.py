@@ -71,9 +71,7 @@ def test_boxes_are_those_of_the_slow_version(
 ) -> None:
     heights, widths = np.array(sizes).T
     positions, segments = np.arange(len(sizes)) + 5, np.arange(len(sizes)) % 2
-    boxes, flips = training_boxes(
-        spec, heights, widths, seed=seed, epoch=epoch, positions=positions, segments=segments
-    )
+    boxes, flips = training_boxes(spec, heights, widths, seed=seed, epoch=epoch, positions=positions, segments=segments)
     for i, (height, width) in enumerate(sizes):
         draws = uniform(keys(seed, epoch, int(positions[i]), int(segments[i])), 23)[0].tolist()
         assert tuple(boxes[i]) == slow_box(spec, height, width, draws)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import CLASSES, Pixels, overwrite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -20,8 +21,6 @@ from skd_plugins.data import Source
 from skd_plugins.data.augment import Augmentation, center_boxes
 from skd_plugins.data.beton import _FIELD, _FIELD_TYPES, _HEADER, BetonFile, _jpeg_shape, _shifted
 from skd_plugins.errors import SkdError
-
-from conftest import CLASSES, Pixels, overwrite
 
 Copy = Callable[..., Path]
 FILES = ["beton", "raw_beton", "mixed_beton"]
@@ -35,7 +34,11 @@ def foreign(photographs: list[Pixels], tmp_path_factory: pytest.TempPathFactory)
     from ffcv.writer import DatasetWriter
 
     path = tmp_path_factory.mktemp("foreign") / "train.beton"
-    fields = {"label": IntField(), "weight": FloatField(), "image": RGBImageField(write_mode="smart", smart_threshold=30_000)}
+    fields = {
+        "label": IntField(),
+        "weight": FloatField(),
+        "image": RGBImageField(write_mode="smart", smart_threshold=30_000),
+    }
     samples = [(index % 3, index / 7, image) for index, image in enumerate(photographs)]
     DatasetWriter(str(path), fields, page_size=1 << 21, num_workers=1).from_indexed_dataset(samples)
     return path
@@ -164,7 +167,22 @@ def test_every_truncation_is_noticed(foreign: Path, beton: Path, copied: Copy, a
     path = copied(foreign if alone else beton, alone=alone)
     size = path.stat().st_size
     # the index is at the end, so that nothing can be missing without being missed
-    lengths = [size - 1, size - 23, size - 24, size - 25, size - 24 * 16, size // 2, 5000, 2200, 2119, 1500, 24, 23, 1, 0]
+    lengths = [
+        size - 1,
+        size - 23,
+        size - 24,
+        size - 25,
+        size - 24 * 16,
+        size // 2,
+        5000,
+        2200,
+        2119,
+        1500,
+        24,
+        23,
+        1,
+        0,
+    ]
     for length in lengths:
         with path.open("r+b") as file:
             file.truncate(length)
@@ -229,14 +247,16 @@ for path in map(Path, {paths!r}):
     at = layout(path)
     good, labels = crops(BetonFile(path)), BetonFile(path).targets
     draw = np.random.default_rng(0)
-    regions = [(0, at["fields"]), (at["fields"], at["samples"]), (at["samples"], at["end_of_samples"]), (at["index"], at["end"])]
+    ends = [(0, "fields"), ("fields", "samples"), ("samples", "end_of_samples"), ("index", "end")]
+    regions = [(at[begin] if begin else 0, at[end]) for begin, end in ends]
     counts = dict(refused=0, same=0, reported=0, relabelled=0)
     for number in range(1000):
         begin, end = regions[number % 4]
         width = int(draw.choice([1, 1, 2, 4, 8]))
         offset = int(draw.integers(begin, end - width))
         old = np.frombuffer(original[offset : offset + width], np.uint8)
-        choices = [draw.integers(0, 256, width), 0 * old, 0 * old + 255, old ^ (1 << draw.integers(8)), old[::-1], old + 1]
+        flipped = old ^ (1 << draw.integers(8))
+        choices = [draw.integers(0, 256, width), 0 * old, 0 * old + 255, flipped, old[::-1], old + 1]
         overwrite(path, offset, np.asarray(choices[number // 4 % 6], np.uint8).tobytes())
         try:
             data = BetonFile(path)
@@ -436,8 +456,8 @@ print("fine")
 def test_reading_does_not_import_ffcv(beton: Path) -> None:
     """Importing it takes seconds in every process and sets torch's thread count."""
     done = subprocess.run(
-        [sys.executable, "-c", LIBRARY.format(path=str(beton))], capture_output=True, text=True, timeout=300, check=False,
-        cwd=Path(__file__).parents[1],
+        [sys.executable, "-c", LIBRARY.format(path=str(beton))],
+        capture_output=True, text=True, timeout=300, check=False, cwd=Path(__file__).parents[1],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout == "fine\n"

@@ -32,7 +32,9 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     """On a real file system of 1 MB."""
     mount = tmp_path / "small"
     mount.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], capture_output=True, text=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], capture_output=True, text=True
+    )
     if done.returncode:
         # Not root: a limit on the size of files fails the write just as a full disk does.
         import resource
@@ -48,7 +50,9 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
         assert os.listdir(mount) == ["last.pt"]
     finally:
         if done.returncode:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+            )
         else:
             subprocess.run(["umount", str(mount)], check=True)
 

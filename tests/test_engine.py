@@ -121,7 +121,12 @@ def test_overfits_16_images(method: str, tmp_path: Path) -> None:
 def test_five_cs_kd_steps_equal_a_plain_script(data: dict[str, Path], tmp_path: Path) -> None:
     """The engine against a loop written from Algorithm 1 and Eq. 1 of CS-KD: bit-equal weights."""
     recipe = replace(
-        BASE, method="cs_kd", method_args={"weight": 2.0, "temperature": 4.0}, max_steps=5, schedule="constant", epochs=3
+        BASE,
+        method="cs_kd",
+        method_args={"weight": 2.0, "temperature": 4.0},
+        max_steps=5,
+        schedule="constant",
+        epochs=3,
     )
     run = train(recipe, data=str(data["beton"]), out=tmp_path)
 
@@ -129,7 +134,11 @@ def test_five_cs_kd_steps_equal_a_plain_script(data: dict[str, Path], tmp_path: 
     net = create_model(recipe.model, num_classes=10, **recipe.model_args).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
     loader = make_loader(
-        data["beton"] / "train.beton", segments=("anchor", "pair"), batch_size=12, augmentation=augmentation(recipe), workers=1
+        data["beton"] / "train.beton",
+        segments=("anchor", "pair"),
+        batch_size=12,
+        augmentation=augmentation(recipe),
+        workers=1,
     )
     steps = 0
     while steps < 5:
@@ -156,8 +165,14 @@ def test_five_cs_kd_steps_equal_a_plain_script(data: dict[str, Path], tmp_path: 
 
 RESUMED = {
     "folder-sampled": ("folder", {"method": "cs_kd"}),
-    "beton-bank": ("beton", {"method": "sd_dropout", "method_args": {"base": "cs_kd", "base_args": {"pairing": "bank"}}}),
-    "beton-mixup-adamw": ("beton", {"method": "cs_kd", "mixup": 0.4, "cutmix": 1.0, "optimizer": "adamw", "schedule": "cosine"}),
+    "beton-bank": (
+        "beton",
+        {"method": "sd_dropout", "method_args": {"base": "cs_kd", "base_args": {"pairing": "bank"}}},
+    ),
+    "beton-mixup-adamw": (
+        "beton",
+        {"method": "cs_kd", "mixup": 0.4, "cutmix": 1.0, "optimizer": "adamw", "schedule": "cosine"},
+    ),
 }
 
 
@@ -273,7 +288,10 @@ def test_two_processes_train_and_evaluate_as_one(data: dict[str, Path], tmp_path
 
 
 def test_what_a_run_leaves(data: dict[str, Path], tmp_path: Path) -> None:
-    recipe = replace(BASE, epochs=4, save_every=2, ema_decay=0.5, label_smoothing=0.1, clip_grad=1.0, precision="bf16")
+    recipe = replace(
+        BASE, epochs=4, save_every=2, ema_decay=0.5, label_smoothing=0.1, clip_grad=1.0, precision="bf16", image_size=32
+    )
+    # (at 16 px the last stage is 1 x 1, where torch 2.13 on a CPU gets bf16 weight gradients from uninitialised memory)
     run = train(recipe, data=str(data["folder"]), out=tmp_path)
     assert run == tmp_path / "tiny.test" / "seed0"
     assert sorted(path.name for path in run.glob("*.pt")) == ["best.pt", "epoch0002.pt", "epoch0004.pt", "last.pt"]
@@ -305,6 +323,7 @@ def test_errors_come_early_and_lose_nothing(data: dict[str, Path], tmp_path: Pat
         ({"seed": 1, "model": "resnet11"}, beton, "unknown model 'resnet11'"),
         ({"seed": 1, "model_args": {"chanels": 3}}, beton, "model_args"),
         ({"seed": 1, "optimizer": "sdg"}, beton, "sdg"),
+        ({"seed": 1, "trackers": ("tensorbord",)}, beton, "tracker 'tensorbord' is unknown or not installed; available: "),
         ({"seed": 1, "batch_size": 100, "grad_accumulation": 30}, beton, "batch_size=100"),
         ({"seed": 1, "lr": 1e30, "epochs": 3}, beton, "not finite at step"),
         ({"seed": 2, "method": "cs_kd", "method_args": {"pairing": "bank"}, "mixup": 0.2}, beton, "class indices"),
@@ -321,6 +340,10 @@ def test_initial_weights_and_resume_without_a_run(data: dict[str, Path], tmp_pat
     first = train(replace(BASE, epochs=1), data=str(data["beton"]), out=tmp_path / "a")
     started = replace(BASE, initial_weights=str(first), max_steps=1, lr=0.0, weight_decay=0.0)
     second = train(started, data=str(data["beton"]), out=tmp_path / "b", resume=True)
-    weights = {key: value for key, value in checkpoint(first)["state_dict"].items() if "running" not in key and "num_" not in key}
+    weights = {
+        key: value
+        for key, value in checkpoint(first)["state_dict"].items()
+        if "running" not in key and "num_" not in key
+    }
     for key, value in weights.items():
         assert torch.equal(checkpoint(second)["state_dict"][key], value), key

@@ -9,8 +9,10 @@ from torch import nn
 from skd_plugins import SkdError, create_model
 from skd_plugins.models import classifier_of, features_of, forward_with_features
 
-NETWORKS = ["resnet10t", "test_vit", "test_efficientnet", "test_convnext", "torchvision/resnet18", "torchvision/mobilenet_v2",
-            "torchvision/densenet121", "torchvision/vgg11", "torchvision/efficientnet_b0"]  # fmt: skip
+NETWORKS = [
+    *("resnet10t", "test_vit", "test_efficientnet", "test_convnext", "torchvision/resnet18", "torchvision/vgg11"),
+    *("torchvision/mobilenet_v2", "torchvision/densenet121", "torchvision/efficientnet_b0"),
+]
 
 
 def test_there_are_networks() -> None:

@@ -19,7 +19,9 @@ quick = settings(max_examples=150, deadline=None, derandomize=True)
 Targets = NDArray[np.int64]
 
 
-def all_batches(targets: Targets, *, world: int = 1, epoch: int = 0, start: int = 0, **options: Any) -> list[list[Batch]]:
+def all_batches(
+    targets: Targets, *, world: int = 1, epoch: int = 0, start: int = 0, **options: Any
+) -> list[list[Batch]]:
     """Each process's batches."""
     return [
         list(TrainingOrder(targets, rank=rank, world=world, **options).batches(epoch, start)) for rank in range(world)
@@ -128,7 +130,11 @@ def test_small_tails(case: tuple[int, ...], expected: list[list[int]]) -> None:
     )
     steps = len(expected)
     got = [
-        [len(batches[rank][step * accumulation + micro].indices) for micro in range(accumulation) for rank in range(world)]
+        [
+            len(batches[rank][step * accumulation + micro].indices)
+            for micro in range(accumulation)
+            for rank in range(world)
+        ]
         for step in range(steps)
     ]
     assert got == expected

@@ -38,7 +38,9 @@ def test_all_recipes_are_there() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_recipe_files(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = path.read_text()
-    assert all(f"\n{label}:" in text for label in ("Source", "Expected", "Run")), "the docstring says where it comes from"
+    assert all(f"\n{label}:" in text for label in ("Source", "Expected", "Run")), (
+        "the docstring says where it comes from"
+    )
     assert f"accelerate launch recipes/{path.name}" in text
     recipe = read(path, monkeypatch)
     assert re.fullmatch(r"[a-z0-9_]+\.[a-z0-9_]+", recipe.name)
@@ -89,7 +91,9 @@ BASE = Recipe(name="a.b", method="sd_dropout", method_args={"weight": 0.1})
 
 
 def test_overrides() -> None:
-    changed = override(BASE, ["epochs=10", "lr=1e-4", "milestones=[1,2]", "method_args.weight=0.5", "ema_decay=0.99", "seed=3"])
+    changed = override(
+        BASE, ["epochs=10", "lr=1e-4", "milestones=[1,2]", "method_args.weight=0.5", "ema_decay=0.99", "seed=3"]
+    )
     assert (changed.epochs, changed.lr, changed.milestones, changed.ema_decay) == (10, 1e-4, (1, 2), 0.99)
     assert changed.method_args == {"weight": 0.5}
     assert override(BASE, ["method_args.temperature=2"]).method_args == {"weight": 0.1, "temperature": 2}
@@ -134,7 +138,9 @@ def test_yaml_like_numbers_are_numbers() -> None:
     assert parse_assignments(["a=1e-4", "b=1.0", "c=x", "d.e=[1]"]) == {"a": 1e-4, "b": 1.0, "c": "x", "d": {"e": [1]}}
 
 
-@given(lr=st.floats(0, 1e6), epochs=st.integers(1, 10**6), seed=st.integers(0, 2**31), name=st.text("abc._", min_size=3))
+@given(
+    lr=st.floats(0, 1e6), epochs=st.integers(1, 10**6), seed=st.integers(0, 2**31), name=st.text("abc._", min_size=3)
+)
 def test_json_round_trip(lr: float, epochs: int, seed: int, name: str) -> None:
     if name in (".", ".."):
         return
@@ -146,7 +152,12 @@ def test_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     with pytest.raises(SkdError, match="does not exist"):
         load_recipe(path)
-    for text, message in [("{", "is not a recipe"), ("[]", "expected an object"), ('{"nam": 1}', "did you mean 'name'"), ("{}", "no field 'name'")]:
+    for text, message in [
+        ("{", "is not a recipe"),
+        ("[]", "expected an object"),
+        ('{"nam": 1}', "did you mean 'name'"),
+        ("{}", "no field 'name'"),
+    ]:
         path.write_text(text)
         with pytest.raises(SkdError, match=message):
             load_recipe(path)

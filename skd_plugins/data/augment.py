@@ -113,9 +113,7 @@ def _resized_crops(
     return np.stack([top, left, h, w], axis=1).astype(np.int64)
 
 
-def center_boxes(
-    spec: Augmentation, heights: NDArray[np.integer], widths: NDArray[np.integer]
-) -> NDArray[np.int64]:
+def center_boxes(spec: Augmentation, heights: NDArray[np.integer], widths: NDArray[np.integer]) -> NDArray[np.int64]:
     """Evaluation crops ``[n, 4]``: the centre square of `crop_pct` times the shorter side, as FFCV computes it."""
     side = np.maximum((spec.crop_pct * np.minimum(heights, widths)).astype(np.int64), 1)
     return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1).astype(np.int64)

@@ -1,7 +1,7 @@
 """Reading FFCV's `.beton` files: tables checked before use, images decoded by FFCV's own C library.
 
-Why not `ffcv.Loader`: an exception in its worker leaves the consumer waiting for ever, a corrupt JPEG is not noticed, its
-augmentation can't be seeded, an epoch left early leaks a thread, it sets torch's thread count, and it compiles for
+Why not `ffcv.Loader`: an exception in its worker leaves the consumer waiting for ever, a corrupt JPEG is not noticed,
+its augmentation can't be seeded, an epoch left early leaks a thread, it sets torch's thread count, and it compiles for
 5-8 s in every process. The files, the writer and the C decoder are FFCV's; the schedule is `loader.py`'s.
 """
 
@@ -58,7 +58,9 @@ class BetonFile:
         self._data = np.memmap(self.path, dtype=np.uint8, mode="r") if self.path.stat().st_size else np.zeros(0, "u1")
         header = self._table(_HEADER, 1, 0, "header")[0]
         if header["version"] != _VERSION:
-            raise SkdError(f"{self.path} is not an FFCV file of format {_VERSION} (its version field is {header['version']})")
+            raise SkdError(
+                f"{self.path} is not an FFCV file of format {_VERSION} (its version field is {header['version']})"
+            )
         samples = int(header["samples"])
         fields = self._table(_FIELD, int(header["fields"]), _HEADER.itemsize, "field table")
         unknown = [int(kind) for kind in fields["type"] if int(kind) not in _FIELD_TYPES]
@@ -163,8 +165,8 @@ class BetonFile:
         allocations = allocations[np.argsort(allocations["pointer"])]
         if len(allocations) > len(pointers):  # images are all that FFCV allocates space for
             raise SkdError(
-                f"{self.path} is damaged: it has {len(pointers)} samples, but {len(allocations)} images; write it again "
-                "with skd write"
+                f"{self.path} is damaged: it has {len(pointers)} samples, but {len(allocations)} images; write it "
+                "again with skd write"
             )
         place = np.searchsorted(allocations["pointer"], pointers)
         found = place < len(allocations)
@@ -247,7 +249,8 @@ def _shifted(image: NDArray[np.uint8], top: int, left: int) -> NDArray[np.uint8]
     window = np.zeros_like(image)
     rows, columns = height - abs(top), width - abs(left)
     if rows > 0 and columns > 0:
-        window[max(-top, 0) :][:rows, max(-left, 0) :][:, :columns] = image[max(top, 0) :][:rows, max(left, 0) :][:, :columns]
+        seen = image[max(top, 0) :, max(left, 0) :][:rows, :columns]
+        window[max(-top, 0) :, max(-left, 0) :][:rows, :columns] = seen
     return window
 
 
@@ -255,9 +258,8 @@ def _shifted(image: NDArray[np.uint8], top: int, left: int) -> NDArray[np.uint8]
 def _library() -> ctypes.CDLL:
     """FFCV's compiled library, without importing the package: that takes seconds and sets torch's thread count."""
     spec = importlib.util.find_spec("ffcv")
-    files = [
-        file for folder in (spec.submodule_search_locations or [] if spec else []) for file in Path(folder).glob("_libffcv*")
-    ]
+    folders = (spec.submodule_search_locations or []) if spec else []
+    files = [file for folder in folders for file in Path(folder).glob("_libffcv*")]
     if not files:
         raise SkdError("reading .beton files needs FFCV: install skd_plugins[ffcv], or train from an image folder")
     library = ctypes.CDLL(str(files[0]))

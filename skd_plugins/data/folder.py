@@ -15,7 +15,11 @@ from ..errors import SkdError
 from .augment import Augmentation, training_boxes
 
 Request = tuple[int, int, int, int]  # sample, epoch, position, segment
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+}
 
 
 class FolderData:
@@ -84,7 +88,7 @@ class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
             size = self.spec.image_size
             return torch.zeros(size, size, 3, dtype=torch.uint8), f"{type(error).__name__}: {error}"
         if self.clean[segment]:
-            return torch.as_tensor(np.array(self.evaluation(image))).permute(1, 2, 0), ""
+            return torch.as_tensor(self.evaluation(image)).permute(1, 2, 0), ""
         return torch.from_numpy(self._augmented(image, request)), ""
 
     def _augmented(self, image: Image.Image, request: Request) -> NDArray[np.uint8]:
@@ -94,10 +98,8 @@ class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
             positions=np.array([position]), segments=np.array([segment]),
         )  # fmt: skip
         top, left, height, width = (int(value) for value in boxes[0])
-        if self.spec.mode == "shift":
-            image = image.crop((left, top, left + width, top + height))
-            top = left = 0
         size, resample = self.spec.image_size, _FILTERS[self.spec.interpolation]
-        image = image.resize((size, size), resample, box=(left, top, left + width, top + height))
+        # Not `resize(box=...)`, which looks at pixels around the box. What is outside the image is black.
+        image = image.crop((left, top, left + width, top + height)).resize((size, size), resample)
         pixels = np.array(image)
         return np.ascontiguousarray(pixels[:, ::-1]) if flips[0] else pixels

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -70,8 +71,13 @@ class Loader:
         if isinstance(data, BetonFile):
             self._images = _BetonImages(data, spec, seed=seed, clean=clean, workers=workers, pin=self._pin)
         else:
-            self._images = _FolderBatches(FolderImages(data, spec, seed=seed, clean=clean), workers=workers, pin=self._pin)
-        self._on_device = PrefetchLoader(_Host(self), mean=mean, std=std, device=device, img_dtype=dtype)
+            self._images = _FolderBatches(
+                FolderImages(data, spec, seed=seed, clean=clean), workers=workers, pin=self._pin
+            )
+        self._on_device = PrefetchLoader(
+            _Host(self),  # type: ignore[arg-type]  # it only iterates
+            mean=tuple(mean), std=tuple(std), device=device, img_dtype=dtype,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         """Batches of this process in an epoch."""
@@ -85,7 +91,7 @@ class Loader:
         return self.indices
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """What the next ``iter()`` gives: an epoch's steps from `start_step` on. Without this, epochs follow 0, 1, ..."""
+        """What the next ``iter()`` gives: an epoch's steps from `start_step` on. Without it, epochs follow 0, 1, ..."""
         self._next = (epoch, start_step)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -102,7 +108,8 @@ class Loader:
             batches: Iterator[Batch] = self.order.batches(epoch, start)
         else:
             self.skipped = {}
-            batches = (Batch(part, part) for part in np.split(self._shard, range(self.batch_size, len(self._shard), self.batch_size)))
+            parts = np.split(self._shard, range(self.batch_size, len(self._shard), self.batch_size))
+            batches = (Batch(part, part) for part in parts)
         with closing(self._images.fetch(batches, epoch)) as fetched:
             for batch, (pixels, broken) in fetched:
                 indices = batch.indices
@@ -121,7 +128,9 @@ class Loader:
         picture: NDArray[np.uint8] = pixels.numpy()
         return picture
 
-    def _without(self, pixels: Tensor, broken: dict[int, str], batch: Batch, epoch: int) -> tuple[Tensor, NDArray[np.int64]]:
+    def _without(
+        self, pixels: Tensor, broken: dict[int, str], batch: Batch, epoch: int
+    ) -> tuple[Tensor, NDArray[np.int64]]:
         """Raises for a broken image, or leaves it out (evaluation), or puts another of its class there (training)."""
         for row, reason in broken.items():
             index = int(batch.indices[row])
@@ -156,16 +165,19 @@ class Loader:
 
 
 class _Host:
-    """What timm's `PrefetchLoader` wraps."""
+    """What timm's `PrefetchLoader` wraps.
+
+    The loader is not kept alive: in a cycle of references torch's worker processes would be left to the garbage
+    collector, which closes their queues before it tells them to end, and then waits 5 s for each.
+    """
 
     def __init__(self, loader: Loader) -> None:
-        self.loader = loader
+        self._loader = weakref.ref(loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.loader.host_batches()
-
-    def __len__(self) -> int:
-        return len(self.loader)
+        loader = self._loader()
+        assert loader is not None  # who iterates holds it
+        return loader.host_batches()
 
 
 class _BetonImages:
@@ -177,7 +189,7 @@ class _BetonImages:
         self.data, self.spec, self.seed, self.clean = data, spec, seed, clean
         self.workers, self.pin = max(1, workers), pin
 
-    def fetch(self, batches: Iterator[Batch], epoch: int) -> Iterator[tuple[Batch, Raw]]:
+    def fetch(self, batches: Iterator[Batch], epoch: int) -> Generator[tuple[Batch, Raw], None, None]:
         waiting: deque[tuple[Batch, Tensor, list[Future[dict[int, str]]]]] = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="skd-decode")
         try:
@@ -249,43 +261,46 @@ class _FolderBatches:
 
     def __init__(self, images: FolderImages, *, workers: int, pin: bool) -> None:
         self.images = images
+        self._requests = _Requests()
         self._loader = torch.utils.data.DataLoader(
             images,
-            batch_sampler=_Requests(self),  # type: ignore[arg-type]  # torch types samplers as giving lists of int
+            batch_sampler=self._requests,
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin,
             persistent_workers=workers > 0,
         )
-        self._batches: Iterator[Batch] = iter(())
-        self._epoch = 0
-        self._pending: deque[Batch] = deque()
 
-    def fetch(self, batches: Iterator[Batch], epoch: int) -> Iterator[tuple[Batch, Raw]]:
-        self._batches, self._epoch, self._pending = batches, epoch, deque()
+    def fetch(self, batches: Iterator[Batch], epoch: int) -> Generator[tuple[Batch, Raw], None, None]:
+        pending = self._requests.start(batches, epoch)
         for pixels, broken in self._loader:
-            yield self._pending.popleft(), (pixels, dict(zip(*broken, strict=True)))
-
-    def requests(self) -> Iterator[list[Request]]:
-        """The sampler's side: runs a few batches ahead of `fetch`."""
-        for batch in self._batches:
-            self._pending.append(batch)
-            anchors = len(batch.positions)
-            yield [
-                (int(index), self._epoch, int(batch.positions[row % anchors]), row // anchors)
-                for row, index in enumerate(batch.indices)
-            ]
+            yield pending.popleft(), (pixels, dict(zip(*broken, strict=True)))
 
     def one(self, index: int, epoch: int, position: int, segment: int) -> tuple[Tensor, str]:
         return self.images[index, epoch, position, segment]
 
 
 class _Requests:
-    def __init__(self, source: _FolderBatches) -> None:
-        self.source = source
+    """The sampler: runs a few batches ahead of `_FolderBatches.fetch`."""
+
+    def __init__(self) -> None:
+        self.start(iter(()), 0)
+
+    def start(self, batches: Iterator[Batch], epoch: int) -> deque[Batch]:
+        """Sets what the next ``iter()`` asks for; returns where it notes what it has asked for."""
+        self._batches, self._epoch = batches, epoch
+        self._pending: deque[Batch] = deque()
+        return self._pending
 
     def __iter__(self) -> Iterator[list[Request]]:
-        return self.source.requests()
+        batches, epoch, pending = self._batches, self._epoch, self._pending
+        for batch in batches:
+            pending.append(batch)
+            anchors = len(batch.positions)
+            yield [
+                (int(index), epoch, int(batch.positions[row % anchors]), row // anchors)
+                for row, index in enumerate(batch.indices)
+            ]
 
 
 def _collate(samples: list[tuple[Tensor, str]]) -> tuple[Tensor, tuple[list[int], list[str]]]:
@@ -374,5 +389,3 @@ def make_loader(
         data, spec, order=order, indices=indices, batch_size=batch_size, workers=workers, skip_broken=skip_broken,
         device=torch.device(device), dtype=dtype, mean=mean, std=std,
     )  # fmt: skip
-
-

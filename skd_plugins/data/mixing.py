@@ -29,7 +29,9 @@ def mix_segments(mixup: Mixup, input: Tensor, target: Tensor, segments: int) -> 
         np.random.set_state(state)
         even = len(images) // 2 * 2
         # timm refuses odd batches; only the last image of an epoch can be left over, and it stays as it is.
-        last = mixup_target(labels[even:], mixup.num_classes, 1.0, mixup.label_smoothing) if even < len(images) else None
+        last = (
+            mixup_target(labels[even:], mixup.num_classes, 1.0, mixup.label_smoothing) if even < len(images) else None
+        )
         soft = mixup(images[:even], labels[:even])[1] if even else None
         mixed.append(torch.cat([part for part in (soft, last) if part is not None]))
     return input, torch.cat(mixed)

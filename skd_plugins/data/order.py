@@ -31,10 +31,10 @@ class TrainingOrder:
     """The order of an epoch: every anchor once, pairs drawn from the anchor's class.
 
     A pure function of (seed, epoch): nothing has to be saved or replayed to resume. Step k takes the anchors
-    ``[k * batch_size, (k + 1) * batch_size)`` of the epoch's shuffle, whatever the number of processes; they are divided
-    over micro-batches and processes. The last step takes what is left. If that were fewer than two anchors for some
-    process (BatchNorm can't train on one), the last two steps share their anchors evenly, or are one step (larger than
-    `batch_size` then) if they are too few for two.
+    ``[k * batch_size, (k + 1) * batch_size)`` of the epoch's shuffle, whatever the number of processes (with `couples`
+    the shuffle knows it); they are divided over micro-batches and processes. The last step takes what is left. If that
+    were fewer than two anchors for some process (BatchNorm can't train on one), the last two steps share their anchors
+    evenly, or are one step (larger than `batch_size` then) if they are too few for two.
 
     Args:
         targets: each sample's class ``[N]``.
@@ -105,7 +105,8 @@ class TrainingOrder:
         generator = self._generator(epoch, 0)
         if self.couples:
             return self._couples_first(generator)
-        return generator.permutation(len(self.targets))
+        shuffled: Indices = generator.permutation(len(self.targets))
+        return shuffled
 
     def pairs(self, epoch: int) -> Indices:
         """For each position of the order a sample of the anchor's class, uniform and with replacement ``[N]``.
@@ -142,7 +143,8 @@ class TrainingOrder:
     def _draw_pairs(self, anchors: Indices, epoch: int) -> Indices:
         classes = self.targets[anchors]
         offset = (self._generator(epoch, 1).random(len(anchors)) * self.counts[classes]).astype(np.int64)
-        return self.by_class[self.starts[classes] + offset]
+        pairs: Indices = self.by_class[self.starts[classes] + offset]
+        return pairs
 
     def _couples_first(self, generator: np.random.Generator) -> Indices:
         """A shuffle in which neighbours at even positions of a process's batch are of one class.

@@ -1,8 +1,8 @@
 """Random numbers that depend on what they are for, not on who draws them or when.
 
-FFCV draws crops and flips from generators of its threads that nobody can seed, and a stateful generator would have to be
-replayed to resume in the middle of an epoch. Here every number is a hash of (seed, epoch, position, segment, draw), so
-that a sample's augmentation is the same for any number of workers and processes and wherever a run was resumed.
+FFCV draws crops and flips from generators of its threads that nobody can seed, and a stateful generator would have to
+be replayed to resume in the middle of an epoch. Here every number is a hash of (seed, epoch, position, segment, draw),
+so that a sample's augmentation is the same for any number of workers and processes and wherever a run was resumed.
 """
 
 from __future__ import annotations

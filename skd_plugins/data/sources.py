@@ -138,7 +138,9 @@ def digits(train: bool) -> Source:
     training = np.concatenate([shuffled[data.target[shuffled] == label][:100] for label in range(10)])
     chosen = np.sort(training if train else np.setdiff1d(shuffled, training))
     grey = np.rint(data.images[chosen] * (255 / 16)).astype(np.uint8)
-    images = [np.asarray(PIL.fromarray(image).resize((32, 32), PIL.Resampling.BICUBIC).convert("RGB")) for image in grey]
+    images = [
+        np.asarray(PIL.fromarray(image).resize((32, 32), PIL.Resampling.BICUBIC).convert("RGB")) for image in grey
+    ]
     half = "training" if train else "validation"
     return Source(
         description=f"scikit-learn digits, {half} half",

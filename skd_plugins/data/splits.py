@@ -46,7 +46,9 @@ def resolve_data(dataset: str, data: str | None) -> Path:
         data: a folder, ``digits``, or None for the recipe's embedded default.
     """
     if data is None and dataset != "digits":
-        raise SkdError(f"this recipe needs --data: a folder with {dataset} as train.beton and val.beton, or train/ and val/")
+        raise SkdError(
+            f"this recipe needs --data: a folder with {dataset} as train.beton and val.beton, or train/ and val/"
+        )
     if data is None or data == "digits":
         return embedded_digits(cache_folder() / f"digits-{DIGITS_PER_CLASS}")
     return Path(data)

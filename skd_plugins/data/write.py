@@ -10,7 +10,8 @@ import signal
 import tempfile
 import threading
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,8 @@ from .sources import Image, Source
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# FFCV fails on an image that is larger than a page, and the file's size is a multiple of it. A large set is worth a page
-# that takes any photograph as JPEG (ImageNet's largest has 61 million pixels).
+# FFCV fails on an image that is larger than a page, and the file's size is a multiple of it. A large set is worth a
+# page that takes a photograph of tens of megapixels as JPEG.
 _PAGE, _LARGE_SET, _LARGE_PAGE = 1 << 23, 10_000, 1 << 25
 
 
@@ -71,7 +72,9 @@ def write_beton(
             f"{source.description} has labels from {source.targets.min()} to {source.targets.max()}, but "
             f"{len(source.classes)} classes"
         )
-    options = {"max_resolution": max_resolution, "jpeg_quality": jpeg_quality, "raw_share": raw_share}
+    options: dict[str, Any] = {
+        "max_resolution": max_resolution, "jpeg_quality": jpeg_quality, "raw_share": raw_share,
+    }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
@@ -80,7 +83,8 @@ def write_beton(
     try:
         _run_writer(source, part, workers=workers, **options)
         written, checksum = _verify(source, part)
-        checks = np.array([zlib.crc32(written.stored(index).data) for index in range(len(written))], dtype="<u4").tobytes()
+        sums = [zlib.crc32(written.stored(index).data) for index in range(len(written))]
+        checks = np.array(sums, dtype="<u4").tobytes()
         info = {
             "classes": source.classes,
             "source": source.description,
@@ -224,6 +228,8 @@ def _supervised(module: Any, dataset: Any) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
         try:
             yield
+            for worker in started:  # FFCV leaves them
+                worker.join()
         finally:
             if watch:
                 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -233,9 +239,11 @@ def _supervised(module: Any, dataset: Any) -> Iterator[None]:
         for worker in started:
             worker.kill()
             worker.join()
-        if hasattr(dataset.metadata_sm, "unlink"):  # FFCV frees its shared memory only when all went well
-            dataset.metadata_sm.close()
-            dataset.metadata_sm.unlink()
+        memory = getattr(dataset, "metadata_sm", None)
+        if isinstance(memory, SharedMemory):  # FFCV frees it only when all went well
+            memory.close()
+            with suppress(FileNotFoundError):
+                memory.unlink()
         raise
 
 

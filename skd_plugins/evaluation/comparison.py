@@ -83,7 +83,7 @@ class Group:
         return Reliability(diagrams[0].edges, counts, accuracy, confidence)
 
 
-def compare(runs: Sequence[str | Path], out: str | Path) -> Path:
+def compare(runs: Sequence[str | Path], out: str | Path, *, show: bool = True) -> Path:
     """Prints a table of the runs' metrics and writes ``compare.html``.
 
     Runs whose recipes differ only in the seed are shown as mean and sample standard deviation. The best value of every
@@ -92,6 +92,7 @@ def compare(runs: Sequence[str | Path], out: str | Path) -> Path:
     Args:
         runs: folders that `write_report` wrote to, or whose ``evaluation`` folder it wrote to.
         out: the folder for ``compare.html``, or the page's own path if it ends in ``.html``.
+        show: print the table; warnings are printed in any case.
 
     Returns:
         The path of the page.
@@ -111,13 +112,13 @@ def compare(runs: Sequence[str | Path], out: str | Path) -> Path:
     groups = group_runs([read_run(path) for path in runs])
     warnings = _warnings(groups)
     console = Console()
-    console.print(_table(groups))
-    console.print("* best of the column, ± sample standard deviation over the seeds", markup=False, highlight=False)
+    if show:
+        console.print(_table(groups))
+        console.print("* best of the column, ± sample standard deviation over the seeds", markup=False, highlight=False)
     for warning in warnings:
         console.print(f"note: {warning}", markup=False, highlight=False)
     page = Path(out) if str(out).endswith(".html") else Path(out) / "compare.html"
     _write_page(page, groups, warnings)
-    console.print(str(page), markup=False, highlight=False, soft_wrap=True)
     return page
 
 

@@ -28,6 +28,7 @@ def evaluate_weights(
     batch_size: int = 256,
     workers: int = 4,
     skip_broken: bool = False,
+    save_predictions: bool = False,
 ) -> Path:
     """Evaluates a trained network with the pre-processing that its card states.
 
@@ -40,9 +41,10 @@ def evaluate_weights(
         batch_size: images a batch.
         workers: decoding threads or processes.
         skip_broken: leave undecodable images out and count them.
+        save_predictions: write logits, features and targets to ``predictions.safetensors`` too (600 MB for ImageNet).
 
     Returns:
-        the ``report.html``; ``metrics.json`` and ``predictions.safetensors`` are beside it.
+        the ``report.html``; ``metrics.json`` is beside it.
 
     Raises:
         SkdError: the weights or the data can't be used, or their classes differ.
@@ -61,7 +63,8 @@ def evaluate_weights(
     predictions = predict(model, loader)
     folder = out or (weights if weights.is_dir() else weights.parent) / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
-    predictions.save(folder / "predictions.safetensors")
+    if save_predictions:
+        predictions.save(folder / "predictions.safetensors")
     info = {
         "network": card["model"], "weights": str(weights), "epoch": card.get("epoch"), "averaged": card.get("ema"),
         "method": card["recipe"]["method"], "method_args": card["recipe"]["method_args"], "data": str(loader.data.path),
@@ -88,7 +91,9 @@ def _validation_half(dataset: str, data: str | None) -> Path:
 def _check_classes(loader: Loader, card: dict[str, Any], weights: Path) -> None:
     fits = loader.num_classes == card["num_classes"] if loader.classes else loader.num_classes <= card["num_classes"]
     if not fits:
-        raise SkdError(f"{weights} was trained for {card['num_classes']} classes, {loader.data.path} has {loader.num_classes}")
+        raise SkdError(
+            f"{weights} was trained for {card['num_classes']} classes, {loader.data.path} has {loader.num_classes}"
+        )
     if card["classes"] and loader.classes and card["classes"] != loader.classes:
         raise SkdError(f"{weights} and {loader.data.path} name or order their classes differently")
 

@@ -69,9 +69,10 @@ def _recipe(path: Path) -> Mapping[str, Any]:
     try:
         recipe = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise SkdError(f"{path} is not JSON ({error}); `skd train` writes it") from None
+        raise SkdError(f"{path} is not JSON ({error}); training writes it") from None
     if not isinstance(recipe, dict):
-        raise SkdError(f"{path} holds {type(recipe).__name__}, not the fields of a recipe; `skd train` writes it")
+        raise SkdError(f"{path} holds {type(recipe).__name__}, not the fields of a recipe; training writes it")
+    recipe.pop("environment", None)  # how it was run, which differs between any two runs
     return recipe
 
 

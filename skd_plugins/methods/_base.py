@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -87,8 +88,8 @@ class Method(nn.Module):
         output, extra = logits[: len(features)], logits[len(features) :]
         out = {"output": output, "features": features}
         if expand is not None:
-            out["extra"] = extra.float()
-        return out, output.float()
+            out["extra"] = full_precision(extra)
+        return out, full_precision(output)
 
 
 def kl_divergence(target_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
@@ -100,11 +101,16 @@ def kl_divergence(target_logits: Tensor, logits: Tensor, temperature: float) -> 
         temperature: T; the result is *not* multiplied by ``T ** 2``.
     """
     return F.kl_div(
-        F.log_softmax(logits.float() / temperature, dim=-1),
-        F.log_softmax(target_logits.float() / temperature, dim=-1),
+        F.log_softmax(full_precision(logits) / temperature, dim=-1),
+        F.log_softmax(full_precision(target_logits) / temperature, dim=-1),
         reduction="batchmean",
         log_target=True,
     )
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """At least float32, for softmax and what follows."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def class_indices(target: Tensor, why: str) -> Tensor:
@@ -159,5 +165,3 @@ def at_least(value: float, low: float, what: str, *, strict: bool = False) -> fl
     if not (value > low or (value == low and not strict)) or value == float("inf"):
         raise SkdError(f"{what} must be {'above' if strict else 'at least'} {low:g}, got {value:g}")
     return value
-
-

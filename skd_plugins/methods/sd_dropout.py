@@ -71,7 +71,7 @@ class SDDropout(Method):
         """See `Method.forward`. Adds ``sdd`` to the base's terms."""
         if expand is not None:
             raise SkdError("sd_dropout is an add-on; it can't be the base of another one")
-        out = self.base(input, target, expand=self._with_two_samples)
+        out: dict[str, Tensor] = self.base(input, target, expand=self._with_two_samples)
         u, v = out.pop("extra").chunk(2)
         sdd = self_distillation(u, v, self.temperature, self.direction)
         return out | {"loss": out["loss"] + self.weight * sdd, "sdd": sdd.detach()}

@@ -15,7 +15,9 @@ from ..models import create_model
 Which = Literal["last", "best"]
 
 
-def read_weights(path: Path, *, which: Which = "last", ema: bool | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_weights(
+    path: Path, *, which: Which = "last", ema: bool | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The plain state dict and the card of a trained network.
 
     Args:
@@ -80,7 +82,9 @@ def load_into(model: nn.Module, weights: dict[str, Tensor], *, what: str) -> Non
     problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
     if any(keys for _, keys in problems):
         text = "; ".join(
-            f"{len(keys)} {kind}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}" for kind, keys in problems if keys
+            f"{len(keys)} {kind}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+            for kind, keys in problems
+            if keys
         )
         raise SkdError(f"the weights of {what} do not fit {type(model).__name__}: {text}")
     model.load_state_dict(weights)

@@ -1,0 +1,60 @@
+# `make demo` and `make test` do all set-up themselves. `make` lists the targets.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-tests demo test oldest slow lint format lock clean distclean
+
+VENV ?= .venv
+export VENV
+BIN := $(VENV)/bin
+# Test processes at a time; each gets one thread, because spinning threads of several processes starve one another.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4)))
+# More arguments for pytest: make test ARGS="-k bank -x"
+ARGS ?=
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: ## system packages, uv, environment, FFCV, detectron2
+	@scripts/setup.sh
+
+setup-tests:
+	@scripts/setup.sh --tests
+
+demo: setup ## trains and compares three methods on real digits, writes a report and the weights
+	@start=$$SECONDS; $(BIN)/skd demo; echo "demo: $$((SECONDS - start)) s"
+
+test: export OMP_NUM_THREADS = 1
+test: setup-tests ## the tests, without the slow ones
+	@$(BIN)/pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
+
+slow: setup-tests ## the slow tests, one after the other
+	@$(BIN)/pytest -m slow $(ARGS)
+
+lint: setup-tests ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup-tests ## sorts imports, formats, repairs what ruff can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+# Keeps the versions that are locked and still fit; ARGS="--upgrade" or "--upgrade-package NAME" moves them.
+lock: ## writes requirements.lock from pyproject.toml
+	@scripts/uv.sh pip compile --quiet --universal --python-version 3.10 --all-extras \
+		--custom-compile-command "make lock" pyproject.toml -o requirements.lock $(ARGS)
+
+clean: ## removes caches and builds
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+distclean: clean ## and the environment
+	@rm -rf $(VENV) .setup
+
+OLDEST := .setup/oldest
+oldest: setup-tests ## the laws of the methods and of timm's train.py with the oldest versions pyproject.toml allows
+	@scripts/uv.sh venv --quiet --clear --python $(BIN)/python $(OLDEST)
+	@scripts/uv.sh pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -e ".[dev]"
+	@$(OLDEST)/bin/python -m pytest -n $(JOBS) --dist loadfile tests/test_methods.py tests/test_task.py \
+		tests/test_numerics.py tests/test_models.py $(ARGS)

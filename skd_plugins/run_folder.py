@@ -1,0 +1,90 @@
+"""A run's folder: what is in it when training begins, and its log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from . import checkpoint
+from .environment import environment
+from .errors import SkdError
+from .recipe import Recipe, load_recipe
+
+
+def open_run(accelerator: Accelerator, recipe: Recipe, run: Path, data: Path, resume: bool) -> dict[str, Any] | None:
+    """Checks what is in the run's folder, writes ``recipe.json``, and returns the checkpoint to continue from."""
+    message: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            _check_run(recipe, run, resume)
+            run.mkdir(parents=True, exist_ok=True)
+            if not (run / "last.pt").exists():
+                record = recipe.to_json() | {"environment": environment(data, accelerator.num_processes)}
+                (run / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
+        except SkdError as error:
+            message = [str(error)]
+        except OSError as error:
+            message = [f"can't write to {run}: {error}"]
+    broadcast_object_list(message)
+    if message[0]:
+        raise SkdError(message[0])
+    return checkpoint.load(run / "last.pt") if resume and (run / "last.pt").exists() else None
+
+
+# What may differ between a run and its continuation without changing its result.
+_HARMLESS = {"epochs", "max_steps", "workers", "eval_batch_size", "trackers", "log_every", "save_every", "save_minutes",
+             "validate_every", "skip_broken", "compile"}  # fmt: skip
+
+
+def _check_run(recipe: Recipe, run: Path, resume: bool) -> None:
+    if not (run / "last.pt").exists():
+        return
+    if not resume:
+        raise SkdError(f"{run} holds a run already; continue it with --resume, or give another --out, name or seed")
+    old, new = load_recipe(run / "recipe.json").to_json(), recipe.to_json()
+    changed = [name for name in new if name not in _HARMLESS and old[name] != new[name]]
+    if changed:
+        what = ", ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in changed)
+        raise SkdError(f"{run} can't be continued with another recipe ({what})")
+
+
+class RunLog:
+    """``metrics.jsonl`` and accelerate's trackers; only the first process writes."""
+
+    def __init__(self, accelerator: Accelerator, path: Path, step: int) -> None:
+        self.accelerator = accelerator
+        self.file = None
+        if accelerator.is_main_process:
+            kept = _lines_until(path, step) if path.exists() else []
+            path.write_text("".join(kept))
+            self.file = path.open("a")
+
+    def write(self, event: str, step: int, epoch: int, values: dict[str, float]) -> None:
+        """One line, and the trackers' curves."""
+        if self.file is None:
+            return
+        self.file.write(json.dumps({"event": event, "step": step, "epoch": epoch, **values}) + "\n")
+        self.file.flush()
+        self.accelerator.log({f"{event}/{key}": value for key, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        """Closes the file; what was written is on disk already."""
+        if self.file is not None:
+            self.file.close()
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Lines up to the checkpoint's step; a killed run has logged steps that its continuation does again."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except (ValueError, KeyError):  # a line cut by the kill
+            break
+        kept.append(line)
+    return kept

@@ -1,0 +1,136 @@
+"""Image folders: what is read, and how a request becomes an image."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, Pixels
+from PIL import Image
+from torchvision.transforms import functional as F
+
+from skd_plugins.data.augment import Augmentation, training_boxes
+from skd_plugins.data.folder import FolderData, FolderImages
+from skd_plugins.errors import SkdError
+
+
+def images_of(folder: Path, *, clean: tuple[bool, ...] = (False, False), seed: int = 0, **spec: object) -> FolderImages:
+    return FolderImages(FolderData(folder), Augmentation(**({"image_size": 48} | spec)), seed=seed, clean=clean)
+
+
+def test_contents(jpeg_folder: Path) -> None:
+    data = FolderData(jpeg_folder)
+    assert len(data) == 16
+    assert data.classes == list(CLASSES)
+    assert data.targets.tolist() == np.repeat([0, 1, 2], list(CLASSES.values())).tolist()
+    assert data.name_of(8) == f"{jpeg_folder / 'bee' / '08.jpg'} (index 8)"
+
+
+def test_numbered_files_and_classes_are_in_natural_order(tmp_path: Path) -> None:
+    """As timm sorts them, and so as `skd write` does: the labels are the same."""
+    for name in ("10", "9", "n2"):
+        (tmp_path / name).mkdir()
+        for number in (1, 2, 10):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{number}.png")
+    from skd_plugins.data.sources import image_folder
+
+    data, source = FolderData(tmp_path), image_folder(tmp_path)
+    assert data.classes == source.classes
+    assert data.targets.tolist() == source.targets.tolist()
+    assert [data.name_of(i).split(" (")[0] for i in range(9)] == [source.name_of(i) for i in range(9)]
+
+
+def test_wrong_folders(tmp_path: Path) -> None:
+    with pytest.raises(SkdError, match="nowhere is not a folder"):
+        FolderData(tmp_path / "nowhere")
+    with pytest.raises(SkdError, match="should have one subfolder a class with images inside"):
+        FolderData(tmp_path)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "notes.txt").touch()
+    with pytest.raises(SkdError, match="should have one subfolder a class with images inside"):
+        FolderData(tmp_path)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+def test_training_image_is_torchvisions_resized_crop(
+    png_folder: Path, photographs: list[Pixels], interpolation: str
+) -> None:
+    """Of the box that the generator gives, to the last bit."""
+    images = images_of(png_folder, interpolation=interpolation, seed=3)
+    for index, picture in enumerate(photographs):
+        for epoch, position, segment in ((0, 5, 0), (2, 9, 1)):
+            boxes, flips = training_boxes(
+                images.spec, np.array([picture.shape[0]]), np.array([picture.shape[1]]), seed=3, epoch=epoch,
+                positions=np.array([position]), segments=np.array([segment]),
+            )  # fmt: skip
+            expected = F.resized_crop(
+                Image.fromarray(picture), *boxes[0].tolist(), [48, 48], F.InterpolationMode(interpolation)
+            )
+            expected = F.hflip(expected) if flips[0] else expected
+            got, reason = images[index, epoch, position, segment]
+            assert reason == ""
+            assert got.shape == (48, 48, 3)
+            assert got.dtype == torch.uint8
+            np.testing.assert_array_equal(got.numpy(), np.asarray(expected))
+
+
+def test_shifted_image(png_folder: Path, photographs: list[Pixels]) -> None:
+    """Moved by whole pixels of the output, with black where the image has ended."""
+    images = images_of(png_folder, mode="shift", padding=6, hflip=0.0)
+    moved = 0
+    for position in range(12):
+        picture = photographs[2]
+        height, width = picture.shape[:2]
+        boxes, _ = training_boxes(
+            images.spec, np.array([height]), np.array([width]), seed=0, epoch=0,
+            positions=np.array([position]), segments=np.array([0]),
+        )  # fmt: skip
+        top, left, *_ = boxes[0].tolist()
+        padded = np.zeros((height + 60, width + 60, 3), np.uint8)
+        padded[30:-30, 30:-30] = picture
+        window = padded[30 + top : 30 + top + height, 30 + left : 30 + left + width]
+        expected = np.asarray(Image.fromarray(window).resize((48, 48), Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(images[2, 0, position, 0][0].numpy(), expected)
+        moved += (top, left) != (0, 0)
+    assert moved > 8
+
+
+def test_clean_segment_is_the_evaluation_transform(png_folder: Path, photographs: list[Pixels]) -> None:
+    """Resize of the shorter side, then centre crop: torchvision's words, and timm's transform."""
+    images = images_of(png_folder, clean=(False, True), crop_pct=0.75)
+    for index, picture in enumerate(photographs):
+        resized = F.resize(Image.fromarray(picture), 64, F.InterpolationMode.BILINEAR)  # 48 / 0.75
+        expected = np.asarray(F.center_crop(resized, [48, 48]))
+        got = [images[index, epoch, position, 1][0].numpy() for epoch, position in ((0, 0), (1, 7))]
+        np.testing.assert_array_equal(got[0], expected)
+        np.testing.assert_array_equal(got[1], expected)  # whatever the epoch and position
+
+
+def test_requests_decide_everything(png_folder: Path) -> None:
+    images, again = images_of(png_folder), images_of(png_folder)
+    base = images[3, 1, 4, 0][0]
+    assert torch.equal(base, again[3, 1, 4, 0][0])
+    for other in ((3, 2, 4, 0), (3, 1, 5, 0), (3, 1, 4, 1)):
+        assert not torch.equal(base, images[other][0])
+    assert not torch.equal(base, images_of(png_folder, seed=1)[3, 1, 4, 0][0])
+
+
+def test_undecodable_images_have_a_reason(jpeg_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(jpeg_folder, tmp_path / "train")
+    files = sorted(folder.rglob("*.jpg"))
+    files[0].write_bytes(b"")
+    files[1].write_bytes(b"not an image")
+    files[2].write_bytes(files[2].read_bytes()[:700])
+    images = images_of(folder)
+    files[3].unlink()
+    for index, message in enumerate(
+        ["UnidentifiedImageError", "UnidentifiedImageError", "OSError", "FileNotFoundError"]
+    ):
+        pixels, reason = images[index, 0, 0, 0]
+        assert reason.startswith(message)
+        assert pixels.shape == (48, 48, 3)
+        assert not pixels.any()
+    assert images[4, 0, 0, 0][1] == ""

@@ -1,0 +1,573 @@
+"""`make_loader`: one order, the same pixels whoever decodes them, and failures that are seen."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, Pixels, overwrite, save_folder
+from torch import Tensor
+
+from skd_plugins.data import Augmentation, Loader, make_loader, open_data, write_beton
+from skd_plugins.data.beton import BetonFile
+from skd_plugins.data.folder import FolderData
+from skd_plugins.data.sources import image_folder
+from skd_plugins.errors import SkdError
+
+Copy = Callable[..., Path]
+Batches = list[tuple[Tensor, Tensor]]
+BACK_ENDS = ["png_folder", "raw_beton"]
+assert BACK_ENDS
+SIZE = 24
+
+
+@pytest.fixture(params=BACK_ENDS)
+def data(request: pytest.FixtureRequest) -> Path:
+    """The same pictures in the same order, as a folder of PNGs and as pixels in a `.beton`."""
+    path: Path = request.getfixturevalue(request.param)
+    return path
+
+
+def loader(path: Path, **options: Any) -> Loader:
+    return make_loader(path, **({"batch_size": 8, "image_size": SIZE, "workers": 0} | options))
+
+
+def epoch_of(loader: Loader, epoch: int | None = None, start: int = 0) -> Batches:
+    if epoch is not None:
+        loader.set_epoch(epoch, start)
+    return [(input.clone(), target) for input, target in loader]
+
+
+def assert_same(one: Batches, other: Batches) -> None:
+    assert len(one) == len(other) > 0
+    for (input, target), (other_input, other_target) in zip(one, other, strict=True):
+        assert torch.equal(target, other_target)
+        assert torch.equal(input, other_input)
+
+
+# --------------------------------------------------------------------------------------------------- the same pixels
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes:UserWarning")
+@pytest.mark.parametrize("segments", [("anchor",), ("anchor", "pair"), ("anchor", "pair", "clean", "view")])
+def test_workers_do_not_matter(data: Path, segments: tuple[str, ...]) -> None:
+    expected = epoch_of(loader(data, segments=segments), 3)
+    assert len(expected) == 2
+    for workers in (1, 2, 3):
+        assert_same(epoch_of(loader(data, segments=segments, workers=workers), 3), expected)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_processes_do_not_matter(data: Path, accumulation: int) -> None:
+    """Rank 0's and rank 1's anchors together are the single process's, pixel by pixel; so are the pairs."""
+    options: dict[str, Any] = {"segments": ("anchor", "pair"), "batch_size": 8, "seed": 5}
+    alone = epoch_of(loader(data, **options), 1)
+    ranks = [epoch_of(loader(data, **options, world=2, rank=rank, accumulation=accumulation), 1) for rank in (0, 1)]
+    assert [len(rank) for rank in ranks] == [2 * accumulation] * 2
+    for step, (input, target) in enumerate(alone):
+        parts = [ranks[rank][step * accumulation + micro] for micro in range(accumulation) for rank in (0, 1)]
+        for whole, place in ((input, 0), (target, 1)):
+            halves = [part[place].chunk(2) for part in parts]
+            together = torch.cat([half[0] for half in halves] + [half[1] for half in halves])
+            assert torch.equal(together, whole)
+
+
+def test_a_later_start_is_the_tail(data: Path) -> None:
+    for workers in (0, 2):
+        it = loader(data, segments=("anchor", "pair"), batch_size=4, workers=workers)
+        whole = epoch_of(it, 2)
+        assert len(whole) == len(it) == 4
+        for start in (1, 3):
+            assert_same(epoch_of(it, 2, start), whole[start:])
+        # and a new loader, as after a restart
+        assert_same(epoch_of(loader(data, segments=("anchor", "pair"), batch_size=4, workers=workers), 2, 1), whole[1:])
+        assert epoch_of(it, 2, 4) == []
+
+
+def test_epochs_follow_one_another_and_differ(data: Path) -> None:
+    it = loader(data)
+    first, second = epoch_of(it), epoch_of(it)
+    assert_same(first, epoch_of(loader(data), 0))
+    assert_same(second, epoch_of(loader(data), 1))
+    assert not torch.equal(first[0][0], second[0][0])
+    assert not torch.equal(first[0][0], epoch_of(loader(data, seed=1))[0][0])
+    assert_same(epoch_of(it, 0), first)  # back again
+    assert_same(epoch_of(it), second)
+
+
+def test_each_sample_is_augmented_anew_each_epoch(raw_beton: Path) -> None:
+    it = loader(raw_beton)
+    assert it.order is not None
+    seen = []
+    for epoch in range(3):
+        pixels = torch.cat([input for input, _ in epoch_of(it, epoch)])
+        seen.append(pixels[torch.from_numpy(np.argsort(it.order.anchors(epoch)))])  # in the samples' order
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert all(not torch.equal(a, b) for a, b in zip(seen[one], seen[other], strict=True))
+
+
+@pytest.mark.parametrize(("train", "image_size", "mean", "worst"), [(True, 32, 2, 5), (False, 28, 6, 13)])
+def test_back_ends_agree(
+    png_folder: Path, raw_beton: Path, train: bool, image_size: int, mean: float, worst: float
+) -> None:
+    """Order and targets to the last bit, and the boxes, so that training pixels differ by the resizing filters only.
+
+    Measured, in grey levels: 1.2 on average and 3.4 for the worst image in training; 4.1 and 10.1 in evaluation, where
+    one back end resizes before it crops, which on these small pictures moves them by up to half a pixel. Images that
+    are not the same ones differ by 95.
+    """
+    options: dict[str, Any] = {"train": train, "image_size": image_size, "segments": ("anchor", "pair")}
+    folder, beton = (loader(path, **options) for path in (png_folder, raw_beton))
+    assert folder.classes == beton.classes == list(CLASSES)
+    assert (folder.num_classes, folder.num_samples) == (beton.num_classes, beton.num_samples) == (3, 16)
+    differences, unrelated = [], []
+    for (ours, target), (theirs, their_target) in zip(host(folder), host(beton), strict=True):
+        assert torch.equal(target, their_target)
+        differences.append((ours.float() - theirs.float()).abs().mean(dim=(1, 2, 3)))
+        unrelated.append((ours.float() - theirs.float().roll(1, 0)).abs().mean())
+    difference = torch.cat(differences)
+    print(f"train={train}: {difference.mean():.1f} on average, {difference.max():.1f} for the worst")
+    assert 0 < difference.mean() < mean
+    assert difference.max() < worst
+    assert min(unrelated) > 40
+
+
+def host(loader: Loader) -> Batches:
+    """A batch as uint8, before it goes to the device."""
+    return [(input.clone(), target) for input, target in loader.host_batches()]
+
+
+def test_back_ends_agree_exactly_without_resizing(photographs: list[Pixels], tmp_path: Path) -> None:
+    """Shifted by whole pixels and flipped, as for CIFAR: there is no filter to differ."""
+    squares = [np.ascontiguousarray(picture[:40, :40]) for picture in photographs]
+    folder = save_folder(squares, tmp_path / "train", "png")
+    beton = write_beton(image_folder(folder), tmp_path / "train.beton", raw_share=1.0, workers=1)
+    spec = Augmentation(image_size=40, mode="shift", padding=5)
+    batches = [
+        epoch_of(loader(p, augmentation=spec, image_size=None, segments=("anchor", "pair"))) for p in (folder, beton)
+    ]
+    assert_same(*batches)
+    # black borders, and flips in half of the images, or this would compare too little
+    uint8 = torch.cat([input for input, _ in host(loader(beton, augmentation=spec, image_size=None))])
+    assert (uint8 == 0).all(dim=(1, 2)).any(dim=1).float().mean() > 0.5
+
+
+def test_couples(data: Path) -> None:
+    it = loader(data, couples=True, batch_size=6)
+    for input, target in epoch_of(it):
+        assert len(input) == len(target)
+        counts = np.bincount(target.numpy(), minlength=3)
+        assert (counts != 1).all()
+
+
+# ------------------------------------------------------------------------------------------------------------- layout
+
+
+def test_segments(data: Path) -> None:
+    it = loader(data, segments=("anchor", "pair", "view", "clean"), batch_size=6)
+    assert it.order is not None
+    assert it.segments == ("anchor", "pair", "view", "clean")
+    clean_pixels = torch.cat([input for input, _ in epoch_of(loader(data, train=False))])
+    batches = epoch_of(it, 1)
+    assert [len(input) for input, _ in batches] == [24, 24, 16]
+    anchors, pairs, done = it.order.anchors(1), it.order.pairs(1), 0
+    for input, target in batches:
+        size = len(input) // 4
+        anchor, pair, view, clean = input.chunk(4)
+        place = slice(done, done + size)
+        # targets: the pair's is its own, which is the anchor's class
+        assert torch.equal(target, torch.from_numpy(it.data.targets[anchors[place]]).repeat(4))
+        assert (it.data.targets[pairs[place]] == it.data.targets[anchors[place]]).all()
+        # the clean one is the evaluation's image of the anchor
+        assert torch.equal(clean, clean_pixels[torch.from_numpy(anchors[place])])
+        # the view is the anchor's image, cropped elsewhere; the pair is mostly another image
+        for row, index in enumerate(anchors[place]):
+            elsewhere = not torch.equal(anchor[row], view[row])
+            assert elsewhere or index in (6, 7)  # the two extreme shapes have one box in most tries
+            assert not torch.equal(anchor[row], pair[row]) or index == pairs[done + row]
+        done += size
+    assert done == 16
+
+
+def test_a_pair_that_is_its_anchor_is_cropped_anew(raw_beton: Path) -> None:
+    """The anchor itself may be drawn; "it then gets another augmentation"."""
+    it = loader(raw_beton, segments=("anchor", "pair"), batch_size=16)
+    assert it.order is not None
+    found = 0
+    for epoch in range(10):
+        (input, _), *_ = epoch_of(it, epoch)
+        for row in np.flatnonzero(it.order.anchors(epoch) == it.order.pairs(epoch)):
+            assert not torch.equal(input[row], input[16 + row])
+            found += 1
+    assert found > 5
+
+
+def test_evaluation(data: Path, photographs: list[Pixels]) -> None:
+    """In the samples' order, each once, over any number of processes, the same every time."""
+    expected = epoch_of(loader(data, train=False, batch_size=16))
+    assert len(expected) == 1
+    assert expected[0][1].tolist() == np.repeat([0, 1, 2], list(CLASSES.values())).tolist()
+    for world, batch_size in ((1, 5), (2, 3), (3, 8), (5, 2), (20, 4)):
+        shards = [loader(data, train=False, batch_size=batch_size, world=world, rank=rank) for rank in range(world)]
+        batches = [epoch_of(shard) for shard in shards]
+        assert [len(b) for b in batches] == [len(shard) for shard in shards]
+        assert all(len(input) <= batch_size for shard in batches for input, _ in shard)
+        assert torch.equal(torch.cat([input for shard in batches for input, _ in shard]), expected[0][0])
+        assert torch.equal(torch.cat([target for shard in batches for _, target in shard]), expected[0][1])
+        indices = [shard.indices for shard in shards]
+        assert np.concatenate([i for i in indices if i is not None]).tolist() == list(range(16))
+    it = loader(data, train=False)
+    assert_same(epoch_of(it), epoch_of(it))
+    assert it.order is None
+
+
+@pytest.mark.parametrize("options", [{"train": True}, {"train": False}], ids=str)
+def test_normalisation(data: Path, options: Any) -> None:
+    """(x / 255 - mean) / std, in float32, in channels-last memory."""
+    mean, std = (0.3, 0.5, 0.7), (0.1, 0.2, 0.3)
+    it = loader(data, mean=mean, std=std, **options)
+    floats, integers = epoch_of(it, 0), host(loader(data, mean=mean, std=std, **options))
+    assert len(floats) == len(integers) == 2
+    for (input, target), (pixels, same_target) in zip(floats, integers, strict=True):
+        assert torch.equal(target, same_target)
+        assert target.dtype == torch.int64
+        assert pixels.dtype == torch.uint8
+        assert input.shape == (8, 3, SIZE, SIZE)
+        assert input.is_contiguous(memory_format=torch.channels_last)
+        # exactly what NumPy computes in float32
+        shape = (1, 3, 1, 1)
+        scaled = [np.array([x * 255 for x in values], np.float32).reshape(shape) for values in (mean, std)]
+        expected = (pixels.numpy().astype(np.float32) - scaled[0]) / scaled[1]
+        np.testing.assert_array_equal(input.numpy(), expected)
+        # which is the formula
+        wanted = (pixels.numpy() / 255 - np.reshape(mean, shape)) / np.reshape(std, shape)
+        np.testing.assert_allclose(input.numpy(), wanted, atol=2e-5)
+    assert torch.cat([pixels for pixels, _ in integers]).float().std() > 30  # pictures, not a constant
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision(raw_beton: Path, dtype: torch.dtype) -> None:
+    low, full = (epoch_of(loader(raw_beton, dtype=d)) for d in (dtype, torch.float32))
+    for (input, target), (expected, same_target) in zip(low, full, strict=True):
+        assert input.dtype == dtype
+        assert torch.equal(target, same_target)
+        torch.testing.assert_close(input.float(), expected, atol=0.03, rtol=0.01)
+
+
+def test_picture(data: Path, jpeg_folder: Path) -> None:
+    """What a report shows of a sample is what the network saw."""
+    it = loader(data, train=False, batch_size=16)
+    pixels = host(it)[0][0]
+    for index in (0, 9, 15):
+        np.testing.assert_array_equal(it.picture(index), pixels[index].permute(1, 2, 0).numpy())
+
+
+# ----------------------------------------------------------------------------------------------- abandoned epochs
+
+
+def decoders() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("skd-decode")]
+
+
+def test_abandoned_epochs_leave_no_threads(raw_beton: Path) -> None:
+    it = loader(raw_beton, batch_size=2, workers=3)
+    before = threading.active_count()
+    for epoch in range(30):
+        for number, _ in enumerate(it):
+            assert decoders()
+            if number == epoch % 4:
+                break
+        assert decoders() == []
+        assert threading.active_count() == before
+    iterator = iter(it)
+    next(iterator)
+    assert decoders()
+    iterator.close()  # type: ignore[attr-defined]
+    assert decoders() == []
+
+    def train() -> None:
+        for _ in it:
+            raise ZeroDivisionError  # the consumer's own
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert decoders() == []
+    assert_same(epoch_of(it, 7), epoch_of(loader(raw_beton, batch_size=2), 7))
+
+
+def resources() -> tuple[set[int | None], int]:
+    """Child processes and open files."""
+    return {child.pid for child in multiprocessing.active_children()}, len(os.listdir("/proc/self/fd"))
+
+
+def test_abandoned_epochs_leave_no_processes_or_files(png_folder: Path) -> None:
+    gc.collect()
+    start = resources()
+    it = loader(png_folder, batch_size=2, workers=2)
+    epoch_of(it)
+    children, files = resources()
+    assert len(children - start[0]) == 2
+    for epoch in range(30):
+        for number, _ in enumerate(it):
+            if number == epoch % 4:
+                break
+    assert_same(epoch_of(it, 7), epoch_of(loader(png_folder, batch_size=2), 7))  # nothing left over from before
+    now, files_now = resources()
+    assert now == children  # the workers stay for the next epoch, the same ones
+    assert files_now <= files + 4  # a tensor in flight has one
+    begin = time.monotonic()
+    del it
+    assert resources()[0] == start[0]  # at once, without the garbage collector
+    assert time.monotonic() - begin < 4  # which would have torch wait 5 s for each process
+    gc.collect()
+    assert resources()[1] <= start[1] + 2
+
+
+def test_two_loaders_at_the_same_time(png_folder: Path, raw_beton: Path) -> None:
+    """Training and validation, say."""
+    for path, workers in ((png_folder, 2), (png_folder, 0), (raw_beton, 2)):
+        options: list[dict[str, Any]] = [
+            {"batch_size": 4},
+            {"batch_size": 4, "train": False},
+            {"batch_size": 4, "seed": 1},
+        ]
+        expected = [epoch_of(loader(path, **o)) for o in options]
+        together = zip(*[loader(path, workers=workers, **o) for o in options], strict=True)
+        got: list[Batches] = [[], [], []]
+        for batches in together:
+            for mine, (input, target) in zip(got, batches, strict=True):
+                mine.append((input.clone(), target))
+        for one, other in zip(got, expected, strict=True):
+            assert_same(one, other)
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
+
+
+class OwnError(Exception):
+    """An exception that nobody expects."""
+
+
+def raises(*_: Any, **__: Any) -> Any:
+    raise OwnError("something unforeseen")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_exceptions_of_threads_reach_the_caller(raw_beton: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFCV's loader would wait for ever."""
+    it = loader(raw_beton, workers=workers, batch_size=4)
+    monkeypatch.setattr(it.data, "crop", raises)
+    with pytest.raises(OwnError, match="something unforeseen"):
+        epoch_of(it)
+    assert decoders() == []
+    monkeypatch.undo()
+    assert_same(epoch_of(it, 0), epoch_of(loader(raw_beton, batch_size=4), 0))  # and it can go on
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_exceptions_of_processes_reach_the_caller(png_folder: Path, workers: int) -> None:
+    it = loader(png_folder, workers=workers, batch_size=4, train=False)
+    it._images.images.evaluation = raises  # type: ignore[union-attr]  # before the processes start
+    with pytest.raises(OwnError, match="something unforeseen"):
+        epoch_of(it)
+
+
+def test_a_killed_process_is_an_error(png_folder: Path) -> None:
+    before = set(multiprocessing.active_children())
+    it = loader(png_folder, workers=1, batch_size=2)
+    iterator = iter(it)
+    next(iterator)
+    (worker,) = set(multiprocessing.active_children()) - before
+    worker.kill()
+    worker.join()
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        # the rest of this epoch may have been decoded before
+        [list(batches) for batches in (iterator, it, it)]
+
+
+@pytest.fixture
+def broken(request: pytest.FixtureRequest, copied: Copy, tmp_path: Path) -> Callable[..., Path]:
+    """The pictures with some undecodable ones among them."""
+
+    def make(kind: str, indices: list[int]) -> Path:
+        if kind == "folder":
+            folder = shutil.copytree(request.getfixturevalue("jpeg_folder"), tmp_path / "train")
+            for index in indices:
+                file = sorted(folder.rglob("*.jpg"))[index]
+                file.write_bytes(file.read_bytes()[:600])
+            return folder
+        path = copied(request.getfixturevalue("beton"), alone=kind == "foreign beton")
+        data = BetonFile(path)
+        for index in indices:
+            size = int(data._sizes[index])
+            overwrite(path, int(data._pointers[index]) + size // 3, bytes(size // 2))
+        return path
+
+    return make
+
+
+KINDS = {
+    "folder": r"train/bee/08\.jpg \(index 8\) can't be decoded: OSError: .*[Tt]runcated.*",
+    "beton": r"image 8 of .*train\.beton can't be decoded: its bytes are not those that were written \(CRC-32",
+    "foreign beton": r"image 8 of .*train\.beton can't be decoded: damaged JPEG data",
+}
+assert KINDS
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_undecodable_images_are_named(broken: Callable[..., Path], kind: str, train: bool, workers: int) -> None:
+    it = loader(broken(kind, [8]), train=train, workers=workers, batch_size=4)
+    with pytest.raises(SkdError, match=f"{KINDS[kind]}.*; repair it, or use skip_broken=true"):
+        epoch_of(it)
+    assert decoders() == []
+    with pytest.raises(SkdError, match=KINDS[kind]):
+        epoch_of(it, 3)  # and again
+    if not train:
+        with pytest.raises(SkdError, match=KINDS[kind]):
+            it.picture(8)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluation_without_the_undecodable(broken: Callable[..., Path], kind: str, workers: int) -> None:
+    bad = [0, 7, 8, 12, 13, 14, 15]  # all of the last batch of four among them
+    it = loader(broken(kind, bad), train=False, workers=workers, batch_size=4, skip_broken=True)
+    for _ in range(2):  # counted anew each time
+        batches = epoch_of(it)
+        assert [len(input) for input, _ in batches] == [3, 3, 3]
+        sound = [index for index in range(16) if index not in bad]
+        assert torch.cat([target for _, target in batches]).tolist() == it.data.targets[sound].tolist()
+        assert sorted(it.skipped) == bad
+        assert all(it.skipped.values())
+    path = it.data.path
+    expected = loader(path, train=False)
+    pixels = torch.cat([input for input, _ in batches])
+    for row, index in enumerate(sound):
+        np.testing.assert_array_equal(
+            expected.picture(index),
+            np.rint(denormalised(pixels[row])).astype(np.uint8),
+        )
+
+
+def denormalised(image: Tensor) -> Any:
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    return (image.permute(1, 2, 0).numpy() * IMAGENET_DEFAULT_STD + IMAGENET_DEFAULT_MEAN) * 255
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_with_substitutes(broken: Callable[..., Path], kind: str, workers: int) -> None:
+    """Another image of the class takes the place, so that batches keep shape and classes."""
+    bad = [0, 1, 8]
+    options: dict[str, Any] = {"segments": ("anchor", "pair", "clean"), "batch_size": 4, "skip_broken": True}
+    it = loader(broken(kind, bad), workers=workers, **options)
+    assert it.order is not None
+    batches = epoch_of(it, 0)
+    assert sorted(it.skipped) == bad
+    anchors, pairs = it.order.anchors(0), it.order.pairs(0)
+    labels = it.data.targets
+    clean = loader(it.data.path, train=False)
+    for step, (input, target) in enumerate(batches):
+        place = slice(4 * step, 4 * step + 4)
+        assert input.shape == (12, 3, SIZE, SIZE)
+        assert target.tolist() == np.tile(labels[anchors[place]], 3).tolist()
+        for row, index in enumerate(np.concatenate([anchors[place], pairs[place], anchors[place]])):
+            assert input[row].std() > 0.1  # a picture
+            if row >= 8:  # the clean segment tells which image it is: the next sound one of the class
+                substitute = {0: 2, 1: 2, 8: 9}.get(int(index), int(index))
+                shown = np.rint(denormalised(input[row])).astype(np.uint8)
+                np.testing.assert_array_equal(shown, clean.picture(substitute))
+                assert labels[substitute] == labels[index]
+    # a run that was resumed, with another number of workers, and has not met the broken ones before, does the same
+    again = loader(it.data.path, workers=0 if workers else 2, **options)
+    assert_same(epoch_of(again, 0, 2), batches[2:])
+    # and the next epoch of this loader, which knows the broken ones by now, is that of a new one
+    assert_same(epoch_of(it, 1), epoch_of(loader(it.data.path, **options), 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_of_undecodable_images(broken: Callable[..., Path], kind: str) -> None:
+    """Five of six of a class, in batches of couples: some batches have no sound image at all."""
+    it = loader(broken(kind, [0, 1, 2, 3, 4]), couples=True, batch_size=2, skip_broken=True)
+    for epoch in range(3):
+        for input, target in epoch_of(it, epoch):
+            assert input.shape[1:] == (3, SIZE, SIZE)
+            assert len(input) == len(target) >= 2
+            assert input.std(dim=(1, 2, 3)).min() > 0.1
+    assert sorted(it.skipped) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_class_without_decodable_images(broken: Callable[..., Path], kind: str) -> None:
+    it = loader(broken(kind, list(range(6, 11))), skip_broken=True)
+    with pytest.raises(SkdError, match="can't be decoded, nor can any other image of its class"):
+        epoch_of(it)
+    assert decoders() == []
+
+
+WRONG = [
+    ({"batch_size": 0}, "batch_size=0"),
+    ({"workers": -1}, "workers=-1"),
+    ({"image_size": 0}, "image_size=0"),
+    ({"segments": ("pair",)}, "segments start with 'anchor'"),
+    ({"batch_size": 7, "world": 2}, "batch_size=7 does not divide into 2 process"),
+    ({"batch_size": 40, "world": 10}, "16 training images are too few for 10 process"),
+]
+assert WRONG
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG, ids=str)
+def test_wrong_arguments(data: Path, options: Any, message: str) -> None:
+    with pytest.raises(SkdError, match=message):
+        loader(data, **options)
+
+
+def test_open_data(png_folder: Path, raw_beton: Path, tmp_path: Path, copied: Copy) -> None:
+    assert isinstance(open_data(png_folder), FolderData)
+    assert isinstance(open_data(str(raw_beton)), BetonFile)
+    renamed = copied(raw_beton, alone=True).rename(tmp_path / "ffcv.dat")  # a file of any name
+    assert isinstance(open_data(renamed), BetonFile)
+    with pytest.raises(SkdError, match=r"data path .*/nowhere does not exist; give a .beton file or a folder"):
+        open_data(tmp_path / "nowhere")
+    with pytest.raises(SkdError, match=r"nowhere.beton does not exist"):
+        open_data(tmp_path / "nowhere.beton")
+
+
+def test_length(data: Path) -> None:
+    assert len(loader(data, batch_size=6)) == 3
+    assert len(loader(data, batch_size=8, accumulation=2)) == 4
+    assert len(loader(data, batch_size=5, train=False)) == 4
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_are_left() -> Iterator[None]:
+    yield
+    assert decoders() == []
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_on_a_gpu(data: Path) -> None:
+    """Pinned, copied while the last one is used, and normalised there: to within a rounding of the CPU's."""
+    options: dict[str, Any] = {"segments": ("anchor", "pair"), "batch_size": 4}
+    expected = epoch_of(loader(data, **options), 1)
+    got = epoch_of(loader(data, device="cuda", workers=2, **options), 1)
+    for (input, target), (on_cpu, same_target) in zip(got, expected, strict=True):
+        assert input.is_cuda
+        assert target.is_cuda
+        assert input.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(target.cpu(), same_target)
+        torch.testing.assert_close(input.cpu(), on_cpu, atol=1e-6, rtol=1e-6)

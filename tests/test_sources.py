@@ -1,0 +1,203 @@
+"""Where images come from."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CLASSES, Pixels
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from skd_plugins.data import Source, open_source
+from skd_plugins.data.sources import cifar100, image_folder, split_folder
+from skd_plugins.errors import SkdError
+
+# ------------------------------------------------------------------------------------------------------------- digits
+
+
+def test_digits_halves_are_disjoint_stratified_and_complete() -> None:
+    train, val = open_source("digits", True), open_source("digits", False)
+    assert np.bincount(train.targets).tolist() == [100] * 10
+    assert len(val.targets) == 797
+    data = load_digits()
+    everything = {(image.tobytes(), int(label)) for image, label in zip(data.images, data.target, strict=True)}
+    assert len(everything) == 1797  # no two are the same, so that halves can be told apart by their pixels
+    assert (np.bincount(train.targets) + np.bincount(val.targets)).tolist() == np.bincount(data.target).tolist()
+    # each source image is the enlarged original of its label: 1,797 different ones in all
+    enlarged = {}
+    for image, label in zip(data.images, data.target, strict=True):
+        grey = Image.fromarray(np.rint(image * (255 / 16)).astype(np.uint8)).resize((32, 32), Image.Resampling.BICUBIC)
+        enlarged[np.asarray(grey.convert("RGB")).tobytes()] = int(label)
+    assert len(enlarged) == 1797
+    seen = [
+        (source.load(index).tobytes(), int(label))
+        for source in (train, val)
+        for index, label in enumerate(source.targets)
+    ]
+    assert dict(seen) == enlarged
+
+
+def test_digits_are_pictures(digits_source: Source) -> None:
+    assert digits_source.classes == [str(label) for label in range(10)]
+    for index in range(0, 1000, 91):
+        image = digits_source.load(index)
+        assert image.shape == (32, 32, 3)
+        assert image.dtype == np.uint8
+        assert (image[..., 0] == image[..., 1]).all()
+        assert image.max() > 150 > 50 > image.min()
+    assert digits_source.name_of(3) == "image 3 of the digits' training half"
+    assert "digits, training half" in digits_source.description
+
+
+def test_the_split_stays_as_it_is(digits_source: Source) -> None:
+    """The published numbers of the demo are of this split."""
+    assert digits_source.targets[:20].tolist() == [2, 5, 8, 2, 3, 5, 7, 9, 0, 1, 3, 4, 5, 6, 8, 9, 5, 0, 9, 8]
+    assert open_source("digits", False).targets[:10].tolist() == [0, 1, 3, 4, 6, 7, 9, 0, 1, 4]
+    assert digits_source.subset(20, seed=0).targets[:10].tolist() == [8, 0, 5, 6, 8, 1, 8, 1, 9, 3]
+
+
+# ------------------------------------------------------------------------------------------------------------ subsets
+
+
+def test_subset(digits_source: Source) -> None:
+    subset = digits_source.subset(20, seed=0)
+    assert np.bincount(subset.targets).tolist() == [20] * 10
+    assert subset.classes == digits_source.classes
+    originals = {digits_source.load(index).tobytes(): index for index in range(1000)}
+    places = [originals[subset.load(index).tobytes()] for index in range(200)]
+    assert places == sorted(set(places))  # in the original order, none twice
+    assert digits_source.targets[places].tolist() == subset.targets.tolist()
+    assert [subset.name_of(index) for index in (0, 199)] == [digits_source.name_of(places[i]) for i in (0, 199)]
+    assert subset.description == "scikit-learn digits, training half, 20 a class (seed 0)"
+
+
+def test_subsets_differ_by_seed_and_are_nested(digits_source: Source) -> None:
+    images = {
+        (count, seed): {digits_source.subset(count, seed).load(i).tobytes() for i in range(10 * count)}
+        for count, seed in ((5, 0), (5, 1), (8, 0))
+    }
+    assert images[5, 0] != images[5, 1]
+    assert images[5, 0] < images[8, 0]  # more labels are the same labels and more
+
+
+def test_subset_of_too_few(digits_source: Source) -> None:
+    with pytest.raises(SkdError, match=r"--per-class 101: class '0' of .* has only 100 images"):
+        digits_source.subset(101, seed=0)
+    for count in (0, -1):
+        with pytest.raises(SkdError, match=f"--per-class must be at least 1, got {count}"):
+            digits_source.subset(count, seed=0)
+    assert len(digits_source.subset(100, seed=0).targets) == 1000
+
+
+# ------------------------------------------------------------------------------------------------------------ folders
+
+
+def test_image_folder(png_folder: Path, photographs: list[Pixels]) -> None:
+    source = image_folder(png_folder)
+    assert source.classes == list(CLASSES)
+    assert source.targets.tolist() == np.repeat([0, 1, 2], list(CLASSES.values())).tolist()
+    for index, image in enumerate(photographs):
+        np.testing.assert_array_equal(source.load(index), image)
+    assert source.name_of(7) == str(png_folder / "bee" / "07.png")
+
+
+def test_grey_palette_and_transparent_images_become_rgb(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    (tmp_path / "one").mkdir()
+    grey.save(tmp_path / "one" / "grey.png")
+    grey.convert("RGB").quantize(64).save(tmp_path / "one" / "palette.png")
+    grey.convert("RGBA").save(tmp_path / "one" / "transparent.png")
+    grey.convert("CMYK").save(tmp_path / "one" / "print.jpg")
+    (tmp_path / "one" / "notes.txt").write_text("not an image")
+    source = image_folder(tmp_path)
+    assert len(source.targets) == 4
+    for index in range(4):
+        image = source.load(index)
+        assert image.shape == (8, 8, 3)
+        if "jpg" not in source.name_of(index):
+            np.testing.assert_array_equal(image[..., 1], np.asarray(grey))
+
+
+def test_open_source_finds_the_halves(png_folder: Path, tmp_path: Path) -> None:
+    for name in ("train", "validation"):
+        (tmp_path / name).symlink_to(png_folder)
+    for train in (True, False):
+        source = open_source(str(tmp_path), train)
+        assert len(source.targets) == 16
+        assert source.description == f"folder {tmp_path.name}/{'train' if train else 'validation'}"
+    (tmp_path / "val").symlink_to(png_folder)
+    assert split_folder(tmp_path, False) == tmp_path / "val"  # the first of the names
+
+
+def test_wrong_folders(tmp_path: Path) -> None:
+    with pytest.raises(SkdError, match="'imagenett' is neither an image folder nor one of: digits, cifar100"):
+        open_source("imagenett", True)
+    with pytest.raises(SkdError, match=r"has no folder 'val' or 'validation' or 'test' with one subfolder a class"):
+        open_source(str(tmp_path), False)
+    (tmp_path / "train").mkdir()
+    with pytest.raises(SkdError, match=str(tmp_path / "train")):
+        open_source(str(tmp_path), True)
+
+
+# ---------------------------------------------------------------------------------------------------------- CIFAR-100
+
+
+@pytest.fixture
+def small_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An extracted archive in the real layout, with ten images; torchvision is told its check sums."""
+    from torchvision.datasets import CIFAR100
+
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    sums = {}
+    for name in ("train", "test"):
+        content: dict[str, Any] = {
+            "data": draw.integers(0, 256, (10, 3072), dtype=np.uint8),
+            "fine_labels": draw.integers(0, 100, 10).tolist(),
+            "coarse_labels": [0] * 10,
+            "filenames": [f"{name}{i}.png" for i in range(10)],
+            "batch_label": name,
+        }
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"thing {i:02d}" for i in range(100)]}))
+    for name in ("train", "test", "meta"):
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": sums["meta"]})
+    monkeypatch.setattr(CIFAR100, "url", "http://127.0.0.1:9/cifar-100-python.tar.gz")  # nobody listens there
+    return tmp_path
+
+
+def test_cifar100_in_the_real_format(small_cifar: Path) -> None:
+    for train, file, half in ((True, "train", "training"), (False, "test", "test")):
+        content = pickle.loads((small_cifar / "cifar-100-python" / file).read_bytes())
+        source = open_source("cifar100", train, root=small_cifar)
+        assert source.targets.tolist() == content["fine_labels"]
+        assert len(source.classes) == 100
+        assert source.classes[7] == "thing 07"
+        planes = content["data"][3].reshape(3, 32, 32)  # the archive has planes, row by row
+        np.testing.assert_array_equal(source.load(3), planes.transpose(1, 2, 0))
+        assert source.name_of(3) == f"image 3 of CIFAR-100's {half} set"
+        assert source.description == f"CIFAR-100 {half} set"
+
+
+def test_cifar100_damaged_and_without_network(small_cifar: Path) -> None:
+    file = small_cifar / "cifar-100-python" / "train"
+    file.write_bytes(file.read_bytes()[:-1])
+    start = time.monotonic()
+    with pytest.raises(SkdError, match=f"CIFAR-100 is not in {small_cifar} and could not be downloaded"):
+        cifar100(True, small_cifar)
+    assert time.monotonic() - start < 20
+
+
+def test_cifar100_needs_a_root() -> None:
+    with pytest.raises(SkdError, match="cifar100 needs --root"):
+        open_source("cifar100", True)

@@ -1,0 +1,129 @@
+"""From a recipe's data argument to its two halves."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skd_plugins.data.beton import BetonFile
+from skd_plugins.data.folder import FolderData
+from skd_plugins.data.sources import open_source
+from skd_plugins.data.splits import KNOWN, cache_folder, embedded_digits, find_split, resolve_data
+from skd_plugins.errors import SkdError
+
+
+def test_find_split(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "test").mkdir()
+    assert find_split(tmp_path, True) == tmp_path / "train"
+    assert find_split(str(tmp_path), False) == tmp_path / "test"
+    (tmp_path / "val").mkdir()
+    assert find_split(tmp_path, False) == tmp_path / "val"
+    for half in ("train", "val"):
+        (tmp_path / f"{half}.beton").touch()
+        assert find_split(tmp_path, half == "train") == tmp_path / f"{half}.beton"  # before the folder
+
+
+def test_find_split_names_what_it_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(SkdError, match=f"data path {tmp_path}/nowhere does not exist"):
+        find_split(tmp_path / "nowhere", True)
+    with pytest.raises(
+        SkdError, match=f"{tmp_path} has neither train.beton nor a folder train; write the data with skd"
+    ):
+        find_split(tmp_path, True)
+    with pytest.raises(SkdError, match=r"neither val\.beton nor a folder val"):
+        find_split(tmp_path, False)
+    (tmp_path / "train.beton").touch()
+    with pytest.raises(SkdError, match=r"train\.beton has neither train\.beton"):  # the file instead of its folder
+        find_split(tmp_path / "train.beton", True)
+
+
+def test_resolve_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits_beton: Path) -> None:
+    monkeypatch.setenv("SKD_CACHE", str(tmp_path))
+    with pytest.raises(SkdError, match="this recipe needs --data: a folder with imagenet-1k as train.beton"):
+        resolve_data("imagenet-1k", None)
+    assert resolve_data("imagenet-1k", "/somewhere") == Path("/somewhere")
+    assert resolve_data("digits", "/somewhere") == Path("/somewhere")
+    (tmp_path / "digits-20").symlink_to(digits_beton)
+    assert resolve_data("digits", None) == tmp_path / "digits-20"
+    assert resolve_data("imagenet-1k", "digits") == tmp_path / "digits-20"
+
+
+def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKD_CACHE", str(tmp_path / "a"))
+    assert cache_folder() == tmp_path / "a"
+    monkeypatch.delenv("SKD_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    assert cache_folder() == tmp_path / "b" / "skd_plugins"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "c"))
+    assert cache_folder() == tmp_path / "c" / ".cache" / "skd_plugins"
+
+
+def test_embedded_digits(digits_beton: Path) -> None:
+    train, val = BetonFile(digits_beton / "train.beton"), BetonFile(digits_beton / "val.beton")
+    images, validation_images, classes = KNOWN["digits"]
+    assert (len(train), len(val), len(train.classes or [])) == (images, validation_images, classes)
+    assert np.bincount(train.targets).tolist() == [20] * 10
+    subset, validation = open_source("digits", True).subset(20, seed=0), open_source("digits", False)
+    for source, data in ((subset, train), (validation, val)):
+        assert data.targets.tolist() == source.targets.tolist()
+        assert data.stored(17).tobytes() == source.load(17).tobytes()  # lossless
+
+
+def test_embedded_digits_are_written_once(digits_beton: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in digits_beton.iterdir() if path.name != ".lock"}
+    assert embedded_digits(digits_beton) == digits_beton
+    assert {path.name: path.stat().st_mtime_ns for path in digits_beton.iterdir() if path.name != ".lock"} == before
+    assert sorted(before) == sorted(
+        f"{half}.beton{end}" for half in ("train", "val") for end in ("", ".json", ".crc32")
+    )
+
+
+def test_embedded_digits_without_ffcv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PNG folders then, with the same images in the same classes."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "ffcv"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ffcv", None)
+    folder = embedded_digits(tmp_path / "digits")
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "train", "val"]
+    for half, count in (("train", 200), ("val", 797)):
+        assert find_split(folder, half == "train") == folder / half
+        data = FolderData(folder / half)
+        assert len(data) == count
+        assert data.classes == [str(label) for label in range(10)]
+    assert np.bincount(FolderData(folder / "train").targets).tolist() == [20] * 10
+    assert embedded_digits(folder) == folder
+
+
+def _want_digits(folder: Path, start: Barrier, times: int) -> None:
+    """One of the processes; an exception gives it an exit code."""
+    for part in range(times):
+        start.wait(60)
+        got = embedded_digits(folder / str(part))
+        for _ in range(20):  # what was returned can be read at once, whatever the other process is doing
+            assert len(BetonFile(got / "train.beton")) == 200
+            assert len(BetonFile(got / "val.beton")) == 797
+
+
+def test_two_processes_want_the_digits_at_once(tmp_path: Path, digits_beton: Path) -> None:
+    """As the processes of a launch do. Forked from here, where FFCV is imported, they write at the same time."""
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(2)
+    processes = [context.Process(target=_want_digits, args=(tmp_path, start, 4)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(100)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0, 0]
+    expected = sorted(f"{half}.beton{end}" for half in ("train", "val") for end in ("", ".json", ".crc32"))
+    for part in range(4):
+        assert sorted(path.name for path in (tmp_path / str(part)).iterdir()) == [".lock", *expected]
+        for name in expected:
+            assert (tmp_path / str(part) / name).read_bytes() == (digits_beton / name).read_bytes()

@@ -1,0 +1,499 @@
+"""`timm_train` on a stand-in for timm's train.py: which batches the script gets, what it saves, what is refused."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import timm.data
+import timm.task
+import torch
+from timm.data.mixup import FastCollateMixup
+
+from skd_plugins.data import Source, TrainingOrder, open_source, write_beton
+from skd_plugins.data.write import write_folder
+from skd_plugins.errors import SkdError
+from skd_plugins.timm_data import PairedCollateMixup, WholeBatches, find_beton, labels_of
+from skd_plugins.timm_train import timm_train
+
+ROOT = Path(__file__).parents[1]
+STANDIN = Path(__file__).parent / "standin_train.py"
+NARROW = ["--model-kwargs", "channels=(8,8,16,16)", "--color-jitter", "0"]
+PER_CLASS, CLASSES = 8, 10
+
+
+def colours(per_class: int) -> Source:
+    """Plain pictures that say who they are after any crop: red is the class, green the index."""
+    targets = np.repeat(np.arange(CLASSES), per_class)
+
+    def load(index: int) -> np.ndarray:
+        pixels = np.zeros((12, 12, 3), dtype=np.uint8)
+        pixels[:] = (25 * targets[index], 3 * index, 128)
+        return pixels
+
+    classes = [f"c{label}" for label in range(CLASSES)]
+    return Source(description="colours", classes=classes, targets=targets, load=load, name_of=str)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The colours as folders and as `.beton`; 80 to train, 30 to validate. ``mixed`` has one half of each kind."""
+    root = tmp_path_factory.mktemp("timm")
+    for half, source in (("train", colours(PER_CLASS)), ("val", colours(3))):
+        write_folder(source, root / "folder" / half)
+        write_beton(source, root / "beton" / f"{half}.beton", raw_share=1.0, workers=1)
+    (root / "mixed").mkdir()
+    (root / "mixed" / "train").symlink_to(root / "folder" / "train")
+    for name in ("val.beton", "val.beton.json", "val.beton.crc32"):
+        if (root / "beton" / name).exists():
+            (root / "mixed" / name).symlink_to(root / "beton" / name)
+    return {kind: root / kind for kind in ("folder", "beton", "mixed")}
+
+
+@pytest.fixture
+def run(data: dict[str, Path], tmp_path: Path) -> Any:
+    """Runs the stand-in and returns what it recorded."""
+    runs = iter(range(100))
+
+    def _run(kind: str, method: str, method_args: str, *arguments: str) -> dict[str, Any]:
+        out = tmp_path / str(next(runs))
+        given = ["--data-dir", str(data[kind]), *NARROW, "--record", str(out), *arguments]
+        timm_train(STANDIN, method, method_args.split(), given)
+        return read(out)
+
+    return _run
+
+
+def read(record: Path, rank: int = 0) -> dict[str, Any]:
+    result: dict[str, Any] = torch.load(f"{record}.{rank}", weights_only=False)
+    return result
+
+
+def channel(input: torch.Tensor, which: int) -> list[int]:
+    """What a channel of plain pictures ``[N, 3, H, W]`` says: the class (red) or the index (green)."""
+    values = (input[:, which] * 255).flatten(1)
+    assert torch.allclose(values, values[:, :1], atol=0.1), "a crop of a plain picture is plain"
+    return (values[:, 0].round().int() // (25, 3)[which]).tolist()
+
+
+def epoch_of(record: dict[str, Any], epoch: int) -> list[tuple[list[int], torch.Tensor]]:
+    """The batches of an epoch as (indices, targets)."""
+    batches = [(channel(input, 1), target) for number, input, target in record["train"] if number == epoch]
+    assert batches
+    return batches
+
+
+# ---- which batches ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["folder", "beton"])
+@pytest.mark.parametrize("style", ["1.0.27", "1.0.31"])
+def test_pairs_are_of_the_anchors_class_and_every_anchor_comes_once(run: Any, kind: str, style: str) -> None:
+    record = run(kind, "cs_kd", "", "--epochs", "2", "--seed", "3", "--set-epoch", style)
+    assert record["length"] == 10
+    expected = TrainingOrder(colours(PER_CLASS).targets, segments=("anchor", "pair"), batch_size=8, seed=3)
+    for epoch in (0, 1):
+        batches = epoch_of(record, epoch)
+        assert len(batches) == 10
+        for indices, target in batches:
+            assert target.shape == (16,)
+            assert target[:8].tolist() == target[8:].tolist() == [index // PER_CLASS for index in indices[:8]]
+            assert [index // PER_CLASS for index in indices[8:]] == target[8:].tolist()
+        anchors = [index for indices, _ in batches for index in indices[:8]]
+        assert sorted(anchors) == list(range(80))
+        assert anchors == expected.anchors(epoch).tolist()
+        assert [index for indices, _ in batches for index in indices[8:]] == expected.pairs(epoch).tolist()
+
+
+@pytest.mark.parametrize("kind", ["folder", "beton"])
+def test_couples(run: Any, kind: str) -> None:
+    record = run(kind, "sd_dropout", "base=cs_kd base_args.pairing=batch")
+    batches = epoch_of(record, 0)
+    for _, target in batches:
+        assert target.shape == (8,)
+        assert torch.bincount(target)[target].min() >= 2
+    assert sorted(index for indices, _ in batches for index in indices) == list(range(80))
+
+
+def test_methods_of_anchors_alone_keep_timms_loader_and_gradients(
+    run: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    """Cross-entropy injected is bit for bit the script without us."""
+    out = tmp_path / "plain"
+    argv = sys.argv
+    sys.argv = [str(STANDIN), "--data-dir", str(data["folder"]), *NARROW, "--record", str(out), "--smoothing", "0.1"]
+    try:
+        runpy.run_path(str(STANDIN), run_name="__main__")
+    finally:
+        sys.argv = argv
+    plain, injected = read(out), run("folder", "ce", "", "--smoothing", "0.1")
+    assert len(plain["loss"]) == 10
+    assert injected["loss"] == plain["loss"]
+    assert injected["top1"] == plain["top1"]
+    bank = run("folder", "cs_kd", "pairing=bank", "--smoothing", "0.1")
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(bank["train"], plain["train"], strict=True))
+    assert bank["loss"][0] == plain["loss"][0], "the first visit of a class adds no term"
+    assert bank["loss"][-1] != plain["loss"][-1]
+
+
+@pytest.mark.parametrize("kind", ["folder", "beton"])
+@pytest.mark.parametrize("prefetcher", [[], ["--no-prefetcher"]])
+@pytest.mark.parametrize(
+    "mixing", [["--mixup", "0.8"], ["--cutmix", "1.0"], ["--mixup", "1.0", "--mixup-mode", "elem"]]
+)
+def test_anchors_and_pairs_are_mixed_alike(run: Any, kind: str, prefetcher: list[str], mixing: list[str]) -> None:
+    """Red is the class, so mixed with the same permutation, coefficient and box, both halves have the same red."""
+    record = run(kind, "cs_kd", "", *mixing, *prefetcher, "--smoothing", "0.1")
+    mixed = 0
+    for _, input, target in record["train"]:
+        assert target.shape == (16, CLASSES)
+        assert torch.allclose(target.sum(1), torch.ones(16))
+        assert torch.equal(target[:8], target[8:])
+        assert torch.allclose(input[:8, 0], input[8:, 0], atol=1e-6)
+        mixed += int((target.max(dim=1).values < 0.85).sum())
+    assert mixed > 20
+    # Where an image and its partner are of one class, nothing shows; elsewhere each batch has its own coefficient.
+    assert len({tuple(target[0].tolist()) for _, _, target in record["train"]}) > 7
+
+
+@pytest.mark.parametrize("kind", ["folder", "beton"])
+def test_mixup_ends_where_the_script_says(run: Any, kind: str) -> None:
+    record = run(kind, "cs_kd", "", "--mixup", "1.0", "--mixup-off-epoch", "1", "--epochs", "2")
+    sharp = [bool((target.max(dim=1).values == 1).all()) for epoch, _, target in record["train"] if epoch == 1]
+    first = [bool((target.max(dim=1).values == 1).all()) for epoch, _, target in record["train"] if epoch == 0]
+    assert len(first) == len(sharp) == 10
+    assert not any(first)
+    if kind == "beton":  # timm's worker processes keep their copy of the switch
+        assert all(sharp)
+
+
+def test_collate_mixup_is_timms_on_each_segment() -> None:
+    settings: dict[str, Any] = dict(mixup_alpha=0.5, label_smoothing=0.1, num_classes=3)
+    draw = np.random.default_rng(0)
+    batch = [(draw.integers(0, 256, (3, 4, 4), dtype=np.uint8), label) for label in (0, 1, 2, 1, 0, 1, 2, 1)]
+    parts = []
+    for part in (batch[:4], batch[4:]):
+        np.random.seed(5)
+        parts.append(FastCollateMixup(**settings)(part))
+    np.random.seed(5)
+    input, target = PairedCollateMixup(FastCollateMixup(**settings), 2)(batch)
+    assert torch.equal(input, torch.cat([part[0] for part in parts]))
+    assert torch.equal(target, torch.cat([part[1] for part in parts]))
+
+
+def test_whole_batches_only() -> None:
+    targets = np.arange(100) % 10
+    for world in (1, 2):
+        orders = [WholeBatches(targets, batch_size=33 // world, world=world, rank=rank) for rank in range(world)]
+        steps = {order.steps for order in orders}
+        assert steps == {3}
+        seen = [batch.indices for order in orders for batch in order.batches(0)]
+        assert {len(indices) for indices in seen} == {33 // world}
+        assert len(set(np.concatenate(seen))) == 3 * world * (33 // world)
+    couples = WholeBatches(targets, batch_size=8, world=1, rank=0, couples=True)
+    for epoch in range(5):
+        for batch in couples.batches(epoch):
+            assert np.bincount(targets[batch.indices])[targets[batch.indices]].min() >= 2
+    with pytest.raises(SkdError, match="100 training images are less than one batch of 51 on 2"):
+        WholeBatches(targets, batch_size=51, world=2, rank=0)
+
+
+def test_labels_of_timms_data_sets() -> None:
+    assert labels_of(SimpleNamespace(reader=SimpleNamespace(samples=[("a", 1), ("b", 0)]))).tolist() == [1, 0]
+    assert labels_of(SimpleNamespace(reader=SimpleNamespace(samples=["a"], targets=np.array([4])))).tolist() == [4]
+    assert labels_of(SimpleNamespace(targets=[2, 3], target_transform=lambda label: label - 2)).tolist() == [0, 1]
+    assert labels_of(SimpleNamespace(reader=SimpleNamespace(iter_targets=lambda: iter([5, 6])))).tolist() == [5, 6]
+    with pytest.raises(SkdError, match="SimpleNamespace does not list one class index a sample"):
+        labels_of(SimpleNamespace())
+    with pytest.raises(SkdError, match="a stream"):
+        labels_of(type("Stream", (torch.utils.data.IterableDataset,), {"__iter__": lambda self: iter([])})())
+
+
+# ---- training, checkpoints, resume -----------------------------------------------------------------------------------
+
+
+def test_it_learns_from_beton(tmp_path: Path) -> None:
+    for train in (True, False):
+        source = open_source("digits", train)
+        write_beton(source.subset(20, 0), tmp_path / f"{'train' if train else 'val'}.beton", raw_share=1.0, workers=1)
+    arguments = ["--data-dir", str(tmp_path / "train.beton"), "--record", str(tmp_path / "record")]
+    arguments += ["--model-kwargs", "channels=(8,16,32,64)", "--epochs", "8", "-b", "20", "--lr", "0.1"]
+    arguments += ["--hflip", "0", "--scale", "0.8", "1"]
+    timm_train(STANDIN, "sd_dropout", ["base=cs_kd", "weight=0.1"], arguments)
+    record = read(tmp_path / "record")
+    assert np.mean(record["loss"][-20:]) < 0.5 * np.mean(record["loss"][:20])
+    assert record["top1"][-1] > 80
+    assert len(record["eval"]) == 8 * 20, "val.beton beside the file: 200 images, ten at a time"
+
+
+def test_checkpoints_have_the_plain_networks_keys(run: Any, tmp_path: Path) -> None:
+    run("beton", "sd_dropout", "base=cs_kd base_args.pairing=bank", "--model-ema", "--output", str(tmp_path / "out"))
+    saved = torch.load(tmp_path / "out" / "last.pth.tar", weights_only=False)
+    plain = timm.create_model("resnet10t", num_classes=CLASSES, channels=(8, 8, 16, 16))
+    plain.load_state_dict(saved["state_dict"])
+    plain.load_state_dict(saved["state_dict_ema"])
+    assert {key.rpartition(".")[2] for key in saved["task_state"]} == {"bank", "bank_filled"}
+    assert saved["args"].epochs == 1, "the script's own record is there too"
+
+
+@pytest.mark.parametrize("style", ["1.0.27", "1.0.31"])
+def test_resume_continues_the_order_and_is_bit_equal(run: Any, tmp_path: Path, style: str) -> None:
+    arguments = ("beton", "cs_kd", "pairing=bank", "--model-ema", "--set-epoch", style, "--output")
+    whole = run(*arguments, str(tmp_path / "whole"), "--epochs", "2")
+    run(*arguments, str(tmp_path / "part"), "--epochs", "1")
+    last = tmp_path / "part" / "last.pth.tar"
+    resumed = run(*arguments, str(tmp_path / "resumed"), "--epochs", "2", "--resume", str(last))
+    assert {epoch for epoch, _, _ in resumed["train"]} == {1}
+    second = [batch for batch in whole["train"] if batch[0] == 1]
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(second, resumed["train"], strict=True)), "the same pixels"
+    a, b = (torch.load(tmp_path / name / "last.pth.tar", weights_only=False) for name in ("whole", "resumed"))
+    for part in ("state_dict", "state_dict_ema", "task_state"):
+        assert a[part].keys() == b[part].keys()
+        assert all(torch.equal(a[part][key], b[part][key]) for key in a[part]), part
+
+
+@pytest.mark.parametrize("style", ["1.0.27", "1.0.31"])
+def test_folders_continue_the_order_too(run: Any, tmp_path: Path, style: str) -> None:
+    if style == "1.0.31" and not hasattr(timm.data.loader.PrefetchLoader, "batch_sampler"):
+        pytest.skip("this timm has no batch_sampler on its loaders, so no script can ask for it")
+    arguments = ("folder", "cs_kd", "", "--set-epoch", style, "--output", str(tmp_path / "out"))
+    run(*arguments)
+    resumed = run(*arguments, "--epochs", "2", "--resume", str(tmp_path / "out" / "last.pth.tar"))
+    order = TrainingOrder(colours(PER_CLASS).targets, segments=("anchor", "pair"), batch_size=8, seed=42)
+    anchors = [index for indices, _ in epoch_of(resumed, 1) for index in indices[:8]]
+    assert anchors == order.anchors(1).tolist()
+
+
+def test_compiled_steps_are_the_eager_ones(run: Any) -> None:
+    eager = run("beton", "cs_kd", "")
+    compiled = run("beton", "cs_kd", "", "--torchcompile", "eager")
+    assert eager["loss"] == pytest.approx(compiled["loss"], rel=1e-5)
+
+
+def test_two_processes(data: dict[str, Path], tmp_path: Path) -> None:
+    """Folders through timm's loaders, the validation set from a `.beton`; 30 images in shards of 15."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys; from pathlib import Path; from skd_plugins.timm_train import timm_train\n"
+        f"timm_train(Path({str(STANDIN)!r}), 'sd_dropout', ['base=cs_kd'], sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(program)]
+    arguments = ["--data-dir", str(data["mixed"]), *NARROW, "-b", "4", "--record", str(tmp_path / "record")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    arguments += ["--output", str(tmp_path / "out"), "--model-ema"]
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    records = [read(tmp_path / "record", rank) for rank in (0, 1)]
+    order = TrainingOrder(colours(PER_CLASS).targets, segments=("anchor", "pair"), batch_size=8, seed=42)
+    shards = [[index for indices, _ in epoch_of(record, 0) for index in indices[:4]] for record in records]
+    assert len(shards[0]) == len(shards[1]) == 40
+    assert sorted(shards[0] + shards[1]) == list(range(80)), "disjoint, and together every anchor once"
+    steps = zip(*(np.split(np.array(shard), 10) for shard in shards), strict=True)
+    assert np.concatenate([part for step in steps for part in step]).tolist() == order.anchors(0).tolist()
+    for record in records:
+        assert all(target.shape == (8,) and torch.equal(target[:4], target[4:]) for _, _, target in record["train"])
+        assert len(record["eval"]) == 2 * 2, "as many batches on each process, plain and averaged weights"
+    assert records[0]["top1"] == records[1]["top1"]
+    saved = torch.load(tmp_path / "out" / "last.pth.tar", weights_only=False)
+    plain = timm.create_model("resnet10t", num_classes=CLASSES, channels=(8, 8, 16, 16))
+    plain.load_state_dict(saved["state_dict"])
+    plain.load_state_dict(saved["state_dict_ema"])
+
+
+def test_evaluation_shards_are_padded_to_equal_length(data: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 images for four processes: 8 each, the last two of which are the first two images again."""
+    from skd_plugins.timm_data import BetonDataset
+
+    monkeypatch.setattr("skd_plugins.timm_data.processes", lambda options: (options["rank"], 4))
+    options = {
+        name: parameter.default for name, parameter in inspect.signature(timm.data.create_loader).parameters.items()
+    }
+    shards = []
+    for rank in range(4):
+        dataset = BetonDataset(data["beton"] / "val.beton", seed=0)
+        given = {"input_size": (3, 16, 16), "batch_size": 3, "mean": (0.0,) * 3, "std": (1.0,) * 3, "rank": rank}
+        loader = dataset.loader({**options, **given, "device": "cpu"}, segments=("anchor",), couples=False)
+        assert len(loader) == 3
+        shards.append([index for input, _ in loader for index in channel(input, 1)])
+        if hasattr(loader.sampler, "num_valid_samples"):  # timm 1.0.30 and later count without the padding
+            assert loader.sampler.num_valid_samples == (8 if rank < 2 else 7)
+    assert [len(shard) for shard in shards] == [8] * 4
+    assert sorted(index for shard in shards for index in shard) == sorted([*range(30), 0, 1])
+
+
+def test_the_criterion_is_the_scripts(tmp_path: Path) -> None:
+    """By position, as in timm 1.0.27, and made from arguments, as from timm 1.0.30."""
+    script = tmp_path / "script.py"
+    lines = [
+        "import torch, timm",
+        "from timm.task import ClassificationTask",
+        "from timm.loss import LabelSmoothingCrossEntropy",
+        "model = timm.create_model('resnet10t', num_classes=3, channels=(8, 8, 8, 8))",
+        "criterion, device = LabelSmoothingCrossEntropy(0.3), torch.device('cpu')",
+        "task = ClassificationTask(model, criterion, device=device, dtype=torch.float64)",
+        "assert task.method.name == 'ce' and task.method.criterion.smoothing == 0.3",
+        "assert task.method.model is model and task.dtype == torch.float64",
+    ]
+    if "criterion_kwargs" in inspect.signature(timm.task.ClassificationTask).parameters:
+        lines += [
+            "task = ClassificationTask(model=model, criterion_kwargs=dict(smoothing=0.2))",
+            "assert task.method.criterion.smoothing == 0.2",
+        ]
+    script.write_text("\n".join(lines))
+    timm_train(script, "ce", [], [])
+
+
+# ---- what is refused, and what is left as it was ---------------------------------------------------------------------
+
+
+def attributes() -> list[Any]:
+    return [sys.argv, *vars(timm.data).values(), *vars(timm.task).values(), sys.modules["__main__"]]
+
+
+def test_everything_is_restored(run: Any, data: dict[str, Path]) -> None:
+    before = attributes()
+    record = run("beton", "cs_kd", "")
+    assert record["argv"][0] == str(STANDIN)
+    assert record["argv"][1:3] == ["--data-dir", str(data["beton"])]
+    assert [a is b for a, b in zip(before, attributes(), strict=True)].count(False) == 0
+    with pytest.raises(SkdError):
+        run("beton", "cs_kd", "", "--aa", "rand-m9")
+    with pytest.raises(SystemExit):
+        run("beton", "cs_kd", "", "--unknown")
+    assert [a is b for a, b in zip(before, attributes(), strict=True)].count(False) == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "method_args", "message"),
+    [
+        ("cskd", "", "unknown method 'cskd'; did you mean 'cs_kd'"),
+        ("sd_dropout", "weight=abc", "method 'sd_dropout': weight should be a valid number"),
+        ("sd_dropout", "weight", "expected field=value, got 'weight'"),
+        ("sd_dropout", "drop_rate=2", "drop_rate must be between 0 and 1, got 2"),
+        ("sd_dropout", "base=cs_kd base_args.paring=bank", "did you mean 'pairing'"),
+        ("ce", "weight=1", "method 'ce' takes no arguments, got 'weight'"),
+    ],
+)
+def test_bad_methods_are_refused_before_the_script_runs(
+    tmp_path: Path, method: str, method_args: str, message: str
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from timm.task import ClassificationTask\nraise AssertionError('this should not run')")
+    with pytest.raises(SkdError, match=message):
+        timm_train(script, method, method_args.split(), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"can't read .*script.py \(No such file or directory\); get train.py from .*1\.0\.27"),
+        ("from timm.utils import NativeScaler", "does not use timm.task.ClassificationTask; get train.py from"),
+        ("from timm.task import ClassificationTask", "ended without creating its ClassificationTask"),
+        (
+            "from timm.task import ClassificationTask, Nothing",
+            r"does not fit the installed timm 1\.\S+ \(cannot import",
+        ),
+        (
+            "import timm.data\nfrom timm.task import ClassificationTask\ntimm.data.create_loader(0, 8, 8, new=1)",
+            r"does not fit the installed timm .*create_loader.*new.*use train.py of tag v1",
+        ),
+        (
+            "import timm.data\nfrom timm.task import ClassificationTask\ntimm.data.create_naflex_loader(None)",
+            "--naflex-loader gives batches of patches",
+        ),
+    ],
+)
+def test_scripts_that_do_not_fit(tmp_path: Path, text: str | None, message: str) -> None:
+    script = tmp_path / "script.py"
+    if text is not None:
+        script.write_text(text)
+    with pytest.raises(SkdError, match=message):
+        timm_train(script, "ce", [], [])
+
+
+def test_an_import_error_that_is_not_timms_stays(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from timm.task import ClassificationTask\nimport not_there")
+    with pytest.raises(ModuleNotFoundError, match="not_there"):
+        timm_train(script, "ce", [], [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "method_args", "arguments", "message"),
+    [
+        (
+            "folder",
+            "cs_kd",
+            "",
+            "--use-multi-epochs-loader",
+            "--use-multi-epochs-loader can't be used with .*anchor | pair",
+        ),
+        ("folder", "cs_kd", "", "--resplit", "--resplit can't be used"),
+        ("folder", "cs_kd", "", "--aug-repeats 3", "--aug-repeats can't be used"),
+        ("folder", "cs_kd", "pairing=batch", "--resplit", "--resplit can't be used with .*two images of each class"),
+        ("folder", "cs_kd", "", "-b 100", "80 training images are less than one batch of 100"),
+        ("folder", "cs_kd", "", "-b 7 --mixup 0.2", "batch_size=7 does not divide .* even number"),
+        ("folder", "cs_kd", "", "-b 7 --mixup 0.2 --no-prefetcher", "mixup needs an even --batch-size, got 7"),
+        ("folder", "cs_kd", "pairing=batch", "--mixup 0.2", "needs class indices as targets, but mixup"),
+        ("folder", "cs_kd", "", "--num-classes 5", "the data has the label 9, but the network 5 classes"),
+        ("folder", "ce", "", "--kd-model-name resnet18", "use timm's LogitDistillationTask instead of method 'ce'"),
+        ("folder", "ce", "", "--data-dir /not/there", "data path /not/there does not exist"),
+        ("beton", "ce", "", "--num-classes 5", "the data has the label 9, but the network 5 classes"),
+        ("beton", "ce", "", "--aa rand-m9", "--aa can't be used with training from .beton"),
+        ("beton", "ce", "", "--reprob 0.1", "--reprob can't be used with training from .beton"),
+        ("beton", "ce", "", "--color-jitter 0.3", "--color-jitter can't be used with training from .beton"),
+        ("beton", "ce", "", "--no-aug", "--no-aug can't be used with training from .beton"),
+        ("beton", "ce", "", "--mixup 0.2 --mixup-mode half", "--mixup-mode half is not available"),
+        ("beton", "ce", "", "--val-split other", "neither a file nor a folder for the split 'other'"),
+    ],
+)
+def test_refused_arguments(run: Any, kind: str, method: str, method_args: str, arguments: str, message: str) -> None:
+    with pytest.raises(SkdError, match=message):
+        run(kind, method, method_args, *arguments.split())
+
+
+def test_beton_files_say_that_there_is_no_colour_jitter(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    run("beton", "ce", "", "--color-jitter", "0.4")
+    assert [record.message for record in caplog.records if "no colour jitter" in record.message]
+    caplog.clear()
+    run("beton", "ce", "")
+    assert not [record for record in caplog.records if "no colour jitter" in record.message]
+
+
+def test_which_file_a_split_is(data: dict[str, Path]) -> None:
+    beton, folder, mixed = data["beton"], data["folder"], data["mixed"]
+    assert find_beton(beton, "train") == find_beton(beton, "training") == beton / "train.beton"
+    assert find_beton(beton, "validation") == find_beton(str(beton), "val") == beton / "val.beton"
+    assert find_beton(beton / "train.beton", "train") == beton / "train.beton"
+    assert find_beton(beton / "train.beton", "validation") == beton / "val.beton"
+    assert find_beton(folder, "train") is None
+    assert find_beton(mixed, "train") is None
+    assert find_beton(mixed, "validation") == mixed / "val.beton"
+
+
+def test_errors_are_one_line_and_exit_with_2(tmp_path: Path) -> None:
+    """What the command line makes of them."""
+    code = (
+        "import sys; from pathlib import Path; from skd_plugins.errors import one_line\n"
+        "from skd_plugins.timm_train import timm_train\n"
+        "one_line(timm_train)(Path(sys.argv[1]), 'sd_dropout', ['weight=0.1'], sys.argv[2:])"
+    )
+    damaged = tmp_path / "train.beton"
+    damaged.write_bytes(b"not a beton file")
+    command = [sys.executable, "-c", code, str(STANDIN), "--data-dir", str(damaged), *NARROW]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert str(damaged) in errors[0]

@@ -1,0 +1,119 @@
+"""Export: the file loads in plain timm and torchvision, and evaluates to what the run did."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+
+from skd_plugins import Recipe, SkdError, export_weights, replace, train
+from skd_plugins.evaluation.evaluate import evaluate_weights
+from skd_plugins.weights import load_network
+
+RECIPE = Recipe(
+    name="resnet10t_digits.tiny",
+    dataset="digits",
+    model="resnet10t",
+    model_args={"channels": [8, 8, 16, 16]},
+    method="sd_dropout",
+    method_args={"base": "cs_kd", "base_args": {"pairing": "bank"}, "weight": 0.1},
+    epochs=2,
+    batch_size=50,
+    image_size=32,
+    augment="shift",
+    hflip=0.0,
+    crop_pct=1.0,
+    ema_decay=0.5,
+    trackers=(),
+)
+
+
+@pytest.fixture(scope="session")
+def run(digits_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(RECIPE, data=str(digits_beton), out=tmp_path_factory.mktemp("weights"))
+
+
+def test_export_loads_in_plain_timm(run: Path, tmp_path: Path) -> None:
+    state = torch.load(run / "last.pt", weights_only=True)
+    for ema, key in ((None, "state_dict_ema"), (False, "state_dict")):
+        path = export_weights(run, tmp_path / key, ema=ema)
+        assert path.name == "resnet10t_digits.tiny.safetensors"
+        plain = timm.create_model("resnet10t", num_classes=10, channels=(8, 8, 16, 16)).eval()
+        plain.load_state_dict(load_file(path))
+        for name, value in plain.state_dict().items():
+            assert torch.equal(value, state[key][name]), name
+        model, card = load_network(path)
+        input = torch.randn(2, 3, 32, 32)
+        with torch.no_grad():
+            assert torch.equal(model(input), plain(input))
+        assert card["ema"] == (ema is None)
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert card["size"] == path.stat().st_size
+    assert card["classes"] == [str(label) for label in range(10)]
+    assert (card["mean"], card["std"]) == (list(RECIPE.mean), list(RECIPE.std))
+    assert (card["epoch"], card["step"]) == (2, 8)
+    assert Recipe.from_json(card["recipe"]) == RECIPE
+    assert sorted(item.name for item in path.parent.iterdir()) == [f"{RECIPE.name}.json", f"{RECIPE.name}.safetensors"]
+
+
+def test_torchvision_network(digits_beton: Path, tmp_path: Path) -> None:
+    recipe = replace(
+        RECIPE, model="torchvision/resnet18", model_args={}, max_steps=1, ema_decay=None, name="resnet18.test"
+    )
+    path = export_weights(train(recipe, data=str(digits_beton), out=tmp_path), tmp_path)
+    assert torchvision.models.resnet18(num_classes=10).load_state_dict(load_file(path)).missing_keys == []
+
+
+def test_run_checkpoint_and_export_evaluate_alike(run: Path, digits_beton: Path, tmp_path: Path) -> None:
+    exported = export_weights(run, tmp_path)
+    metrics = []
+    for index, weights in enumerate((run, run / "last.pt", exported)):
+        report = evaluate_weights(weights, data=str(digits_beton), out=tmp_path / str(index))
+        assert report.read_text().startswith("<!")
+        metrics.append(json.loads((report.parent / "metrics.json").read_text())["metrics"])
+    assert metrics[0] == metrics[1] == metrics[2]
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in logged if line["event"] == "validate"][-1]
+    assert metrics[0]["num_samples"] == last["count"] == 797
+    assert metrics[0]["top1"] == last["top1"], "skd evaluate agrees with the run's own validation"
+    assert metrics[0]["nll"] == pytest.approx(last["nll"], rel=1e-5)
+
+
+def test_errors(run: Path, digits_beton: Path, jpeg_folder: Path, tmp_path: Path) -> None:
+    exported = export_weights(run, tmp_path)
+    for weights, message in [
+        (tmp_path / "no.safetensors", "no.safetensors does not exist"),
+        (tmp_path / "no.pt", "does not exist"),
+        (tmp_path, "last.pt does not exist"),
+    ]:
+        with pytest.raises(SkdError, match=message):
+            load_network(weights)
+    with pytest.raises(SkdError, match="10 classes, .* has 3"):
+        evaluate_weights(exported, data=str(jpeg_folder), out=tmp_path / "e")
+
+    whole = exported.read_bytes()
+    exported.write_bytes(whole[:1000])
+    with pytest.raises(SkdError, match="damaged"):
+        load_network(exported)
+    tensors = {key: value.contiguous() for key, value in torch.load(run / "last.pt", weights_only=True)["state_dict"].items()}
+    tensors["fc.weigth"] = tensors.pop("fc.weight")
+    save_file(tensors, exported)
+    with pytest.raises(SkdError, match=r"1 missing: fc.weight; 1 unexpected: fc.weigth"):
+        load_network(exported)
+    save_file({**load_file(exported), "fc.weight": torch.zeros(7, 16)}, exported)
+    with pytest.raises(SkdError, match=r"1 of another shape: fc.weight \[7, 16\] instead of \[10, 16\]"):
+        load_network(exported)
+    card = exported.with_suffix(".json")
+    card.write_text("{}")
+    with pytest.raises(SkdError, match="is not a weights card: it lacks model"):
+        load_network(exported)
+    card.unlink()
+    with pytest.raises(SkdError, match="does not exist"):
+        load_network(exported)

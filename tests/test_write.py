@@ -1,0 +1,443 @@
+"""Writing `.beton` files: what is in them, and that nothing is there under the final name when it went wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CLASSES, Pixels
+
+from skd_plugins import __version__
+from skd_plugins.data import Source, write_beton
+from skd_plugins.data.augment import Augmentation, center_boxes
+from skd_plugins.data.beton import BetonFile, _library, beton_available
+from skd_plugins.data.sources import image_folder
+from skd_plugins.data.write import write_folder
+from skd_plugins.errors import SkdError
+
+
+def source_of(images: list[Pixels], load: Callable[[int], Pixels] | None = None, classes: int = 2) -> Source:
+    return Source(
+        description="test pictures",
+        classes=[f"class {label}" for label in range(classes)],
+        targets=np.arange(len(images)) % classes,
+        load=load or (lambda index: images[index]),
+        name_of=lambda index: f"picture number {index}",
+    )
+
+
+def shared_memory() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if name.startswith("psm_")}
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing(tmp_path: Path) -> Iterator[None]:
+    """No half file, no process, no shared memory and no changed signal handler, whatever happened."""
+    before, handlers = shared_memory(), [signal.getsignal(s) for s in (signal.SIGALRM, signal.SIGINT)]
+    yield
+    assert [path for path in tmp_path.rglob("*") if ".part" in path.name] == []
+    new, deadline = shared_memory() - before, time.monotonic() + 20
+    while new & shared_memory():  # other test processes' goes by itself
+        assert time.monotonic() < deadline, new
+        time.sleep(0.1)
+    assert [signal.getsignal(s) for s in (signal.SIGALRM, signal.SIGINT)] == handlers
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert multiprocessing.active_children() == []
+
+
+def stored_pixels(path: Path, index: int) -> Pixels:
+    """An image at its stored size, decoded."""
+    data = BetonFile(path)
+    height, width = int(data.heights[index]), int(data.widths[index])
+    out = np.zeros((height, width, 3), np.uint8)
+    assert data.crop(index, np.array([0, 0, height, width]), False, out) is None
+    return out
+
+
+# ---------------------------------------------------------------------------------------------------------- contents
+
+
+def test_what_is_written(beton: Path, jpeg_folder: Path) -> None:
+    source, data = image_folder(jpeg_folder), BetonFile(beton)
+    assert data.targets.tolist() == source.targets.tolist() == np.repeat([0, 1, 2], list(CLASSES.values())).tolist()
+    shapes = [source.load(index).shape[:2] for index in range(len(data))]
+    assert list(zip(data.heights.tolist(), data.widths.tolist(), strict=True)) == shapes
+    for index in (0, 5, 11, 15):
+        difference = stored_pixels(beton, index).astype(int) - source.load(index)
+        assert 0 < np.abs(difference).mean() < 6  # compressed once more, at quality 90
+
+
+def test_description(beton: Path) -> None:
+    info = json.loads(beton.with_name("train.beton.json").read_text())
+    data = BetonFile(beton)
+    checks = beton.with_name("train.beton.crc32").read_bytes()
+    assert info == {
+        "classes": list(CLASSES),
+        "source": f"folder {info['source'].split()[1].split('/')[0]}/train",
+        "num_samples": 16,
+        "options": {"max_resolution": None, "jpeg_quality": 90, "raw_share": 0.0},
+        "tables_sha256": data.tables_sha256,
+        "crc32_sha256": hashlib.sha256(checks).hexdigest(),
+        "sha256": hashlib.sha256(beton.read_bytes()).hexdigest(),
+        "skd_plugins": __version__,
+    }
+    stored = [zlib.crc32(data.stored(index).tobytes()) for index in range(16)]
+    assert np.frombuffer(checks, "<u4").tolist() == stored
+    assert sorted(path.name for path in beton.parent.iterdir()) == [
+        "train.beton", "train.beton.crc32", "train.beton.json",
+    ]  # fmt: skip
+    assert [path.stat().st_mode & 0o777 for path in beton.parent.iterdir()] == [0o644] * 3
+
+
+def test_raw_is_lossless(raw_beton: Path, photographs: list[Pixels]) -> None:
+    for index, image in enumerate(photographs):
+        np.testing.assert_array_equal(stored_pixels(raw_beton, index), image)
+        assert BetonFile(raw_beton).stored(index).tobytes() == image.tobytes()
+
+
+def test_raw_images_larger_than_a_page(tmp_path: Path) -> None:
+    """FFCV's writer fails on them (issue 243) with the page it has by default."""
+    large = np.random.default_rng(0).integers(0, 256, (1700, 1700, 3), dtype=np.uint8)  # 8.67 MB > 8 MiB
+    path = write_beton(source_of([large, large[:50, :60]]), tmp_path / "a.beton", raw_share=1.0, workers=2)
+    np.testing.assert_array_equal(stored_pixels(path, 0), large)
+    np.testing.assert_array_equal(stored_pixels(path, 1), large[:50, :60])
+
+
+def test_max_resolution(photographs: list[Pixels], tmp_path: Path) -> None:
+    path = write_beton(source_of(photographs), tmp_path / "a.beton", max_resolution=100, raw_share=1.0, workers=1)
+    data = BetonFile(path)
+    for index, image in enumerate(photographs):
+        height, width = image.shape[:2]
+        shrink = min(100 / max(height, width), 1)
+        assert abs(data.heights[index] - height * shrink) <= 1
+        assert abs(data.widths[index] - width * shrink) <= 1
+        if shrink == 1:
+            np.testing.assert_array_equal(stored_pixels(path, index), image)
+    assert max(data.heights.max(), data.widths.max()) == 100
+    assert json.loads(Path(f"{path}.json").read_text())["options"]["max_resolution"] == 100
+    # the mean colour stays: it is the picture, only smaller
+    index = int(np.argmax([image.shape[1] for image in photographs]))
+    means = [pixels.mean(axis=(0, 1)) for pixels in (stored_pixels(path, index), photographs[index])]
+    np.testing.assert_allclose(*means, atol=1.5)
+
+
+def test_jpeg_quality(photographs: list[Pixels], tmp_path: Path) -> None:
+    sizes, errors = [], []
+    for quality in (10, 50, 90, 100):
+        path = write_beton(source_of(photographs), tmp_path / f"{quality}.beton", jpeg_quality=quality, workers=1)
+        sizes.append(int(BetonFile(path)._sizes.sum()))
+        errors.append(
+            np.mean([np.abs(stored_pixels(path, i).astype(int) - p).mean() for i, p in enumerate(photographs)])
+        )
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1] / 5
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 3 * errors[-1]
+
+
+def test_raw_share_depends_on_the_index_only(digits_source: Source, tmp_path: Path) -> None:
+    """FFCV draws it from a generator whose state the forked workers share: neither a share nor repeatable."""
+    modes = {}
+    for name, workers, seed in (("a", 1, 0), ("b", 3, 1)):
+        np.random.seed(seed)  # neither the caller's generator
+        state = np.random.get_state()[1].tolist()
+        path = write_beton(digits_source, tmp_path / f"{name}.beton", raw_share=0.3, workers=workers)
+        assert np.random.get_state()[1].tolist() == state  # which is left alone
+        modes[name] = BetonFile(path)._modes.tolist()
+    assert modes["a"] == modes["b"]
+    assert len(modes["a"]) == 1000
+    assert 0.25 < np.mean(modes["a"]) < 0.35
+    few = replace(digits_source, targets=digits_source.targets[:100])
+    assert (
+        BetonFile(write_beton(few, tmp_path / "d.beton", raw_share=0.3, workers=1))._modes.tolist() == modes["a"][:100]
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_order_does_not_depend_on_the_workers(digits_source: Source, tmp_path: Path, workers: int) -> None:
+    """Workers write pages as they come; the samples stay in order."""
+    path = write_beton(digits_source, tmp_path / "a.beton", raw_share=1.0, workers=workers)
+    data = BetonFile(path)
+    assert data.targets.tolist() == digits_source.targets.tolist()
+    for index in range(0, 1000, 37):
+        assert data.stored(index).tobytes() == digits_source.load(index).tobytes()
+
+
+def test_rewriting(photographs: list[Pixels], tmp_path: Path) -> None:
+    """Over a file that a loader has open: the loader keeps what it has, and nothing of the old stays."""
+    path = write_beton(source_of(photographs[:4]), tmp_path / "a.beton", raw_share=1.0, workers=1)
+    old = BetonFile(path)
+    write_beton(source_of(photographs[4:10], classes=3), path, raw_share=1.0, workers=1)
+    new = BetonFile(path)
+    assert len(new) == 6
+    assert new.classes == ["class 0", "class 1", "class 2"]
+    np.testing.assert_array_equal(stored_pixels(path, 0), photographs[4])
+    assert old.stored(0).tobytes() == photographs[0].tobytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.beton", "a.beton.crc32", "a.beton.json"]
+
+
+def test_writing_over_a_foreign_file(photographs: list[Pixels], tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "a.beton"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not a beton")
+    write_beton(source_of(photographs[:4]), path, workers=1)
+    assert len(BetonFile(path)) == 4
+
+
+def test_shows_progress(photographs: list[Pixels], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_beton(source_of(photographs), tmp_path / "a.beton", workers=1)
+    assert "16/16" in capfd.readouterr().err
+
+
+def test_torchs_threads_are_left_alone(photographs: list[Pixels], tmp_path: Path) -> None:
+    import torch
+
+    torch.set_num_threads(2)
+    try:
+        write_beton(source_of(photographs), tmp_path / "a.beton", workers=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
+
+
+def broken(index: int, images: list[Pixels], what: Any) -> Callable[[int], Any]:
+    """Loads the images, but does something else at one index."""
+
+    def load(asked: int) -> Any:
+        if asked == index:
+            return what() if callable(what) else what
+        return images[asked]
+
+    return load
+
+
+def fails() -> None:
+    raise OSError("broken data stream when reading image file")
+
+
+BAD_IMAGES = {
+    "broken data stream": fails,
+    "by zero": lambda: 1 // 0,
+    "not an RGB image: float64": np.zeros((4, 4, 3)),
+    "not an RGB image: uint8 .4, 4.": np.zeros((4, 4), np.uint8),
+    "not an RGB image: uint8 .4, 4, 4.": np.zeros((4, 4, 4), np.uint8),
+    "not from 1 to 65535 pixels": np.zeros((0, 4, 3), np.uint8),
+    "not from 1 to 65535 pixels a side: .1, 65536": np.zeros((1, 65536, 3), np.uint8),
+}
+assert BAD_IMAGES
+
+
+@pytest.mark.parametrize("message", BAD_IMAGES)
+def test_a_bad_image_is_named(photographs: list[Pixels], tmp_path: Path, message: str) -> None:
+    source = source_of(photographs, broken(11, photographs, BAD_IMAGES[message]))
+    with pytest.raises(SkdError, match=rf"picture number 11 \(index 11\) can't be read: .*{message}"):
+        write_beton(source, tmp_path / "a.beton", workers=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [{}, {"max_resolution": 60}], ids=str)
+def test_a_bad_image_is_named_in_raw_files_too(photographs: list[Pixels], tmp_path: Path, options: Any) -> None:
+    """There all images are looked at beforehand, for the page's size."""
+    with pytest.raises(SkdError, match=r"picture number 5 \(index 5\) can't be read: broken data"):
+        write_beton(
+            source_of(photographs, broken(5, photographs, fails)), tmp_path / "a.beton", raw_share=0.5, **options
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_that_would_vanish_is_named(photographs: list[Pixels], tmp_path: Path) -> None:
+    """1,000 x 3 pixels scaled down to 100: OpenCV would fail, and FFCV's writer with it."""
+    source = source_of(photographs, broken(2, photographs, np.zeros((3, 1000, 3), np.uint8)))
+    with pytest.raises(SkdError, match=r"\(index 2\) can't be read: too narrow to be scaled down to 100 pixels"):
+        write_beton(source, tmp_path / "a.beton", max_resolution=100, workers=1)
+
+
+def test_a_truncated_jpeg_is_named(jpeg_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = shutil.copytree(jpeg_folder, tmp_path / "data" / "train")
+    victim = sorted((folder / "bee").iterdir())[2]
+    victim.write_bytes(victim.read_bytes()[:900])
+    with pytest.raises(SkdError, match=rf"{victim} \(index 8\) can't be read: image file is truncated"):
+        write_beton(image_folder(folder), tmp_path / "out" / "a.beton", workers=2)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_failed_rewrite_leaves_the_old_file(photographs: list[Pixels], tmp_path: Path) -> None:
+    path = write_beton(source_of(photographs[:4]), tmp_path / "a.beton", workers=1)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(SkdError):
+        write_beton(source_of(photographs, broken(5, photographs, fails)), path, workers=1)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+WRONG = [
+    ({"jpeg_quality": 0}, "--jpeg-quality must be from 1 to 100, got 0"),
+    ({"jpeg_quality": 101}, "--jpeg-quality must be from 1 to 100, got 101"),
+    ({"raw_share": -0.1}, "--raw-share must be from 0 to 1, got -0.1"),
+    ({"raw_share": 1.5}, "--raw-share must be from 0 to 1, got 1.5"),
+    ({"max_resolution": 0}, "--max-resolution must be at least 1, got 0"),
+]
+assert WRONG
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG, ids=str)
+def test_wrong_options(photographs: list[Pixels], tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(SkdError, match=message):
+        write_beton(source_of(photographs), tmp_path / "a.beton", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([], "has no images"),
+        ([0, 2], "labels from 0 to 2, but 2 classes"),
+        ([-1, 1], "labels from -1 to 1, but 2 classes"),
+    ],
+)
+def test_wrong_labels(photographs: list[Pixels], tmp_path: Path, targets: list[int], message: str) -> None:
+    source = replace(source_of(photographs), targets=np.array(targets, dtype=np.int64))
+    with pytest.raises(SkdError, match=f"test pictures {message}|test pictures has {message}"):
+        write_beton(source, tmp_path / "a.beton")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------- processes that die
+
+
+def dies() -> None:
+    """The end of a writer's process, as by the kernel when memory runs out; never of the tests' own."""
+    assert os.getpid() != MAIN
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fills_the_disk() -> Pixels:
+    """What is written after this fails, as on a full disk, though every sample has been counted."""
+    import resource
+
+    assert os.getpid() != MAIN
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    return np.zeros((4, 4, 3), np.uint8)
+
+
+MAIN = os.getpid()
+DEATHS = {"first": (0, dies), "last": (15, dies), "full disk": (15, fills_the_disk)}
+assert DEATHS
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("interrupts", ["handled", "ignored"])
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_dead_process_is_an_error(
+    photographs: list[Pixels], tmp_path: Path, death: str, interrupts: str, workers: int
+) -> None:
+    """FFCV would wait for it for ever. A shell's background jobs ignore interrupts, so those are no way to notice."""
+    index, what = DEATHS[death]
+    source = source_of(photographs, broken(index, photographs, what))
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if interrupts == "ignored" else None
+    start = time.monotonic()
+    try:
+        with pytest.raises(SkdError, match="a process of FFCV's writer died"):
+            write_beton(source, tmp_path / "a.beton", workers=workers)
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+    assert time.monotonic() - start < 20
+    assert list(tmp_path.iterdir()) == []
+
+
+def _interrupted(path: Path, whom: str) -> None:
+    """Runs in a process of its own, in a session of its own, so that only it and its children can be interrupted."""
+    os.setsid()
+    main = os.getpid()
+
+    def load(index: int) -> Pixels:
+        if index == 30:
+            time.sleep(0.3)
+            os.killpg(main, signal.SIGINT) if whom == "group" else os.kill(main, signal.SIGINT)
+            time.sleep(600)
+        return np.full((8, 8, 3), index, np.uint8)
+
+    try:
+        write_beton(Source("x", ["one"], np.zeros(60, np.int64), load, str), path, workers=2)
+    except KeyboardInterrupt:
+        os._exit(40 + len(multiprocessing.active_children()))
+
+
+@pytest.mark.parametrize("whom", ["main", "group"])
+def test_ctrl_c_leaves_nothing(beton: Path, tmp_path: Path, whom: str) -> None:
+    """A terminal interrupts all processes, ``kill -INT`` one. (With `beton` FFCV is imported before the fork.)"""
+    process = multiprocessing.get_context("fork").Process(target=_interrupted, args=(tmp_path / "a.beton", whom))
+    process.start()
+    process.join(60)
+    process.kill()
+    assert process.exitcode == 40  # KeyboardInterrupt, and no process was left
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_from_another_thread(photographs: list[Pixels], tmp_path: Path) -> None:
+    """Signals can't be handled there, but writing works."""
+    results: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: results.append(write_beton(source_of(photographs), tmp_path / "a.beton", workers=1))
+    )
+    thread.start()
+    thread.join(60)
+    assert results == [tmp_path / "a.beton"]
+    assert len(BetonFile(results[0])) == 16
+
+
+def test_without_ffcv(digits_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing and reading say what to install."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "ffcv"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ffcv", None)  # Python's own way to say that there is none
+    with pytest.raises(SkdError, match=r"writing .beton files needs FFCV .*: install skd_plugins\[ffcv\]"):
+        write_beton(digits_source, tmp_path / "a.beton")
+    assert list(tmp_path.iterdir()) == []
+    assert not beton_available()
+    with pytest.raises(SkdError, match=r"reading .beton files needs FFCV: install skd_plugins\[ffcv\]"):
+        _library.__wrapped__()
+
+
+# ------------------------------------------------------------------------------------------------------------ folders
+
+
+def test_write_folder(digits_source: Source, tmp_path: Path) -> None:
+    from PIL import Image
+
+    subset = digits_source.subset(3, seed=0)
+    folder = write_folder(subset, tmp_path / "train")
+    back = image_folder(folder)
+    assert back.classes == subset.classes
+    assert sorted(back.targets.tolist()) == sorted(subset.targets.tolist())
+    for index, label in enumerate(subset.targets):
+        pixels = np.asarray(Image.open(folder / str(label) / f"{index:06d}.png"))
+        np.testing.assert_array_equal(pixels, subset.load(index))
+
+
+def test_centre_crops_of_written_files_are_the_pictures(raw_beton: Path, photographs: list[Pixels]) -> None:
+    """The whole way once, at the crop's own size: no resizing, so exact."""
+    data = BetonFile(raw_beton)
+    boxes = center_boxes(Augmentation(crop_pct=0.5), data.heights, data.widths)
+    for index, (top, left, height, width) in enumerate(boxes):
+        out = np.zeros((height, width, 3), np.uint8)
+        assert data.crop(index, boxes[index], False, out) is None
+        np.testing.assert_array_equal(out, photographs[index][top : top + height, left : left + width])
