@@ -109,7 +109,8 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     scheduler, _ = create_scheduler_v2(
         optimizer, sched=recipe.schedule if recipe.schedule != "constant" else "none", num_epochs=recipe.epochs,
         # timm lowers the rate one update before a milestone; half an update later is at it.
-        decay_milestones=[epoch + 0.5 / steps_per_epoch for epoch in recipe.milestones], decay_rate=recipe.lr_decay, min_lr=recipe.min_lr,
+        decay_milestones=[epoch + 0.5 / steps_per_epoch for epoch in recipe.milestones],  # type: ignore[misc]  # int: timm
+        decay_rate=recipe.lr_decay, min_lr=recipe.min_lr,
         warmup_epochs=recipe.warmup_epochs, warmup_lr=0.0, step_on_epochs=False, updates_per_epoch=steps_per_epoch,
     )  # fmt: skip
     if recipe.ema_decay:
@@ -217,6 +218,7 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
                     save()
                     log.close()
                     progress.say(f"stopped by signal at step {step}; continue with --resume: {run}")
+                    task.end_distributed()
                     accelerator.end_training()
                     raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
                 if not epoch_ends and recipe.save_minutes and time.monotonic() - last_saved > 60 * recipe.save_minutes:
@@ -245,6 +247,7 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
         log.write("skipped", step, recipe.epochs, {"train": len(train_loader.skipped), "val": len(val_loader.skipped)})
         progress.say(f"left out {len(train_loader.skipped)} training and {len(val_loader.skipped)} validation images")
     log.close()
+    task.end_distributed()
     accelerator.end_training()
     progress.say(f"done: {run}")
     return run

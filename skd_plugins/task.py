@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -60,6 +61,18 @@ class MethodTask(TrainingTask):
             device_ids = None  # timm's train.py passes its device whatever it is; DDP refuses that on a CPU
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
         return self
+
+    def end_distributed(self) -> None:
+        """Undoes `prepare_distributed`; call it before the process group is destroyed.
+
+        DDP's reducer must not be the last owner of the group: it would destroy it while it holds Python's lock, and
+        wait for a gloo thread that may be waiting for that lock (seen with torch 2.13 on a loaded machine).
+        """
+        from torch.nn.parallel import DistributedDataParallel
+
+        if isinstance(self.trainable_module, DistributedDataParallel):
+            self.trainable_module = self.trainable_module.module
+            gc.collect()  # DDP is part of a reference cycle
 
     def compile(  # type: ignore[override]  # timm's signature, not nn.Module's
         self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any

@@ -49,15 +49,12 @@ class WholeBatches(TrainingOrder):
     """
 
     def __init__(self, targets: NDArray[np.int64], *, batch_size: int, world: int, **others: Any) -> None:
-        steps = len(targets) // (batch_size * world)
-        if not steps:
+        if len(targets) < batch_size * world:
             raise SkdError(
                 f"{len(targets)} training images are less than one batch of {batch_size} on {world} process(es); "
                 "timm's train.py leaves out incomplete batches, so choose a smaller --batch-size"
             )
-        super().__init__(targets, batch_size=batch_size * world, world=world, **others)
-        self._shares = [[batch_size] * world] * steps
-        self._step_ends = np.arange(1, steps + 1) * batch_size * world
+        super().__init__(targets, batch_size=batch_size * world, world=world, drop_last=True, **others)
 
 
 def training_order(

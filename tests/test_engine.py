@@ -323,7 +323,11 @@ def test_errors_come_early_and_lose_nothing(data: dict[str, Path], tmp_path: Pat
         ({"seed": 1, "model": "resnet11"}, beton, "unknown model 'resnet11'"),
         ({"seed": 1, "model_args": {"chanels": 3}}, beton, "model_args"),
         ({"seed": 1, "optimizer": "sdg"}, beton, "sdg"),
-        ({"seed": 1, "trackers": ("tensorbord",)}, beton, "tracker 'tensorbord' is unknown or not installed; available: "),
+        (
+            {"seed": 1, "trackers": ("tensorbord",)},
+            beton,
+            "tracker 'tensorbord' is unknown or not installed; available: ",
+        ),
         ({"seed": 1, "batch_size": 100, "grad_accumulation": 30}, beton, "batch_size=100"),
         ({"seed": 1, "lr": 1e30, "epochs": 3}, beton, "not finite at step"),
         ({"seed": 2, "method": "cs_kd", "method_args": {"pairing": "bank"}, "mixup": 0.2}, beton, "class indices"),

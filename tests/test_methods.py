@@ -259,6 +259,7 @@ def run_rank(out: Path) -> None:
             task.zero_grad()
             task(*rank_batch(task, rank, 2, step))["loss"].backward()
         collected[variant] = {"gradients": gradients(task), "state": task.get_task_state()}
+        task.end_distributed()
     torch.save(collected, out / f"rank{rank}.pt")
     dist.destroy_process_group()
 

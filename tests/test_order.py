@@ -94,9 +94,10 @@ def test_no_process_gets_fewer_than_two_anchors(division: dict[str, Any]) -> Non
     assert steps.sum() == samples
     assert all(size == batch_size for size in steps[:-2])
     full, left = divmod(samples, batch_size)
-    if left == 0 or left >= 2 * parts or not full:  # the usual case: only the last step is smaller
+    least = max(2 * parts, batch_size // 2 // unit * unit)
+    if left == 0 or left >= least or not full:  # the usual case: only the last step is smaller
         assert steps.tolist() == [batch_size] * full + [left] * bool(left)
-    elif batch_size + left >= 4 * parts:  # the last two share
+    elif batch_size + left >= 2 * least:  # the last two share
         assert len(steps) == full + 1
         assert abs(steps[-1] - steps[-2]) <= 2 * unit
     else:  # too few for two steps

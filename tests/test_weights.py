@@ -102,7 +102,9 @@ def test_errors(run: Path, digits_beton: Path, jpeg_folder: Path, tmp_path: Path
     exported.write_bytes(whole[:1000])
     with pytest.raises(SkdError, match="damaged"):
         load_network(exported)
-    tensors = {key: value.contiguous() for key, value in torch.load(run / "last.pt", weights_only=True)["state_dict"].items()}
+    tensors = {
+        key: value.contiguous() for key, value in torch.load(run / "last.pt", weights_only=True)["state_dict"].items()
+    }
     tensors["fc.weigth"] = tensors.pop("fc.weight")
     save_file(tensors, exported)
     with pytest.raises(SkdError, match=r"1 missing: fc.weight; 1 unexpected: fc.weigth"):

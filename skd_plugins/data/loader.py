@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -17,12 +15,11 @@ from timm.data.loader import PrefetchLoader
 from torch import Tensor
 
 from ..errors import SkdError
-from .augment import Augmentation, center_boxes, training_boxes
+from .augment import Augmentation
 from .beton import BetonFile
-from .folder import FolderData, FolderImages, Request
+from .fetch import BetonBatches, FolderBatches
+from .folder import FolderData, FolderImages
 from .order import Batch, TrainingOrder, evaluation_shard
-
-Raw = tuple[Tensor, dict[int, str]]  # uint8 [n, H, W, 3], and why rows of it could not be decoded
 
 
 class Loader:
@@ -67,11 +64,11 @@ class Loader:
         self._pin = device.type == "cuda"
         seed = order.seed if order else 0
         clean = tuple(role == "clean" for role in self.segments)
-        self._images: _BetonImages | _FolderBatches
+        self._images: BetonBatches | FolderBatches
         if isinstance(data, BetonFile):
-            self._images = _BetonImages(data, spec, seed=seed, clean=clean, workers=workers, pin=self._pin)
+            self._images = BetonBatches(data, spec, seed=seed, clean=clean, workers=workers, pin=self._pin)
         else:
-            self._images = _FolderBatches(
+            self._images = FolderBatches(
                 FolderImages(data, spec, seed=seed, clean=clean), workers=workers, pin=self._pin
             )
         self._on_device = PrefetchLoader(
@@ -178,135 +175,6 @@ class _Host:
         loader = self._loader()
         assert loader is not None  # who iterates holds it
         return loader.host_batches()
-
-
-class _BetonImages:
-    """Batches of a `.beton` file, decoded by threads (FFCV's C code runs without Python's lock)."""
-
-    def __init__(
-        self, data: BetonFile, spec: Augmentation, *, seed: int, clean: tuple[bool, ...], workers: int, pin: bool
-    ) -> None:
-        self.data, self.spec, self.seed, self.clean = data, spec, seed, clean
-        self.workers, self.pin = max(1, workers), pin
-
-    def fetch(self, batches: Iterator[Batch], epoch: int) -> Generator[tuple[Batch, Raw], None, None]:
-        waiting: deque[tuple[Batch, Tensor, list[Future[dict[int, str]]]]] = deque()
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="skd-decode")
-        try:
-            for batch in batches:
-                waiting.append((batch, *self._submit(pool, batch, epoch)))
-                if len(waiting) > 2:
-                    yield self._finished(*waiting.popleft())
-            while waiting:
-                yield self._finished(*waiting.popleft())
-        finally:
-            # Reached at the end, on an error, and when the consumer leaves early (the generator is closed).
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def one(self, index: int, epoch: int, position: int, segment: int) -> tuple[Tensor, str]:
-        boxes, flips = self._boxes(np.array([index]), epoch, np.array([position]), np.array([segment]))
-        pixels = torch.empty(1, self.spec.image_size, self.spec.image_size, 3, dtype=torch.uint8)
-        broken = self._decode(np.array([index]), boxes, flips, pixels.numpy(), range(1))
-        return pixels[0], broken.get(0, "")
-
-    def _submit(
-        self, pool: ThreadPoolExecutor, batch: Batch, epoch: int
-    ) -> tuple[Tensor, list[Future[dict[int, str]]]]:
-        size, rows, anchors = self.spec.image_size, len(batch.indices), len(batch.positions)
-        segments = np.arange(rows) // anchors
-        boxes, flips = self._boxes(batch.indices, epoch, batch.positions[np.arange(rows) % anchors], segments)
-        # A fresh buffer each time: torch's pinned allocator reuses one only after the copy from it has ended.
-        pixels = torch.empty(rows, size, size, 3, dtype=torch.uint8, pin_memory=self.pin)
-        out = pixels.numpy()
-        # Interleaved shares, since the segments' images differ in cost.
-        shares = [range(first, rows, self.workers) for first in range(min(self.workers, rows))]
-        return pixels, [pool.submit(self._decode, batch.indices, boxes, flips, out, share) for share in shares]
-
-    def _boxes(
-        self, indices: NDArray[np.int64], epoch: int, positions: NDArray[np.int64], segments: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        heights, widths = self.data.heights[indices], self.data.widths[indices]
-        boxes, flips = training_boxes(
-            self.spec, heights, widths, seed=self.seed, epoch=epoch, positions=positions, segments=segments
-        )
-        clean = np.array(self.clean)[segments]
-        boxes[clean] = center_boxes(self.spec, heights[clean], widths[clean])
-        return boxes, flips & ~clean
-
-    def _decode(
-        self,
-        indices: NDArray[np.int64],
-        boxes: NDArray[np.int64],
-        flips: NDArray[np.bool_],
-        out: NDArray[np.uint8],
-        rows: range,
-    ) -> dict[int, str]:
-        broken = {}
-        for row in rows:
-            reason = self.data.crop(int(indices[row]), boxes[row], bool(flips[row]), out[row])
-            if reason:
-                broken[row] = reason
-        return broken
-
-    @staticmethod
-    def _finished(batch: Batch, pixels: Tensor, shares: list[Future[dict[int, str]]]) -> tuple[Batch, Raw]:
-        broken: dict[int, str] = {}
-        for share in shares:
-            broken |= share.result()  # an exception in a thread is raised here
-        return batch, (pixels, dict(sorted(broken.items())))
-
-
-class _FolderBatches:
-    """Batches of a folder, decoded by torch's worker processes."""
-
-    def __init__(self, images: FolderImages, *, workers: int, pin: bool) -> None:
-        self.images = images
-        self._requests = _Requests()
-        self._loader = torch.utils.data.DataLoader(
-            images,
-            batch_sampler=self._requests,
-            num_workers=workers,
-            collate_fn=_collate,
-            pin_memory=pin,
-            persistent_workers=workers > 0,
-        )
-
-    def fetch(self, batches: Iterator[Batch], epoch: int) -> Generator[tuple[Batch, Raw], None, None]:
-        pending = self._requests.start(batches, epoch)
-        for pixels, broken in self._loader:
-            yield pending.popleft(), (pixels, dict(zip(*broken, strict=True)))
-
-    def one(self, index: int, epoch: int, position: int, segment: int) -> tuple[Tensor, str]:
-        return self.images[index, epoch, position, segment]
-
-
-class _Requests:
-    """The sampler: runs a few batches ahead of `_FolderBatches.fetch`."""
-
-    def __init__(self) -> None:
-        self.start(iter(()), 0)
-
-    def start(self, batches: Iterator[Batch], epoch: int) -> deque[Batch]:
-        """Sets what the next ``iter()`` asks for; returns where it notes what it has asked for."""
-        self._batches, self._epoch = batches, epoch
-        self._pending: deque[Batch] = deque()
-        return self._pending
-
-    def __iter__(self) -> Iterator[list[Request]]:
-        batches, epoch, pending = self._batches, self._epoch, self._pending
-        for batch in batches:
-            pending.append(batch)
-            anchors = len(batch.positions)
-            yield [
-                (int(index), epoch, int(batch.positions[row % anchors]), row // anchors)
-                for row, index in enumerate(batch.indices)
-            ]
-
-
-def _collate(samples: list[tuple[Tensor, str]]) -> tuple[Tensor, tuple[list[int], list[str]]]:
-    """Stacks images; those that could not be decoded are listed (as a pair of lists, which pinning leaves alone)."""
-    broken = [(row, reason) for row, (_, reason) in enumerate(samples) if reason]
-    return torch.stack([image for image, _ in samples]), ([row for row, _ in broken], [reason for _, reason in broken])
 
 
 def open_data(path: str | Path) -> BetonFile | FolderData:

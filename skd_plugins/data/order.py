@@ -32,9 +32,9 @@ class TrainingOrder:
 
     A pure function of (seed, epoch): nothing has to be saved or replayed to resume. Step k takes the anchors
     ``[k * batch_size, (k + 1) * batch_size)`` of the epoch's shuffle, whatever the number of processes (with `couples`
-    the shuffle knows it); they are divided over micro-batches and processes. The last step takes what is left. If that
-    were fewer than two anchors for some process (BatchNorm can't train on one), the last two steps share their anchors
-    evenly, or are one step (larger than `batch_size` then) if they are too few for two.
+    the shuffle knows it); they are divided over micro-batches and processes. The last step takes what is left; if that
+    is less than half a batch, the last two steps share their anchors evenly. Where even that left a process fewer than
+    two anchors (BatchNorm can't train on one), they are one step, larger than `batch_size`.
 
     Args:
         targets: each sample's class ``[N]``.
@@ -47,6 +47,7 @@ class TrainingOrder:
         rank: this process.
         world: number of processes.
         accumulation: micro-batches a step.
+        drop_last: leave out what does not fill a batch, as timm's training loaders do.
 
     Raises:
         SkdError: the data or the batch is too small to be divided that way.
@@ -64,6 +65,7 @@ class TrainingOrder:
         rank: int = 0,
         world: int = 1,
         accumulation: int = 1,
+        drop_last: bool = False,
     ) -> None:
         parts = world * accumulation
         wrong = [role for role in segments if role not in ROLES]
@@ -92,7 +94,9 @@ class TrainingOrder:
         self.counts = np.bincount(self.targets)
         self.starts = np.cumsum(self.counts) - self.counts
         self.by_class = np.argsort(self.targets, kind="stable")
-        self._shares = [_split(size, parts, unit) for size in _step_sizes(len(targets), batch_size, 2 * parts, unit)]
+        least = max(2 * parts, batch_size // 2 // unit * unit)
+        sizes = _step_sizes(len(targets), batch_size, least, unit, drop_last)
+        self._shares = [_split(size, parts, unit) for size in sizes]
         self._step_ends = np.cumsum([sum(share) for share in self._shares])
 
     @property
@@ -189,9 +193,11 @@ class TrainingOrder:
         return order
 
 
-def _step_sizes(samples: int, batch_size: int, least: int, unit: int) -> list[int]:
+def _step_sizes(samples: int, batch_size: int, least: int, unit: int, drop_last: bool) -> list[int]:
     full, left = divmod(samples, batch_size)
     sizes = [batch_size] * full
+    if drop_last:
+        return sizes
     if left and full and left < least:
         both = batch_size + left
         if both < 2 * least:

@@ -127,7 +127,7 @@ def next_of_class(labels: Tensor) -> tuple[Tensor, Tensor]:
     return partner, partner != position
 
 
-@torch.compiler.disable  # traced, the collectives would break the graph and be reported as never waited for
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # traced, the collectives would break the graph and be reported as never waited for
 def _gather(tensor: Tensor) -> Tensor:
     """All processes' rows, in rank order; the numbers of rows may differ."""
     sizes = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(dist.get_world_size())]
