@@ -24,6 +24,7 @@ from skd_plugins.data.folder import FolderData
 from skd_plugins.data.sources import image_folder
 from skd_plugins.errors import SkdError
 
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more than processors
 Copy = Callable[..., Path]
 Batches = list[tuple[Tensor, Tensor]]
 BACK_ENDS = ["png_folder", "raw_beton"]
@@ -58,7 +59,6 @@ def assert_same(one: Batches, other: Batches) -> None:
 # --------------------------------------------------------------------------------------------------- the same pixels
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes:UserWarning")
 @pytest.mark.parametrize("segments", [("anchor",), ("anchor", "pair"), ("anchor", "pair", "clean", "view")])
 def test_workers_do_not_matter(data: Path, segments: tuple[str, ...]) -> None:
     expected = epoch_of(loader(data, segments=segments), 3)

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -390,6 +391,28 @@ def test_ctrl_c_leaves_nothing(beton: Path, tmp_path: Path, whom: str) -> None:
     process.kill()
     assert process.exitcode == 40  # KeyboardInterrupt, and no process was left
     assert list(tmp_path.iterdir()) == []
+
+
+ONE_PROCESSOR = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from pathlib import Path
+from skd_plugins.data import open_source, write_beton
+write_beton(open_source("digits", True).subset(2, seed=0), Path(sys.argv[1]), workers=1)
+print("written", flush=True)
+"""
+
+
+def test_the_process_ends_on_one_processor(tmp_path: Path) -> None:
+    """Where numba's default threads (TBB), which FFCV starts, would keep a process that has forked for ever."""
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_PROCESSOR, str(tmp_path / "a.beton")],
+        capture_output=True, text=True, timeout=200, check=False, cwd=Path(__file__).parents[1],
+        env={name: value for name, value in os.environ.items() if name != "NUMBA_THREADING_LAYER"},
+    )  # fmt: skip
+    assert done.stdout == "written\n", done.stderr[-2000:]
+    assert done.returncode == 0
+    assert len(BetonFile(tmp_path / "a.beton")) == 20
 
 
 def test_from_another_thread(photographs: list[Pixels], tmp_path: Path) -> None:

@@ -178,6 +178,12 @@ def _ffcv() -> tuple[Any, Any]:
 
     threads = torch.get_num_threads()
     try:
+        import numba
+
+        # FFCV starts numba's threads. Of its own choice, TBB, a process that has forked never ends where there is only
+        # one processor (seen with numba 0.68: it waits for TBB's workers when Python unloads the module).
+        if "NUMBA_THREADING_LAYER" not in os.environ:
+            numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
         from ffcv import fields, writer
     except ImportError as error:
         raise SkdError(f"writing .beton files needs FFCV ({error}): install skd_plugins[ffcv]") from None

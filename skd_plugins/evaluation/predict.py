@@ -110,7 +110,7 @@ def predict(
     try:
         with _evaluation_mode(model):
             shard = _predict_shard(model, loader, perturb, autocast_dtype)
-    except Exception as caught:
+    except Exception as caught:  # raised again below, in every process, so that none waits for another
         error = caught
     shards = _gather(shard, error, model) if _world_size() > 1 else [shard]
     if error is not None:
