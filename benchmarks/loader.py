@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    os.environ.setdefault("NUMBA_THREADING_LAYER", "default")  # FFCV's loader with the threads it chooses itself
     from skd_plugins.data.sources import image_folder
     from skd_plugins.data.write import write_beton
     from skd_plugins.environment import versions
