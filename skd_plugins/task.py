@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from .errors import SkdError
 from .methods import Method, create_method
 
+_GROUPS: list[Any] = []  # process groups, kept until the process ends
+
 
 class MethodTask(TrainingTask):
     """Gives a `Method` timm's DDP, compile, EMA and checkpoint handling.
@@ -60,6 +62,8 @@ class MethodTask(TrainingTask):
         if self.device.type == "cpu":
             device_ids = None  # timm's train.py passes its device whatever it is; DDP refuses that on a CPU
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
+        # timm's train.py destroys the group while DDP lives; see `end_distributed`. Somebody else has to own it then.
+        _GROUPS.append(self.trainable_module.process_group)
         return self
 
     def end_distributed(self) -> None:
