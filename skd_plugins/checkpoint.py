@@ -49,15 +49,27 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         SkdError: it is missing or not a checkpoint.
     """
+    state = read(path)
+    if "state_dict" not in state:
+        raise SkdError(f"{path} is not a checkpoint: it has no 'state_dict'")
+    return state
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Reads a dictionary that torch saved, without executing anything in it.
+
+    Raises:
+        SkdError: it is missing or not readable.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state: object = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SkdError(f"checkpoint {path} does not exist") from None
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SkdError(f"{path} is not a readable checkpoint: {reason}") from None
-    if not isinstance(state, dict) or "state_dict" not in state:
-        raise SkdError(f"{path} is not a checkpoint: it has no 'state_dict'")
+    if not isinstance(state, dict):
+        raise SkdError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
     return state
 
 

@@ -111,25 +111,31 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path = Path("c
 
 
 def export(
-    checkpoint: tyro.conf.Positional[Path],
+    checkpoint: tyro.conf.Positional[str],
     *,
     out: Path = Path("weights"),
     name: str | None = None,
+    format: Literal["safetensors", "detectron2"] = "safetensors",
     which: Literal["last", "best"] = "last",
     raw: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Export a run's network as safetensors with a card; it loads in plain timm and torchvision.
+    """Export a network as safetensors that load in plain timm and torchvision, or for detectron2's own ResNet.
 
     Args:
-        checkpoint: a run's folder or a checkpoint.
+        checkpoint: a run's folder, a checkpoint, exported weights, or timm/NAME.TAG.
         out: folder.
         name: arch.tag; the recipe's name by default.
+        format: safetensors with a card, or detectron2's .pkl with the settings that must go with it.
         which: which checkpoint of a run's folder.
         raw: the raw weights, where there is an average of them too.
     """
-    from .weights import export_weights
+    from .weights import export_detectron2, export_weights
 
-    print(export_weights(checkpoint, out, name=name, which=which, ema=False if raw else None))
+    if format == "safetensors":
+        print(export_weights(checkpoint, out, name=name, which=which, ema=False if raw else None))
+        return
+    path = export_detectron2(checkpoint, out, name=name, which=which, ema=False if raw else None)
+    print(f"{path}\n\n{path.with_suffix('.detectron2.yaml').read_text()}", end="")
 
 
 def timm_train(

@@ -48,7 +48,7 @@ def run_demo(out: Path, seeds: int, recipes: Sequence[str] = RECIPES, overrides:
     jobs = [(folder / f"{name}.py", seed) for seed in range(seeds) for name in recipes]
     # One thread a run and one run a core: two runs of two threads each would wait for one another.
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        runs = list(pool.map(lambda job: _train(job[0], job[1], data, out, overrides), jobs))
+        runs = list(pool.map(lambda job: train_recipe(job[0], job[1], data, out, overrides), jobs))
 
     reports = [evaluate_weights(run, data=str(data), workers=2).parent for run in runs]
     exported = {run.parent.name: export_weights(run, out / "weights") for run in reversed(runs)}
@@ -60,7 +60,12 @@ def run_demo(out: Path, seeds: int, recipes: Sequence[str] = RECIPES, overrides:
         print(f"weights: {path}")
 
 
-def _train(recipe: Path, seed: int, data: Path, out: Path, overrides: Sequence[str]) -> Path:
+def train_recipe(recipe: Path, seed: int, data: Path, out: Path, overrides: Sequence[str] = ()) -> Path:
+    """Runs a recipe as a user does, with ``accelerate launch``, unless it is complete; returns the run's folder.
+
+    Raises:
+        SkdError: it failed; its output is on stderr.
+    """
     import torch
 
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--num_machines=1",

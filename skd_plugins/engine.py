@@ -284,7 +284,7 @@ def build_task(recipe: Recipe, num_classes: int, device: torch.device) -> Method
     """The network with its initial weights, and the method around it."""
     model = create_model(recipe.model, num_classes=num_classes, **recipe.model_args)
     if recipe.initial_weights:
-        weights, _ = read_weights(Path(recipe.initial_weights))
+        weights, _ = read_weights(recipe.initial_weights)
         load_into(model, weights, what=recipe.initial_weights)
     model.to(device)
     if recipe.channels_last:

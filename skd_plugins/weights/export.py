@@ -18,7 +18,7 @@ def export_weights(
     The keys are the plain timm or torchvision network's, so ``model.load_state_dict(load_file(path))`` is all it takes.
 
     Args:
-        checkpoint: a run's folder or a checkpoint.
+        checkpoint: see `read_weights`.
         out: folder.
         name: ``arch.tag``; the recipe's name by default.
         which: which checkpoint of a run's folder; the papers report the last.
@@ -32,8 +32,8 @@ def export_weights(
     """
     from safetensors.torch import save_file
 
-    weights, card = read_weights(Path(checkpoint), which=which, ema=ema)
-    name = name or card["recipe"]["name"]
+    weights, card = read_weights(checkpoint, which=which, ema=ema)
+    name = name or card.get("name") or card["recipe"]["name"]
     path = Path(out) / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")

@@ -1,4 +1,4 @@
-"""From a run, a checkpoint or an exported file to a network."""
+"""From a run, a checkpoint, an exported file or a published name to a network."""
 
 from __future__ import annotations
 
@@ -11,37 +11,62 @@ from torch import Tensor, nn
 from .. import checkpoint as checkpoints
 from ..errors import SkdError
 from ..models import create_model
+from .published import is_published, read_published
 
 Which = Literal["last", "best"]
 
 
+class NoCardError(SkdError):
+    """The file can be read, but says nothing about the network that its weights are for."""
+
+
 def read_weights(
-    path: Path, *, which: Which = "last", ema: bool | None = None
+    source: str | Path, *, which: Which = "last", ema: bool | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The plain state dict and the card of a trained network.
 
     Args:
-        path: a run's folder, a checkpoint of it, or an exported ``.safetensors`` file with its card beside it.
+        source: a run's folder, a checkpoint of it, an exported ``.safetensors`` file with its card beside it, the name
+            of weights in the folder ``weights`` (where ``skd export`` puts them), or what timm or torchvision publish
+            (``timm/resnet152.tv_in1k``, ``torchvision/resnet50.IMAGENET1K_V1``).
         which: which checkpoint of a run's folder.
         ema: the averaged weights or the raw ones; None takes the average if there is one.
 
     Raises:
+        NoCardError: the file is somebody else's.
         SkdError: there is no such thing, or it is damaged.
     """
-    path = Path(path)
+    path = Path(source)
+    if not path.exists():
+        if is_published(str(source)):
+            return read_published(str(source))
+        path = _named(str(source))
     if path.is_dir():
         path = path / f"{which}.pt"
     if path.suffix == ".safetensors":
         return _read_exported(path)
-    state = checkpoints.load(path)
+    state = checkpoints.read(path)
     if "card" not in state:
-        raise SkdError(f"{path} is not a checkpoint of skd_plugins: it has no card")
+        raise NoCardError(f"{path} is not a checkpoint of skd_plugins: it has no card")
     has_average = "state_dict_ema" in state
     if ema and not has_average:
         raise SkdError(f"{path} has no averaged weights; train with ema_decay=0.9999, say, or export the raw ones")
     use_average = has_average if ema is None else ema
     card = state["card"] | {"epoch": state["epoch"], "step": state["step"], "ema": use_average}
     return state["state_dict_ema" if use_average else "state_dict"], card
+
+
+def _named(name: str) -> Path:
+    """The file of a weights name; a path is returned as it is."""
+    if "/" in name or name.endswith((".pt", ".pth", ".safetensors")):
+        return Path(name)
+    path = Path("weights") / f"{name}.safetensors"
+    if not path.exists():
+        raise SkdError(
+            f"there are no weights {name!r}: neither a file or a run's folder of that name nor {path}; train the "
+            f"recipe that is called {name}, then: skd export RUN --out weights"
+        )
+    return path
 
 
 def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -62,11 +87,13 @@ def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return weights, card
 
 
-def load_network(path: Path, *, which: Which = "last", ema: bool | None = None) -> tuple[nn.Module, dict[str, Any]]:
+def load_network(
+    source: str | Path, *, which: Which = "last", ema: bool | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """The network in evaluation mode, and its card. See `read_weights`."""
-    weights, card = read_weights(path, which=which, ema=ema)
+    weights, card = read_weights(source, which=which, ema=ema)
     model = create_model(card["model"], num_classes=card["num_classes"], **card["model_args"])
-    load_into(model, weights, what=str(path))
+    load_into(model, weights, what=str(source))
     return model.eval(), card
 
 

@@ -1,0 +1,160 @@
+"""timm's and torchvision's ResNets as detectron2 backbones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from timm.models import checkpoint_seq
+from torch import Tensor, nn
+
+from skd_plugins.errors import SkdError
+
+from .weights import check_against_card, create_classifier, wanted_weights
+
+STAGES = ("res2", "res3", "res4", "res5")
+NORMS = ("FrozenBN", "BN", "SyncBN")
+
+
+class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
+    """A timm or torchvision ResNet or ResNeXt without its classifier.
+
+    Its features equal those of detectron2's own ResNet with the same weights (tests/detection/test_backbone.py).
+
+    Args:
+        network: the classifier, with its weights.
+        norm: ``FrozenBN`` (statistics and affine parameters fixed), ``BN``, or ``SyncBN`` (over all processes).
+        freeze_at: stages without gradient, as detectron2 counts: 1 is the stem, 2 the stem and ``res2``, ... Their
+            BatchNorm is frozen whatever `norm` says.
+        out_features: of ``res2`` (stride 4) to ``res5`` (stride 32).
+        checkpoint_activations: compute activations of the blocks again in the backward pass.
+
+    Raises:
+        SkdError: the network is not a ResNet of timm's or torchvision's layout, or an argument is not known.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        norm: str = "FrozenBN",
+        freeze_at: int = 0,
+        out_features: Sequence[str] = STAGES,
+        checkpoint_activations: bool = False,
+    ) -> None:
+        super().__init__()
+        names = ["conv1", "bn1", "act1" if hasattr(network, "act1") else "relu", "maxpool"]
+        layers = [f"layer{n}" for n in range(1, 5)]
+        missing = [name for name in names + layers if not isinstance(getattr(network, name, None), nn.Module)]
+        if missing:
+            raise SkdError(
+                f"{type(network).__name__} has no {missing[0]!r}: the detection backbones are the ResNets and ResNeXts "
+                "of timm and torchvision"
+            )
+        wrong = [name for name in out_features if name not in STAGES]
+        if wrong or not out_features:
+            raise SkdError(f"MODEL.TIMM.OUT_FEATURES should be some of {', '.join(STAGES)}, got {list(out_features)}")
+        if norm not in NORMS:
+            raise SkdError(f"MODEL.TIMM.NORM should be one of {', '.join(NORMS)}, got {norm!r}")
+        if not 0 <= freeze_at <= 5:
+            raise SkdError(f"MODEL.BACKBONE.FREEZE_AT should be 0 to 5, got {freeze_at}")
+        self.stem = nn.Sequential(*(getattr(network, name) for name in names))
+        used = max(STAGES.index(name) for name in out_features) + 1  # a stage without gradient would stop DDP
+        for stage, layer in zip(STAGES[:used], layers, strict=False):
+            self.add_module(stage, getattr(network, layer))
+        self.stages = STAGES[:used]
+        self.checkpoint_activations = checkpoint_activations
+        self._out_features = list(out_features)
+        self._out_feature_channels, self._out_feature_strides = self._measure()
+        self._set_norm(norm)
+        self._freeze(freeze_at)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Features ``[B, C, H / stride, W / stride]`` by name.
+
+        Args:
+            x: normalised images ``[B, 3, H, W]``.
+        """
+        outputs = {}
+        x = self.stem(x)
+        for name in self.stages:
+            stage = getattr(self, name)
+            if self.checkpoint_activations and self.training and torch.is_grad_enabled() and _trains(stage):
+                x = checkpoint_seq(stage, x, use_reentrant=False)
+            else:
+                x = stage(x)
+            if name in self._out_features:
+                outputs[name] = x
+        return outputs
+
+    def _set_norm(self, norm: str) -> None:
+        foreign = {
+            type(part).__name__
+            for part in self.modules()
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and type(part) is not nn.BatchNorm2d
+        }
+        if norm == "FrozenBN" and foreign:  # timm's BatchNormAct2d, whose activation would be lost
+            raise SkdError(f"{', '.join(sorted(foreign))} can't be frozen; use a network with plain BatchNorm2d")
+        for name, child in list(self.named_children()):
+            if norm == "FrozenBN":
+                self.add_module(name, FrozenBatchNorm2d.convert_frozen_batchnorm(child))
+            elif norm == "SyncBN":
+                self.add_module(name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]  # torch's
+
+    def _freeze(self, freeze_at: int) -> None:
+        for name in ("stem", *self.stages)[:freeze_at]:
+            for parameter in getattr(self, name).parameters():
+                parameter.requires_grad_(False)
+            self.add_module(name, FrozenBatchNorm2d.convert_frozen_batchnorm(getattr(self, name)))
+
+    @torch.no_grad()
+    def _measure(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Channels and strides, seen on an image of zeros: no table of networks to keep."""
+        self.eval()  # BatchNorm's statistics stay as they are
+        side = 64
+        shapes = {name: features.shape for name, features in self.forward(torch.zeros(1, 3, side, side)).items()}
+        self.train()
+        channels = {name: shape[1] for name, shape in shapes.items()}
+        strides = {name: side // shape[2] for name, shape in shapes.items()}
+        expected = {name: 4 * 2**index for index, name in enumerate(STAGES) if name in strides}
+        if strides != expected:
+            raise SkdError(f"the network's stages have strides {strides}; a detection backbone has {expected}")
+        return channels, strides
+
+
+def _trains(stage: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in stage.parameters())
+
+
+@BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]  # detectron2 has no types
+def build_timm_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmResNet:
+    """``MODEL.BACKBONE.NAME: build_timm_resnet_backbone``; see `add_skd_config` for its settings."""
+    if input_shape.channels != 3:
+        raise SkdError(f"the network takes 3 channels, but MODEL.PIXEL_MEAN has {input_shape.channels} values")
+    weights = wanted_weights(cfg)
+    if weights:
+        check_against_card(cfg, weights)
+    return TimmResNet(
+        create_classifier(cfg, weights),
+        norm=cfg.MODEL.TIMM.NORM,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        out_features=cfg.MODEL.TIMM.OUT_FEATURES,
+        checkpoint_activations=cfg.MODEL.TIMM.CHECKPOINT_ACTIVATIONS,
+    )
+
+
+@BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]
+def build_timm_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """``MODEL.BACKBONE.NAME: build_timm_resnet_fpn_backbone``: `build_timm_resnet_backbone` under detectron2's FPN."""
+    return FPN(
+        bottom_up=build_timm_resnet_backbone(cfg, input_shape),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

@@ -1,0 +1,163 @@
+"""Our nodes of detectron2's configuration, and how a config file becomes a complete configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from skd_plugins.errors import SkdError, unknown
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def add_skd_config(cfg: CfgNode) -> None:
+    """Adds our keys with their defaults to a detectron2 configuration, as detectron2's projects do.
+
+    ``MODEL.TIMM``, for the registered backbones:
+
+    * ``NAME``: timm's name or ``torchvision/NAME``; empty takes the weights' card's.
+    * ``ARGS``: arguments of its constructor; empty takes the card's.
+    * ``WEIGHTS``: a run's folder, an exported ``.safetensors``, a ``.pth`` with a state dict, ``timm/NAME.TAG``,
+      ``torchvision/NAME.WEIGHTS``, or a name of ours; empty for random weights. Not read when ``MODEL.WEIGHTS`` names
+      a whole detector.
+    * ``NORM``: ``FrozenBN``, ``BN`` or ``SyncBN``.
+    * ``OUT_FEATURES``: of ``res2`` to ``res5``.
+    * ``CHECKPOINT_ACTIVATIONS``: compute the blocks' activations again in the backward pass instead of keeping them.
+
+    ``MODEL.BACKBONE.FREEZE_AT`` and ``MODEL.FPN`` mean what they mean for detectron2's own ResNet.
+
+    ``MODEL.ROI_HEADS.SD_DROPOUT``: ``WEIGHT``, ``TEMPERATURE`` and ``DROP_RATE`` of `SDDropoutROIHeads`.
+
+    ``SKD``, for train_net.py:
+
+    * ``EPOCHS``: passes over the training images; 0 leaves ``SOLVER`` as it is.
+    * ``DROPS``: where the learning rate is divided, as fractions of the training.
+    * ``BASE_LR`` at a batch of ``REFERENCE_BATCH`` images; for another ``SOLVER.IMS_PER_BATCH`` it is scaled in
+      proportion.
+    * ``VISUALIZE``: validation images that are written as PNG with predictions and ground truth.
+    * ``VISUALIZE_SCORE``: lowest score that is drawn.
+    """
+    timm = cfg.MODEL.TIMM = CfgNode()
+    timm.NAME = ""
+    timm.ARGS = CfgNode(new_allowed=True)
+    timm.WEIGHTS = ""
+    timm.NORM = "FrozenBN"
+    timm.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    timm.CHECKPOINT_ACTIVATIONS = False
+
+    dropout = cfg.MODEL.ROI_HEADS.SD_DROPOUT = CfgNode()
+    dropout.WEIGHT = 0.1
+    dropout.TEMPERATURE = 3.0
+    dropout.DROP_RATE = 0.5
+
+    skd = cfg.SKD = CfgNode()
+    skd.EPOCHS = 0.0
+    skd.DROPS = [2 / 3, 8 / 9]
+    skd.BASE_LR = 0.02
+    skd.REFERENCE_BATCH = 16
+    skd.VISUALIZE = 8
+    skd.VISUALIZE_SCORE = 0.5
+
+
+def find_config(name: str) -> Path:
+    """A config file: a path, or the name of one of ours with or without ``.yaml``.
+
+    Raises:
+        SkdError: there is none.
+    """
+    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    raise unknown("config", name, [path.name for path in CONFIGS.glob("*.yaml") if not path.name.startswith("base")])
+
+
+def load_config(name: str, overrides: Sequence[str] = ()) -> CfgNode:
+    """detectron2's and our defaults, the file, then the overrides.
+
+    Args:
+        name: see `find_config`.
+        overrides: ``KEY VALUE KEY VALUE ...``.
+
+    Raises:
+        SkdError: a file, key or value that can't be used.
+    """
+    path = find_config(name)
+    cfg = get_cfg()
+    add_skd_config(cfg)
+    try:
+        loaded = CfgNode(CfgNode.load_yaml_with_base(str(path)))
+        if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:
+            raise SkdError(f"{path} has VERSION {loaded.VERSION}; detectron2's current one is {cfg.VERSION}")
+        _let_integers_be_floats(cfg, loaded)
+        cfg.merge_from_other_cfg(loaded)
+    except (AssertionError, KeyError, ValueError, OSError, yaml.YAMLError) as error:
+        raise SkdError(f"{path}: {_reason(error)}") from None
+    merge_overrides(cfg, overrides)
+    if cfg.OUTPUT_DIR == "./output":  # detectron2's default; two configs must not share it
+        cfg.OUTPUT_DIR = f"runs/detection/{path.stem}"
+    return cfg
+
+
+def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    """Merges ``KEY VALUE KEY VALUE ...``.
+
+    Raises:
+        SkdError: a key or value that can't be used.
+    """
+    flags = [text for text in overrides if text.startswith("--")]
+    if flags:
+        raise SkdError(f"{flags[0]} stands among the overrides; options come before the first KEY VALUE")
+    if len(overrides) % 2:
+        raise SkdError(f"overrides are pairs of KEY and VALUE; {overrides[-1]!r} has no partner")
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        if key not in _keys(cfg) and not key.startswith("MODEL.TIMM.ARGS."):  # there, any argument of timm's may stand
+            raise unknown("config key", key, _keys(cfg))
+        try:
+            change = CfgNode()
+            _place(change, key.split("."), CfgNode._decode_cfg_value(value))
+            _let_integers_be_floats(cfg, change)
+            cfg.merge_from_other_cfg(change)
+        except (AssertionError, KeyError, ValueError) as error:
+            raise SkdError(f"{key} {value}: {_reason(error)}") from None
+
+
+def _place(node: CfgNode, names: list[str], value: Any) -> None:
+    for name in names[:-1]:
+        node = node.setdefault(name, CfgNode())
+    node[names[-1]] = value
+
+
+def _let_integers_be_floats(cfg: CfgNode, change: CfgNode) -> None:
+    """yacs refuses 7 for a number that is 12.0 by default."""
+    for name, value in change.items():
+        default = cfg.get(name)
+        if isinstance(value, CfgNode) and isinstance(default, CfgNode):
+            _let_integers_be_floats(default, value)
+        elif isinstance(default, float) and type(value) is int:
+            change[name] = float(value)
+
+
+def _keys(node: CfgNode, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, value in node.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(value, CfgNode):
+            keys += _keys(value, f"{prefix}{name}.")
+    return keys
+
+
+def _reason(error: Exception) -> str:
+    # A KeyError's text is its argument's repr.
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def plain(node: Any) -> Any:
+    """A configuration node as plain dictionaries and lists."""
+    if isinstance(node, CfgNode):
+        return {key: plain(value) for key, value in node.items()}
+    return [plain(value) for value in node] if isinstance(node, (list, tuple)) else node

@@ -1,0 +1,106 @@
+"""What is in a registered detection set, found out before anything expensive starts."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from skd_plugins.errors import SkdError, unknown
+
+# Published sizes, for a plan without the data: images, of them with annotations that are not crowds.
+PUBLISHED = {"coco_2017_train": (118_287, 117_266), "coco_2017_val": (5_000, 4_952)}
+_COCO = (
+    "get train2017.zip, val2017.zip and annotations_trainval2017.zip from https://cocodataset.org/#download, unpack "
+    "them into one folder coco/ and set DETECTRON2_DATASETS to the folder above it"
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many images a set has.
+
+    Attributes:
+        images: all.
+        annotated: those with a box that is not a crowd's; detectron2 trains on these.
+        published: whether the numbers are the published ones, because the data are not here.
+    """
+
+    images: int
+    annotated: int
+    published: bool = False
+
+    def training(self, cfg: CfgNode) -> int:
+        """Images of an epoch under this configuration."""
+        return self.annotated if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else self.images
+
+
+def missing(name: str) -> str | None:
+    """What of the set is not there and how to get it; None when nothing is missing.
+
+    Raises:
+        SkdError: no set of that name is registered.
+    """
+    if name not in DatasetCatalog.list():
+        raise unknown("dataset", name, DatasetCatalog.list())
+    about = MetadataCatalog.get(name)
+    for kind in ("json_file", "image_root"):
+        path = about.get(kind)
+        if path and not Path(path).exists():
+            root = os.environ.get("DETECTRON2_DATASETS")
+            where = (
+                f"DETECTRON2_DATASETS is {root}" if root else "DETECTRON2_DATASETS is not set, so ./datasets is taken"
+            )
+            return f"dataset {name} is not there: looked for {Path(path).absolute()} ({where}); " + (
+                _COCO if name.startswith("coco_") else "put it there"
+            )
+    return None
+
+
+def size_of(name: str) -> Size:
+    """Counts the images of a set that is there; takes the published numbers of one that is not.
+
+    Raises:
+        SkdError: it is not there and not known, or its file is damaged.
+    """
+    absent = missing(name)
+    if absent:
+        if name not in PUBLISHED:
+            raise SkdError(absent)
+        return Size(*PUBLISHED[name], published=True)
+    path = MetadataCatalog.get(name).get("json_file")
+    if path is None:
+        records = DatasetCatalog.get(name)
+        annotated = sum(any(not box.get("iscrowd", 0) for box in record.get("annotations", [])) for record in records)
+        return Size(len(records), annotated)
+    try:
+        content = json.loads(Path(path).read_bytes())
+        boxes = {box["image_id"] for box in content["annotations"] if not box.get("iscrowd", 0)}
+        images = {image["id"] for image in content["images"]}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise SkdError(f"{path} is not a COCO annotation file: {type(error).__name__} {error}") from None
+    return Size(len(images), len(boxes & images))
+
+
+def check_datasets(cfg: CfgNode) -> None:
+    """Checks that the sets are there and have as many classes as the detector.
+
+    Raises:
+        SkdError: they are not, or have not.
+    """
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        absent = missing(name)
+        if absent:
+            raise SkdError(absent)
+        about = MetadataCatalog.get(name)
+        classes = about.get("thing_classes") or []
+        heads = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        if classes and len(classes) != heads:
+            raise SkdError(
+                f"dataset {name} has {len(classes)} classes, but MODEL.ROI_HEADS.NUM_CLASSES is {heads}; set it to "
+                f"{len(classes)}"
+            )

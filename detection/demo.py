@@ -1,0 +1,88 @@
+"""``make demo-detection``: from the digits recipes to two detectors, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from skd_plugins.data.splits import embedded_digits
+from skd_plugins.demo import train_recipe
+from skd_plugins.errors import SkdError, one_line
+from skd_plugins.weights import export_weights
+
+from .digits import digits_folder, make_digits
+
+HERE = Path(__file__).resolve().parent
+RECIPES = {"cross-entropy": "digits_ce", "SD-Dropout": "digits_sddropout"}
+
+
+def fine_tune(weights: Path, out: Path, overrides: list[str]) -> dict[str, float]:
+    """Trains and evaluates ``digits_demo.yaml`` from a backbone; returns COCO's metrics in per cent."""
+    result = out / "results.json"
+    if not result.exists():
+        resume = ["--resume"] if (out / "last_checkpoint").exists() else []
+        command = [sys.executable, str(HERE / "train_net.py"), "--config", "digits_demo.yaml", *resume]
+        command += ["MODEL.TIMM.WEIGHTS", str(weights), "OUTPUT_DIR", str(out), *overrides]
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / "output.txt").open("a") as log:
+            # One thread each: two processes of two threads on two cores would wait for one another.
+            done = subprocess.run(
+                command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            )
+        if done.returncode:
+            sys.stderr.write("".join((out / "output.txt").read_text().splitlines(keepends=True)[-20:]))
+            raise SkdError(f"the training in {out} failed (its last lines are above, all in {out / 'output.txt'})")
+    metrics: dict[str, float] = json.loads(result.read_text())["bbox"]
+    return metrics
+
+
+@one_line
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/demo-detection"), help="where everything goes")
+    parser.add_argument("overrides", nargs="*", default=[], help="KEY VALUE ... for both detectors")
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    print(f"data: {make_digits(digits_folder())} (400 training and 100 validation images)", flush=True)
+
+    data = embedded_digits(out / "data")
+    weights = {
+        name: export_weights(train_recipe(HERE.parent / "recipes" / f"{recipe}.py", 0, data, out), out / "weights")
+        for name, recipe in RECIPES.items()
+    }
+    for name, path in weights.items():
+        print(f"fine-tune: Faster R-CNN on {path.name} ({name})", flush=True)
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        folders = {name: out / RECIPES[name] for name in weights}
+        jobs = {
+            name: pool.submit(fine_tune, path, folders[name], arguments.overrides) for name, path in weights.items()
+        }
+        results = {name: job.result() for name, job in jobs.items()}
+    _print_table(results)
+    for folder in folders.values():
+        print(
+            f"detector: {folder}/model_final.pth, per-class AP in {folder}/results.json, pictures in {folder}/pictures"
+        )
+
+
+def _print_table(results: dict[str, dict[str, float]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Faster R-CNN on digits, 100 validation images, %", title_justify="left")
+    table.add_column("backbone")
+    for key in ("AP", "AP50", "AP75"):
+        table.add_column(key, justify="right")
+    for name, metrics in results.items():
+        table.add_row(name, *(f"{metrics[key]:.1f}" for key in ("AP", "AP50", "AP75")))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

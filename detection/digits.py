@@ -1,0 +1,140 @@
+"""A small detection set of real images that needs no download: handwritten digits on photographs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from numpy.typing import NDArray
+from PIL import Image
+
+from skd_plugins.data.sources import digits
+from skd_plugins.data.splits import cache_folder
+
+CLASSES = [str(digit) for digit in range(10)]
+NAMES = {"skd_digits_train": True, "skd_digits_val": False}
+IMAGES = {True: 400, False: 100}
+SIDE = 160
+_VERSION = 1  # of what is generated; another one gets another folder
+
+
+def register_digits() -> None:
+    """Registers ``skd_digits_train`` and ``skd_digits_val``; they are made when they are first used."""
+    for name, train in NAMES.items():
+        if name not in DatasetCatalog.list():
+            DatasetCatalog.register(name, lambda name=name, train=train: _load(name, train))
+            MetadataCatalog.get(name).set(thing_classes=CLASSES, evaluator_type="coco")
+
+
+def digits_folder() -> Path:
+    """Where the set is kept."""
+    return cache_folder() / f"digits-detection-{_VERSION}"
+
+
+def _load(name: str, train: bool) -> list[dict[str, Any]]:
+    folder = make_digits(digits_folder())
+    half = "train" if train else "val"
+    records: list[dict[str, Any]] = load_coco_json(str(folder / f"{half}.json"), str(folder / half), name)
+    return records
+
+
+def make_digits(folder: Path) -> Path:
+    """Writes both halves in COCO's format, unless they are there; returns the folder.
+
+    An image is a crop of one of scikit-learn's two photographs, 160 x 160 pixels, with 2 to 6 of its digits in it, 20
+    to 48 pixels high, light ink on dark and dark ink on light places, none over another. A box is exactly the visible
+    ink. The digits of the training half are those that the digits recipes may train on, 100 a class; the validation
+    half has the other 797 only. The photographs' left parts are for training, the right ones for validation.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            part = folder.with_suffix(f".{os.getpid()}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            for train in (True, False):
+                _write_half(part, train)
+            os.replace(part, folder)
+    return folder
+
+
+def _write_half(folder: Path, train: bool) -> None:
+    from sklearn.datasets import load_sample_images
+
+    half = "train" if train else "val"
+    (folder / half).mkdir(parents=True)
+    source = digits(train)
+    photographs = [np.asarray(image) for image in load_sample_images().images]
+    draw = np.random.default_rng([_VERSION, train])
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    order = draw.permutation(len(source.targets)).tolist()
+    for number in range(IMAGES[train]):
+        picture = _background(photographs[number % 2], train, draw)
+        boxes: list[tuple[int, int, int, int]] = []
+        for _ in range(int(draw.integers(2, 7))):
+            if not order:  # every digit once before one comes again
+                order = draw.permutation(len(source.targets)).tolist()
+            index = order.pop()
+            box = _paste(picture, source.load(index)[..., 0], boxes, draw)
+            if box is None:
+                continue
+            boxes.append(box)
+            left, top, right, bottom = box
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": number + 1, "category_id": int(source.targets[index]) + 1,
+                "bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top), "iscrowd": 0,
+            })  # fmt: skip
+        name = f"{number:04d}.png"
+        Image.fromarray(picture).save(folder / half / name)
+        images.append({"id": number + 1, "file_name": name, "width": SIDE, "height": SIDE})
+    categories = [{"id": index + 1, "name": name} for index, name in enumerate(CLASSES)]
+    content = {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
+    (folder / f"{half}.json").write_text(json.dumps(content))
+
+
+def _background(photograph: NDArray[np.uint8], train: bool, draw: np.random.Generator) -> NDArray[np.uint8]:
+    height, width = photograph.shape[:2]
+    middle = width * 2 // 3
+    low, high = (0, middle) if train else (middle, width)
+    top = int(draw.integers(height - SIDE + 1))
+    left = int(draw.integers(low, high - SIDE + 1))
+    return photograph[top : top + SIDE, left : left + SIDE].copy()
+
+
+def _paste(
+    picture: NDArray[np.uint8],
+    digit: NDArray[np.uint8],
+    taken: list[tuple[int, int, int, int]],
+    draw: np.random.Generator,
+) -> tuple[int, int, int, int] | None:
+    """Draws a digit where none is yet; returns the box of its ink, None if there is no room.
+
+    Args:
+        picture: ``[H, W, 3]``, changed.
+        digit: ``[32, 32]``, ink is light.
+        taken: boxes (left, top, right, bottom) to keep off.
+        draw: random numbers.
+    """
+    side = int(draw.integers(20, 49))
+    ink = np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    rows, columns = np.nonzero((ink > 0.25).any(1))[0], np.nonzero((ink > 0.25).any(0))[0]
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = ink.shape
+    for _ in range(20):
+        left, top = int(draw.integers(SIDE - width + 1)), int(draw.integers(SIDE - height + 1))
+        box = (left, top, left + width, top + height)
+        if not any(left < r + 2 and x < box[2] + 2 and top < b + 2 and y < box[3] + 2 for x, y, r, b in taken):
+            place = picture[top : box[3], left : box[2]]
+            alpha = np.clip(ink * 1.5, 0, 1)[..., None]
+            colour = draw.integers(190, 256, 3) if place.mean() < 128 else draw.integers(0, 60, 3)
+            place[:] = np.rint(place * (1 - alpha) + colour * alpha).astype(np.uint8)
+            return box
+    return None

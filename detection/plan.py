@@ -1,0 +1,97 @@
+"""``--dry-run``: what a training would do, computed without doing it."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from skd_plugins.errors import SkdError
+
+from . import weights
+from .config import plain
+from .datasets import missing, size_of
+from .schedule import schedule
+
+
+def make_plan(cfg: CfgNode, decided: str) -> dict[str, str]:
+    """Network, weights, data and schedule of a training.
+
+    Weights or data that are not here are named instead of being an error.
+
+    Args:
+        cfg: the configuration from `load_config`, changed in place.
+        decided: the schedule in words, see `apply_schedule`.
+    """
+    rows = {"weights": "random (MODEL.TIMM.WEIGHTS is empty)"}
+    source = None
+    if cfg.MODEL.WEIGHTS:
+        rows["weights"] = f"the detector {cfg.MODEL.WEIGHTS}"
+    elif cfg.MODEL.TIMM.WEIGHTS:
+        try:
+            source = weights.wanted_weights(cfg)
+            assert source is not None
+            weights.take_from_card(cfg, source)
+            weights.create_classifier(cfg, source)
+            rows["weights"] = f"{source.source}: all {len(source.state)} tensors match"
+        except SkdError as error:
+            rows["weights"], source = f"can't be used: {error}", None
+    weights.take_from_card(cfg, source)
+    model = build_model(_without_weights(cfg))
+    arguments = plain(cfg.MODEL.TIMM.ARGS)
+    rows |= {
+        "backbone": f"{cfg.MODEL.TIMM.NAME}{f' {arguments}' if arguments else ''}, {cfg.MODEL.TIMM.NORM}, "
+        f"{cfg.MODEL.BACKBONE.FREEZE_AT} stages frozen"
+        if cfg.MODEL.BACKBONE.NAME.startswith("build_timm_")
+        else cfg.MODEL.BACKBONE.NAME,
+        "heads": f"{cfg.MODEL.ROI_HEADS.NAME}, {cfg.MODEL.ROI_HEADS.NUM_CLASSES} classes",
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}, of them "
+        f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained",
+        "pixels": f"{cfg.INPUT.FORMAT}, mean {list(cfg.MODEL.PIXEL_MEAN)}, std {list(cfg.MODEL.PIXEL_STD)}",
+    }
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        size = size_of(name)
+        where = "published sizes" if size.published else "counted"
+        rows[name] = f"{size.images:,} images, {size.annotated:,} with annotations ({where})"
+    absent = [text for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if (text := missing(name))]
+    if absent:
+        rows["data missing"] = absent[0]
+    rows["schedule"] = decided
+    rows |= _epochs_table(cfg)
+    rows["device"], rows["output"] = cfg.MODEL.DEVICE, cfg.OUTPUT_DIR
+    return rows
+
+
+def _epochs_table(cfg: CfgNode) -> dict[str, str]:
+    """Iterations of the usual schedules, on the annotated images and on all."""
+    sizes = [size_of(name) for name in cfg.DATASETS.TRAIN]
+    annotated, images = sum(size.annotated for size in sizes), sum(size.images for size in sizes)
+    rows, skd = {}, cfg.SKD
+    for epochs in sorted({7.0, 12.0, skd.EPOCHS or 12.0}):
+        steps = [
+            schedule(count, cfg.SOLVER.IMS_PER_BATCH, epochs, skd.DROPS, skd.BASE_LR, skd.REFERENCE_BATCH).iterations
+            for count in (annotated, images)
+        ]
+        rows[f"{epochs:g} epochs at batch {cfg.SOLVER.IMS_PER_BATCH}"] = (
+            f"{steps[0]:,} iterations on the {annotated:,} annotated images, {steps[1]:,} on all {images:,}"
+        )
+    return rows
+
+
+def _without_weights(cfg: CfgNode) -> CfgNode:
+    bare = cfg.clone()
+    bare.MODEL.WEIGHTS = bare.MODEL.TIMM.WEIGHTS = ""
+    bare.MODEL.DEVICE = "cpu"
+    return bare
+
+
+def show(cfg: CfgNode, decided: str) -> None:
+    """Prints `make_plan`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for key, value in make_plan(cfg, decided).items():
+        table.add_row(f"[bold]{key}", value)
+    Console(soft_wrap=False).print(table)

@@ -1,0 +1,89 @@
+"""SD-Dropout on the box head's classification while a detector trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads, StandardROIHeads
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from torch import Tensor
+
+from skd_plugins.errors import SkdError
+from skd_plugins.methods._base import at_least
+from skd_plugins.methods.sd_dropout import self_distillation
+
+
+class SDDropoutOutputLayers(FastRCNNOutputLayers):  # type: ignore[misc]  # detectron2 has no types
+    """detectron2's box classifier and regressor, whose losses gain ``loss_sdd`` in training.
+
+    ``loss_sdd = WEIGHT * T^2 * [KL(p_u || p_v) + KL(p_v || p_u)]``, averaged over the sampled proposals, background
+    ones included; ``p_u`` and ``p_v`` are the class scores of two dropout samples of the proposals' features
+    ``[R, D]``. Scores, boxes and every other loss are computed without dropout; inference is unchanged.
+
+    Source: Lee et al. 2022, Eq. 3-4, at the detector's classifier. Ours: the paper distils the backbone only.
+    """
+
+    @configurable  # type: ignore[untyped-decorator]
+    def __init__(self, *, weight: float, temperature: float, drop_rate: float, **arguments: Any) -> None:
+        """See detectron2's ``configurable``: built from a configuration or from arguments."""
+        super().__init__(**arguments)
+        self.weight = at_least(weight, 0, "MODEL.ROI_HEADS.SD_DROPOUT.WEIGHT")
+        self.temperature = at_least(temperature, 0, "MODEL.ROI_HEADS.SD_DROPOUT.TEMPERATURE", strict=True)
+        if not 0 < drop_rate < 1:
+            raise SkdError(f"MODEL.ROI_HEADS.SD_DROPOUT.DROP_RATE must be between 0 and 1, got {drop_rate:g}")
+        self.drop_rate = drop_rate
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        arguments: dict[str, Any] = super().from_config(cfg, input_shape)
+        settings = cfg.MODEL.ROI_HEADS.SD_DROPOUT
+        return arguments | {
+            "weight": settings.WEIGHT, "temperature": settings.TEMPERATURE, "drop_rate": settings.DROP_RATE,
+        }  # fmt: skip
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Scores ``[R, K + 1]`` and box deltas ``[R, 4 K]``; in training also the scores of two dropout samples."""
+        scores, deltas = super().forward(x)
+        if not self.training:
+            return scores, deltas
+        x = x.flatten(start_dim=1)
+        u, v = self.cls_score(torch.cat([F.dropout(x, self.drop_rate, training=True) for _ in range(2)])).chunk(2)
+        return scores, deltas, u, v
+
+    def losses(self, predictions: tuple[Tensor, ...], proposals: list[Any]) -> dict[str, Tensor]:
+        """detectron2's losses and ``loss_sdd``."""
+        scores, deltas, u, v = predictions
+        losses: dict[str, Tensor] = super().losses((scores, deltas), proposals)
+        sdd = self_distillation(u, v, self.temperature) if len(u) else u.sum()
+        return losses | {"loss_sdd": self.weight * sdd}
+
+    def predict_boxes_for_gt_classes(self, predictions: tuple[Tensor, ...], proposals: list[Any]) -> list[Tensor]:
+        """detectron2's, which is called in training when MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES is set."""
+        boxes: list[Tensor] = super().predict_boxes_for_gt_classes(predictions[:2], proposals)
+        return boxes
+
+
+class _SDDropout:
+    """Gives ROI heads the box predictor with SD-Dropout."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """See detectron2's ``configurable``."""
+        arguments: dict[str, Any] = super().from_config(cfg, input_shape)  # type: ignore[misc]  # of the heads' class
+        shape = ShapeSpec(channels=arguments["box_predictor"].cls_score.in_features)
+        return arguments | {"box_predictor": SDDropoutOutputLayers(cfg, shape)}
+
+
+@ROI_HEADS_REGISTRY.register()
+class SDDropoutROIHeads(_SDDropout, StandardROIHeads):  # type: ignore[misc]
+    """``MODEL.ROI_HEADS.NAME: SDDropoutROIHeads`` in place of ``StandardROIHeads`` (FPN and DC5 configs)."""
+
+
+@ROI_HEADS_REGISTRY.register()
+class SDDropoutRes5ROIHeads(_SDDropout, Res5ROIHeads):  # type: ignore[misc]
+    """``MODEL.ROI_HEADS.NAME: SDDropoutRes5ROIHeads`` in place of ``Res5ROIHeads`` (C4 configs)."""

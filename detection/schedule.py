@@ -1,0 +1,106 @@
+"""Schedules in epochs, turned into detectron2's iterations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from detectron2.config import CfgNode
+
+from skd_plugins.errors import SkdError
+
+_DERIVED = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.BASE_LR")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A training's length and learning rate.
+
+    Attributes:
+        iterations: optimizer steps.
+        drops: iterations after which the learning rate is divided.
+        lr: the learning rate before the first drop.
+        rule: how `lr` came about, for the log.
+    """
+
+    iterations: int
+    drops: tuple[int, ...]
+    lr: float
+    rule: str
+
+
+def schedule(
+    images: int, batch_size: int, epochs: float, drops: Sequence[float], base_lr: float, reference_batch: int
+) -> Schedule:
+    """Iterations for `epochs` passes over `images`, the last one completed by a full batch.
+
+    The learning rate is proportional to the batch (Goyal et al. 2017, as in detectron2's model zoo).
+
+    Args:
+        images: training images.
+        batch_size: images a step, over all processes.
+        epochs: passes.
+        drops: fractions of the training, ascending, in (0, 1).
+        base_lr: learning rate for a batch of `reference_batch` images.
+        reference_batch: see `base_lr`.
+
+    Raises:
+        SkdError: a value makes no sense.
+    """
+    above_zero = {
+        "the number of training images": images, "SOLVER.IMS_PER_BATCH": batch_size, "SKD.EPOCHS": epochs,
+        "SKD.BASE_LR": base_lr, "SKD.REFERENCE_BATCH": reference_batch,
+    }  # fmt: skip
+    for key, value in above_zero.items():
+        if not value > 0:
+            raise SkdError(f"{key} should be above 0, got {value:g}")
+    if list(drops) != sorted(drops) or not all(0 < drop < 1 for drop in drops):
+        raise SkdError(f"SKD.DROPS should be ascending fractions of the training, between 0 and 1, got {list(drops)}")
+    iterations = math.ceil(round(epochs * images / batch_size, 6))
+    lr = base_lr * batch_size / reference_batch
+    return Schedule(
+        iterations=iterations,
+        drops=_drops_at(drops, iterations),
+        lr=lr,
+        rule=f"{lr:g} = SKD.BASE_LR {base_lr:g} * batch {batch_size} / SKD.REFERENCE_BATCH {reference_batch}",
+    )
+
+
+def _drops_at(fractions: Sequence[float], iterations: int) -> tuple[int, ...]:
+    """Distinct iterations before the last; in a very short training some drops fall away."""
+    return tuple(sorted({at for fraction in fractions if 0 < (at := round(fraction * iterations)) < iterations}))
+
+
+def apply_schedule(cfg: CfgNode, images: int, overrides: Sequence[str] = ()) -> str:
+    """Writes the schedule of ``SKD`` into ``SOLVER``; values given on the command line stay.
+
+    Args:
+        cfg: the configuration, changed in place.
+        images: training images.
+        overrides: the command line's ``KEY VALUE ...``.
+
+    Returns:
+        what was decided and why, one line.
+    """
+    solver, skd = cfg.SOLVER, cfg.SKD
+    if not skd.EPOCHS:
+        steps = f"{solver.MAX_ITER} iterations, drops at {list(solver.STEPS)}"
+        return f"{steps}, lr {solver.BASE_LR:g} (SOLVER; SKD.EPOCHS is 0)"
+    given = {key: value for key, value in zip(overrides[::2], overrides[1::2], strict=True) if key in _DERIVED}
+    plan = schedule(images, solver.IMS_PER_BATCH, skd.EPOCHS, skd.DROPS, skd.BASE_LR, skd.REFERENCE_BATCH)
+    if "SOLVER.MAX_ITER" not in given:
+        solver.MAX_ITER = plan.iterations
+    if "SOLVER.STEPS" not in given:
+        solver.STEPS = _drops_at(skd.DROPS, solver.MAX_ITER)
+    if "SOLVER.BASE_LR" not in given:
+        solver.BASE_LR = plan.lr
+    text = (
+        f"{solver.MAX_ITER} iterations = {skd.EPOCHS:g} epochs of {images} images at batch {solver.IMS_PER_BATCH}, "
+        f"drops at {list(solver.STEPS)}, lr {plan.rule}"
+    )
+    if given:
+        # What is saved with the run must say what it did.
+        skd.EPOCHS = 0.0
+        text = f"{', '.join(f'{key} {value}' for key, value in given.items())} from the command line; else {text}"
+    return text

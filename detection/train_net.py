@@ -1,0 +1,163 @@
+"""Fine-tunes and evaluates a detector on a backbone trained by skd_plugins.
+
+train_net.py --config faster_rcnn_sdd.yaml --num-gpus 8 MODEL.TIMM.WEIGHTS weights/resnet152.sdd_in1k.safetensors
+train_net.py --config faster_rcnn_sdd.yaml --num-gpus 8 --resume
+train_net.py --config faster_rcnn_sdd.yaml --eval-only MODEL.WEIGHTS model_final.pth
+train_net.py --config faster_rcnn_sdd_0.5x.yaml --dry-run
+
+--config takes a path or the name of a file in detection/configs; KEY VALUE pairs at the end change it. Without a GPU it
+runs on the processor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ in ("__main__", "__mp_main__"):  # run as a script, this folder's parent is not on the path
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+try:
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.config import CfgNode
+    from detectron2.engine import default_argument_parser, default_setup
+    from detectron2.utils import comm
+    from detectron2.utils.env import seed_all_rng
+except ImportError as error:
+    raise SystemExit(f"error: detectron2 is needed for detection ({error}); install it with: make setup") from None
+
+import torch
+
+from detection import plan, weights
+from detection.backbone import TimmResNet
+from detection.config import find_config, load_config
+from detection.datasets import check_datasets, size_of
+from detection.launch import launch
+from detection.schedule import apply_schedule
+from detection.trainer import Trainer
+from skd_plugins import checkpoint
+from skd_plugins.errors import SkdError, one_line
+
+
+def parser() -> argparse.ArgumentParser:
+    """detectron2's arguments, ``--config`` and ``--dry-run``."""
+    result: argparse.ArgumentParser = default_argument_parser(epilog=__doc__)
+    result.add_argument("--config", dest="config_file", default="", metavar="FILE", help="the same as --config-file")
+    result.add_argument("--dry-run", action="store_true", help="print network, data, schedule, and stop")
+    return result
+
+
+def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
+    """The complete configuration, checked, and the schedule in words.
+
+    Raises:
+        SkdError: something can't be used; nothing has been written.
+    """
+    if not args.config_file:
+        raise SkdError("give a config, for example --config faster_rcnn_sdd.yaml")
+    args.config_file = str(find_config(args.config_file))
+    cfg = load_config(args.config_file, args.opts)
+    folder = Path(cfg.OUTPUT_DIR)
+    last = last_checkpoint(folder)
+    if args.eval_only and not cfg.MODEL.WEIGHTS:
+        if last is None:
+            raise SkdError(f"--eval-only evaluates a detector: give MODEL.WEIGHTS FILE ({folder} has no checkpoint)")
+        cfg.MODEL.WEIGHTS = str(last)
+    elif last and args.resume:
+        cfg.MODEL.WEIGHTS = str(last)  # the whole detector: the backbone's own weights are not needed any more
+    elif last and not (args.eval_only or args.dry_run):
+        raise SkdError(f"{folder} holds a training already; continue it with --resume, or give another OUTPUT_DIR")
+    if cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).exists() and "://" not in cfg.MODEL.WEIGHTS:
+        raise SkdError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} does not exist")
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
+        raise SkdError("SOLVER.AMP.ENABLED needs a GPU in detectron2; set it to False")
+    if cfg.SOLVER.IMS_PER_BATCH % (args.num_gpus * args.num_machines):
+        raise SkdError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide into {args.num_gpus * args.num_machines} "
+            "processes"
+        )
+    if len(cfg.DATASETS.TRAIN) == 0 or len(cfg.DATASETS.TEST) == 0:
+        raise SkdError("DATASETS.TRAIN and DATASETS.TEST should name a dataset each")
+    images = sum(size_of(name).training(cfg) for name in cfg.DATASETS.TRAIN)
+    return cfg, apply_schedule(cfg, images, args.opts)
+
+
+def complete(cfg: CfgNode, *, whole: bool) -> None:
+    """Takes from the weights what the configuration leaves open, and tries them on the network.
+
+    Args:
+        cfg: changed in place.
+        whole: ``MODEL.WEIGHTS`` is this very detector, to be evaluated or continued, so all of it has to fit.
+
+    Raises:
+        SkdError: the weights are missing, damaged, or another network's.
+    """
+    saved = Path(cfg.MODEL.WEIGHTS).with_name("config.yaml") if cfg.MODEL.WEIGHTS else None
+    if saved and saved.exists():  # a detector's own configuration lies beside it and is complete
+        weights.take_from_config(cfg, saved)
+    source = weights.wanted_weights(cfg)
+    weights.take_from_card(cfg, source)
+    if cfg.MODEL.BACKBONE.NAME.startswith("build_timm_"):
+        TimmResNet(weights.create_classifier(cfg, source))
+    if whole and cfg.MODEL.WEIGHTS.endswith(".pth"):
+        weights.check_detector(cfg)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that detectron2 would resume from."""
+    note = folder / "last_checkpoint"
+    path = folder / note.read_text().strip() if note.exists() else None
+    return path if path and path.exists() else None
+
+
+def train(args: argparse.Namespace, cfg: CfgNode, schedule: str) -> None:
+    """Runs in every process."""
+    record = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    before = record.read_text() if record.exists() else None
+    default_setup(cfg, args)
+    if before is not None and comm.is_main_process():
+        record.write_text(before)  # what the training began with; an evaluation or a continuation does not change it
+    log = logging.getLogger("detectron2.skd")
+    log.info("schedule: %s", schedule)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
+        Trainer.test(cfg, model)
+        return
+    if cfg.SEED >= 0:  # a continuation must not see the beginning's images again
+        seed_all_rng(cfg.SEED + comm.get_rank() + 1009 * start_iteration(args, cfg))
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    if trainer.start_iter:
+        log.info("resumed at iteration %d of %d", trainer.start_iter, trainer.max_iter)
+    trainer.train()
+
+
+def start_iteration(args: argparse.Namespace, cfg: CfgNode) -> int:
+    """The iteration at which a continuation begins, 0 for a new training."""
+    last = last_checkpoint(Path(cfg.OUTPUT_DIR))
+    return int(checkpoint.read(last)["iteration"]) + 1 if last and args.resume else 0
+
+
+@one_line
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    args = parser().parse_args(arguments)
+    cfg, schedule = setup(args)
+    logging.getLogger("detectron2.skd").setLevel(logging.INFO)
+    if args.dry_run:
+        plan.show(cfg, schedule)
+        return
+    check_datasets(cfg)
+    complete(cfg, whole=bool(cfg.MODEL.WEIGHTS) and (args.eval_only or args.resume))
+    cfg.freeze()
+    launch(train, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args, cfg, schedule))
+
+
+if __name__ == "__main__":
+    main()

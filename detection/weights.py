@@ -1,0 +1,215 @@
+"""Backbone weights: found, compared with the configuration, loaded completely or not at all."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from torch import Tensor, nn
+
+from skd_plugins import checkpoint
+from skd_plugins.errors import SkdError
+from skd_plugins.models import create_model
+from skd_plugins.weights import NoCardError, read_weights
+from skd_plugins.weights.load import load_into
+
+from .config import plain
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "color": "RGB"}
+_NODES = ("state_dict_ema", "model_ema", "state_dict", "model")  # where timm and torchvision keep it in a checkpoint
+
+
+@dataclass(frozen=True)
+class BackboneWeights:
+    """A classifier's weights.
+
+    Attributes:
+        source: what was asked for.
+        state: the state dict, classifier included.
+        card: what is known about it; None for a bare ``.pth``.
+    """
+
+    source: str
+    state: dict[str, Tensor]
+    card: dict[str, Any] | None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Outputs of the classifier."""
+        if self.card is not None:
+            return int(self.card["num_classes"])
+        head = self.state.get("fc.weight")
+        return None if head is None else len(head)
+
+
+def read_backbone_weights(source: str) -> BackboneWeights:
+    """Reads what ``MODEL.TIMM.WEIGHTS`` names (see `add_skd_config`).
+
+    Raises:
+        SkdError: there is no such thing, or it is damaged.
+    """
+    try:
+        state, card = read_weights(source)
+        return BackboneWeights(source, state, card)
+    except NoCardError:
+        pass
+    content = checkpoint.read(Path(source))
+    state = next((content[node] for node in _NODES if isinstance(content.get(node), dict)), content)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if strange or not state:
+        raise SkdError(
+            f"{source} is no state dict: {strange[0]!r} is not a tensor" if strange else f"{source} is empty"
+        )
+    return BackboneWeights(source, state, None)
+
+
+def wanted_weights(cfg: CfgNode) -> BackboneWeights | None:
+    """The weights that a new detector starts from; None when a whole detector is loaded, or for random weights."""
+    if not cfg.MODEL.TIMM.WEIGHTS or cfg.MODEL.WEIGHTS:
+        return None
+    return read_backbone_weights(cfg.MODEL.TIMM.WEIGHTS)
+
+
+def take_from_card(cfg: CfgNode, weights: BackboneWeights | None) -> None:
+    """Completes the configuration by what the weights' card says.
+
+    Network, its arguments and the pre-processing are taken where the configuration has detectron2's defaults, and
+    compared where it says something else (in `check_against_card`). Without a card the pre-processing is ImageNet's.
+    """
+    card = (weights.card if weights else None) or {}
+    timm, default = cfg.MODEL.TIMM, get_cfg()
+    timm.NAME = timm.NAME or card.get("model", "")
+    if not timm.ARGS and card:
+        timm.ARGS = CfgNode(card["model_args"], new_allowed=True)
+    pixels = _pixels(IMAGENET | card)
+    untouched = all(_get(cfg, key) == _get(default, key) for key in pixels)
+    if untouched:
+        for key, value in pixels.items():
+            _set(cfg, key, value)
+    if weights:
+        check_against_card(cfg, weights)
+
+
+def take_from_config(cfg: CfgNode, path: Path) -> None:
+    """Takes network and pre-processing from the ``config.yaml`` that lies beside a trained detector."""
+    saved = CfgNode.load_yaml_with_base(str(path))
+    timm = saved.get("MODEL", {}).get("TIMM", {})
+    for key, place, value in (
+        ("NAME", cfg.MODEL.TIMM, timm.get("NAME")),
+        ("ARGS", cfg.MODEL.TIMM, timm.get("ARGS") and CfgNode(timm["ARGS"], new_allowed=True)),
+        ("PIXEL_MEAN", cfg.MODEL, saved.get("MODEL", {}).get("PIXEL_MEAN")),
+        ("PIXEL_STD", cfg.MODEL, saved.get("MODEL", {}).get("PIXEL_STD")),
+        ("FORMAT", cfg.INPUT, saved.get("INPUT", {}).get("FORMAT")),
+    ):
+        if value:
+            place[key] = value
+
+
+def check_against_card(cfg: CfgNode, weights: BackboneWeights) -> None:
+    """Compares network and pre-processing with the weights' card.
+
+    Raises:
+        SkdError: they differ; the message has the values to set.
+    """
+    card, timm = weights.card, cfg.MODEL.TIMM
+    if card is None:
+        return
+    if _arch(card["model"]) != _arch(timm.NAME) or (plain(timm.ARGS) or {}) != card["model_args"]:
+        raise SkdError(
+            f"{weights.source} has weights of {_described(card['model'], card['model_args'])}, but the config wants "
+            f"{_described(timm.NAME, plain(timm.ARGS))} (MODEL.TIMM.NAME and ARGS; left out, they are the weights')"
+        )
+    for key, value in _pixels(card).items():
+        have = _get(cfg, key)
+        same = (
+            have == value
+            if isinstance(value, str)
+            else all(abs(a - b) < 0.01 for a, b in zip(have, value, strict=True))
+        )
+        if not same:
+            raise SkdError(
+                f'{weights.source} was trained with {key} {value}, but the config has {have}; set {key} "{value}"'
+            )
+
+
+def load_backbone_weights(network: nn.Module, weights: BackboneWeights) -> None:
+    """Loads all of them; the log says how many.
+
+    Raises:
+        SkdError: a key or a shape on either side has no partner.
+    """
+    load_into(network, weights.state, what=weights.source)
+    logging.getLogger("detectron2.skd").info(
+        "backbone: all %d tensors of %s matched; the classifier is dropped", len(weights.state), weights.source
+    )
+
+
+def check_detector(cfg: CfgNode) -> None:
+    """Compares the detector in ``MODEL.WEIGHTS`` with the configuration's; detectron2 would only warn.
+
+    Raises:
+        SkdError: keys or shapes differ.
+    """
+    bare = cfg.clone()
+    bare.MODEL.DEVICE = "cpu"
+    own = build_model(bare).state_dict()
+    state = checkpoint.read(Path(cfg.MODEL.WEIGHTS)).get("model", {})
+    # Made from the configuration, and left out of the files of some versions.
+    ignored = ("pixel_mean", "pixel_std")
+    wrong = sorted(
+        key
+        for key in set(own) | set(state)
+        if key not in ignored
+        and "anchor_generator.cell_anchors" not in key
+        and (key not in own or key not in state or own[key].shape != state[key].shape)
+    )
+    if wrong:
+        raise SkdError(
+            f"{cfg.MODEL.WEIGHTS} is not this configuration's detector: {len(wrong)} keys or shapes differ "
+            f"({', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''})"
+        )
+
+
+def create_classifier(cfg: CfgNode, weights: BackboneWeights | None) -> nn.Module:
+    """The classifier that ``MODEL.TIMM`` names, with the weights."""
+    timm = cfg.MODEL.TIMM
+    if not timm.NAME:
+        raise SkdError("MODEL.TIMM.NAME is empty, and there are no weights with a card that would say it")
+    classes = (weights.num_classes if weights else None) or 1000
+    network = create_model(timm.NAME, num_classes=classes, **plain(timm.ARGS))
+    if weights:
+        load_backbone_weights(network, weights)
+    return network
+
+
+def _pixels(card: dict[str, Any]) -> dict[str, Any]:
+    """The card's pre-processing under detectron2's keys and in its units, 0 to 255."""
+    scaled = {key: [round(255 * value, 3) for value in card[key]] for key in ("mean", "std")}
+    return {"MODEL.PIXEL_MEAN": scaled["mean"], "MODEL.PIXEL_STD": scaled["std"], "INPUT.FORMAT": card["color"]}
+
+
+def _arch(name: str) -> str:
+    """timm's and torchvision's ResNets of one name are the same network with the same keys."""
+    return name.removeprefix("torchvision/").partition(".")[0]
+
+
+def _described(name: str, arguments: dict[str, Any]) -> str:
+    return f"{name or '?'}{f' with {arguments}' if arguments else ''}"
+
+
+def _get(cfg: CfgNode, key: str) -> Any:
+    for name in key.split("."):
+        cfg = cfg[name]
+    return plain(cfg)
+
+
+def _set(cfg: CfgNode, key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
+    for name in parents:
+        cfg = cfg[name]
+    cfg[leaf] = value

@@ -1,0 +1,140 @@
+"""The registered backbones: shapes, frozen parts, recomputed activations, refusals."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import build_backbone
+from torch import nn
+
+from detection import TimmResNet, add_skd_config
+from skd_plugins import SkdError, create_model
+
+SMALL = {"channels": (8, 16, 24, 32)}
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def network(**arguments: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return create_model("resnet10t", num_classes=5, **(SMALL | arguments))
+
+
+def test_features_are_the_networks_own() -> None:
+    model = network().eval()
+    expected = model.forward_intermediates(IMAGES, indices=[1, 2, 3, 4], intermediates_only=True)
+    for norm in ("FrozenBN", "BN"):
+        backbone = TimmResNet(copy.deepcopy(model), norm=norm).eval()
+        features = backbone(IMAGES)
+        assert list(features) == ["res2", "res3", "res4", "res5"]
+        for value, other in zip(features.values(), expected, strict=True):
+            torch.testing.assert_close(value, other)
+        shapes = backbone.output_shape()
+        assert {name: (shape.channels, shape.stride) for name, shape in shapes.items()} == {
+            "res2": (8, 4), "res3": (16, 8), "res4": (24, 16), "res5": (32, 32),
+        }  # fmt: skip
+
+
+def test_measuring_leaves_the_statistics_alone() -> None:
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    backbone = TimmResNet(model, norm="BN")
+    assert backbone.training
+    assert torch.equal(backbone.state_dict()["res2.0.bn1.running_mean"], before["layer1.0.bn1.running_mean"])
+    assert backbone.res2[0].bn1.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("freeze_at", range(6))
+def test_frozen_stages(freeze_at: int) -> None:
+    backbone = TimmResNet(network(), norm="BN", freeze_at=freeze_at)
+    for index, name in enumerate(("stem", *backbone.stages)):
+        part = getattr(backbone, name)
+        frozen = index < freeze_at
+        assert all(parameter.requires_grad != frozen for parameter in part.parameters())
+        kinds = {type(norm) for norm in part.modules() if isinstance(norm, (nn.BatchNorm2d, FrozenBatchNorm2d))}
+        assert kinds == {FrozenBatchNorm2d if frozen else nn.BatchNorm2d}
+
+
+def test_frozen_norm_does_not_move() -> None:
+    backbone = TimmResNet(network(), norm="FrozenBN").train()
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in backbone.modules())
+    before = copy.deepcopy(backbone.state_dict())
+    optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1, weight_decay=0.1)
+    sum(value.square().mean() for value in backbone(IMAGES).values()).backward()
+    optimizer.step()
+    norms = tuple(name for name, part in backbone.named_modules() if isinstance(part, FrozenBatchNorm2d))
+    assert len(norms) > 10
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, before[key]) == key.startswith(norms), key
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
+def test_recomputed_activations_give_the_same_gradients_and_keep_less(norm: str) -> None:
+    gradients, kept = [], []
+    for checkpoint in (False, True):
+        backbone = TimmResNet(network(), norm=norm, freeze_at=1, checkpoint_activations=checkpoint).train()
+        sizes: list[int] = []
+
+        def keep(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = sum(value.square().mean() for value in backbone(IMAGES).values())
+        kept.append(sum(sizes))
+        loss.backward()
+        gradients.append({name: p.grad for name, p in backbone.named_parameters() if p.requires_grad})
+        if norm == "BN":
+            assert backbone.res3[0].bn1.momentum == 0.1
+    assert gradients[0]
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+    assert kept[1] < 0.5 * kept[0]
+
+
+def test_stages_that_nobody_asks_for_are_left_out() -> None:
+    backbone = TimmResNet(network(), out_features=["res2", "res4"])
+    assert list(backbone(IMAGES)) == ["res2", "res4"]
+    assert not hasattr(backbone, "res5")
+    sum(value.mean() for value in backbone(IMAGES).values()).backward()
+    assert all(parameter.grad is not None for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "settings", "message"),
+    [
+        ("resnet10t", {"output_stride": 16}, {}, "a detection backbone has"),
+        ("convnext_atto", {}, {}, "has no 'conv1': the detection backbones are the ResNets"),
+        ("torchvision/densenet121", {}, {}, "the detection backbones are the ResNets"),
+        ("resnet10t", SMALL, {"norm": "GN"}, "MODEL.TIMM.NORM should be one of FrozenBN, BN, SyncBN, got 'GN'"),
+        ("resnet10t", SMALL, {"out_features": ["res6"]}, "MODEL.TIMM.OUT_FEATURES should be some of res2"),
+        ("resnet10t", SMALL, {"freeze_at": 6}, "MODEL.BACKBONE.FREEZE_AT should be 0 to 5, got 6"),
+    ],
+)
+def test_what_can_not_be_a_backbone(
+    name: str, arguments: dict[str, Any], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SkdError, match=re.escape(message)):
+        TimmResNet(create_model(name, num_classes=2, **arguments), **settings)
+
+
+@pytest.mark.parametrize("name", ["build_timm_resnet_backbone", "build_timm_resnet_fpn_backbone"])
+def test_registered(name: str) -> None:
+    cfg = get_cfg()
+    add_skd_config(cfg)
+    cfg.MODEL.BACKBONE.NAME = name
+    cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.ARGS = "resnet10t", CfgNode({"channels": [8, 16, 24, 32]})
+    cfg.MODEL.FPN.IN_FEATURES, cfg.MODEL.FPN.OUT_CHANNELS = ["res3", "res4", "res5"], 16
+    backbone = build_backbone(cfg)
+    features = backbone(IMAGES)
+    expected = ["p3", "p4", "p5", "p6"] if "fpn" in name else ["res2", "res3", "res4", "res5"]
+    assert list(features) == expected
+    for key, shape in backbone.output_shape().items():
+        assert features[key].shape == (2, shape.channels, 64 // shape.stride, 64 // shape.stride)
+    with pytest.raises(SkdError, match="takes 3 channels, but MODEL.PIXEL_MEAN has 1"):
+        build_backbone(cfg, ShapeSpec(channels=1))

@@ -1,0 +1,134 @@
+"""Detection sets: what is there is counted, what is not is named; the digits are what they say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from PIL import Image
+
+from detection.config import load_config
+from detection.datasets import PUBLISHED, Size, check_datasets, missing, size_of
+from detection.digits import CLASSES, SIDE, _paste, make_digits
+from skd_plugins import SkdError
+from skd_plugins.data.sources import digits
+
+NAME = "a_set_of_the_tests"
+
+
+@pytest.fixture(scope="session")
+def digits_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_digits(tmp_path_factory.mktemp("detection") / "digits")
+
+
+@pytest.fixture
+def register(tmp_path: Path) -> Iterator[Any]:
+    def register(content: object) -> None:
+        path = tmp_path / "set.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        register_coco_instances(NAME, {}, str(path), str(tmp_path))
+
+    yield register
+    if NAME in DatasetCatalog.list():
+        DatasetCatalog.remove(NAME)
+        MetadataCatalog.remove(NAME)
+
+
+def test_sizes_are_counted_as_detectron2_filters(register: Any) -> None:
+    boxes = [{"image_id": 1, "iscrowd": 0}, {"image_id": 1, "iscrowd": 0}, {"image_id": 2, "iscrowd": 1},
+             {"image_id": 4}, {"image_id": 99, "iscrowd": 0}]  # fmt: skip
+    register({"images": [{"id": n} for n in (1, 2, 3, 4)], "annotations": boxes})
+    assert size_of(NAME) == Size(images=4, annotated=2)  # image 2 has a crowd only, 3 nothing, 99 is not there
+    cfg = load_config("faster_rcnn_ce")
+    assert size_of(NAME).training(cfg) == 2
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    assert size_of(NAME).training(cfg) == 4
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"images": []}', '{"images": [{}], "annotations": []}', "\x00"])
+def test_damaged_annotations(content: str, register: Any) -> None:
+    register(content)
+    with pytest.raises(SkdError, match=r"set.json is not a COCO annotation file"):
+        size_of(NAME)
+
+
+def test_missing_data_say_where_and_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = MetadataCatalog.get("coco_2017_train").json_file
+    if Path(path).exists():
+        pytest.skip("COCO is here")
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/somewhere")
+    text = missing("coco_2017_train") or ""
+    for part in (str(Path(path).absolute()), "DETECTRON2_DATASETS is /somewhere", "cocodataset.org", "train2017.zip"):
+        assert part in text
+    assert size_of("coco_2017_train") == Size(*PUBLISHED["coco_2017_train"], published=True)
+    with pytest.raises(SkdError, match=re.escape(text)):
+        check_datasets(load_config("faster_rcnn_ce"))
+    with pytest.raises(SkdError, match="unknown dataset 'coco_2017_trian'; did you mean 'coco_2017_train'"):
+        size_of("coco_2017_trian")
+    with pytest.raises(SkdError, match="lvis"):  # its size is nobody's to guess
+        size_of("lvis_v1_train")
+
+
+def test_classes_must_fit() -> None:
+    cfg = load_config("digits_demo", ["MODEL.ROI_HEADS.NUM_CLASSES", "80"])
+    with pytest.raises(SkdError, match="has 10 classes, but MODEL.ROI_HEADS.NUM_CLASSES is 80; set it to 10"):
+        check_datasets(cfg)
+    check_datasets(load_config("digits_demo"))
+
+
+def test_digits_are_whole_and_exactly_boxed(digits_set: Path) -> None:
+    for half, count in (("train", 400), ("val", 100)):
+        content = json.loads((digits_set / f"{half}.json").read_text())
+        assert [category["name"] for category in content["categories"]] == CLASSES
+        assert len(content["images"]) == count
+        by_image: dict[int, list[dict[str, Any]]] = {}
+        for box in content["annotations"]:
+            by_image.setdefault(box["image_id"], []).append(box)
+        assert len(by_image) == count
+        labels = [box["category_id"] for box in content["annotations"]]
+        assert sorted(set(labels)) == list(range(1, 11))
+        assert min(np.bincount(labels)[1:]) > 0.05 * len(labels)
+        for boxes in by_image.values():
+            corners = np.array([box["bbox"] for box in boxes])
+            assert (corners[:, :2] >= 0).all()
+            assert (corners[:, :2] + corners[:, 2:] <= SIDE).all()
+            for index, (left, top, width, height) in enumerate(corners):
+                assert boxes[index]["area"] == width * height
+                for other in corners[:index]:
+                    apart = left >= other[0] + other[2] or other[0] >= left + width
+                    assert apart or top >= other[1] + other[3] or other[1] >= top + height
+
+
+def test_halves_share_no_digit_and_the_set_is_always_the_same(digits_set: Path, tmp_path: Path) -> None:
+    train, val = digits(True), digits(False)
+    seen = {train.load(index).tobytes() for index in range(len(train.targets))}
+    assert not any(val.load(index).tobytes() in seen for index in range(len(val.targets)))
+    again = make_digits(tmp_path / "again")
+    files = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
+    assert len(files) == 502
+    assert all((again / file).read_bytes() == (digits_set / file).read_bytes() for file in files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "again.lock"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ink_is_inside_the_box_and_touches_its_sides(seed: int) -> None:
+    source = digits(True)
+    picture = np.full((SIDE, SIDE, 3), 20, np.uint8)
+    box = _paste(picture, source.load(seed * 7)[..., 0], [], np.random.default_rng(seed))
+    assert box is not None
+    ink = (picture != 20).any(-1)
+    rows, columns = np.nonzero(ink.any(1))[0], np.nonzero(ink.any(0))[0]
+    left, top, right, bottom = box
+    assert left <= columns[0] <= columns[-1] < right
+    assert top <= rows[0] <= rows[-1] < bottom
+    strong = (picture > 60).any(-1)
+    rows, columns = np.nonzero(strong.any(1))[0], np.nonzero(strong.any(0))[0]
+    assert (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) == box
+    assert Image.fromarray(picture).size == (SIDE, SIDE)

@@ -1,0 +1,226 @@
+"""Backbone weights: every source, complete or refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone
+from hubserver import serve_hub
+from safetensors.torch import load_file, save_file
+
+from detection.config import add_skd_config
+from detection.weights import read_backbone_weights, take_from_card, wanted_weights
+from skd_plugins import SkdError, create_model
+
+ARGS = {"channels": [8, 16, 24, 32]}
+CARD = {
+    "name": "resnet10t.test", "model": "resnet10t", "model_args": ARGS, "num_classes": 5, "classes": None,
+    "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "color": "RGB",
+}  # fmt: skip
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "resnet10t.test.safetensors"
+    save_file(create_model("resnet10t", num_classes=5, **ARGS).state_dict(), path)
+    path.with_suffix(".json").write_text(json.dumps(CARD))
+    return path
+
+
+def make_cfg(weights: object = "", **timm: Any) -> CfgNode:
+    cfg = get_cfg()
+    add_skd_config(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_timm_resnet_backbone"
+    cfg.MODEL.TIMM.WEIGHTS = str(weights)
+    for key, value in timm.items():
+        cfg.MODEL.TIMM[key] = value
+    return cfg
+
+
+def build(cfg: CfgNode) -> torch.nn.Module:
+    take_from_card(cfg, wanted_weights(cfg))
+    return build_backbone(cfg, ShapeSpec(channels=3))
+
+
+def test_card_completes_the_configuration(exported: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = make_cfg(exported)
+    logging.getLogger("detectron2").propagate = True
+    with caplog.at_level(logging.INFO, logger="detectron2.skd"):
+        backbone = build(cfg)
+    assert cfg.MODEL.TIMM.NAME == "resnet10t"
+    assert cfg.MODEL.TIMM.ARGS.channels == ARGS["channels"]
+    assert cfg.MODEL.PIXEL_MEAN == [25.5, 51.0, 76.5]
+    assert cfg.MODEL.PIXEL_STD == [102.0, 127.5, 153.0]
+    assert cfg.INPUT.FORMAT == "RGB"
+    state = load_file(exported)
+    assert f"all {len(state)} tensors of {exported} matched" in caplog.text
+    own = backbone.state_dict()
+    assert torch.equal(own["res3.0.conv1.weight"], state["layer2.0.conv1.weight"])
+    assert torch.equal(own["stem.0.0.weight"], state["conv1.0.weight"])
+    assert torch.equal(own["res5.0.bn2.running_var"], state["layer4.0.bn2.running_var"])
+    assert not any("fc" in key for key in own)
+    take_from_card(cfg, wanted_weights(cfg))  # what was taken agrees with the card
+
+
+def test_every_kind_of_source(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = load_file(exported)
+    torch.save(state, tmp_path / "plain.pth")
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}, tmp_path / "timm.pth"
+    )
+    torch.save({"model": {}, "model_ema": state}, tmp_path / "torchvision.pth")
+    run = tmp_path / "run"
+    run.mkdir()
+    torch.save({"state_dict": state, "card": CARD, "epoch": 1, "step": 2}, run / "last.pt")
+    (tmp_path / "weights").mkdir()
+    for ending in (".safetensors", ".json"):
+        exported.with_suffix(ending).rename(tmp_path / "weights" / f"{exported.stem}{ending}")
+    monkeypatch.chdir(tmp_path)
+    sources = ["plain.pth", "timm.pth", "torchvision.pth", "run", "run/last.pt", "resnet10t.test",
+               "weights/resnet10t.test.safetensors"]  # fmt: skip
+    for source in sources:
+        found = read_backbone_weights(source)
+        assert list(found.state) == list(state), source
+        assert all(torch.equal(found.state[key], value) for key, value in state.items())
+        assert found.num_classes == 5
+        assert (found.card is None) == source.endswith(".pth")
+        build(make_cfg(source, NAME="resnet10t", ARGS=CfgNode(ARGS)))
+
+
+def test_without_a_card_pixels_are_imagenets(exported: Path, tmp_path: Path) -> None:
+    torch.save(load_file(exported), tmp_path / "plain.pth")
+    cfg = make_cfg(tmp_path / "plain.pth", NAME="resnet10t", ARGS=CfgNode(ARGS))
+    build(cfg)
+    assert cfg.MODEL.PIXEL_MEAN == [123.675, 116.28, 103.53]
+    assert cfg.INPUT.FORMAT == "RGB"
+
+
+def test_a_detectors_weights_make_the_backbones_needless() -> None:
+    cfg = make_cfg("nowhere.safetensors", NAME="resnet10t")
+    cfg.MODEL.WEIGHTS = "detector.pth"
+    assert wanted_weights(cfg) is None
+
+
+def wrong(exported: Path, change: str) -> tuple[object, dict[str, Any]]:
+    """A source that can't be used, and settings for it."""
+    state = load_file(exported)
+    if change == "other network":
+        return exported, {"NAME": "resnet152"}
+    if change == "other arguments":
+        return exported, {"ARGS": CfgNode({"channels": [8, 16, 24, 64]})}
+    if change == "no classifier":
+        del state["fc.weight"], state["fc.bias"]
+        save_file(state, exported)
+    if change == "half a file":
+        exported.write_bytes(exported.read_bytes()[: exported.stat().st_size // 2])
+    if change == "card without classes":
+        exported.with_suffix(".json").write_text(json.dumps({k: v for k, v in CARD.items() if k != "num_classes"}))
+    if change == "no card":
+        exported.with_suffix(".json").unlink()
+    if change == "renamed key":
+        state["layer1.0.conv9.weight"] = state.pop("layer1.0.conv1.weight")
+        save_file(state, exported)
+    if change == "damaged .pth":
+        exported = exported.with_name("damaged.pth")
+        exported.write_bytes(b"PK\x03\x04" + bytes(1000))
+    if change == "r50 .pth for r152":
+        exported = exported.with_name("r50.pth")
+        torch.save(create_model("resnet50", num_classes=5).state_dict(), exported)
+        return exported, {"NAME": "resnet152"}
+    if change == "not tensors":
+        exported = exported.with_name("list.pth")
+        torch.save({"epoch": 3}, exported)
+    if change == "missing":
+        return "nowhere.pth", {"NAME": "resnet50"}
+    if change == "missing name":
+        return "resnet152.sdd_in1k", {"NAME": "resnet152"}
+    if change == "unknown tag":
+        return "timm/resnet152.tv_in2k", {"NAME": "resnet152"}
+    return exported, {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "other network",
+            "has weights of resnet10t with {'channels': [8, 16, 24, 32]}, but the config wants resnet152",
+        ),
+        ("other arguments", "but the config wants resnet10t with {'channels': [8, 16, 24, 64]}"),
+        ("no classifier", "2 missing: fc.bias, fc.weight"),
+        ("half a file", "resnet10t.test.safetensors or its card is damaged"),
+        ("card without classes", "is not a weights card: it lacks num_classes"),
+        ("no card", "weights come with a card beside them"),
+        ("renamed key", "1 missing: layer1.0.conv1.weight; 1 unexpected: layer1.0.conv9.weight"),
+        ("damaged .pth", "damaged.pth is not a readable checkpoint"),
+        ("r50 .pth for r152", "do not fit ResNet: "),
+        ("not tensors", "list.pth is no state dict: 'epoch' is not a tensor"),
+        ("missing", "nowhere.pth does not exist"),
+        ("missing name", "there are no weights 'resnet152.sdd_in1k'"),
+        ("unknown tag", "unknown tag of timm's resnet152 'tv_in2k'; did you mean 'tv_in1k'?"),
+    ],
+)
+def test_wrong_weights_are_refused(change: str, message: str, exported: Path) -> None:
+    source, settings = wrong(exported, change)
+    with pytest.raises(SkdError, match=re.escape(message)) as error:
+        build(make_cfg(source, **settings))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("PIXEL_MEAN", [123.675, 116.28, 103.53], 'set MODEL.PIXEL_MEAN "[25.5, 51.0, 76.5]"'),
+        ("PIXEL_STD", [58.395, 57.12, 57.375], 'set MODEL.PIXEL_STD "[102.0, 127.5, 153.0]"'),
+    ],
+)
+def test_other_pixels_are_refused(key: str, value: list[float], message: str, exported: Path) -> None:
+    cfg = make_cfg(exported)
+    build(cfg)
+    cfg.MODEL[key] = value
+    for check in (build, lambda cfg: build_backbone(cfg, ShapeSpec(channels=3))):
+        with pytest.raises(SkdError, match=re.escape(message)):
+            check(cfg)
+
+
+def test_published_weights_are_loaded_by_timm_itself(tmp_path: Path) -> None:
+    """From a real server on loopback that looks like the hub, in a process of its own (the address is read once)."""
+    torch.manual_seed(1)
+    model = create_model("resnet18", num_classes=1000)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": "resnet18", "num_classes": 1000, "pretrained_cfg": {"num_classes": 1000}}
+    files = {"model.safetensors": tmp_path / "model.safetensors", "config.json": json.dumps(config).encode()}
+    code = (
+        "import torch; from detection.weights import read_backbone_weights as read;"
+        "w = read('timm/resnet18.tv_in1k'); print(w.card['model'], w.card['num_classes'], w.card['mean'],"
+        "round(w.state['layer1.0.conv1.weight'].double().sum().item(), 6))"
+    )
+    environment = {
+        "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HOME": str(tmp_path), "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+
+    def run(code: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, env=environment | changes, capture_output=True, text=True, timeout=120)
+
+    with serve_hub({"timm/resnet18.tv_in1k": files}) as address:
+        done = run(code, HF_ENDPOINT=address)
+    expected = round(model.state_dict()["layer1.0.conv1.weight"].double().sum().item(), 6)
+    assert done.stdout.split() == f"resnet18 1000 [0.485, 0.456, 0.406] {expected}".split(), done.stderr
+    # Without a network: one line that says what to do.
+    code = f"from skd_plugins.errors import one_line; one_line(lambda: exec({code!r}))()"
+    done = run(code, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "empty"))
+    assert done.returncode == 2
+    assert "weights 'timm/resnet18.tv_in1k' could not be had from timm" in done.stderr

@@ -1,0 +1,178 @@
+"""Export for detectron2's native ResNet: same features, same logits, and the settings that must go along."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone
+from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock, ResNet
+from safetensors.torch import save_file
+from torch import nn
+
+from detection import add_skd_config
+from skd_plugins import create_model
+from skd_plugins.errors import SkdError
+from skd_plugins.weights import export_detectron2
+from skd_plugins.weights.to_detectron2 import detectron2_settings, detectron2_state_dict
+
+NETWORKS = [
+    "resnet18", "resnet34", "resnet50", "torchvision/resnet50", "resnet101", "resnet152", "resnext50_32x4d",
+    "resnext101_32x4d", "torchvision/resnext101_32x8d",
+]  # fmt: skip
+CLASSES = 7
+
+
+def trained_looking(name: str, **arguments: Any) -> nn.Module:
+    """A network whose BatchNorm statistics and weights are not what they are at the start."""
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=CLASSES, **arguments)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.0)
+            nn.init.normal_(part.bias, std=0.1)
+            nn.init.normal_(part.running_mean, std=0.1)
+            nn.init.uniform_(part.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+def card_of(name: str, **arguments: Any) -> dict[str, Any]:
+    return {
+        "name": f"{name.rpartition('/')[2]}.test", "model": name, "model_args": arguments, "num_classes": CLASSES,
+        "classes": None, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "color": "RGB",
+    }  # fmt: skip
+
+
+def save(model: nn.Module, card: dict[str, Any], folder: Path) -> Path:
+    """As `export_weights` leaves them."""
+    import json
+
+    path = folder / f"{card['name']}.safetensors"
+    save_file(model.state_dict(), path)
+    path.with_suffix(".json").write_text(json.dumps(card))
+    return path
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+def native_cfg(path: Path) -> CfgNode:
+    """A user's own detectron2 config: only the YAML that was written beside the weights is merged."""
+    cfg = get_cfg()
+    cfg.merge_from_file(str(path.with_suffix(".detectron2.yaml")))
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def test_networks_are_listed() -> None:
+    assert len(NETWORKS) == 9
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_registered_and_native_backbone_have_equal_features(name: str, tmp_path: Path) -> None:
+    model, card = trained_looking(name), card_of(name)
+    path = export_detectron2(save(model, card, tmp_path), tmp_path / "out")
+    cfg = native_cfg(path)
+    native = build_backbone(cfg).eval()
+    wrapped = nn.ModuleDict({"backbone": native})  # in a detector the keys have this prefix
+    DetectionCheckpointer(wrapped).load(str(path))
+
+    add_skd_config(cfg)
+    cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS = name, str(path.parent.parent / f"{card['name']}.safetensors")
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.WEIGHTS = "build_timm_resnet_backbone", ""
+    registered = build_backbone(cfg, ShapeSpec(channels=3)).eval()
+    assert registered.output_shape() == native.output_shape()
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, features = native(images), registered(images)
+    assert list(features) == ["res2", "res3", "res4", "res5"]
+    for key, value in features.items():
+        assert value.std() > 0.01, "the comparison would be of nothing"
+        assert relative(value, expected[key]) < 1e-4, key
+    frozen = sum(p.numel() for p in native.parameters() if not p.requires_grad)
+    assert sum(p.numel() for p in registered.parameters() if not p.requires_grad) == frozen
+
+
+def test_logits_survive_the_trip() -> None:
+    for name, depth, groups, width in (("resnet50", 50, 1, 64), ("resnext50_32x4d", 50, 32, 4)):
+        model = trained_looking(name)
+        stages = ResNet.make_default_stages(depth, BottleneckBlock, stride_in_1x1=False, norm="BN")
+        if groups > 1:
+            stages = [
+                ResNet.make_stage(
+                    BottleneckBlock, count, in_channels=before, out_channels=after, num_groups=groups, norm="BN",
+                    bottleneck_channels=groups * width * 2**index,
+                    stride_per_block=[1 if index == 0 else 2] + [1] * (count - 1),
+                )
+                for index, (count, before, after) in enumerate(
+                    [(3, 64, 256), (4, 256, 512), (6, 512, 1024), (3, 1024, 2048)]
+                )
+            ]  # fmt: skip
+        native = ResNet(BasicStem(norm="BN"), stages, num_classes=CLASSES, out_features=["res5", "linear"]).eval()
+        result = native.load_state_dict(detectron2_state_dict(model.state_dict()), strict=False)
+        assert result.unexpected_keys == []
+        assert all(key.endswith("num_batches_tracked") for key in result.missing_keys)
+        images = torch.randn(2, 3, 64, 64)
+        with torch.no_grad():
+            assert relative(native(images)["linear"], model(images)) < 1e-4
+
+
+def test_settings_are_complete_and_printed_ones_are_the_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from skd_plugins.cli import main
+
+    card = card_of("resnext50_32x4d")
+    path = save(trained_looking("resnext50_32x4d"), card, tmp_path)
+    main(["export", str(path), "--out", str(tmp_path / "out"), "--format", "detectron2"])
+    pkl = tmp_path / "out" / "resnext50_32x4d.test.pkl"
+    text = pkl.with_suffix(".detectron2.yaml").read_text()
+    assert capsys.readouterr().out == f"{pkl}\n\n{text}"
+    assert yaml.safe_load(text) == {
+        "MODEL": {
+            "WEIGHTS": str(pkl),
+            "RESNETS": {
+                "DEPTH": 50, "NUM_GROUPS": 32, "WIDTH_PER_GROUP": 4, "STEM_OUT_CHANNELS": 64, "RES2_OUT_CHANNELS": 256,
+                "STRIDE_IN_1X1": False, "NORM": "FrozenBN",
+            },
+            "PIXEL_MEAN": [102.0, 127.5, 153.0],
+            "PIXEL_STD": [51.0, 63.75, 76.5],
+        },
+        "INPUT": {"FORMAT": "RGB"},
+    }  # fmt: skip
+    documented = export_detectron2.__doc__ or ""
+    for key in re.findall(r"^ *([A-Z0-9_]+):(?! *$)", text, flags=re.MULTILINE):
+        assert key in documented or key == "FORMAT", key
+    with pkl.open("rb") as file:
+        content = pickle.load(file)
+    assert (content["__author__"], content["matching_heuristics"]) == ("skd_plugins", True)
+    assert sorted(item.name for item in pkl.parent.iterdir()) == [
+        "resnext50_32x4d.test.detectron2.yaml", "resnext50_32x4d.test.pkl",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "reason"),
+    [
+        ("resnet50c", {}, "no place for"),  # a deep stem
+        ("resnet50d", {}, "parts that detectron2's ResNet has not: AvgPool2d"),
+        ("seresnet50", {}, "parts that detectron2's ResNet has not: Sigmoid"),
+        ("resnet50", {"output_stride": 16}, "not a network that detectron2's ResNet can be"),
+        ("resnet26", {}, "not a network that detectron2's ResNet can be"),
+        ("torchvision/densenet121", {}, "parts that detectron2's ResNet has not: AvgPool2d"),
+    ],
+)
+def test_other_networks_are_refused(name: str, arguments: dict[str, Any], reason: str) -> None:
+    with pytest.raises(SkdError, match=re.escape(reason)):
+        detectron2_settings(create_model(name, num_classes=2, **arguments), card_of(name, **arguments))
