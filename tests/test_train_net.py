@@ -203,13 +203,14 @@ def free_port() -> int:
 
 @pytest.mark.parametrize("machines", [1, 2])
 def test_two_processes_train_one_detector(machines: int, tmp_path: Path) -> None:
-    """Gradients are averaged: both processes hold the same weights, also after a resumed part."""
+    """On one machine, and as two machines; the latter with SD-Dropout's heads."""
     url = f"tcp://127.0.0.1:{free_port()}"
     processes = []
     for machine in range(machines):
         arguments = ["--config", "digits_demo.yaml", "--num-gpus", str(2 // machines), "--num-machines", str(machines),
                      "--machine-rank", str(machine), "--dist-url", url, "SOLVER.MAX_ITER", "2", "OUTPUT_DIR",
-                     str(tmp_path / f"machine{machine}"), *DIGITS]  # fmt: skip
+                     str(tmp_path / f"machine{machine}"), *DIGITS, "MODEL.ROI_HEADS.NAME",
+                     "SDDropoutROIHeads" if machines == 2 else "StandardROIHeads"]  # fmt: skip
         processes.append(
             subprocess.Popen(
                 command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -220,6 +221,7 @@ def test_two_processes_train_one_detector(machines: int, tmp_path: Path) -> None
     assert "World size: 2" in outputs[0]
     out = tmp_path / "machine0"
     assert iterations(out) == 2
+    assert ("loss_sdd" in (out / "metrics.json").read_text()) == (machines == 2)
     results = json.loads((out / "results.json").read_text())["bbox"]
     assert "AP50" in results
     predictions = json.loads((out / "inference" / "skd_digits_val" / "coco_instances_results.json").read_text())
