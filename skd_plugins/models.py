@@ -25,7 +25,7 @@ def create_model(name: str, *, num_classes: int, pretrained: bool = False, **arg
     """
     import timm
 
-    from . import networks  # noqa: F401  registers them with timm
+    from .networks import NETWORKS  # noqa: F401  registers them with timm
 
     try:
         if name.startswith("torchvision/"):
