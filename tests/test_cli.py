@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import miniatures
 import pytest
 
 from skd_plugins.cli import COMMANDS, main
@@ -64,6 +65,32 @@ def test_write_train_evaluate_compare_export(
     assert (tmp_path / "weights" / "resnet10t_digits.sdd.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "model_args"),
+    [
+        ("cskd_cifar100", {"channels": [8, 8, 16, 16]}),
+        ("sdd_cifar100", {"channels": [8, 8, 16, 16]}),
+        ("sdd_cifar100_densenet121", {"growth_rate": 4, "block_config": [1, 1, 1, 1]}),
+    ],
+)
+def test_from_an_archive_to_evaluated_weights(
+    recipe: str, model_args: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """skd data, a recipe of a paper, export, and evaluation of what was exported, on a miniature of CIFAR-100."""
+    data = tmp_path / "data"
+    root = miniatures.cifar100(tmp_path, monkeypatch)
+    main(["data", "cifar100", "--root", str(root), "--out", str(data), "--subset", "--workers", "1"])
+    short = ["epochs=1", "batch_size=5", "trackers=[]", f"model_args={json.dumps(model_args)}"]
+    recipe_main(recipe, ["--data", str(data), "--out", str(tmp_path / "runs"), *short], monkeypatch)
+    (run,) = (tmp_path / "runs").glob("*/seed0")
+    main(["export", str(run), "--out", str(tmp_path / "weights")])
+    (weights,) = (tmp_path / "weights").glob("*.safetensors")
+    assert weights.stem == run.parent.name
+    main(["evaluate", str(weights), "--data", str(data), "--out", str(tmp_path / "evaluation")])
+    assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["metrics"]["num_samples"] == 10
+
+
 def test_dry_run_prints_the_plan(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -94,8 +121,6 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_data_says_checks_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import miniatures
-
     root, out = miniatures.mit67(tmp_path / "root"), tmp_path / "out"
     main(["data", "mit67"])
     text = capsys.readouterr().out
