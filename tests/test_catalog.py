@@ -19,6 +19,7 @@ from skd_plugins.data import Augmentation, Source, open_source
 from skd_plugins.data.catalog import find_dataset, list_datasets
 from skd_plugins.data.catalog.cifar100 import CLASSES
 from skd_plugins.data.catalog.cifar100c import CORRUPTIONS, EXTRA
+from skd_plugins.data.catalog.dogs import largest_box
 from skd_plugins.data.catalog.files import read_table, whole_number
 from skd_plugins.data.hierarchy import read_hierarchy
 from skd_plugins.data.prepare import WriteOptions, describe, prepare
@@ -522,6 +523,25 @@ def test_tables_are_read_back(table: dict[int, str], tmp_path_factory: pytest.Te
     path = tmp_path_factory.mktemp("table") / "images.txt"
     path.write_text("".join(f"{number} {rest}\n" for number, rest in table.items()), encoding="utf-8")
     assert read_table(path) == table
+
+
+box = st.tuples(st.integers(0, 400), st.integers(0, 400), st.integers(1, 90), st.integers(1, 90))
+
+
+@given(boxes=st.lists(box, min_size=1, max_size=6))
+def test_the_largest_box_is_found(
+    boxes: list[tuple[int, int, int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("boxes") / "n02085620_1"
+    objects = "".join(
+        f"<object><name>dog</name><bndbox><xmin>{left}</xmin><ymin>{top}</ymin><xmax>{left + width}</xmax>"
+        f"<ymax>{top + height}</ymax></bndbox></object>"
+        for left, top, width, height in boxes
+    )
+    path.write_text(f"<annotation>{objects}</annotation>")
+    left, top, right, bottom = largest_box(path)
+    assert (left, top, right - left, bottom - top) in boxes
+    assert (right - left) * (bottom - top) == max(width * height for _, _, width, height in boxes)
 
 
 @given(text=st.one_of(st.integers(-20, 20), st.text(max_size=4)))

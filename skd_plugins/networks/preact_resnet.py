@@ -123,7 +123,7 @@ class PreActResNet(nn.Module):
         """Images ``[B, 3, H, W]`` to the last stage's maps ``[B, D, H / 8, W / 8]``."""
         x = self.act1(self.bn1(self.conv1(x)))
         for name in self.stages:
-            x = self.get_submodule(name)(x)
+            x = getattr(self, name)(x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -136,10 +136,6 @@ class PreActResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` to logits ``[B, C]``."""
         return self.forward_head(self.forward_features(x))
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's parameter groups, for layer-wise learning rates."""
-        return {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
 
 def _build(name: str, pretrained: bool, layers: tuple[int, ...], arguments: Any) -> PreActResNet:

@@ -56,7 +56,7 @@ class Dataset:
         read: opens a half; gets the root, whether it is the training half, and the part.
         archives: what to fetch.
         parts: names of its evaluation sets, where there are several.
-        exact: its pixels are small and its own (not JPEGs), so they are written as they are, without JPEG's loss.
+        exact: its images are small, so their pixels are written as they are decoded, without JPEG's loss.
         embedded: needs no root.
     """
 
