@@ -60,4 +60,4 @@ oldest: setup-tests ## the laws of the methods and of timm's train.py with the o
 	@scripts/uv.sh venv --quiet --clear --python $(BIN)/python $(OLDEST)
 	@scripts/uv.sh pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -e ".[dev]"
 	@$(OLDEST)/bin/python -m pytest -n $(JOBS) --dist loadfile tests/test_methods.py tests/test_task.py \
-		tests/test_numerics.py tests/test_models.py $(ARGS)
+		tests/test_numerics.py tests/test_models.py tests/test_networks.py $(ARGS)

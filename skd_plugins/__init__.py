@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from .data import make_loader
     from .engine import train
     from .errors import SkdError
-    from .evaluation import Predictions, predict
+    from .evaluation.predict import Predictions, predict
     from .methods import Method, get_method, list_methods, register_method
     from .models import create_model
     from .recipe import Recipe, main, replace

@@ -25,12 +25,12 @@ def write(
     workers: int = 0,
     folder: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Write train.beton and val.beton (FFCV) from an image folder, CIFAR-100 or the embedded digits.
+    """Write train.beton and val.beton (FFCV) from an image folder, the embedded digits or a set of the catalog.
 
     Args:
-        source: a folder with train/ and val/ inside, one subfolder a class; or cifar100; or digits.
+        source: a folder with train/ and val/ inside, one subfolder a class; or a set (see: skd list datasets).
         out: the folder to write to.
-        root: where CIFAR-100's archive is, or is downloaded to.
+        root: where the set's files are; see: skd data.
         split: which half to write.
         per_class: take only so many training images of each class.
         max_resolution: scale images with a longer side (pixels) down to it.
@@ -39,26 +39,62 @@ def write(
         workers: processes, 0 for one a core.
         folder: write PNG folders instead, for training without FFCV.
     """
+    from .data.prepare import WriteOptions, write_half
     from .data.sources import open_source
-    from .data.write import write_beton, write_folder
 
+    options = WriteOptions(
+        folder=folder, max_resolution=max_resolution, jpeg_quality=jpeg_quality, raw_share=raw_share, workers=workers
+    )
     for train in (True, False):
-        half = "train" if train else "val"
-        if split not in (half, "both"):
+        if split not in ("train" if train else "val", "both"):
             continue
         opened = open_source(source, train, root=root)
         if train and per_class is not None:
             opened = opened.subset(per_class, seed=0)
-        print(f"{half}: {len(opened.targets)} images, {len(opened.classes)} classes, from {opened.description}")
-        if folder:
-            path = write_folder(opened, out / half)
-            print(f"wrote {path}")
-        else:
-            path = write_beton(
-                opened, out / f"{half}.beton", max_resolution=max_resolution, jpeg_quality=jpeg_quality,
-                raw_share=raw_share, workers=workers,
-            )  # fmt: skip
-            print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB), verified")
+        write_half(opened, out, train, options)
+
+
+def data(
+    name: tyro.conf.Positional[str],
+    *,
+    root: Path | None = None,
+    out: Path | None = None,
+    part: tuple[str, ...] = (),
+    download: tyro.conf.FlagCreatePairsOff[bool] = False,
+    subset: tyro.conf.FlagCreatePairsOff[bool] = False,
+    max_resolution: int | None = None,
+    jpeg_quality: int = 90,
+    raw_share: float | None = None,
+    workers: int = 0,
+    folder: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Say what a data set needs; with --root check it, with --out write it for training.
+
+    Args:
+        name: see: skd list datasets.
+        root: where its files or archives are; archives are unpacked there.
+        out: the data folder to write.
+        part: evaluation sets, of those that have several, e.g. fog/3; all by default.
+        download: fetch what is missing, where its owners allow that.
+        subset: accept other numbers of images and classes than the official ones.
+        max_resolution: scale images with a longer side (pixels) down to it.
+        jpeg_quality: 1 to 100.
+        raw_share: share of the images, 0 to 1, stored as pixels; by default 1 for sets of small images, 0 for others.
+        workers: processes, 0 for one a core.
+        folder: write PNG folders instead, for training without FFCV.
+    """
+    from .data.catalog import find_dataset
+    from .data.prepare import WriteOptions, describe, prepare
+
+    dataset = find_dataset(name)
+    if root is None and out is None:
+        print(describe(dataset))
+        return
+    options = WriteOptions(
+        folder=folder, max_resolution=max_resolution, jpeg_quality=jpeg_quality, workers=workers,
+        raw_share=float(dataset.exact) if raw_share is None else raw_share,
+    )  # fmt: skip
+    prepare(name, root, out, parts=part, download=download, subset=subset, options=options)
 
 
 def evaluate(
@@ -152,7 +188,7 @@ def timm_train(
     Args:
         arguments: timm's arguments, after --.
         timm: path of timm's train.py (from timm's repository; it is not in the package).
-        method: see: skd list.
+        method: see: skd list methods.
         method_args: name=value, for the method.
     """
     from .timm_train import timm_train as run
@@ -160,20 +196,15 @@ def timm_train(
     run(timm, method, method_args, arguments)
 
 
-def list_methods() -> None:
-    """List the methods with what they are."""
-    from rich.console import Console
-    from rich.table import Table
+def list_names(what: tyro.conf.Positional[Literal["methods", "models", "datasets"]] = "methods") -> None:
+    """List the methods, our networks, or the data sets, with what they are.
 
-    from .methods import list_methods as names
-    from .methods import method_summary
+    Args:
+        what: methods, models or datasets.
+    """
+    from .listing import print_list
 
-    table = Table(box=None)
-    for column in ("method", "what it is"):
-        table.add_column(column)
-    for name in names():
-        table.add_row(name, method_summary(name))
-    Console().print(table)
+    print_list(what)
 
 
 def demo(*, out: Path = Path("runs/demo"), seeds: int = 3) -> None:
@@ -190,11 +221,12 @@ def demo(*, out: Path = Path("runs/demo"), seeds: int = 3) -> None:
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "write": write,
+    "data": data,
     "evaluate": evaluate,
     "compare": compare,
     "export": export,
     "timm-train": timm_train,
-    "list": list_methods,
+    "list": list_names,
     "demo": demo,
 }
 

@@ -1,4 +1,4 @@
-"""Networks: any timm or torchvision classifier, and the features before its classifier."""
+"""Networks: any timm or torchvision classifier, the papers' own, and the features before its classifier."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .errors import SkdError, unknown
 
 
 def create_model(name: str, *, num_classes: int, pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """A classifier from timm (``resnet152``) or torchvision (``torchvision/resnet152``).
+    """A classifier from timm (``resnet152``), ours (``resnet18_cifar``), or torchvision's (``torchvision/resnet152``).
 
     Args:
-        name: a timm model name, with or without a tag, or ``torchvision/NAME``.
+        name: a timm model name, with or without a tag, one of `skd_plugins.networks`, or ``torchvision/NAME``.
         num_classes: outputs of the classifier.
         pretrained: load the weights the library publishes under that name.
         arguments: passed to the library's constructor.
@@ -24,6 +24,8 @@ def create_model(name: str, *, num_classes: int, pretrained: bool = False, **arg
         SkdError: the name is not known, or the constructor refuses an argument.
     """
     import timm
+
+    from .networks import NETWORKS  # noqa: F401  registers them with timm
 
     try:
         if name.startswith("torchvision/"):

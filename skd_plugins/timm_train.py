@@ -21,6 +21,7 @@ import torch
 from .errors import SkdError
 from .methods import Method, create_method
 from .models import classifier_of
+from .networks import NETWORKS  # noqa: F401  registers them, so that --model finds them
 from .task import MethodTask, create_task
 from .timm_data import BetonDataset, PairedMixup, find_beton, paired_loader, paired_order
 from .typed import parse_assignments

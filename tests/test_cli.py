@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import miniatures
 import pytest
 
 from skd_plugins.cli import COMMANDS, main
@@ -20,7 +21,7 @@ TINY = ['model_args={"channels": [8, 8, 16, 16]}', "epochs=1", "trackers=[]"]
 
 
 def test_the_commands_are_frozen() -> None:
-    assert sorted(COMMANDS) == ["compare", "demo", "evaluate", "export", "list", "timm-train", "write"]
+    assert sorted(COMMANDS) == ["compare", "data", "demo", "evaluate", "export", "list", "timm-train", "write"]
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
@@ -64,6 +65,32 @@ def test_write_train_evaluate_compare_export(
     assert (tmp_path / "weights" / "resnet10t_digits.sdd.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "model_args"),
+    [
+        ("cskd_cifar100", {"channels": [8, 8, 16, 16]}),
+        ("sdd_cifar100", {"channels": [8, 8, 16, 16]}),
+        ("sdd_cifar100_densenet121", {"growth_rate": 4, "block_config": [1, 1, 1, 1]}),
+    ],
+)
+def test_from_an_archive_to_evaluated_weights(
+    recipe: str, model_args: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """skd data, a recipe of a paper, export, and evaluation of what was exported, on a miniature of CIFAR-100."""
+    data = tmp_path / "data"
+    root = miniatures.cifar100(tmp_path, monkeypatch)
+    main(["data", "cifar100", "--root", str(root), "--out", str(data), "--subset", "--workers", "1"])
+    short = ["epochs=1", "batch_size=5", "trackers=[]", f"model_args={json.dumps(model_args)}"]
+    recipe_main(recipe, ["--data", str(data), "--out", str(tmp_path / "runs"), *short], monkeypatch)
+    (run,) = (tmp_path / "runs").glob("*/seed0")
+    main(["export", str(run), "--out", str(tmp_path / "weights")])
+    (weights,) = (tmp_path / "weights").glob("*.safetensors")
+    assert weights.stem == run.parent.name
+    main(["evaluate", str(weights), "--data", str(data), "--out", str(tmp_path / "evaluation")])
+    assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["metrics"]["num_samples"] == 10
+
+
 def test_dry_run_prints_the_plan(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -75,9 +102,43 @@ def test_dry_run_prints_the_plan(
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["list"])
+    for arguments in (["list"], ["list", "methods"]):
+        main(arguments)
+        printed = capsys.readouterr().out
+        assert all(name in printed for name in ("ce", "cs_kd", "sd_dropout", "Eq. 1", "Eq. 3-5"))
+    main(["list", "models"])
     printed = capsys.readouterr().out
-    assert all(name in printed for name in ("ce", "cs_kd", "sd_dropout", "Eq. 1", "Eq. 3-5"))
+    rows = {line.split()[0]: line for line in printed.splitlines()}
+    assert "11,217,444 (100 classes)" in rows["preact_resnet18_cifar"]
+    assert rows["preact_resnet18_cifar"].endswith("32 px  ")
+    assert "224 px" in rows["resnet10"]
+    assert "timm.list_models()" in printed
+    assert "torchvision/NAME" in printed
+    main(["list", "datasets"])
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert rows["cub200"][1:4] == ["200", "5,994", "5,794"]
+    assert rows["cifar100c"][1:4] == ["100", "-", "10,000"]
+
+
+def test_data_says_checks_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = miniatures.mit67(tmp_path / "root"), tmp_path / "out"
+    main(["data", "mit67"])
+    text = capsys.readouterr().out
+    assert "5,360 training and 1,340 evaluation" in text
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "mit67", "--root", str(root)])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "error: MIT67 training set has 9 images of 3 classes, officially 5,360 of 67; "
+        f"complete {root}, or add --subset if it is meant to be a part\n"
+    )
+    main(["data", "mit67", "--root", str(root), "--subset"])
+    assert "fine: MIT67 test set, 6 images, 3 classes" in capsys.readouterr().out
+    main(["data", "mit67", "--root", str(root), "--subset", "--out", str(out), "--workers", "1"])
+    assert json.loads((out / "val.beton.json").read_text())["options"]["raw_share"] == 0
+    main(["write", "mit67", "--root", str(root), "--out", str(tmp_path / "again"), "--per-class", "2", "--folder"])
+    assert len(list((tmp_path / "again" / "train").rglob("*.png"))) == 6
 
 
 BAD = {

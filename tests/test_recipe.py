@@ -13,14 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skd_plugins import Recipe, SkdError, replace
+from skd_plugins.data.catalog import find_dataset, list_datasets
+from skd_plugins.data.presets import PRESETS
 from skd_plugins.recipe import load_recipe, override
+from skd_plugins.recipe_cli import run_recipe
 from skd_plugins.typed import parse_assignments
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "recipes").glob("*.py"))
 WANTED = {
     *(f"imagenet_{net}_{method}" for net in ("r50", "r101", "resnext101") for method in ("ce", "cskd", "sddropout")),
-    "imagenet_r152_ce", "imagenet_r152_sddropout", "digits_ce", "digits_cskd", "digits_sddropout",
+    "imagenet_r152_ce", "imagenet_r152_sddropout", "digits_ce", "digits_cskd", "digits_sddropout", "cskd_mixed",
+    *(f"cskd_{data}{net}" for data in ("cifar100", "tinyimagenet", "cub200", "dogs", "mit67")
+      for net in ("", "_densenet121", "_resnet10")),
+    *(f"sdd_{rest}" for rest in ("cifar100", "cub200", "dogs", "cifar100_resnet34", "cifar100_densenet121")),
 }  # fmt: skip
 
 
@@ -58,6 +64,123 @@ def test_recipes_state_the_papers_settings(monkeypatch: pytest.MonkeyPatch) -> N
             assert (recipe.image_size, recipe.augment, recipe.crop_pct, recipe.hflip) == (224, "rrc", 0.875, 0.5)
         if path.stem == "imagenet_r152_sddropout":
             assert recipe.method_args == {"weight": 0.1, "temperature": 3.0, "drop_rate": 0.5}
+
+
+SMALL = {"cifar100", "tinyimagenet"}  # 32 pixels, batch 128; the others 224 and 32
+# What each network's recipes use, at 32 and at 224 pixels.
+NETWORKS = {
+    "cskd": {"": ("preact_resnet18_cifar", "resnet18"), "_densenet121": ("densenet121_cifar", "densenet121"),
+             "_resnet10": ("preact_resnet10_cifar", "resnet10")},
+    "sdd": {"": ("resnet18_cifar", "resnet18"), "_densenet121": ("densenet121_cifar", ""),
+            "_resnet34": ("resnet34_cifar", "")},
+}  # fmt: skip
+STEPS = {  # an epoch, counted by hand
+    "cifar100": 391, "tinyimagenet": 782, "cub200": 188, "dogs": 375, "mit67": 168, "mixed": 363,
+    "imagenet-1k": 5005, "digits": 4,
+}  # fmt: skip
+
+
+def test_the_small_sets_recipes_state_the_papers_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    for path in FILES:
+        paper, _, rest = path.stem.partition("_")
+        if paper not in NETWORKS:
+            continue
+        recipe, data = read(path, monkeypatch), rest.partition("_")[0]
+        small = data in SMALL
+        seen.add(path.stem)
+        assert recipe.dataset == data
+        assert recipe.model == NETWORKS[paper][rest.removeprefix(data)][0 if small else 1]
+        assert recipe.name == f"{recipe.model}.{paper}_{data}"
+        assert (recipe.epochs, recipe.milestones, recipe.lr_decay, recipe.schedule) == (
+            200,
+            (100, 150),
+            0.1,
+            "multistep",
+        )
+        assert (recipe.lr, recipe.momentum, recipe.weight_decay, recipe.optimizer) == (0.1, 0.9, 1e-4, "momentum")
+        assert recipe.decay_norm_and_bias
+        assert recipe.model_args == ({"zero_init_last": False} if recipe.model == "resnet18" else {})
+        assert (recipe.batch_size, recipe.image_size) == ((128, 32) if small else (32, 224))
+        assert recipe.crop_pct == (1.0 if small else 0.875)
+        assert (recipe.augment, recipe.hflip) == ("shift" if data == "cifar100" else "rrc", 0.5)
+        assert recipe.mean[0] == (0.4914 if data == "cifar100" else 0.485)
+        assert recipe.std[2] == (0.2010 if data == "cifar100" else 0.225)
+        if paper == "sdd":
+            assert (recipe.method, recipe.method_args) == (
+                "sd_dropout", {"weight": 1.0, "temperature": 3.0, "drop_rate": 0.5},
+            )  # fmt: skip
+        else:
+            assert (recipe.method, recipe.method_args) == (
+                "cs_kd", {"weight": 1.0 if small else 3.0, "temperature": 4.0, "pairing": "sampled"},
+            )  # fmt: skip
+    assert len(seen) == 21
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_plans_need_no_data(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The data set is registered, the network is built for its classes, and the steps are counted."""
+    recipe = read(path, monkeypatch)
+    assert recipe.dataset in {data.name for data in list_datasets()}
+    if recipe.dataset != "digits":  # which are embedded: they would be written
+        run_recipe(recipe, ["--dry-run"])
+        printed = " ".join(capsys.readouterr().out.split())
+        classes = find_dataset(recipe.dataset).classes
+        assert f"{recipe.model}, {classes} classes, {recipe.image_size} x {recipe.image_size} px" in printed
+        assert f"assumed to be {recipe.dataset}" in printed
+        assert f"steps an epoch {STEPS[recipe.dataset]:,} steps {recipe.epochs * STEPS[recipe.dataset]:,} " in printed
+
+
+def test_presets_are_fields_of_recipes() -> None:
+    assert {"cskd/cifar100", "cskd/tinyimagenet", "cskd/cub200", "sdd/cifar100", "sdd/dogs"} <= set(PRESETS)
+    for name, fields in PRESETS.items():
+        paper, _, data = name.partition("/")
+        assert paper in ("cskd", "sdd")
+        assert find_dataset(data).train
+        recipe = replace(BASE, **fields)
+        assert {field: getattr(recipe, field) for field in fields} == fields
+    # As torchvision's transforms say it: the middle 224 of 256, and all of 32.
+    assert PRESETS["cskd/cub200"]["crop_pct"] == 224 / 256
+    assert PRESETS["cskd/tinyimagenet"]["crop_pct"] == PRESETS["cskd/cifar100"]["crop_pct"] == 32 / 32
+
+
+# Yun et al. 2020, Tables 1 and 4, top-1 error: cross-entropy and CS-KD; Lee et al. 2022, Tables 1 and 10, top-1
+# accuracy: cross-entropy and SD-Dropout.
+PUBLISHED = {
+    "cskd_cifar100": ("24.71 +- 0.24", "21.99 +- 0.13"),
+    "cskd_tinyimagenet": ("43.53 +- 0.19", "41.62 +- 0.38"),
+    "cskd_cub200": ("46.00 +- 1.43", "33.28 +- 0.99"),
+    "cskd_dogs": ("36.29 +- 0.32", "30.85 +- 0.28"),
+    "cskd_mit67": ("44.75 +- 0.80", "40.45 +- 0.45"),
+    "cskd_cifar100_densenet121": ("22.23 +- 0.04", "21.69 +- 0.49"),
+    "cskd_tinyimagenet_densenet121": ("39.22 +- 0.27", "37.96 +- 0.09"),
+    "cskd_cub200_densenet121": ("42.30 +- 0.44", "30.83 +- 0.39"),
+    "cskd_dogs_densenet121": ("33.39 +- 0.17", "27.81 +- 0.13"),
+    "cskd_mit67_densenet121": ("41.79 +- 0.19", "40.02 +- 0.91"),
+    "cskd_cifar100_resnet10": ("26.72 +- 0.33", "25.80 +- 0.10"),
+    "cskd_tinyimagenet_resnet10": ("46.61 +- 0.22", "44.67 +- 0.12"),
+    "cskd_cub200_resnet10": ("48.36 +- 0.61", "39.12 +- 0.09"),
+    "cskd_dogs_resnet10": ("38.96 +- 0.40", "34.07 +- 0.46"),
+    "cskd_mit67_resnet10": ("44.75 +- 0.62", "41.54 +- 0.67"),
+    "cskd_mixed": ("", "99.3"),
+    "sdd_cifar100": ("74.8", "77.0"),
+    "sdd_cub200": ("53.8", "66.6"),
+    "sdd_dogs": ("63.8", "69.9"),
+    "sdd_cifar100_resnet34": ("75.7", "77.2"),
+    "sdd_cifar100_densenet121": ("77.3", "78.4"),
+}
+
+
+def test_expected_numbers_of_the_small_sets() -> None:
+    assert set(PUBLISHED) == {path.stem for path in FILES if path.stem.startswith(("cskd_", "sdd_"))}
+    for name, (baseline, ours) in PUBLISHED.items():
+        text = (ROOT / "recipes" / f"{name}.py").read_text()
+        expected = " ".join(text[text.index("Expected:") : text.index("Run:")].split())
+        metric = "top-1 accuracy" if name.startswith("sdd") else "top-1 error"
+        if baseline:
+            assert expected.startswith(f"Expected: {ours} % {metric} (cross-entropy {baseline}")
+        else:
+            assert ours in expected
 
 
 def test_expected_numbers_are_the_published_ones(shared_results: list[dict[str, str]]) -> None:

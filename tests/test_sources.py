@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import time
 from pathlib import Path
-from typing import Any
 
+import miniatures
 import numpy as np
 import pytest
 from conftest import CLASSES, Pixels
@@ -150,30 +149,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An extracted archive in the real layout, with ten images; torchvision is told its check sums."""
-    from torchvision.datasets import CIFAR100
-
-    folder = tmp_path / "cifar-100-python"
-    folder.mkdir()
-    draw = np.random.default_rng(0)
-    sums = {}
-    for name in ("train", "test"):
-        content: dict[str, Any] = {
-            "data": draw.integers(0, 256, (10, 3072), dtype=np.uint8),
-            "fine_labels": draw.integers(0, 100, 10).tolist(),
-            "coarse_labels": [0] * 10,
-            "filenames": [f"{name}{i}.png" for i in range(10)],
-            "batch_label": name,
-        }
-        (folder / name).write_bytes(pickle.dumps(content))
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"thing {i:02d}" for i in range(100)]}))
-    for name in ("train", "test", "meta"):
-        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
-    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
-    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
-    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": sums["meta"]})
-    monkeypatch.setattr(CIFAR100, "url", "http://127.0.0.1:9/cifar-100-python.tar.gz")  # nobody listens there
-    return tmp_path
+    return miniatures.cifar100(tmp_path, monkeypatch)
 
 
 def test_cifar100_in_the_real_format(small_cifar: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where images come from before they are written: folders, CIFAR-100, the embedded digits."""
+"""Where images come from before they are written: folders, CIFAR-100, the embedded digits, and the catalog's sets."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Source:
         targets: labels ``[N]``.
         load: the image of an index, uint8 ``[H, W, 3]``.
         name_of: how messages call an index.
+        hierarchy: the superclass of each class, None where there is none.
     """
 
     description: str
@@ -31,26 +32,32 @@ class Source:
     targets: NDArray[np.int64]
     load: Callable[[int], Image]
     name_of: Callable[[int], str]
+    hierarchy: list[str] | None = None
 
-    def subset(self, per_class: int, seed: int) -> Source:
-        """`per_class` random samples of each class, in the original order."""
+    def subset(self, per_class: int, seed: int, *, fewer: bool = False) -> Source:
+        """`per_class` random samples of each class, in the original order; with `fewer`, all of a class that has less.
+
+        Raises:
+            SkdError: a class has less, without `fewer`.
+        """
         if per_class < 1:
             raise SkdError(f"--per-class must be at least 1, got {per_class}")
         shuffled = np.random.default_rng(seed).permutation(len(self.targets))
         chosen = [shuffled[self.targets[shuffled] == label][:per_class] for label in range(len(self.classes))]
         for label, indices in enumerate(chosen):
-            if len(indices) < per_class:
+            if len(indices) < per_class and not fewer:
                 raise SkdError(
                     f"--per-class {per_class}: class {self.classes[label]!r} of {self.description} has only "
                     f"{len(indices)} images"
                 )
         keep = np.sort(np.concatenate(chosen))
         return Source(
-            description=f"{self.description}, {per_class} a class (seed {seed})",
+            description=f"{self.description}, {'at most ' if fewer else ''}{per_class} a class (seed {seed})",
             classes=self.classes,
             targets=self.targets[keep],
             load=lambda index: self.load(int(keep[index])),
             name_of=lambda index: self.name_of(int(keep[index])),
+            hierarchy=self.hierarchy,
         )
 
 
@@ -58,16 +65,22 @@ def open_source(name: str, train: bool, *, root: Path | None = None) -> Source:
     """The training or validation half of a source.
 
     Args:
-        name: ``digits``, ``cifar100``, or a folder with ``train`` and ``val`` (or ``validation``) inside.
+        name: a set of the catalog (see ``skd list datasets``), with a part after a slash if it has parts
+            (``cifar100c/fog/3``); or a folder with ``train`` and ``val`` (or ``validation``) inside.
         train: which half.
-        root: where CIFAR-100's archive is, or is downloaded to.
+        root: where the set's files are; CIFAR-100 is downloaded to it if it is not there.
+
+    Raises:
+        SkdError: the name is neither, the root is missing, or the files are not what they should be.
     """
-    if name == "digits":
-        return digits(train)
-    if name == "cifar100":
-        return cifar100(train, root)
+    from .catalog import find_dataset, list_datasets
+
+    names = [dataset.name for dataset in list_datasets()]
+    key, _, part = name.partition("/")
+    if name in names or (key in names and find_dataset(key).parts):
+        return find_dataset(key).open(train, root, part)
     if not Path(name).is_dir():
-        raise SkdError(f"{name!r} is neither an image folder nor one of: digits, cifar100")
+        raise SkdError(f"{name!r} is neither an image folder nor one of: {', '.join(names)}")
     return image_folder(split_folder(Path(name), train))
 
 
@@ -104,12 +117,10 @@ def image_folder(path: Path) -> Source:
     )
 
 
-def cifar100(train: bool, root: Path | None) -> Source:
+def cifar100(train: bool, root: Path) -> Source:
     """CIFAR-100, by torchvision: checked, and downloaded if it is not there."""
     from torchvision.datasets import CIFAR100
 
-    if root is None:
-        raise SkdError("cifar100 needs --root: the folder where cifar-100-python is, or where to download it")
     try:
         data = CIFAR100(str(root), train=train, download=True)
     except (OSError, RuntimeError) as error:

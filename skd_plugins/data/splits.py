@@ -8,12 +8,14 @@ from pathlib import Path
 
 from ..errors import SkdError
 from .beton import beton_available
+from .catalog import list_datasets
 from .sources import open_source, split_folder
 from .write import write_beton, write_folder
 
-# name: training images, validation images, classes
-KNOWN = {"imagenet-1k": (1_281_167, 50_000, 1000), "digits": (200, 797, 10)}
 DIGITS_PER_CLASS = 20
+# name: training images, validation images, classes; the digits as they are embedded
+KNOWN = {data.name: (data.train, data.val, data.classes) for data in list_datasets() if data.train}
+KNOWN["digits"] = (10 * DIGITS_PER_CLASS, *KNOWN["digits"][1:])
 
 
 def find_split(data: str | Path, train: bool) -> Path:
@@ -47,7 +49,8 @@ def resolve_data(dataset: str, data: str | None) -> Path:
     """
     if data is None and dataset != "digits":
         raise SkdError(
-            f"this recipe needs --data: a folder with {dataset} as train.beton and val.beton, or train/ and val/"
+            f"this recipe needs --data: a folder with {dataset} as train.beton and val.beton, or train/ and val/; "
+            f"see: skd data {dataset}"
         )
     if data is None or data == "digits":
         return embedded_digits(cache_folder() / f"digits-{DIGITS_PER_CLASS}")

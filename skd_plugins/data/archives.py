@@ -1,0 +1,134 @@
+"""Fetching and unpacking archives: checked, nothing outside the folder, nothing half there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from ..errors import SkdError
+from .catalog.dataset import Archive
+
+
+def provide(archive: Archive, root: Path, *, download: bool) -> str:
+    """Makes sure that an archive's contents are under the root: as they are, unpacked, or downloaded.
+
+    Args:
+        archive: what is wanted.
+        root: the data set's root.
+        download: fetch what is missing, where that is allowed.
+
+    Returns:
+        What was done, empty if everything was there.
+
+    Raises:
+        SkdError: it is not there and can't be fetched (the message says what to put where), or it is damaged.
+    """
+    wanted, folder = root / archive.contents, root / archive.into
+    if wanted.exists():
+        return ""
+    found = next((place for place in (folder / archive.name, root / archive.name) if place.is_file()), None)
+    done = "took"
+    if found is None:
+        if archive.optional:
+            return ""
+        if not (download and archive.free):
+            way = "add --download, or fetch it by hand" if archive.free else "fetch it by hand"
+            raise SkdError(f"{wanted} does not exist; {way}: put {archive.url} at {root / archive.name}")
+        found = fetch(archive, folder)
+        done = "downloaded"
+    if archive.md5:
+        _check_sum(found, archive.md5)
+    if wanted.name != archive.name:
+        unpack(found, folder, nested=archive.nested)
+        if not wanted.exists():
+            raise SkdError(f"{found} was unpacked, but {wanted} is not there; is it another archive?")
+    elif found != wanted:  # a plain file
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(found, wanted)
+    return f"{done} {found}"
+
+
+def fetch(archive: Archive, folder: Path) -> Path:
+    """Downloads an archive into a folder; torchvision checks the sum.
+
+    Raises:
+        SkdError: it can't be downloaded, or is damaged.
+    """
+    from torchvision.datasets.utils import download_url
+
+    try:
+        download_url(archive.url, str(folder), filename=archive.name, md5=archive.md5)
+    except (OSError, RuntimeError) as error:
+        raise SkdError(f"{archive.url} could not be downloaded to {folder}: {error}") from None
+    return folder / archive.name
+
+
+def _check_sum(path: Path, md5: str) -> None:
+    from torchvision.datasets.utils import calculate_md5
+
+    found = calculate_md5(str(path))
+    if found != md5:
+        raise SkdError(f"{path} is damaged or incomplete (MD5 {found}, not {md5}); remove it and fetch it again")
+
+
+def unpack(path: Path, folder: Path, *, nested: bool = False) -> None:
+    """Unpacks a tar or zip archive into a folder.
+
+    With `nested` the archives in it are unpacked too, ``NAME.tar`` into a folder ``NAME``. All is unpacked beside the
+    place and moved there when it is complete, so what was interrupted leaves nothing behind.
+
+    Raises:
+        SkdError: it is not an archive, is damaged, would write outside the folder, or into what is there already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".unpack-", dir=folder))
+    try:
+        _unpack_into(path, part)
+        for inner in sorted(part.glob("*.tar")) if nested else ():
+            inner.with_suffix("").mkdir()
+            _unpack_into(inner, inner.with_suffix(""))
+            inner.unlink()
+        taken = [name for name in sorted(os.listdir(part)) if (folder / name).exists()]
+        if taken:
+            raise SkdError(f"{folder / taken[0]} is there already, so {path} is not unpacked; remove one of them")
+        for name in os.listdir(part):
+            os.replace(part / name, folder / name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _unpack_into(path: Path, folder: Path) -> None:
+    if zipfile.is_zipfile(path):
+        _unpack_zip(path, folder)
+    elif tarfile.is_tarfile(path):
+        _unpack_tar(path, folder)
+    else:
+        raise SkdError(f"{path} is neither a tar nor a zip archive; fetch it again")
+
+
+def _unpack_zip(path: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                parts = PurePosixPath(name.replace("\\", "/"))
+                if parts.is_absolute() or ".." in parts.parts or ":" in name:
+                    raise SkdError(f"{path} has a member outside its folder ({name!r}); it is not unpacked")
+            archive.extractall(folder)
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        raise SkdError(f"{path} is damaged: {error}") from None
+
+
+def _unpack_tar(path: Path, folder: Path) -> None:
+    if not hasattr(tarfile, "data_filter"):
+        raise SkdError(f"{path}: this Python can't unpack safely; unpack it in {folder.parent}, or update Python")
+    try:
+        with tarfile.open(path) as archive:
+            archive.extractall(folder, filter="data")
+    except tarfile.FilterError as error:
+        raise SkdError(f"{path} has a member outside its folder or of a special kind ({error})") from None
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise SkdError(f"{path} is damaged: {error}") from None

@@ -1,0 +1,64 @@
+"""``skd list``: what has a name here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+
+def print_list(what: Literal["methods", "models", "datasets"]) -> None:
+    """Prints a table of names with what they are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns, rows, closing = {"methods": _methods, "models": _models, "datasets": _datasets}[what]()
+    table = Table(box=None)
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    if closing:
+        console.print(closing, highlight=False)
+
+
+Listing = tuple[Sequence[str], list[tuple[str, ...]], str]
+
+
+def _methods() -> Listing:
+    from .methods import list_methods, method_summary
+
+    return ("method", "what it is"), [(name, method_summary(name)) for name in list_methods()], ""
+
+
+def _models() -> Listing:
+    import timm
+    import torch
+
+    from .models import create_model
+    from .networks import NETWORKS
+
+    rows: list[tuple[str, ...]] = []
+    for name in NETWORKS:
+        config = timm.get_pretrained_cfg(name)
+        assert config is not None  # each of them has one
+        with torch.device("meta"):
+            model = create_model(name, num_classes=config.num_classes)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        rows.append((name, f"{parameters:,} ({config.num_classes} classes)", f"{config.input_size[-1]} px"))
+    closing = (
+        f"and {len(timm.list_models()) - len(NETWORKS):,} of timm (timm.list_models()), and torchvision's as "
+        "torchvision/NAME (torchvision.models.list_models())"
+    )
+    return ("model", "parameters", "input"), rows, closing
+
+
+def _datasets() -> Listing:
+    from .data.catalog import list_datasets
+
+    rows: list[tuple[str, ...]] = [
+        (data.name, f"{data.classes:,}", f"{data.train:,}" if data.train else "-", f"{data.val:,}", data.title)
+        for data in list_datasets()
+    ]
+    return ("dataset", "classes", "training", "evaluation", "what it is"), rows, "more of each: skd data NAME"

@@ -1,0 +1,554 @@
+"""The papers' data sets, each read from a miniature of its real archive, through to training batches."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import miniatures
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from miniatures import BIRDS, BREEDS, ROOMS, TEST, TRAIN, WNIDS
+from scipy.io import loadmat, savemat
+
+from skd_plugins import SkdError, make_loader
+from skd_plugins.data import Augmentation, Source, open_source
+from skd_plugins.data.catalog import find_dataset, list_datasets
+from skd_plugins.data.catalog.cifar100 import CLASSES
+from skd_plugins.data.catalog.cifar100c import CORRUPTIONS, EXTRA
+from skd_plugins.data.catalog.dogs import largest_box
+from skd_plugins.data.catalog.files import read_table, whole_number
+from skd_plugins.data.hierarchy import read_hierarchy
+from skd_plugins.data.prepare import WriteOptions, describe, prepare
+from skd_plugins.data.splits import KNOWN
+
+Builder = Callable[[Path], Path]
+# name: how its miniature is made, and its classes in the order of their labels
+TO_TRAIN_ON: dict[str, tuple[Builder, list[str]]] = {
+    "cub200": (miniatures.cub200, list(BIRDS)),
+    "dogs": (miniatures.dogs, list(BREEDS)),
+    "dogs-cropped": (miniatures.dogs, list(BREEDS)),
+    "mit67": (miniatures.mit67, list(ROOMS)),
+    "tinyimagenet": (miniatures.tinyimagenet, sorted(WNIDS)),
+    "imagenet-1k": (miniatures.imagenet, sorted(WNIDS)),
+    "imagenet-1k (flat)": (miniatures.imagenet_flat, sorted(WNIDS)),
+}
+ALL = {
+    "digits", "cifar100", "tinyimagenet", "cub200", "dogs", "dogs-cropped", "mit67", "mixed", "imagenet-1k",
+    "cifar100c", "lsun-crop", "lsun-resize", "isun", "dtd", "svhn",
+}  # fmt: skip
+
+
+def halves(name: str, root: Path) -> tuple[Source, Source]:
+    name = name.partition(" ")[0]
+    return open_source(name, True, root=root), open_source(name, False, root=root)
+
+
+# ----------------------------------------------------------------------------------------------------------- registry
+
+
+def test_all_sets_are_registered_with_the_official_numbers() -> None:
+    assert {data.name for data in list_datasets()} == ALL
+    sizes = {data.name: (data.train, data.val, data.classes) for data in list_datasets()}
+    assert sizes["cifar100"] == (50_000, 10_000, 100)
+    assert sizes["tinyimagenet"] == (100_000, 10_000, 200)
+    assert sizes["cub200"] == (5994, 5794, 200)
+    assert sizes["dogs"] == sizes["dogs-cropped"] == (12_000, 8580, 120)
+    assert sizes["mit67"] == (5360, 1340, 67)
+    assert sizes["mixed"] == (5994 + 30 * 120 + 30 * 67, 5794 + 8580 + 1340, 387)
+    assert sizes["imagenet-1k"] == (1_281_167, 50_000, 1000)
+    evaluation = {name for name, (train, _, _) in sizes.items() if not train}
+    assert evaluation == {"cifar100c", "lsun-crop", "lsun-resize", "isun", "dtd", "svhn"}
+    assert set(KNOWN) == ALL - evaluation, "sizes that plans assume come from the catalog"
+    assert KNOWN["cub200"] == (5994, 5794, 200)
+    assert KNOWN["digits"] == (200, 797, 10), "as they are embedded"
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_descriptions_say_what_to_fetch_and_where_to_put_it(name: str) -> None:
+    data = find_dataset(name)
+    text = describe(data)
+    assert f"{data.val:,} evaluation" in text
+    for expected in (data.title, data.homepage, data.licence, data.layout, f"skd data {name}"):
+        assert expected in text
+    assert data.archives or name == "digits"
+    for archive in data.archives:
+        assert archive.url in text
+        assert f"ROOT/{archive.name}" in text or archive.contents == archive.name
+        assert archive.url.startswith("http")
+        assert not archive.free or archive.md5, "what is downloaded is checked"
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(SkdError, match="unknown dataset 'cub20'; did you mean 'cub200'"):
+        find_dataset("cub20")
+    with pytest.raises(SkdError, match="cub200 needs --root: the folder with CUB_200_2011/ .*; see: skd data cub200"):
+        open_source("cub200", True)
+    with pytest.raises(SkdError, match="isun is for evaluation only"):
+        open_source("isun", True, root=Path())
+    with pytest.raises(SkdError, match="unknown part of cifar100c 'fog/6'; did you mean 'fog/"):
+        open_source("cifar100c/fog/6", False, root=Path())
+    with pytest.raises(SkdError, match="unknown part of cifar100c ''"):
+        open_source("cifar100c", False, root=Path())
+    with pytest.raises(SkdError, match="'cub200/x' is neither an image folder nor one of: digits, cifar100, tiny"):
+        open_source("cub200/x", False, root=Path())
+
+
+# ---------------------------------------------------------------------------------------------------- to train on
+
+
+@pytest.mark.parametrize("name", TO_TRAIN_ON)
+def test_labels_and_pictures_belong_together(name: str, tmp_path: Path) -> None:
+    build, classes = TO_TRAIN_ON[name]
+    for source, count in zip(halves(name, build(tmp_path)), (TRAIN, TEST), strict=True):
+        assert source.classes == classes
+        assert np.bincount(source.targets).tolist() == [count] * len(classes)
+        assert len({source.name_of(index) for index in range(len(source.targets))}) == len(source.targets)
+        for index, target in enumerate(source.targets):
+            image = source.load(index)
+            centre = image[image.shape[0] // 2, image.shape[1] // 2].astype(int)
+            assert np.abs(centre - miniatures.colour(classes[target])).max() <= 8
+
+
+def test_the_miniatures_colours_tell_classes_apart() -> None:
+    for _, classes in TO_TRAIN_ON.values():
+        assert len({miniatures.colour(name) for name in classes}) == len(classes)  # they are 32 levels apart then
+
+
+@pytest.mark.parametrize("name", TO_TRAIN_ON)
+def test_halves_have_no_image_in_common(name: str, tmp_path: Path) -> None:
+    train, val = halves(name, TO_TRAIN_ON[name][0](tmp_path))
+    first, second = ({part.name_of(index) for index in range(len(part.targets))} for part in (train, val))
+    assert not first & second
+
+
+@pytest.mark.parametrize("name", ["cub200", "dogs-cropped", "mit67", "tinyimagenet", "imagenet-1k (flat)"])
+def test_through_to_a_training_batch(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """skd data writes both halves; what a network would get has the right labels."""
+    build, classes = TO_TRAIN_ON[name]
+    out = tmp_path / "out"
+    prepare(name.partition(" ")[0], build(tmp_path), out, subset=True, options=WriteOptions(raw_share=1.0, workers=1))
+    assert f"train: {TRAIN * len(classes)} images, {len(classes)} classes" in capsys.readouterr().out
+    spec = Augmentation(image_size=16, scale=(0.9, 1.0))
+    for train, count in ((True, TRAIN), (False, TEST)):
+        path = out / ("train.beton" if train else "val.beton")
+        loader = make_loader(
+            path, segments=("anchor", "pair"), batch_size=3, train=train, augmentation=spec, workers=1,
+            mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3,
+        )  # fmt: skip
+        assert loader.classes == classes
+        seen = 0
+        for input, target in loader:
+            seen += len(target)
+            expected = np.array([miniatures.colour(classes[label]) for label in target])
+            assert np.abs(input[:, :, 8, 8].numpy() - expected).max() <= 8
+        assert seen == (2 if train else 1) * count * len(classes), "anchors and pairs of them, or each image once"
+    assert not (out / "hierarchy.json").exists()
+
+
+def test_an_image_folder_instead(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare("mit67", miniatures.mit67(tmp_path), out, subset=True, options=WriteOptions(folder=True))
+    assert sorted(path.name for path in (out / "train").iterdir()) == list(ROOMS)
+    assert len(list((out / "val").rglob("*.png"))) == TEST * len(ROOMS)
+    assert open_source(str(out), True).targets.tolist() == sorted(
+        open_source("mit67", True, root=tmp_path).targets.tolist()
+    )
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float64])
+def test_matlabs_labels_of_any_type(kind: type, tmp_path: Path) -> None:
+    miniatures.dogs(tmp_path)
+    path = tmp_path / "StanfordDogs" / "test_list.mat"
+    content = {name: array for name, array in loadmat(path).items() if not name.startswith("__")}
+    savemat(path, content | {"labels": content["labels"].astype(kind)})
+    assert open_source("dogs", False, root=tmp_path).targets.tolist() == [0, 0, 1, 1, 2, 2]
+    savemat(path, content | {"labels": content["labels"] + 0.5})
+    with pytest.raises(SkdError, match="labels that are not whole"):
+        open_source("dogs", False, root=tmp_path)
+
+
+def test_cropped_dogs_are_the_larger_box(tmp_path: Path) -> None:
+    miniatures.dogs(tmp_path)
+    whole, cropped = (open_source(name, True, root=tmp_path) for name in ("dogs", "dogs-cropped"))
+    assert whole.load(0).shape == (24, 32, 3)
+    np.testing.assert_array_equal(cropped.load(0), whole.load(0)[4:20, 8:28])
+    assert cropped.description == "Stanford Dogs training set, cropped"
+
+
+def test_cifar100_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    prepare("cifar100", miniatures.cifar100(tmp_path, monkeypatch), out, subset=True)
+    source = open_source("cifar100", False, root=tmp_path)
+    spec = Augmentation(image_size=32, crop_pct=1.0)
+    loader = make_loader(out / "val.beton", train=False, augmentation=spec, workers=1)
+    for input, target in loader.host_batches():
+        assert target.tolist() == source.targets.tolist()
+        for index in range(10):
+            np.testing.assert_array_equal(input[index].permute(1, 2, 0), source.load(index))
+
+
+# --------------------------------------------------------------------------------------------------------------- mixed
+
+
+def test_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from skd_plugins.data.catalog import mixed
+
+    monkeypatch.setattr(mixed, "PER_CLASS", 2)
+    miniatures.mixed(tmp_path)
+    train, val = halves("mixed", tmp_path)
+    names = [
+        f"{group} {name}" for group, part in (("bird", BIRDS), ("dog", BREEDS), ("indoor", ROOMS)) for name in part
+    ]
+    assert train.classes == val.classes == names
+    assert train.hierarchy == val.hierarchy == ["bird"] * 4 + ["dog"] * 3 + ["indoor"] * 3
+    assert np.bincount(train.targets).tolist() == [2] * 10
+    assert np.bincount(val.targets).tolist() == [TEST] * 10
+    for source in (train, val):
+        for index, target in enumerate(source.targets):
+            assert f"/{names[target].partition(' ')[2]}/" in source.name_of(index)
+            centre = source.load(index)[12, 16].astype(int)
+            assert np.abs(centre - miniatures.colour(names[target].partition(" ")[2])).max() <= 8
+    again = open_source("mixed", True, root=tmp_path)
+    assert [again.name_of(i) for i in range(20)] == [train.name_of(i) for i in range(20)], "the seed is fixed"
+    assert sorted(train.classes) == train.classes, "an image folder has the same labels"
+
+
+def test_mixed_takes_all_of_a_class_that_has_less(tmp_path: Path) -> None:
+    """As some of CUB-200-2011's classes have 29 training images."""
+    train, _ = halves("mixed", miniatures.mixed(tmp_path))
+    assert np.bincount(train.targets).tolist() == [TRAIN] * 10
+    parts = [open_source(name, True, root=tmp_path) for name in ("cub200", "dogs", "mit67")]
+    assert sorted(train.name_of(i) for i in range(30)) == sorted(
+        part.name_of(i) for part in parts for i in range(len(part.targets))
+    )
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_the_hierarchy_is_stored_with_the_data(folder: bool, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare("mixed", miniatures.mixed(tmp_path), out, subset=True, options=WriteOptions(folder=folder, workers=1))
+    table = read_hierarchy(out)
+    assert list(table.values()) == ["bird"] * 4 + ["dog"] * 3 + ["indoor"] * 3
+    loader = make_loader(out / ("val" if folder else "val.beton"), train=False, workers=1)
+    assert list(table) == loader.classes
+    (out / "hierarchy.json").write_text('{"a": 1}')
+    with pytest.raises(SkdError, match="damaged"):
+        read_hierarchy(out)
+    with pytest.raises(SkdError, match="these data have no hierarchy"):
+        read_hierarchy(tmp_path)
+
+
+# ----------------------------------------------------------------------------------------------------- evaluation sets
+
+
+def test_cifar100c(tmp_path: Path) -> None:
+    miniatures.cifar100c(tmp_path)
+    assert len(CORRUPTIONS) == 15
+    assert len(find_dataset("cifar100c").parts) == 19 * 5 == 5 * len({*CORRUPTIONS, *EXTRA})
+    assert len(CLASSES) == 100
+    for corruption in ("fog", "saturate"):
+        for severity in range(1, 6):
+            source = open_source(f"cifar100c/{corruption}/{severity}", False, root=tmp_path)
+            assert source.targets.tolist() == [0, 7, 14, 21]
+            assert source.classes[21] == "chimpanzee"
+            for index in range(4):
+                assert source.load(index)[3, 4].tolist() == [severity, index, 0]
+    assert source.name_of(2) == f"image 18 of {tmp_path / 'CIFAR-100-C' / 'saturate.npy'}"
+
+
+def test_cifar100c_is_written_without_loss(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare("cifar100c", miniatures.cifar100c(tmp_path), out, parts=("fog/2", "saturate/5"), subset=True)
+    written = sorted(str(path.relative_to(out)) for path in out.rglob("*.beton"))
+    assert written == ["fog/2/val.beton", "saturate/5/val.beton"]
+    spec = Augmentation(image_size=32, crop_pct=1.0)
+    for severity, path in ((2, "fog/2"), (5, "saturate/5")):
+        loader = make_loader(out / path / "val.beton", train=False, augmentation=spec, workers=1)
+        ((input, target),) = loader.host_batches()
+        assert target.tolist() == [0, 7, 14, 21]
+        assert input[3, :, 5, 6].tolist() == [severity, 3, 0]
+
+
+@pytest.mark.parametrize(("name", "folder"), [("lsun-crop", "LSUN"), ("lsun-resize", "LSUN_resize"), ("isun", "iSUN")])
+def test_odins_archives(name: str, folder: str, tmp_path: Path) -> None:
+    source = open_source(name, False, root=miniatures.odin(tmp_path))
+    assert source.targets.tolist() == [0, 0, 0]
+    assert source.classes == [name]
+    inner = next((tmp_path / folder).iterdir()).name
+    for index in range(3):
+        expected = miniatures.colour(f"{folder}/{inner}{index}")
+        assert np.abs(source.load(index)[18, 18].astype(int) - expected).max() <= 8
+    shutil.rmtree(tmp_path / folder / inner)
+    with pytest.raises(SkdError, match=f"{folder} has no images at any depth"):
+        open_source(name, False, root=tmp_path)
+    shutil.rmtree(tmp_path / folder)
+    with pytest.raises(SkdError, match=f"{tmp_path / folder} does not exist; unpack {name}'s archive"):
+        open_source(name, False, root=tmp_path)
+
+
+def test_dtd(tmp_path: Path) -> None:
+    with pytest.raises(SkdError, match="dtd-r1.0.1.tar.gz"):
+        open_source("dtd", False, root=tmp_path)
+    source = open_source("dtd", False, root=miniatures.dtd(tmp_path))
+    assert source.classes == ["banded", "blotchy"]
+    assert source.targets.tolist() == [0, 0, 0, 1, 1, 1]
+    (tmp_path / "torchvision" / "dtd").mkdir(parents=True)
+    (tmp_path / "dtd").rename(tmp_path / "torchvision" / "dtd" / "dtd")
+    assert open_source("dtd", False, root=tmp_path / "torchvision").targets.tolist() == source.targets.tolist()
+
+
+def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source("svhn", False, root=miniatures.svhn(tmp_path, monkeypatch))
+    assert source.targets.tolist() == [1, 0, 9, 0, 2]
+    for index, target in enumerate(source.targets):
+        np.testing.assert_array_equal(source.load(index), miniatures.picture(str(target), 32, 32))
+    path = tmp_path / "test_32x32.mat"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(SkdError, match=r"test_32x32\.mat is missing or damaged"):
+        open_source("svhn", False, root=tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------ broken layouts
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+CUB, DOGS, TINY = Path("CUB_200_2011"), Path("StanfordDogs"), Path("tiny-imagenet-200")
+DEVKIT = Path("ILSVRC2012_devkit_t12/data")
+TRUTH = DEVKIT / "ILSVRC2012_validation_ground_truth.txt"
+# set, what is done to it, what is said
+BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "no list": ("cub200", lambda root: (root / CUB / "images.txt").unlink(), "images.txt does not exist"),
+    "no image": (
+        "cub200", lambda root: next((root / CUB / "images").rglob("*_0017_*")).unlink(),
+        "Black_footed_Albatross_0017_117.jpg does not exist, but is in the list of the CUB-200-2011 test set",
+    ),
+    "label too high": (
+        "cub200", lambda root: edit(root / CUB / "image_class_labels.txt", "\n7 3\n", "\n7 5\n"),
+        "the label of image 7 is 5, not from 1 to 4",
+    ),
+    "label zero": (
+        "cub200", lambda root: edit(root / CUB / "image_class_labels.txt", "\n7 3\n", "\n7 0\n"),
+        "the label of image 7 is 0, not from 1 to 4",
+    ),
+    "flag": (
+        "cub200", lambda root: edit(root / CUB / "train_test_split.txt", "\n7 1\n", "\n7 2\n"),
+        "the flag of image 7 is 2, not from 0 to 1",
+    ),
+    "list cut off": (
+        "cub200", lambda root: edit(root / CUB / "train_test_split.txt", "\n20 0\n", "\n"),
+        r"train_test_split.txt and images.txt are not of the same images \(19 and 20 numbers\)",
+    ),
+    "number twice": (
+        "cub200", lambda root: edit(root / CUB / "train_test_split.txt", "\n20 0\n", "\n19 0\n"), "has number 19 twice"
+    ),
+    "no number": (
+        "cub200", lambda root: edit(root / CUB / "classes.txt", "1 001", "one 001"), "is not a number and a value"
+    ),
+    "class left out": (
+        "cub200", lambda root: edit(root / CUB / "classes.txt", "2 002.Laysan_Albatross\n", ""),
+        "does not number the classes from 1",
+    ),
+    "not text": (
+        "cub200", lambda root: (root / CUB / "classes.txt").write_bytes(b"1 \xff\xfe"), "classes.txt can't be read"
+    ),
+    "no .mat": ("dogs", lambda root: (root / DOGS / "test_list.mat").unlink(), "it is in lists.tar"),
+    "not MATLAB's": (
+        "dogs", lambda root: (root / DOGS / "test_list.mat").write_bytes(b"x" * 300), "is not a list of Stanford Dogs"
+    ),
+    "two labels of a breed": (
+        "dogs",
+        lambda root: miniatures.matlab_list(root / DOGS / "test_list.mat", [f"{b}/x.jpg" for b in BREEDS], [1, 3, 2]),
+        "n02085782-Japanese_spaniel/x.jpg has label 3, which is n02086646-Blenheim_spaniel's",
+    ),
+    "a label left out": (
+        "dogs",
+        lambda root: [
+            miniatures.matlab_list(root / DOGS / f"{half}_list.mat", [f"{breed}/x.jpg" for breed in BREEDS[:2]], [1, 3])
+            for half in ("train", "test")
+        ],
+        "do not number 2 breeds from 1 to 2",
+    ),
+    "no dog": (
+        "dogs", lambda root: shutil.rmtree(root / DOGS / "Images" / BREEDS[2]),
+        "n02086646_0.jpg does not exist, but is in the list of the Stanford Dogs training set",
+    ),
+    "no boxes": ("dogs-cropped", lambda root: shutil.rmtree(root / DOGS / "Annotation"), "unpack annotation.tar"),
+    "class without test images": (
+        "mit67", lambda root: edit(root / "MIT67" / "TestImages.txt", "airport_inside", "airport"),
+        "class 'airport' is in only one of TrainImages.txt and TestImages.txt",
+    ),
+    "unknown class": (
+        "tinyimagenet", lambda root: edit(root / TINY / "val" / "val_annotations.txt", WNIDS[0], "n99999999"),
+        "class 'n99999999' of val_0.JPEG is not in wnids.txt",
+    ),
+    "class without images": (
+        "tinyimagenet", lambda root: shutil.rmtree(root / TINY / "train" / WNIDS[1] / "images"), "has no .JPEG images"
+    ),
+    "no train folder": ("imagenet-1k", lambda root: shutil.rmtree(root / "train"), "has no folder 'train'"),
+    "image missing": (
+        "imagenet-1k (flat)", lambda root: (root / "val" / "ILSVRC2012_val_00000003.JPEG").unlink(),
+        r"has 5 images, .*ground_truth.txt has 6 lines",
+    ),
+    "no devkit": ("imagenet-1k (flat)", lambda root: shutil.rmtree(root / DEVKIT), "ILSVRC2012_devkit_t12.tar.gz"),
+    "not a class": (
+        "imagenet-1k (flat)", lambda root: (root / TRUTH).write_text("9\n1\n1\n1\n1\n1\n"),
+        "the class of ILSVRC2012_val_00000001.JPEG is 9, not from 1 to 3",
+    ),
+    "damaged devkit": (
+        "imagenet-1k (flat)", lambda root: (root / DEVKIT / "meta.mat").write_bytes(b"no"), "is not the devkit's"
+    ),
+}  # fmt: skip
+
+
+def test_there_are_broken_layouts() -> None:
+    assert BROKEN
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_layouts(case: str, tmp_path: Path) -> None:
+    name, damage, message = BROKEN[case]
+    root = TO_TRAIN_ON[name][0](tmp_path)
+    halves(name, root)  # fine before
+    damage(root)
+    with pytest.raises(SkdError, match=message) as raised:
+        halves(name, root)
+    assert "\n" not in str(raised.value)
+    assert str(root) in str(raised.value) or case == "no image"
+
+
+def test_broken_annotations_name_the_image(tmp_path: Path) -> None:
+    miniatures.dogs(tmp_path)
+    annotation = tmp_path / DOGS / "Annotation" / BREEDS[0] / "n02085620_0"
+    for text, message in (
+        ("<annotation>", "is not an annotation with boxes"),
+        ("<annotation></annotation>", "is not an annotation with boxes"),
+        ("<a><object><bndbox><xmin>x</xmin></bndbox></object></a>", "is not an annotation with boxes"),
+        (annotation.read_text().replace("<xmax>28", "<xmax>8").replace("<xmax>5", "<xmax>1"), "has no area"),
+    ):
+        annotation.write_text(text)
+        with pytest.raises(SkdError, match=message):
+            open_source("dogs-cropped", True, root=tmp_path).load(0)
+    annotation.unlink()
+    with pytest.raises(SkdError, match=r"annotation\.tar"):
+        open_source("dogs-cropped", True, root=tmp_path).load(0)
+
+
+def test_broken_arrays(tmp_path: Path) -> None:
+    folder = miniatures.cifar100c(tmp_path) / "CIFAR-100-C"
+    images, labels = np.load(folder / "fog.npy"), np.load(folder / "labels.npy")
+
+    def refuse(message: str, **arrays: np.ndarray) -> None:
+        for name, array in ({"fog": images, "labels": labels} | arrays).items():
+            np.save(folder / f"{name}.npy", array)
+        with pytest.raises(SkdError, match=message):
+            open_source("cifar100c/fog/1", False, root=tmp_path)
+
+    refuse(r"fog.npy has float64 \[20, 32, 32, 3\], not uint8", fog=images.astype(float))
+    refuse(r"fog.npy has uint8 \[19, 32, 32, 3\]", fog=images[:19])
+    refuse(r"fog.npy has uint8 \[20, 32, 32\]", fog=images[..., 0])
+    refuse(r"labels.npy has uint8 \[15\], not an integer for each of fog.npy", labels=labels[:15])
+    refuse("labels.npy has float64", labels=labels.astype(float))
+    refuse("labels.npy has labels from 0 to 100, not from 0 to 99", labels=np.where(labels == 21, 100, labels))
+    (folder / "labels.npy").write_bytes(b"no")
+    with pytest.raises(SkdError, match="labels.npy is not a NumPy array"):
+        open_source("cifar100c/fog/1", False, root=tmp_path)
+    with pytest.raises(SkdError, match=r"snow.npy does not exist; it is in CIFAR-100-C.tar"):
+        open_source("cifar100c/snow/1", False, root=tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------------- counts
+
+
+def test_counts_are_compared_with_the_official_ones(tmp_path: Path) -> None:
+    root = miniatures.cub200(tmp_path)
+    with pytest.raises(
+        SkdError,
+        match=r"CUB-200-2011 training set has 12 images of 4 classes, officially 5,994 of 200; complete .*--subset",
+    ):
+        prepare("cub200", root, None)
+    prepare("cub200", root, None, subset=True)
+
+
+def test_counts_that_are_right_pass(tmp_path: Path) -> None:
+    """And one image less does not, nor a class without images."""
+    data = find_dataset("svhn")
+    targets = np.arange(data.val) % data.classes
+
+    def source(targets: np.ndarray, classes: int = data.classes) -> Source:
+        return Source("x", [str(i) for i in range(classes)], targets, lambda index: np.zeros((1, 1, 3), np.uint8), str)
+
+    data.check(source(targets), False, root=tmp_path)
+    with pytest.raises(SkdError, match="26,031 images of 10 classes, officially 26,032 of 10"):
+        data.check(source(targets[1:]), False, root=tmp_path)
+    with pytest.raises(SkdError, match="26,032 images of 11 classes"):
+        data.check(source(targets, 11), False, root=tmp_path)
+    with pytest.raises(SkdError, match=r"10 classes \(1 of them without images\)"):
+        data.check(source(np.where(targets == 3, 4, targets)), False, root=tmp_path)
+
+
+def test_halves_with_other_classes_are_refused(tmp_path: Path) -> None:
+    root = miniatures.imagenet(tmp_path)
+    shutil.rmtree(root / "val" / WNIDS[0])
+    with pytest.raises(SkdError, match="the two halves have not the same classes"):
+        prepare("imagenet-1k", root, None, subset=True)
+
+
+def test_parts(tmp_path: Path) -> None:
+    with pytest.raises(SkdError, match="unknown part of cifar100c 'fogg/1'; did you mean 'fog/1'"):
+        prepare("cifar100c", tmp_path, None, parts=("fogg/1",))
+    with pytest.raises(SkdError, match="svhn has no parts"):
+        prepare("svhn", tmp_path, None, parts=("1",))
+
+
+# -------------------------------------------------------------------------------------------------------- file formats
+
+
+@given(
+    table=st.dictionaries(
+        st.integers(0, 10**9),
+        st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=20),
+        max_size=20,
+    )
+)
+def test_tables_are_read_back(table: dict[int, str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("table") / "images.txt"
+    path.write_text("".join(f"{number} {rest}\n" for number, rest in table.items()), encoding="utf-8")
+    assert read_table(path) == table
+
+
+box = st.tuples(st.integers(0, 400), st.integers(0, 400), st.integers(1, 90), st.integers(1, 90))
+
+
+@given(boxes=st.lists(box, min_size=1, max_size=6))
+def test_the_largest_box_is_found(
+    boxes: list[tuple[int, int, int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("boxes") / "n02085620_1"
+    objects = "".join(
+        f"<object><name>dog</name><bndbox><xmin>{left}</xmin><ymin>{top}</ymin><xmax>{left + width}</xmax>"
+        f"<ymax>{top + height}</ymax></bndbox></object>"
+        for left, top, width, height in boxes
+    )
+    path.write_text(f"<annotation>{objects}</annotation>")
+    left, top, right, bottom = largest_box(path)
+    assert (left, top, right - left, bottom - top) in boxes
+    assert (right - left) * (bottom - top) == max(width * height for _, _, width, height in boxes)
+
+
+@given(text=st.one_of(st.integers(-20, 20), st.text(max_size=4)))
+def test_whole_numbers_are_in_range_or_refused(text: object) -> None:
+    if str(text) in {f"{zeros}{i}" for i in range(1, 10) for zeros in ("", "0", "00", "000")}:
+        assert whole_number(text, 1, 9, what="the label") == int(str(text))
+    else:
+        with pytest.raises(SkdError) as raised:
+            whole_number(text, 1, 9, what="the label")
+        assert str(raised.value) == f"the label is {text}, not from 1 to 9"
