@@ -20,7 +20,7 @@ import torch
 
 from .errors import SkdError
 from .methods import Method, create_method
-from .models import classifier_of
+from .models import num_classes_of
 from .task import MethodTask, create_task
 from .timm_data import BetonDataset, PairedMixup, find_beton, paired_loader, paired_order
 from .typed import parse_assignments
@@ -136,7 +136,7 @@ class _Injection:
             from timm.task.classification import resolve_classification_loss
 
             criterion = resolve_classification_loss(None, device, criterion_kwargs=options["criterion_kwargs"])
-        classes = classifier_of(model).out_features
+        classes = num_classes_of(model)
         if self._largest_label >= classes:
             raise SkdError(
                 f"the data has the label {self._largest_label}, but the network {classes} classes; give --num-classes"

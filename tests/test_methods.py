@@ -14,7 +14,7 @@ import pytest
 import torch
 from timm.utils import unwrap_model
 
-from skd_plugins import create_model, create_task, list_methods
+from skd_plugins import create_model, create_task, get_method, list_methods
 from skd_plugins.errors import SkdError
 from skd_plugins.task import MethodTask
 
@@ -28,6 +28,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sd_dropout": ("sd_dropout", {}),
     "sd_dropout-reverse": ("sd_dropout", {"direction": "reverse"}),
     "sd_dropout-cs_kd": ("sd_dropout", {"base": "cs_kd", "weight": 0.1}),
+    "adacos": ("adacos", {}),
+    "label_smoothing": ("label_smoothing", {}),
+    "max_entropy": ("max_entropy", {}),
+    "virtual_softmax": ("virtual_softmax", {}),
     "sd_dropout-cs_kd-bank": ("sd_dropout", {"base": "cs_kd", "base_args": {"pairing": "bank"}, "weight": 0.1}),
 }
 MODELS = {
@@ -37,11 +41,17 @@ MODELS = {
 GROUP_NORM = {"channels": (8, 16, 24, 32), "norm_layer": "groupnorm1"}
 
 
+def network(variant: str, model: str = "timm", **model_args: Any) -> torch.nn.Module:
+    """A new network with the classifier that the variant's method needs."""
+    arch, defaults = MODELS[model]
+    classifier = get_method(VARIANTS[variant][0]).classifier
+    return create_model(arch, num_classes=CLASSES, classifier=classifier, **(model_args or defaults))
+
+
 def make_task(variant: str, model: str = "timm", **model_args: Any) -> MethodTask:
     name, arguments = VARIANTS[variant]
     torch.manual_seed(0)
-    arch, defaults = MODELS[model]
-    return create_task(name, create_model(arch, num_classes=CLASSES, **(model_args or defaults)), **arguments).train()
+    return create_task(name, network(variant, model, **model_args), **arguments).train()
 
 
 def make_batch(task: MethodTask, seed: int = 0, size: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,19 +98,18 @@ def test_result_and_gradients(variant: str, model: str) -> None:
 def test_output_and_features_are_the_networks(variant: str) -> None:
     task = make_task(variant, **GROUP_NORM)
     input, target = make_batch(task)
-    result = task(input, target)
     model = task.method.model
-    torch.testing.assert_close(result["output"], model(input[:BATCH]))
-    torch.testing.assert_close(
-        result["features"], model.forward_head(model.forward_features(input[:BATCH]), pre_logits=True)
-    )
+    output = model(input[:BATCH])
+    features = model.forward_head(model.forward_features(input[:BATCH]), pre_logits=True)
+    result = task(input, target)
+    torch.testing.assert_close(result["output"], output)
+    torch.testing.assert_close(result["features"], features)
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_exported_keys_are_the_plain_networks(variant: str, model: str) -> None:
-    arch, arguments = MODELS[model]
-    plain = create_model(arch, num_classes=CLASSES, **arguments)
+    plain = network(variant, model)
     task = make_task(variant, model)
     task.setup_ema()
     assert list(task.get_checkpoint_state()["state_dict"]) == list(plain.state_dict())
@@ -113,8 +122,7 @@ def test_evaluation_is_the_plain_network(variant: str) -> None:
     task = make_task(variant)
     two_steps(task)
     state = copy.deepcopy(task.get_checkpoint_state()["state_dict"])
-    arch, arguments = MODELS["timm"]
-    plain = create_model(arch, num_classes=CLASSES, **arguments).eval()
+    plain = network(variant).eval()
     plain.load_state_dict(state)
     input, _ = make_batch(task, 9)
     with torch.no_grad():
@@ -189,7 +197,7 @@ def test_soft_targets(variant: str) -> None:
     task = make_task(variant)
     input, target = make_batch(task)
     soft = torch.nn.functional.one_hot(target, CLASSES).float()
-    if variant in ("cs_kd-batch", "cs_kd-bank", "sd_dropout-cs_kd-bank"):
+    if "mixup" in task.method.refuses:
         with pytest.raises(SkdError, match="class indices"):
             task(input, soft)
         return
@@ -301,10 +309,14 @@ def test_two_processes(nodes: str, tmp_path: Path, free_port: int) -> None:
             assert torch.equal(value, second[variant]["state"][key]), (variant, key)
 
         # Alone: both halves with the generators that the two processes had, their losses averaged. A bank sees the
-        # whole batch at once, so it is frozen for the halves and then written with both.
+        # whole batch at once, so it is frozen for the halves and then written with both. AdaCos' scale is that of the
+        # whole batch, so it gets it.
         task = make_task(variant, **GROUP_NORM)
         for step in range(2):
             task.zero_grad()
+            if variant == "adacos":
+                task(*rank_batch(task, 0, 1, step))["loss"].backward()
+                continue
             bank = copy.deepcopy(task.get_task_state())
             for rank in range(2):
                 if bank:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from skd_plugins.classifiers import CosineClassifier
 from skd_plugins.methods import create_method, kl_divergence, list_methods
 from skd_plugins.methods.cs_kd import next_of_class
 from skd_plugins.methods.sd_dropout import self_distillation
@@ -188,8 +189,74 @@ def test_sd_dropout_is_eq_4_and_eq_5(base: str) -> None:
     np.testing.assert_allclose(out["output"].detach().numpy(), logits_of(anchors, w, b), rtol=1e-4, atol=1e-5)
 
 
+def test_label_smoothing() -> None:
+    model, w, b = linear()
+    input, target = batch(6)
+    z, y = logits_of(input, w, b), target.numpy()
+    q = 0.8 * np.eye(5)[y] + 0.2 / 5
+    expected = float(-np.mean(np.sum(q * np.log(softmax(z)), axis=1)))
+    out = create_method("label_smoothing", model, label_smoothing=0.2)(input, target)
+    assert out["loss"].item() == pytest.approx(expected, rel=1e-5)
+    default = 0.9 * np.eye(5)[y] + 0.1 / 5
+    expected = float(-np.mean(np.sum(default * np.log(softmax(z)), axis=1)))
+    assert create_method("label_smoothing", model)(input, target)["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_max_entropy() -> None:
+    model, w, b = linear()
+    input, target = batch(6)
+    z, y = logits_of(input, w, b), target.numpy()
+    p = softmax(z)
+    entropy = float(-np.mean(np.sum(p * np.log(p), axis=1)))
+    out = create_method("max_entropy", model, weight=0.7)(input, target)
+    assert out["entropy"].item() == pytest.approx(entropy, rel=1e-5)
+    assert out["loss"].item() == pytest.approx(cross_entropy(z, y) - 0.7 * entropy, rel=1e-5)
+
+
+def test_virtual_softmax_eq_3() -> None:
+    model, w, b = linear()
+    input, target = batch(6)
+    f, y = input.flatten(1).double().numpy(), target.numpy()
+    z = logits_of(input, w, b)
+    virtual = np.linalg.norm(w[y], axis=1) * np.linalg.norm(f, axis=1)
+    denominator = np.exp(z).sum(axis=1) + np.exp(virtual)
+    expected = float(-np.mean(np.log(np.exp(z[np.arange(6), y]) / denominator)))
+    out = create_method("virtual_softmax", model)(input, target)
+    assert out["loss"].item() == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(out["output"].detach().numpy(), z, rtol=1e-4, atol=1e-5)
+    assert out["output"].shape == (6, 5), "the virtual class is no output"
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_adacos_eq_15(size: int) -> None:
+    model = Linear(5)
+    torch.manual_seed(0)
+    model.fc = CosineClassifier(12, 5)
+    w = model.fc.weight.detach().double().numpy()
+    w /= np.linalg.norm(w, axis=1, keepdims=True)
+    method = create_method("adacos", model).train()
+    scale = np.sqrt(2) * np.log(4)
+    assert model.fc.scale.item() == pytest.approx(scale)
+    for seed in (0, 1):  # the second step starts from the first one's scale
+        input, target = batch(size, seed=seed)
+        f, y = input.flatten(1).double().numpy(), target.numpy()
+        cosines = f / np.linalg.norm(f, axis=1, keepdims=True) @ w.T
+        out = method(input, target)
+        np.testing.assert_allclose(out["output"].detach().numpy(), scale * cosines, rtol=1e-4, atol=1e-5)
+        own = cosines[np.arange(size), y]
+        average = np.mean([sum(np.exp(scale * cosines[i, k]) for k in range(5) if k != y[i]) for i in range(size)])
+        median = np.sort(np.arccos(own))[(size - 1) // 2]
+        scale = np.log(average) / np.cos(min(np.pi / 4, median))
+        assert model.fc.scale.item() == pytest.approx(scale, rel=1e-5)
+        assert out["loss"].item() == pytest.approx(cross_entropy(scale * cosines, y), rel=1e-5)
+    method.eval()
+    method(*batch(size, seed=2))
+    assert model.fc.scale.item() == pytest.approx(scale, rel=1e-5), "evaluation does not change it"
+
+
 def test_no_method_is_without_a_numeric_test() -> None:
-    assert list_methods() == ["ce", "cs_kd", "sd_dropout"], "a new method needs its equation tested here"
+    tested = ["adacos", "ce", "cs_kd", "label_smoothing", "max_entropy", "sd_dropout", "virtual_softmax"]
+    assert list_methods() == tested, "a new method needs its equation tested here"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SkdError
-from ._base import Method, at_least, create_method, kl_divergence, register_method
+from ._base import Method, at_least, create_base, kl_divergence, register_method
 
 
 @register_method("sd_dropout")
@@ -56,8 +56,9 @@ class SDDropout(Method):
         super().__init__(model, criterion)
         if base == self.name:
             raise SkdError("sd_dropout can't be added to itself; base= names another method")
-        self.base = create_method(base, model, criterion, **(base_args or {}))
+        self.base = create_base(self.name, base, model, criterion, base_args)
         self.segments, self.couples = self.base.segments, self.base.couples
+        self.passes, self.refuses = self.base.passes, self.base.refuses
         self.weight = at_least(weight, 0, "sd_dropout: weight")
         self.temperature = at_least(temperature, 0, "sd_dropout: temperature", strict=True)
         if not 0 < drop_rate < 1:
