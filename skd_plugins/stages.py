@@ -45,27 +45,24 @@ def stage_modules(model: nn.Module) -> tuple[str, ...]:
 
 
 def stage_shapes(model: nn.Module) -> list[tuple[int, int]]:
-    """(channels, side) of each stage's output for the network's usual input, found on the meta device.
+    """(channels, side) of each stage's output, for an input of 256 pixels or the network's own size.
+
+    Nothing is computed: it runs on the meta device.
 
     Raises:
         SkdError: the stages do not give maps ``[B, C, H, W]`` that get smaller.
     """
     names = stage_modules(model)
-    size = (getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
-    state = {
-        name: torch.empty_like(value, device="meta")
-        for name, value in (*model.named_parameters(), *model.named_buffers())
-    }
-    taps = [StageTap(model, name) for name in names]
-    try:
-        with torch.no_grad(), watching(*taps), torch.device("meta"):
-            functional_call(model, state, (torch.empty(2, *size),))
-        shapes = [tuple(tap.output.shape) for tap in taps]
-    except Exception as error:
-        raise SkdError(f"the stages of {type(model).__name__} can't be found out: {error}") from None
-    finally:
-        for tap in taps:
-            tap.remove()
+    own_size = (getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
+    reason = ""
+    for size in ((3, 256, 256), own_size):  # some networks take one size only
+        try:
+            shapes = _shapes(model, names, size)
+            break
+        except Exception as error:
+            reason = str(error)
+    else:
+        raise SkdError(f"the stages of {type(model).__name__} can't be found out: {reason}")
     sides = [shape[2] for shape in shapes if len(shape) == 4 and shape[2] == shape[3]]
     if len(sides) < 4 or any(before % after for before, after in pairwise(sides)):
         raise SkdError(
@@ -73,6 +70,19 @@ def stage_shapes(model: nn.Module) -> list[tuple[int, int]]:
             "[B, C, H, W] each a whole number of times smaller; use a network with such stages, a ResNet say"
         )
     return [(shape[1], shape[2]) for shape in shapes]
+
+
+def _shapes(model: nn.Module, names: Sequence[str], size: tuple[int, int, int]) -> list[tuple[int, ...]]:
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    state = {name: torch.empty_like(value, device="meta") for name, value in tensors}
+    taps = [StageTap(model, name) for name in names]
+    try:
+        with torch.no_grad(), watching(*taps), torch.device("meta"):
+            functional_call(model, state, (torch.empty(2, *size),))
+        return [tuple(tap.take().shape) for tap in taps]
+    finally:
+        for tap in taps:
+            tap.remove()
 
 
 class StageTap:
@@ -96,12 +106,12 @@ class StageTap:
         if self.active and self.seen is None:
             self.seen = output
 
-    @property
-    def output(self) -> Tensor:
-        """What the module gave."""
-        if self.seen is None:
+    def take(self) -> Tensor:
+        """What the module gave; it is not kept."""
+        seen, self.seen = self.seen, None
+        if seen is None:
             raise SkdError(f"the network does not use its module {self.name!r}")
-        return self.seen
+        return seen
 
     def remove(self) -> None:
         """Takes the hook off."""
@@ -110,7 +120,7 @@ class StageTap:
 
 @contextmanager
 def watching(*taps: StageTap) -> Iterator[None]:
-    """Makes the taps see what their modules give; they keep it until the next time."""
+    """Makes the taps see what their modules give; `StageTap.take` gets it."""
     for tap in taps:
         tap.active, tap.seen = True, None
     try:
@@ -157,7 +167,7 @@ def check_resumable(model: nn.Module, stage: str) -> None:
     try:
         with watching(tap):
             expected = model(images)
-        fine = torch.allclose(resume_after(model, stage, tap.output), expected, rtol=1e-4, atol=1e-5)
+        fine = torch.allclose(resume_after(model, stage, tap.take()), expected, rtol=1e-4, atol=1e-5)
     except Exception:
         fine = False
     finally:

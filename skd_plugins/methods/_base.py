@@ -131,6 +131,11 @@ def full_precision(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def dropped(tensor: Tensor, drop_rate: float, samples: int) -> list[Tensor]:
+    """Independent dropout samples of a tensor, kept entries divided by ``1 - drop_rate``."""
+    return [F.dropout(tensor, drop_rate, training=True) for _ in range(samples)]
+
+
 def class_indices(target: Tensor, why: str) -> Tensor:
     """The target as class indices ``[B]``; probabilities are refused, with the reason `why`."""
     if target.ndim != 1:
@@ -211,3 +216,10 @@ def at_least(value: float, low: float, what: str, *, strict: bool = False) -> fl
     if not (value > low or (value == low and not strict)) or value == float("inf"):
         raise SkdError(f"{what} must be {'above' if strict else 'at least'} {low:g}, got {value:g}")
     return value
+
+
+def rate_of_dropout(drop_rate: float, what: str) -> float:
+    """`drop_rate` if it is above 0 and below 1; raises `SkdError` that names `what` otherwise."""
+    if not 0 < drop_rate < 1:
+        raise SkdError(f"{what}: drop_rate must be between 0 and 1, got {drop_rate:g}")
+    return drop_rate

@@ -18,7 +18,8 @@ class LabelSmoothing(Method):
 
     Source: Szegedy et al. 2016, section 7; the authors' code of SD-Dropout (yechanp/self_kd, models/methods.py:
         LabelSmoothingCrossEntropy), 0.1.
-    Deviation: none.
+    Deviation: none. Beside that code (float64, ResNet-18, 16 images of 64 px, 5 draws) the loss differs by at most
+        2.2e-16 of it, the gradients are equal; with sd_dropout by 2.2e-16 and 6.6e-15.
 
     Args:
         model: see `Method`.
