@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo test oldest slow lint format lock clean distclean
+.PHONY: help setup setup-tests demo methods-demo test oldest slow lint format lock clean distclean
 
 VENV ?= .venv
 export VENV
@@ -13,7 +13,7 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4)))
 ARGS ?=
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 setup: ## system packages, uv, environment, FFCV, detectron2
 	@scripts/setup.sh
@@ -23,6 +23,9 @@ setup-tests:
 
 demo: setup ## trains and compares three methods on real digits, writes a report and the weights
 	@start=$$SECONDS; $(BIN)/skd demo; echo "demo: $$((SECONDS - start)) s"
+
+methods-demo: setup ## every method on real digits, one seed: a table of results and costs
+	@$(BIN)/python benchmarks/methods.py $(ARGS)
 
 test: export OMP_NUM_THREADS = 1
 test: setup-tests ## the tests, without the slow ones
