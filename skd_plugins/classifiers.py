@@ -18,7 +18,8 @@ class CosineClassifier(nn.Linear):
 
     The scale is a buffer, so it is saved and exported with the network: the logits are scaled ones everywhere.
 
-    Source: Zhang et al. 2019 (AdaCos), Eq. 1 and Eq. 12: the scale starts at ``sqrt(2) * log(C - 1)``.
+    Source: Zhang et al. 2019 (AdaCos) and 4uiiurz1/pytorch-adacos, metrics.py: the scale starts at
+        ``sqrt(2) * log(C - 1)``.
 
     Args:
         in_features: D.

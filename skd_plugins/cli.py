@@ -146,7 +146,7 @@ def timm_train(
     Args:
         arguments: timm's arguments, after --.
         timm: path of timm's train.py (from timm's repository; it is not in the package).
-        method: see: skd list.
+        method: see: skd list methods.
         method_args: name=value, for the method.
     """
     from .timm_train import timm_train as run
@@ -154,20 +154,15 @@ def timm_train(
     run(timm, method, method_args, arguments)
 
 
-def list_methods() -> None:
-    """List the methods with what they are."""
-    from rich.console import Console
-    from rich.table import Table
+def list_names(what: tyro.conf.Positional[Literal["methods"]] = "methods") -> None:
+    """List what there is to choose from.
 
-    from .methods import list_methods as names
-    from .methods import method_summary
+    Args:
+        what: methods, with their source, segments, training-only parameters and a step's cost.
+    """
+    from .methods.table import print_methods
 
-    table = Table(box=None)
-    for column in ("method", "what it is"):
-        table.add_column(column)
-    for name in names():
-        table.add_row(name, method_summary(name))
-    Console().print(table)
+    print_methods()
 
 
 def demo(*, out: Path = Path("runs/demo"), seeds: int = 3) -> None:
@@ -188,7 +183,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": compare,
     "export": export,
     "timm-train": timm_train,
-    "list": list_methods,
+    "list": list_names,
     "demo": demo,
 }
 

@@ -110,7 +110,8 @@ def _is_classifier(module: nn.Module) -> bool:
 def _kind(found: Any) -> str:
     if isinstance(found, tuple | list | nn.ModuleList):
         return f"{len(found)} heads"
-    return type(found).__name__
+    layers = sum(_is_classifier(module) for module in found.modules()) if isinstance(found, nn.Module) else 0
+    return f"{type(found).__name__} with {layers} linear layers"
 
 
 def _last_linear(model: nn.Module) -> tuple[str, nn.Linear | MLPClassifier]:
@@ -172,6 +173,13 @@ class _ClassifierTap:
         self.active, self.calls, self.features, self.expand = True, 0, None, expand
         try:
             logits = model(input)
+        except RuntimeError as error:
+            if expand is None or not self.calls or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise SkdError(
+                f"{type(model).__name__} adds something else to what its classifier gives, so no further rows can be put "
+                f"through it, as sd_dropout and dropout do ({error}); use another network"
+            ) from error
         finally:
             features, self.active, self.features, self.expand = self.features, False, None, None
         if self.calls != 1 or features is None or not isinstance(logits, Tensor):

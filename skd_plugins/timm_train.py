@@ -17,9 +17,10 @@ from typing import Any, NoReturn
 import timm.data
 import timm.task
 import torch
+from timm.data.mixup import FastCollateMixup
 
 from .errors import SkdError
-from .methods import Method, create_method
+from .methods import Method, create_method, get_method
 from .models import num_classes_of
 from .task import MethodTask, create_task
 from .timm_data import BetonDataset, PairedMixup, find_beton, paired_loader, paired_order
@@ -68,7 +69,7 @@ class _Injection:
     def __init__(self, script: Path, method: str, arguments: dict[str, Any]) -> None:
         self.script, self.method, self.arguments = script, method, arguments
         probe = _probe(method, arguments)
-        self.segments, self.couples = probe.segments, probe.couples
+        self.segments, self.couples, self.refuses = probe.segments, probe.couples, probe.refuses
         _check_script(script)
         self.created_task = False
         self.seed = 42  # train.py's default, for a script that does not pass its seed on
@@ -117,6 +118,8 @@ class _Injection:
         """timm's ``create_loader``, with the method's segments, or a `.beton` file's."""
         options = self._bound(self._timm_loader, args, kwargs)
         dataset, paired = options["dataset"], len(self.segments) > 1 or self.couples
+        if isinstance(options["collate_fn"], FastCollateMixup) and "mixup" in self.refuses:
+            raise SkdError(f"{self.refuses['mixup']}; leave out --mixup and --cutmix")
         if isinstance(dataset, BetonDataset):
             self._largest_label = max(self._largest_label, int(dataset.data.targets.max()))
             return dataset.loader(options, segments=self.segments, couples=self.couples)
@@ -175,7 +178,15 @@ class _Injection:
 
 def _probe(method: str, arguments: dict[str, Any]) -> Method:
     """The method on a tiny network: checks every argument, and says which segments it needs, before the run."""
-    return create_method(method, timm.create_model("test_resnet", num_classes=2), **arguments)
+    if get_method(method).classifier != "linear":
+        raise SkdError(
+            f"{method} needs a network with a {get_method(method).classifier} classifier, which timm's train.py can't "
+            "make; train it with a recipe"
+        )
+    network = timm.create_model("test_resnet", num_classes=2)
+    if isinstance(arguments.get("teacher"), str):
+        arguments = arguments | {"teacher": network}  # the real one has the real number of classes
+    return create_method(method, network, **arguments)
 
 
 def _check_script(script: Path) -> None:

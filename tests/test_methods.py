@@ -383,6 +383,7 @@ def test_bad_arguments() -> None:
         ("sd_dropout", {"base": "kd", "base_args": {"teacher": model}}, "kd comes last; use kd with base=sd_dropout"),
         ("sd_dropout", {"samples": 1}, "at least 2"),
         ("sd_dropout", {"position": "layer4"}, "position should be"),
+        ("kd", {}, "method 'kd' needs the argument 'teacher'"),
         ("kd", {"teacher": model, "base": "kd", "base_args": {"teacher": model}}, "it has a teacher already"),
         ("kd", {"teacher": "resnet18.a1_in1k"}, "have 1000 classes, the network 5"),
         ("kd", {"teacher": "no_such_net"}, "neither a path nor a model"),

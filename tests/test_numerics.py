@@ -213,7 +213,7 @@ def test_max_entropy() -> None:
     assert out["loss"].item() == pytest.approx(cross_entropy(z, y) - 0.7 * entropy, rel=1e-5)
 
 
-def test_virtual_softmax_eq_3() -> None:
+def test_virtual_softmax() -> None:
     model, w, b = linear()
     input, target = batch(6)
     f, y = input.flatten(1).double().numpy(), target.numpy()
@@ -228,7 +228,7 @@ def test_virtual_softmax_eq_3() -> None:
 
 
 @pytest.mark.parametrize("size", [6, 7])
-def test_adacos_eq_15(size: int) -> None:
+def test_adacos(size: int) -> None:
     model = Linear(5)
     torch.manual_seed(0)
     model.fc = CosineClassifier(12, 5)
@@ -292,7 +292,7 @@ def test_ddgsd() -> None:
     np.testing.assert_allclose(model.fc.weight.grad.numpy(), d_z.T @ f + d_v.T @ g, rtol=1e-3, atol=1e-5)
 
 
-def test_dml_eq_6_to_8() -> None:
+def test_dml() -> None:
     model, w, b = linear()
     method = create_method("dml", model, weight=0.5, temperature=2.0)
     peer_w, peer_b = (p.detach().double().numpy() for p in (method.peer.fc.weight, method.peer.fc.bias))

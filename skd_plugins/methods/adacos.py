@@ -16,7 +16,7 @@ from ._base import NEEDS_INDICES, Method, class_indices, gather_rows, register_m
 
 @register_method("adacos")
 class AdaCos(Method):
-    """AdaCos (Zhang et al. 2019, Eq. 12-15): cross-entropy of cosines times a scale that is set anew in every step.
+    """AdaCos (Zhang et al. 2019): cross-entropy of cosines times a scale that is set anew in every step.
 
     ``scale = log(B_avg) / cos(min(pi / 4, theta_med))``: B_avg is the batch's mean of ``sum_{k != y} exp(s cos_k)``
     with the scale s of the step before, theta_med the median angle between features and their class's weights. Under
@@ -27,7 +27,8 @@ class AdaCos(Method):
     trained; the scale is one of the network's buffers and its logits are the scaled ones. Divide them by
     ``get_classifier().scale`` for plain cosines (the calibration in CS-KD's Table 6 seems to be theirs).
 
-    Source: Zhang et al. 2019 (AdaCos), Eq. 12-15; the code that CS-KD names (4uiiurz1/pytorch-adacos, metrics.py).
+    Source: Zhang et al. 2019 (AdaCos), the dynamic version; the code that CS-KD names
+        (4uiiurz1/pytorch-adacos, metrics.py).
     Deviation: none in the loss. Beside that code (float64, 20 steps) the loss is equal, gradients differ by at most
         4.3e-16 and scales by 2.2e-16. That code evaluates plain cosines, and each of its processes has its own scale.
 
@@ -69,7 +70,7 @@ class AdaCos(Method):
 
 @torch.no_grad()
 def adaptive_scale(cosines: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
-    """The scale of a step, Eq. 15.
+    """The scale of a step.
 
     Args:
         cosines: ``[B, C]``.

@@ -15,14 +15,14 @@ from ._base import Method, at_least, full_precision, kl_divergence, register_met
 
 @register_method("byot")
 class BYOT(Method):
-    """BYOT (Zhang et al. 2019, Eq. 6-8): be your own teacher, with a classifier after each of the first three stages.
+    """BYOT (Zhang et al. 2019): be your own teacher, with a classifier after each of the first three stages.
 
     ``loss = CE(p, y) + sum_i [ce_weight * CE(p_i, y) + kd_weight * T^2 * KL(p || p_i) + feature_weight * MSE(f_i, f)]``
     over the branches i after the stages 1 to 3; p and f, the network's own prediction and features, are detached in the
     last two terms. A branch is a bottleneck that ends with the network's number of features and the size of its last
     stage's maps, pooling, and a linear layer. The branches are there in training only.
 
-    Source: Zhang et al. 2019 (BYOT), Eq. 6-8; values and branches from the authors' code of SD-Dropout
+    Source: Zhang et al. 2019 (BYOT); values and branches from the authors' code of SD-Dropout
         (yechanp/self_kd, models/methods.py: BYOT; models/resnet.py: Multi_ResNet), T = 3, 0.9, 0.1 and 1e-6.
     Deviation: none from that code's loss. Beside it (float64, its byot_resnet18, 16 images of 64 px, 5 draws) the
         loss differs by at most 2.2e-16, the gradients by 7.0e-15; with sd_dropout by 2.2e-16 and 8.5e-15. The stages

@@ -20,7 +20,7 @@ class DDGSD(Method):
     mean features. The batch is ``[B anchors | B views]``, the same images augmented with other random numbers, and goes
     through the network as one, so BatchNorm sees both views together.
 
-    Source: Xu and Liu 2019, Eq. 1-6; its values and the single pass from the authors' code of SD-Dropout
+    Source: Xu and Liu 2019; its values and the single pass from the authors' code of SD-Dropout
         (yechanp/self_kd, models/methods.py: DDGSD), T = 3 and 0.005.
     Deviation: none from that code, beside which (float64, ResNet-18, 16 images of 64 px, 5 draws) the loss differs by
         at most 2.2e-16 and the gradients by 6.6e-15. Under several processes MMD is of each process's features.

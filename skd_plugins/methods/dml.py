@@ -14,14 +14,14 @@ from .ddgsd import mutual_distillation
 
 @register_method("dml")
 class DML(Method):
-    """DML (Zhang et al. 2018, Eq. 6-8): deep mutual learning with a peer network of the same architecture.
+    """DML (Zhang et al. 2018): deep mutual learning with a peer network of the same architecture.
 
     ``loss = (CE(p_1, y) + CE(p_2, y)) / 2 + weight * T^2 * [KL(p_2 || p_1) + KL(p_1 || p_2)]``, the first argument of
     each divergence detached. The peer is there in training only: what is evaluated, averaged and exported is the first
     network. The peer starts as the first network with the entries of each of its parameters shuffled, which is another
     draw of the initialisation (and of one that was trained, only its statistics are left).
 
-    Source: Zhang et al. 2018, Eq. 6-8; the values and the mean of both cross-entropies from the authors' code of
+    Source: Zhang et al. 2018; the values and the mean of both cross-entropies from the authors' code of
         SD-Dropout (yechanp/self_kd, models/methods.py: DML), T = 3.
     Deviation: none from that code, where both networks are one optimizer's too; the paper steps them in turn. Beside it
         (float64, ResNet-18, 16 images of 64 px, 5 draws) the loss differs by at most 3.3e-16, the gradients of both

@@ -103,7 +103,8 @@ def load_teacher(name: str, classes: int) -> nn.Module:
 
     path = Path(name)
     if path.exists() or path.suffix in (".pt", ".safetensors"):
-        return load_network(path)[0]
+        with torch.device("cpu"):  # also when a plan is made on the meta device
+            return load_network(path)[0]
     if not timm.is_model(name.split(".")[0]):
         raise SkdError(f"kd: teacher {name!r} is neither a path nor a model of timm's")
     published = timm.get_pretrained_cfg(name)
@@ -115,6 +116,7 @@ def load_teacher(name: str, classes: int) -> nn.Module:
             "teacher on this data and give its path"
         )
     try:
-        return create_model(name, num_classes=classes, pretrained=True)
+        with torch.device("cpu"):
+            return create_model(name, num_classes=classes, pretrained=True)
     except (OSError, RuntimeError) as error:
         raise SkdError(f"kd: the weights of timm's {name!r} can't be had: {error}") from None

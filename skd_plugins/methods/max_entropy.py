@@ -12,11 +12,11 @@ from ._base import Method, at_least, register_method
 
 @register_method("max_entropy")
 class MaxEntropy(Method):
-    """Maximum entropy (Pereyra et al. 2017, section 3; Dubey et al. 2018, Eq. 3): ``loss = CE - weight * H(p)``.
+    """Maximum entropy (Pereyra et al. 2017, Dubey et al. 2018): ``loss = CE - weight * H(p)``.
 
     ``H(p) = -sum_k p_k log p_k`` of the softmax at temperature 1, averaged over the batch. The loss can be negative.
 
-    Source: Pereyra et al. 2017 (confidence penalty), section 3; Dubey et al. 2018 (fine-grained), Eq. 3. A baseline of
+    Source: Pereyra et al. 2017 (confidence penalty); Dubey et al. 2018 (fine-grained classification). A baseline of
         CS-KD, which gives neither weight nor code.
     Deviation: none. The weight 0.1 is Pereyra's for CIFAR-10; Dubey has 1. The calibration in CS-KD's Table 6 suggests
         a strong weight.

@@ -14,13 +14,13 @@ from ._base import NEEDS_INDICES, Method, class_indices, full_precision, registe
 
 @register_method("virtual_softmax")
 class VirtualSoftmax(Method):
-    """Virtual softmax (Chen et al. 2018, Eq. 3-4): cross-entropy with a virtual class, in training only.
+    """Virtual softmax (Chen et al. 2018): cross-entropy with a virtual class, in training only.
 
     The virtual class's weights point along the image's features and are as long as its class's:
     ``W_virt = ||W_y|| f / ||f||``, so its logit is ``||W_y|| ||f||``, the largest that the length allows. It stands in
     the softmax's denominator and is never the target. The network itself stays as it is.
 
-    Source: Chen et al. 2018 (Virtual Class Enhanced Discriminative Embedding Learning), Eq. 3-4. A baseline of CS-KD,
+    Source: Chen et al. 2018 (Virtual Class Enhanced Discriminative Embedding Learning). A baseline of CS-KD,
         which gives no code; none of the authors' was found.
     Deviation: the paper's classifier has no bias. Where the network's has one, the classes' logits keep it and the
         virtual one has none. A criterion with label smoothing gives the virtual class its share too.
