@@ -177,8 +177,8 @@ class _ClassifierTap:
             if expand is None or not self.calls or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise SkdError(
-                f"{type(model).__name__} adds something else to what its classifier gives, so no further rows can be put "
-                f"through it, as sd_dropout and dropout do ({error}); use another network"
+                f"{type(model).__name__} adds something else to what its classifier gives, so no further rows can "
+                f"be put through it, as sd_dropout and dropout do ({error}); use another network"
             ) from error
         finally:
             features, self.active, self.features, self.expand = self.features, False, None, None
