@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo demo-detection test oldest slow lint format lock clean distclean
+.PHONY: help setup setup-tests demo demo-detection methods-demo test oldest slow lint format lock clean distclean
 
 VENV ?= .venv
 export VENV
@@ -26,6 +26,9 @@ demo: setup ## trains and compares three methods on real digits, writes a report
 
 demo-detection: setup ## fine-tunes Faster R-CNN from two digits backbones, prints AP side by side, writes pictures
 	@start=$$SECONDS; $(BIN)/python -m detection.demo; echo "demo-detection: $$((SECONDS - start)) s"
+
+methods-demo: setup ## every method on real digits, one seed: a table of results and costs
+	@$(BIN)/python benchmarks/methods.py $(ARGS)
 
 test: export OMP_NUM_THREADS = 1
 test: setup-tests ## the tests, without the slow ones

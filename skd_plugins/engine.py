@@ -32,6 +32,7 @@ from .data.rng import keys
 from .data.splits import find_split, resolve_data
 from .environment import environment
 from .errors import SkdError
+from .methods import Method
 from .models import create_model
 from .progress import Progress
 from .recipe import Recipe
@@ -90,6 +91,7 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     task = build_task(recipe, num_classes, device)
     method = task.method
     mixes = bool(recipe.mixup or recipe.cutmix)
+    check_mixing(recipe, method)
     train_loader = make_loader(
         train_path, train=True, segments=method.segments, couples=method.couples, batch_size=recipe.batch_size,
         augmentation=augmentation(recipe), seed=recipe.seed, workers=_workers(recipe), even=mixes,
@@ -297,6 +299,12 @@ def build_task(recipe: Recipe, num_classes: int, device: torch.device) -> Method
     smoothing = 0.0 if recipe.mixup or recipe.cutmix else recipe.label_smoothing
     criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
     return create_task(recipe.method, model, criterion, device=device, verbose=False, **recipe.method_args)
+
+
+def check_mixing(recipe: Recipe, method: Method) -> None:
+    """Raises SkdError for mixup or cutmix with a method that needs class indices."""
+    if (recipe.mixup or recipe.cutmix) and "mixup" in method.refuses:
+        raise SkdError(f"mixup={recipe.mixup:g}, cutmix={recipe.cutmix:g}: {method.refuses['mixup']}; leave them out")
 
 
 def build_optimizer(recipe: Recipe, module: nn.Module | None) -> torch.optim.Optimizer:

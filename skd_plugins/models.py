@@ -3,38 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from .classifiers import CLASSIFIERS, MLPClassifier, replace_classifier
 from .errors import SkdError, unknown
 
+Classifier: TypeAlias = nn.Linear | nn.Conv2d | MLPClassifier
 
-def create_model(name: str, *, num_classes: int, pretrained: bool = False, **arguments: Any) -> nn.Module:
+
+def create_model(
+    name: str, *, num_classes: int, pretrained: bool = False, classifier: str = "linear", **arguments: Any
+) -> nn.Module:
     """A classifier from timm (``resnet152``), ours (``resnet18_cifar``), or torchvision's (``torchvision/resnet152``).
 
     Args:
         name: a timm model name, with or without a tag, one of `skd_plugins.networks`, or ``torchvision/NAME``.
         num_classes: outputs of the classifier.
         pretrained: load the weights the library publishes under that name.
+        classifier: ``linear``, the library's own; ``cosine``, which `adacos` needs; or ``mlp``, two layers with 512
+            hidden units.
         arguments: passed to the library's constructor.
 
     Raises:
         SkdError: the name is not known, or the constructor refuses an argument.
     """
+    if classifier not in ("linear", *CLASSIFIERS):
+        raise unknown("classifier", str(classifier), ("linear", *CLASSIFIERS))
+    try:
+        model = _library_model(name, num_classes, pretrained, arguments)
+    except TypeError as error:
+        raise SkdError(f"model {name!r} refuses an argument of model_args: {error}") from None
+    if classifier != "linear":
+        head = classifier_of(model)
+        if not isinstance(head, nn.Linear):
+            raise SkdError(
+                f"the classifier of {name!r} is a convolution; classifier={classifier!r} replaces linear ones"
+            )
+        replace_classifier(model, head, classifier)
+    return model
+
+
+def _library_model(name: str, num_classes: int, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
     import timm
 
     from .networks import NETWORKS  # noqa: F401  registers them with timm
 
-    try:
-        if name.startswith("torchvision/"):
-            return _torchvision_model(name.removeprefix("torchvision/"), num_classes, pretrained, arguments)
-        if not name.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(name.split(".")[0]):
-            raise unknown("model", name, timm.list_models())
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **arguments)
-    except TypeError as error:
-        raise SkdError(f"model {name!r} refuses an argument of model_args: {error}") from None
+    if name.startswith("torchvision/"):
+        return _torchvision_model(name.removeprefix("torchvision/"), num_classes, pretrained, arguments)
+    if not name.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(name.split(".")[0]):
+        raise unknown("model", name, timm.list_models())
+    model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **arguments)
     return model
 
 
@@ -54,24 +75,51 @@ def _torchvision_model(name: str, num_classes: int, pretrained: bool, arguments:
     return model
 
 
-def classifier_of(model: nn.Module) -> nn.Linear:
-    """The linear layer that makes logits of pooled features.
+def classifier_of(model: nn.Module) -> Classifier:
+    """The layer that makes logits of pooled features: linear, a 1 x 1 convolution, or our MLP.
+
+    For timm it is ``get_classifier()``, or the one such layer inside what that returns; for any other network the last
+    linear layer.
 
     Raises:
-        SkdError: the network has none (convolutional or several heads), so features and logits can't be told apart.
+        SkdError: the network has none, or several heads, so features and logits can't be told apart.
     """
     get_classifier = getattr(model, "get_classifier", None)
-    head = get_classifier() if callable(get_classifier) else _last_linear(model)[1]
-    if not isinstance(head, nn.Linear):
+    if not callable(get_classifier):
+        return _last_linear(model)[1]
+    found = get_classifier()
+    if isinstance(found, MLPClassifier):
+        return found
+    layers = [module for module in found.modules() if _is_classifier(module)] if isinstance(found, nn.Module) else []
+    if len(layers) != 1 or isinstance(found, nn.ModuleList):
         raise SkdError(
-            f"{type(model).__name__} does not end in one nn.Linear classifier (found {type(head).__name__}); "
+            f"{type(model).__name__} does not end in one nn.Linear classifier (found {_kind(found)}); "
             "use a network with a linear classifier"
         )
-    return head
+    return layers[0]  # type: ignore[return-value]  # what `_is_classifier` checks
 
 
-def _last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
-    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+def num_classes_of(model: nn.Module) -> int:
+    """Outputs of the network's classifier."""
+    head = classifier_of(model)
+    return head.out_channels if isinstance(head, nn.Conv2d) else head.out_features
+
+
+def _is_classifier(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+
+
+def _kind(found: Any) -> str:
+    if isinstance(found, tuple | list | nn.ModuleList):
+        return f"{len(found)} heads"
+    layers = sum(_is_classifier(module) for module in found.modules()) if isinstance(found, nn.Module) else 0
+    return f"{type(found).__name__} with {layers} linear layers"
+
+
+def _last_linear(model: nn.Module) -> tuple[str, nn.Linear | MLPClassifier]:
+    named = list(model.named_modules())
+    own: list[tuple[str, Any]] = [(name, module) for name, module in named if isinstance(module, MLPClassifier)]
+    linear = own or [(name, module) for name, module in named if isinstance(module, nn.Linear)]
     if not linear:
         raise SkdError(f"{type(model).__name__} has no nn.Linear layer that could be its classifier")
     return linear[-1]
@@ -82,8 +130,8 @@ def forward_with_features(
 ) -> tuple[Tensor, Tensor]:
     """Pooled features and logits from one pass through the network's body.
 
-    For timm this is ``forward_features`` and ``forward_head(pre_logits=True)``; any other network runs as it is, with a
-    hook on the input of its classifier.
+    The network runs as it is, with a hook on the input of its classifier, so the logits are those of its own forward,
+    whatever else that does (timm's ``forward_head(pre_logits=True)`` leaves out some networks' last norm).
 
     Args:
         model: the network.
@@ -96,28 +144,64 @@ def forward_with_features(
     Raises:
         SkdError: the classifier does not get one feature vector ``[B, D]`` an image.
     """
-    head = classifier_of(model)
-    network: Any = model
-    if hasattr(model, "forward_features") and hasattr(model, "forward_head"):
-        features = network.forward_head(network.forward_features(input), pre_logits=True)
+    return tap_classifier(model).run(model, input, expand)
+
+
+class _ClassifierTap:
+    """A hook on the classifier's input that does something only during `run`.
+
+    It stays on the module: one that comes and goes with every step would make torch.compile start anew each time.
+    """
+
+    def __init__(self) -> None:
+        self.active = False
+        self.calls = 0
+        self.features: Tensor | None = None
+        self.expand: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if not self.active:
+            return None
+        input = args[0]
+        shape = input.shape
+        # A convolution gets [B, D, 1, 1].
+        self.features = input.flatten(1) if input.ndim == 4 and shape[2:] == (1, 1) else input
+        self.calls += 1
+        if self.expand is None or self.features.ndim != 2:
+            return None
+        return (self.expand(self.features).reshape(-1, *shape[1:]),)
+
+    def run(self, model: nn.Module, input: Tensor, expand: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
+        self.active, self.calls, self.features, self.expand = True, 0, None, expand
+        try:
+            logits = model(input)
+        except RuntimeError as error:
+            if expand is None or not self.calls or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise SkdError(
+                f"{type(model).__name__} adds something else to what its classifier gives, so no further rows can "
+                f"be put through it, as sd_dropout and dropout do ({error}); use another network"
+            ) from error
+        finally:
+            features, self.active, self.features, self.expand = self.features, False, None, None
+        if self.calls != 1 or features is None or not isinstance(logits, Tensor):
+            raise SkdError(
+                f"{type(model).__name__} calls its classifier {self.calls} times in one pass and returns "
+                f"{type(logits).__name__}, not once and logits; use a network with one linear classifier"
+            )
         _check_features(model, features, input)
-        return features, head(features if expand is None else expand(features))
+        return features, logits
 
-    seen: list[Tensor] = []
 
-    def before_classifier(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        seen.append(args[0])
-        _check_features(model, args[0], input)
-        return None if expand is None else (expand(args[0]),)
-
-    handle = head.register_forward_pre_hook(before_classifier)
-    try:
-        logits = model(input)
-    finally:
-        handle.remove()
-    if len(seen) != 1:
-        raise SkdError(f"{type(model).__name__} calls its last linear layer {len(seen)} times in one pass, not once")
-    return seen[0], logits
+def tap_classifier(model: nn.Module) -> _ClassifierTap:
+    """The hook that `forward_with_features` uses, set if it is not there yet."""
+    head = classifier_of(model)
+    for hook in head._forward_pre_hooks.values():
+        if isinstance(hook, _ClassifierTap):
+            return hook
+    tap = _ClassifierTap()
+    head.register_forward_pre_hook(tap)
+    return tap
 
 
 def _check_features(model: nn.Module, features: Tensor, input: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from .data.loader import open_data
 from .data.order import TrainingOrder
 from .data.splits import KNOWN, find_split, resolve_data
-from .engine import build_optimizer
+from .engine import build_optimizer, check_mixing
 from .errors import unknown
 from .methods import create_method
 from .models import create_model
@@ -47,6 +47,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
     with torch.device("meta"):
         model = create_model(recipe.model, num_classes=num_classes, **recipe.model_args)
         method = create_method(recipe.method, model, nn.CrossEntropyLoss(), **recipe.method_args)
+    check_mixing(recipe, method)
     order = TrainingOrder(
         targets, segments=method.segments, batch_size=recipe.batch_size, couples=method.couples,
         even=bool(recipe.mixup or recipe.cutmix), world=processes, accumulation=recipe.grad_accumulation,

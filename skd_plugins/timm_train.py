@@ -17,10 +17,11 @@ from typing import Any, NoReturn
 import timm.data
 import timm.task
 import torch
+from timm.data.mixup import FastCollateMixup
 
 from .errors import SkdError
-from .methods import Method, create_method
-from .models import classifier_of
+from .methods import Method, create_method, get_method
+from .models import num_classes_of
 from .networks import NETWORKS  # noqa: F401  registers them, so that --model finds them
 from .task import MethodTask, create_task
 from .timm_data import BetonDataset, PairedMixup, find_beton, paired_loader, paired_order
@@ -69,7 +70,7 @@ class _Injection:
     def __init__(self, script: Path, method: str, arguments: dict[str, Any]) -> None:
         self.script, self.method, self.arguments = script, method, arguments
         probe = _probe(method, arguments)
-        self.segments, self.couples = probe.segments, probe.couples
+        self.segments, self.couples, self.refuses = probe.segments, probe.couples, probe.refuses
         _check_script(script)
         self.created_task = False
         self.seed = 42  # train.py's default, for a script that does not pass its seed on
@@ -118,6 +119,8 @@ class _Injection:
         """timm's ``create_loader``, with the method's segments, or a `.beton` file's."""
         options = self._bound(self._timm_loader, args, kwargs)
         dataset, paired = options["dataset"], len(self.segments) > 1 or self.couples
+        if isinstance(options["collate_fn"], FastCollateMixup) and "mixup" in self.refuses:
+            raise SkdError(f"{self.refuses['mixup']}; leave out --mixup and --cutmix")
         if isinstance(dataset, BetonDataset):
             self._largest_label = max(self._largest_label, int(dataset.data.targets.max()))
             return dataset.loader(options, segments=self.segments, couples=self.couples)
@@ -137,7 +140,7 @@ class _Injection:
             from timm.task.classification import resolve_classification_loss
 
             criterion = resolve_classification_loss(None, device, criterion_kwargs=options["criterion_kwargs"])
-        classes = classifier_of(model).out_features
+        classes = num_classes_of(model)
         if self._largest_label >= classes:
             raise SkdError(
                 f"the data has the label {self._largest_label}, but the network {classes} classes; give --num-classes"
@@ -176,7 +179,15 @@ class _Injection:
 
 def _probe(method: str, arguments: dict[str, Any]) -> Method:
     """The method on a tiny network: checks every argument, and says which segments it needs, before the run."""
-    return create_method(method, timm.create_model("test_resnet", num_classes=2), **arguments)
+    if get_method(method).classifier != "linear":
+        raise SkdError(
+            f"{method} needs a network with a {get_method(method).classifier} classifier, which timm's train.py can't "
+            "make; train it with a recipe"
+        )
+    network = timm.create_model("test_resnet", num_classes=2)
+    if isinstance(arguments.get("teacher"), str):
+        arguments = arguments | {"teacher": network}  # the real one has the real number of classes
+    return create_method(method, network, **arguments)
 
 
 def _check_script(script: Path) -> None:

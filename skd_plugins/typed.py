@@ -24,14 +24,21 @@ def check_value(value: Any, hint: Any, *, what: str) -> Any:
 def check_arguments(
     function: Callable[..., Any], arguments: Mapping[str, Any], *, what: str, skip: Sequence[str] = ("self",)
 ) -> dict[str, Any]:
-    """Keyword arguments for `function`, each converted to its annotation; unknown names are refused."""
+    """Keyword arguments for `function`, each converted to its annotation.
+
+    Unknown names are refused, and so is it when one without a default is missing.
+    """
     hints = get_type_hints(function)
-    known = [name for name in inspect.signature(function).parameters if name not in skip]
+    parameters = inspect.signature(function).parameters
+    known = [name for name in parameters if name not in skip]
     for name in arguments:
         if name not in known:
             if not known:
                 raise SkdError(f"{what} takes no arguments, got {name!r}")
             raise unknown(f"argument of {what}", name, known)
+    for name in known:
+        if parameters[name].default is inspect.Parameter.empty and name not in arguments:
+            raise SkdError(f"{what} needs the argument {name!r}")
     return {name: check_value(value, hints[name], what=f"{what}: {name}") for name, value in arguments.items()}
 
 

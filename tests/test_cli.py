@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -14,7 +15,9 @@ from pathlib import Path
 import miniatures
 import pytest
 
+from skd_plugins import list_methods
 from skd_plugins.cli import COMMANDS, main
+from skd_plugins.methods.table import method_rows
 
 ROOT = Path(__file__).parents[1]
 TINY = ['model_args={"channels": [8, 8, 16, 16]}', "epochs=1", "trackers=[]"]
@@ -102,15 +105,20 @@ def test_dry_run_prints_the_plan(
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["list"], ["list", "methods"]):
-        main(arguments)
-        printed = capsys.readouterr().out
-        assert all(name in printed for name in ("ce", "cs_kd", "sd_dropout", "Eq. 1", "Eq. 3-5"))
+    main(["list", "methods"])
+    printed = capsys.readouterr().out
+    words = printed.split()
+    assert all(name in words for name in list_methods())
+    assert all(text in printed for text in ("Eq. 1", "Eq. 3-5", "25,557,032"))
+    main(["list"])
+    assert capsys.readouterr().out == printed
+    with pytest.raises(SystemExit):
+        main(["list", "everything"])
     main(["list", "models"])
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line for line in printed.splitlines()}
     assert "11,217,444 (100 classes)" in rows["preact_resnet18_cifar"]
-    assert rows["preact_resnet18_cifar"].endswith("32 px  ")
+    assert rows["preact_resnet18_cifar"].rstrip().endswith("32 px")
     assert "224 px" in rows["resnet10"]
     assert "timm.list_models()" in printed
     assert "torchvision/NAME" in printed
@@ -139,6 +147,18 @@ def test_data_says_checks_and_writes(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert json.loads((out / "val.beton.json").read_text())["options"]["raw_share"] == 0
     main(["write", "mit67", "--root", str(root), "--out", str(tmp_path / "again"), "--per-class", "2", "--folder"])
     assert len(list((tmp_path / "again" / "train").rglob("*.png"))) == 6
+
+
+def test_the_methods_rows_are_right() -> None:
+    rows = {row.name: row for row in method_rows()}
+    assert list(rows) == list_methods()
+    for name, row in rows.items():
+        assert re.search(r"\(?[A-Z].* (19|20)\d\d", row.source), f"{name}'s first line names its source"
+    assert rows["ce"][2:] == (("anchor",), 0, 1)
+    assert rows["cs_kd"][2:] == (("anchor", "pair"), 0, pytest.approx(4 / 3))
+    assert rows["cs_kd_e"][2:] == (("anchor", "pair", "clean"), 0, pytest.approx(5 / 3))
+    assert rows["dml"][2:] == (("anchor",), 25_557_032, 2), "a ResNet-50"
+    assert rows["byot"].extra > 0
 
 
 BAD = {

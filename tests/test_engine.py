@@ -331,6 +331,7 @@ def test_errors_come_early_and_lose_nothing(data: dict[str, Path], tmp_path: Pat
         ({"seed": 1, "batch_size": 100, "grad_accumulation": 30}, beton, "batch_size=100"),
         ({"seed": 1, "lr": 1e30, "epochs": 3}, beton, "not finite at step"),
         ({"seed": 2, "method": "cs_kd", "method_args": {"pairing": "bank"}, "mixup": 0.2}, beton, "class indices"),
+        ({"seed": 2, "method": "virtual_softmax", "cutmix": 1.0}, beton, "virtual_softmax needs class indices"),
         ({"seed": 1, "initial_weights": str(tmp_path / "no.pt")}, beton, "no.pt does not exist"),
     ]:
         with pytest.raises(SkdError, match=message):

@@ -67,18 +67,19 @@ def test_workers_do_not_matter(data: Path, segments: tuple[str, ...]) -> None:
         assert_same(epoch_of(loader(data, segments=segments, workers=workers), 3), expected)
 
 
+@pytest.mark.parametrize("segments", [("anchor", "pair"), ("anchor", "view"), ("anchor", "pair", "clean")])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_processes_do_not_matter(data: Path, accumulation: int) -> None:
-    """Rank 0's and rank 1's anchors together are the single process's, pixel by pixel; so are the pairs."""
-    options: dict[str, Any] = {"segments": ("anchor", "pair"), "batch_size": 8, "seed": 5}
+def test_processes_do_not_matter(data: Path, accumulation: int, segments: tuple[str, ...]) -> None:
+    """Rank 0's and rank 1's anchors together are the single process's, pixel by pixel; so are the other segments."""
+    options: dict[str, Any] = {"segments": segments, "batch_size": 8, "seed": 5}
     alone = epoch_of(loader(data, **options), 1)
     ranks = [epoch_of(loader(data, **options, world=2, rank=rank, accumulation=accumulation), 1) for rank in (0, 1)]
     assert [len(rank) for rank in ranks] == [2 * accumulation] * 2
     for step, (input, target) in enumerate(alone):
         parts = [ranks[rank][step * accumulation + micro] for micro in range(accumulation) for rank in (0, 1)]
         for whole, place in ((input, 0), (target, 1)):
-            halves = [part[place].chunk(2) for part in parts]
-            together = torch.cat([half[0] for half in halves] + [half[1] for half in halves])
+            divided = [part[place].chunk(len(segments)) for part in parts]
+            together = torch.cat([share[role] for role in range(len(segments)) for share in divided])
             assert torch.equal(together, whole)
 
 

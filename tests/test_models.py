@@ -38,7 +38,10 @@ def test_features_are_the_classifiers_input(name: str) -> None:
     assert calls == [4]
     torch.testing.assert_close(more[:2], plain)
     torch.testing.assert_close(more[2:], classifier_of(model)(2 * features))
-    assert not list(classifier_of(model)._forward_pre_hooks), "no hook stays"
+    with torch.no_grad():
+        assert torch.equal(model(input), plain), "outside such a pass the hook does nothing"
+    forward_with_features(model, input)
+    assert len(classifier_of(model)._forward_pre_hooks) <= 1, "one hook, however many passes"
 
 
 def test_unknown_names_and_arguments() -> None:

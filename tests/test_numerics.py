@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from skd_plugins.classifiers import CosineClassifier
 from skd_plugins.methods import create_method, kl_divergence, list_methods
 from skd_plugins.methods.cs_kd import next_of_class
 from skd_plugins.methods.sd_dropout import self_distillation
@@ -188,8 +189,260 @@ def test_sd_dropout_is_eq_4_and_eq_5(base: str) -> None:
     np.testing.assert_allclose(out["output"].detach().numpy(), logits_of(anchors, w, b), rtol=1e-4, atol=1e-5)
 
 
+def test_label_smoothing() -> None:
+    model, w, b = linear()
+    input, target = batch(6)
+    z, y = logits_of(input, w, b), target.numpy()
+    q = 0.8 * np.eye(5)[y] + 0.2 / 5
+    expected = float(-np.mean(np.sum(q * np.log(softmax(z)), axis=1)))
+    out = create_method("label_smoothing", model, label_smoothing=0.2)(input, target)
+    assert out["loss"].item() == pytest.approx(expected, rel=1e-5)
+    default = 0.9 * np.eye(5)[y] + 0.1 / 5
+    expected = float(-np.mean(np.sum(default * np.log(softmax(z)), axis=1)))
+    assert create_method("label_smoothing", model)(input, target)["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_max_entropy() -> None:
+    model, w, b = linear()
+    input, target = batch(6)
+    z, y = logits_of(input, w, b), target.numpy()
+    p = softmax(z)
+    entropy = float(-np.mean(np.sum(p * np.log(p), axis=1)))
+    out = create_method("max_entropy", model, weight=0.7)(input, target)
+    assert out["entropy"].item() == pytest.approx(entropy, rel=1e-5)
+    assert out["loss"].item() == pytest.approx(cross_entropy(z, y) - 0.7 * entropy, rel=1e-5)
+
+
+def test_virtual_softmax() -> None:
+    model, w, b = linear()
+    input, target = batch(6)
+    f, y = input.flatten(1).double().numpy(), target.numpy()
+    z = logits_of(input, w, b)
+    virtual = np.linalg.norm(w[y], axis=1) * np.linalg.norm(f, axis=1)
+    denominator = np.exp(z).sum(axis=1) + np.exp(virtual)
+    expected = float(-np.mean(np.log(np.exp(z[np.arange(6), y]) / denominator)))
+    out = create_method("virtual_softmax", model)(input, target)
+    assert out["loss"].item() == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(out["output"].detach().numpy(), z, rtol=1e-4, atol=1e-5)
+    assert out["output"].shape == (6, 5), "the virtual class is no output"
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_adacos(size: int) -> None:
+    model = Linear(5)
+    torch.manual_seed(0)
+    model.fc = CosineClassifier(12, 5)
+    w = model.fc.weight.detach().double().numpy()
+    w /= np.linalg.norm(w, axis=1, keepdims=True)
+    method = create_method("adacos", model).train()
+    scale = np.sqrt(2) * np.log(4)
+    assert model.fc.scale.item() == pytest.approx(scale)
+    for seed in (0, 1):  # the second step starts from the first one's scale
+        input, target = batch(size, seed=seed)
+        f, y = input.flatten(1).double().numpy(), target.numpy()
+        cosines = f / np.linalg.norm(f, axis=1, keepdims=True) @ w.T
+        out = method(input, target)
+        np.testing.assert_allclose(out["output"].detach().numpy(), scale * cosines, rtol=1e-4, atol=1e-5)
+        own = cosines[np.arange(size), y]
+        average = np.mean([sum(np.exp(scale * cosines[i, k]) for k in range(5) if k != y[i]) for i in range(size)])
+        median = np.sort(np.arccos(own))[(size - 1) // 2]
+        scale = np.log(average) / np.cos(min(np.pi / 4, median))
+        assert model.fc.scale.item() == pytest.approx(scale, rel=1e-5)
+        assert out["loss"].item() == pytest.approx(cross_entropy(scale * cosines, y), rel=1e-5)
+    method.eval()
+    method(*batch(size, seed=2))
+    assert model.fc.scale.item() == pytest.approx(scale, rel=1e-5), "evaluation does not change it"
+
+
+def test_cs_kd_e_section_3_4() -> None:
+    model, w, b = linear()
+    (anchors, target), pairs, clean = batch(6), batch(6, seed=1)[0], batch(6, seed=2)[0]
+    z, z_pair, z_clean = (logits_of(images, w, b) for images in (anchors, pairs, clean))
+    method = create_method("cs_kd_e", model, weight=2.0, clean_weight=0.5, temperature=4.0)
+    out = method(torch.cat([anchors, pairs, clean]), target.repeat(3))
+    kd, own = (16 * kl(softmax(other / 4), softmax(z / 4)) for other in (z_pair, z_clean))
+    ce = cross_entropy(z, target.numpy())
+    assert out["kd"].item() == pytest.approx(kd, rel=1e-4)
+    assert out["clean"].item() == pytest.approx(own, rel=1e-4)
+    assert out["loss"].item() == pytest.approx(ce + 2 * kd + 0.5 * own, rel=1e-4)
+    out["loss"].backward()
+    p = softmax(z)
+    p[np.arange(6), target.numpy()] -= 1
+    d = (p + 4 * (2 * (softmax(z / 4) - softmax(z_pair / 4)) + 0.5 * (softmax(z / 4) - softmax(z_clean / 4)))) / 6
+    np.testing.assert_allclose(model.fc.weight.grad.numpy(), d.T @ anchors.flatten(1).numpy(), rtol=1e-3, atol=1e-5)
+
+
+def test_ddgsd() -> None:
+    model, w, b = linear()
+    anchors, target = batch(6)
+    views, _ = batch(6, seed=1)
+    y, f, g = target.numpy(), anchors.flatten(1).double().numpy(), views.flatten(1).double().numpy()
+    z, v = f @ w.T + b, g @ w.T + b
+    method = create_method("ddgsd", model, weight=0.5, temperature=3.0, mmd_weight=0.1)
+    out = method(torch.cat([anchors, views]), torch.cat([target, target]))
+    ce = cross_entropy(z, y) + cross_entropy(v, y)
+    kd = 9 * (kl(softmax(v / 3), softmax(z / 3)) + kl(softmax(z / 3), softmax(v / 3)))
+    mmd = float(np.sum((f.mean(axis=0) - g.mean(axis=0)) ** 2))
+    for key, value in {"ce": ce, "kd": kd, "mmd": mmd, "loss": ce + 0.5 * kd + 0.1 * mmd}.items():
+        assert out[key].item() == pytest.approx(value, rel=1e-4), key
+    out["loss"].backward()
+    # Each divergence pulls its second argument only: T * (softmax(own / T) - softmax(other / T)).
+    one_hot, apart = np.eye(5)[y], softmax(z / 3) - softmax(v / 3)
+    d_z, d_v = (softmax(z) - one_hot + 0.5 * 3 * apart) / 6, (softmax(v) - one_hot - 0.5 * 3 * apart) / 6
+    np.testing.assert_allclose(model.fc.weight.grad.numpy(), d_z.T @ f + d_v.T @ g, rtol=1e-3, atol=1e-5)
+
+
+def test_dml() -> None:
+    model, w, b = linear()
+    method = create_method("dml", model, weight=0.5, temperature=2.0)
+    peer_w, peer_b = (p.detach().double().numpy() for p in (method.peer.fc.weight, method.peer.fc.bias))
+    assert not np.allclose(w, peer_w)
+    input, target = batch(6)
+    y, f = target.numpy(), input.flatten(1).double().numpy()
+    z, other = f @ w.T + b, f @ peer_w.T + peer_b
+    out = method(input, target)
+    p, q = softmax(z / 2), softmax(other / 2)
+    ce, kd = (cross_entropy(z, y) + cross_entropy(other, y)) / 2, 4 * (kl(p, q) + kl(q, p))
+    assert out["kd"].item() == pytest.approx(kd, rel=1e-4)
+    assert out["loss"].item() == pytest.approx(ce + 0.5 * kd, rel=1e-4)
+    np.testing.assert_allclose(out["output"].detach().numpy(), z, rtol=1e-4, atol=1e-5)
+    out["loss"].backward()
+    for fc, logits, pull in ((model.fc, z, p - q), (method.peer.fc, other, q - p)):
+        d = ((softmax(logits) - np.eye(5)[y]) / 2 + 0.5 * 2 * pull) / 6
+        np.testing.assert_allclose(fc.weight.grad.numpy(), d.T @ f, rtol=1e-3, atol=1e-5)
+
+
+class Staged(nn.Module):
+    """Four stages that halve a 16-pixel image by averaging, so that NumPy can compute them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for number in (1, 2, 3, 4):
+            self.add_module(f"layer{number}", nn.AvgPool2d(2))
+        self.fc = nn.Linear(3, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3)))
+
+
+def test_byot() -> None:
+    torch.manual_seed(0)
+    model = Staged()
+    method = create_method("byot", model, ce_weight=0.8, kd_weight=0.2, feature_weight=0.3, temperature=3.0).train()
+    input, target = torch.randn(6, 3, 16, 16), batch(6)[1]
+    y = target.numpy()
+    out = method(input, target)
+    parameters = {name: value.detach().double().numpy() for name, value in method.named_parameters()}
+
+    def normalised(x: np.ndarray) -> np.ndarray:
+        """BatchNorm with its initial weights, then ReLU. x: [B, C, H, W]."""
+        x = (x - x.mean((0, 2, 3), keepdims=True)) / np.sqrt(x.var((0, 2, 3), keepdims=True) + 1e-5)
+        return np.maximum(x, 0)
+
+    def averaged(x: np.ndarray, side: int) -> np.ndarray:
+        return x.reshape(*x.shape[:2], side, x.shape[2] // side, side, x.shape[3] // side).mean((3, 5))
+
+    pixels = input.double().numpy()
+    f = pixels.mean((2, 3))
+    z = f @ parameters["model.fc.weight"].T + parameters["model.fc.bias"]
+    branch_ce = kd = feature = 0.0
+    for number, (side, shrink) in enumerate([(8, 8), (4, 4), (2, 2)]):
+        names = [*(f"bottleneck.{layer}.weight" for layer in (0, 3, 6)), "fc.weight", "fc.bias"]
+        weights = {name: parameters[f"branches.{number}.{name}"] for name in names}
+        x = averaged(pixels, side)  # biases of the convolutions vanish in BatchNorm
+        x = normalised(np.einsum("bchw,mc->bmhw", x, weights["bottleneck.0.weight"][:, :, 0, 0]))
+        assert weights["bottleneck.3.weight"].shape[2:] == (shrink, shrink)
+        x = normalised(np.einsum("bchw,mchw->bm", x, weights["bottleneck.3.weight"])[:, :, None, None])
+        x = normalised(np.einsum("bchw,mc->bmhw", x, weights["bottleneck.6.weight"][:, :, 0, 0]))
+        own = x.mean((2, 3))
+        logits = own @ weights["fc.weight"].T + weights["fc.bias"]
+        branch_ce += cross_entropy(logits, y)
+        kd += 9 * kl(softmax(z / 3), softmax(logits / 3))
+        feature += float(np.mean((own - f) ** 2))
+    loss = cross_entropy(z, y) + 0.8 * branch_ce + 0.2 * kd + 0.3 * feature
+    for key, value in {"branch_ce": branch_ce, "kd": kd, "feature": feature, "loss": loss}.items():
+        assert out[key].item() == pytest.approx(value, rel=1e-3), key
+    # The teacher's side is detached: the network's own classifier has the gradient of its cross-entropy alone.
+    out["loss"].backward()
+    d = (softmax(z) - np.eye(5)[y]) / 6
+    np.testing.assert_allclose(model.fc.weight.grad.numpy(), d.T @ f, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("base", ["ce", "cs_kd"])
+def test_kd(base: str) -> None:
+    model, w, b = linear()
+    torch.manual_seed(5)
+    teacher = Linear(5)
+    u, c = (p.detach().double().numpy() for p in (teacher.fc.weight, teacher.fc.bias))
+    anchors, target = batch(6)
+    pairs, _ = batch(6, seed=1)
+    z, y = logits_of(anchors, w, b), target.numpy()
+    input, targets = (anchors, target) if base == "ce" else (torch.cat([anchors, pairs]), torch.cat([target, target]))
+    method = create_method("kd", model, teacher=teacher, base=base, weight=0.5, temperature=2.0)
+    out = method(input, targets)
+    term = 4 * kl(softmax(logits_of(anchors, u, c) / 2), softmax(z / 2))
+    expected = cross_entropy(z, y) + 0.5 * term
+    if base == "cs_kd":
+        expected += 16 * kl(softmax(logits_of(pairs, w, b) / 4), softmax(z / 4))
+    assert out["teacher"].item() == pytest.approx(term, rel=1e-4)
+    assert out["loss"].item() == pytest.approx(expected, rel=1e-4)
+    out["loss"].backward()
+    assert teacher.fc.weight.grad is None
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_dropout(samples: int) -> None:
+    model, w, b = linear()
+    input, target = batch(6)
+    method = create_method("dropout", model, drop_rate=0.3, samples=samples)
+    torch.manual_seed(7)
+    out = method(input, target)
+    torch.manual_seed(7)
+    f = input.flatten(1)
+    masks = [nn.functional.dropout(torch.ones_like(f), 0.3).double().numpy() for _ in range(samples)]
+    losses = [cross_entropy((f.double().numpy() * mask) @ w.T + b, target.numpy()) for mask in masks]
+    assert out["loss"].item() == pytest.approx(np.mean(losses), rel=1e-5)
+    np.testing.assert_allclose(out["output"].detach().numpy(), logits_of(input, w, b), rtol=1e-4, atol=1e-5)
+
+
+def test_more_samples_of_sd_dropout_are_the_mean_over_pairs() -> None:
+    model, w, b = linear()
+    input, target = batch(6)
+    method = create_method("sd_dropout", model, weight=0.5, drop_rate=0.3, samples=4)
+    torch.manual_seed(7)
+    out = method(input, target)
+    torch.manual_seed(7)
+    f = input.flatten(1)
+    masks = [nn.functional.dropout(torch.ones_like(f), 0.3).double().numpy() for _ in range(4)]
+    p = [softmax(((f.double().numpy() * mask) @ w.T + b) / 3) for mask in masks]
+    ordered = [kl(p[i], p[j]) for i in range(4) for j in range(4) if i != j]
+    assert len(ordered) == 12
+    assert out["sdd"].item() == pytest.approx(9 * 2 * np.mean(ordered), rel=1e-4), "two samples: the sum of two"
+
+
+def test_sd_dropout_after_a_stage() -> None:
+    torch.manual_seed(0)
+    model = Staged()
+    w, b = (p.detach().double().numpy() for p in (model.fc.weight, model.fc.bias))
+    input, target = torch.randn(6, 3, 16, 16), batch(6)[1]
+    method = create_method("sd_dropout", model, position="layer2", drop_rate=0.3)
+    torch.manual_seed(7)
+    out = method(input, target)
+    torch.manual_seed(7)
+    masks = [nn.functional.dropout(torch.ones(6, 3, 4, 4), 0.3).double().numpy() for _ in range(2)]
+    maps = input.double().numpy().reshape(6, 3, 4, 4, 4, 4).mean((3, 5))
+    u, v = (softmax(((maps * mask).mean((2, 3)) @ w.T + b) / 3) for mask in masks)
+    assert out["sdd"].item() == pytest.approx(9 * (kl(u, v) + kl(v, u)), rel=1e-4)
+    expected = cross_entropy(maps.mean((2, 3)) @ w.T + b, target.numpy()) + out["sdd"].item()
+    assert out["loss"].item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_no_method_is_without_a_numeric_test() -> None:
-    assert list_methods() == ["ce", "cs_kd", "sd_dropout"], "a new method needs its equation tested here"
+    tested = [
+        *("adacos", "byot", "ce", "cs_kd", "cs_kd_e", "ddgsd", "dml", "dropout", "kd", "label_smoothing"),
+        *("max_entropy", "sd_dropout", "virtual_softmax"),
+    ]
+    assert list_methods() == tested, "a new method needs its equation tested here"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from skd_plugins import Recipe, SkdError, create_model, replace
+from skd_plugins import Recipe, SkdError, create_model, get_method, list_methods, replace
 from skd_plugins.plan import make_plan
 
 R152 = Recipe(name="resnet152.sdd_in1k", model="resnet152", method="sd_dropout", method_args={"weight": 0.1})
@@ -22,6 +22,25 @@ def test_imagenet_without_data() -> None:
     assert plan["images decoded an epoch"] == 1_281_167
     assert make_plan(replace(R152, method="cs_kd", method_args={}))["images decoded an epoch"] == 2 * 1_281_167
     assert "imagenet-1k" in plan["data"]
+
+
+@pytest.mark.parametrize("method", sorted({*list_methods()} - {"kd"}))
+def test_every_method_has_a_plan(method: str) -> None:
+    model_args = {"classifier": get_method(method).classifier}
+    plan = make_plan(replace(R152, model="resnet50", model_args=model_args, method=method, method_args={}))
+    assert plan["training-only parameters"] == {"dml": 25_557_032, "byot": 32_257_976}.get(method, 0)
+    segments = {"cs_kd": 2, "cs_kd_e": 3, "ddgsd": 2}.get(method, 1)
+    assert plan["images decoded an epoch"] == 1_281_167 * segments
+
+
+def test_a_teacher_has_to_fit() -> None:
+    with pytest.raises(SkdError, match="have 1000 classes, the network 7"):
+        make_plan(replace(R152, method="kd", method_args={"teacher": "resnet18.a1_in1k"}, num_classes=7))
+
+
+def test_mixing_is_refused_in_the_plan() -> None:
+    with pytest.raises(SkdError, match=r"mixup=0\.2, cutmix=0: virtual_softmax needs class indices .* leave them out"):
+        make_plan(replace(R152, method="virtual_softmax", method_args={}, mixup=0.2))
 
 
 def test_memory_is_what_autograd_keeps() -> None:

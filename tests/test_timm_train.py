@@ -114,6 +114,46 @@ def test_pairs_are_of_the_anchors_class_and_every_anchor_comes_once(run: Any, ki
 
 
 @pytest.mark.parametrize("kind", ["folder", "beton"])
+def test_views_are_the_same_images_augmented_again(
+    data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Plain pictures hide their crops, so these are ramps: red is the class, green grows to the right."""
+    targets = colours(PER_CLASS).targets
+
+    def load(index: int) -> np.ndarray:
+        pixels = np.zeros((12, 12, 3), dtype=np.uint8)
+        pixels[..., 0], pixels[..., 1] = 25 * targets[index], np.arange(12) * 20
+        return pixels
+
+    classes = [f"c{label}" for label in range(CLASSES)]
+    for half in ("train", "val"):
+        source = Source(description="ramps", classes=classes, targets=targets, load=load, name_of=str)
+        if kind == "folder":
+            write_folder(source, tmp_path / half)
+        else:
+            write_beton(source, tmp_path / f"{half}.beton", raw_share=1.0, workers=1)
+    record = tmp_path / "record"
+    timm_train(STANDIN, "ddgsd", [], ["--data-dir", str(tmp_path), *NARROW, "--record", str(record)])
+    batches = [(input, target) for _, input, target in read(record)["train"]]
+    assert len(batches) == 10
+    differ = 0
+    for input, target in batches:
+        assert target.shape == (16,)
+        assert torch.equal(target[:8], target[8:])
+        assert torch.allclose(input[:8, 0], input[8:, 0], atol=0.01), "red: of the same class"
+        differ += int((input[:8, 1] - input[8:, 1]).flatten(1).abs().amax(1).gt(0.01).sum())
+    assert differ > 70, "cropped elsewhere"
+
+
+def test_clean_segments_come_from_beton(run: Any) -> None:
+    record = run("beton", "cs_kd_e", "")
+    for indices, target in epoch_of(record, 0):
+        assert target.shape == (24,)
+        assert indices[:8] == indices[16:], "the clean third is of the anchors"
+        assert [index // PER_CLASS for index in indices[8:16]] == target[:8].tolist()
+
+
+@pytest.mark.parametrize("kind", ["folder", "beton"])
 def test_couples(run: Any, kind: str) -> None:
     record = run(kind, "sd_dropout", "base=cs_kd base_args.pairing=batch")
     batches = epoch_of(record, 0)
@@ -381,6 +421,8 @@ def test_everything_is_restored(run: Any, data: dict[str, Path]) -> None:
         ("sd_dropout", "drop_rate=2", "drop_rate must be between 0 and 1, got 2"),
         ("sd_dropout", "base=cs_kd base_args.paring=bank", "did you mean 'pairing'"),
         ("ce", "weight=1", "method 'ce' takes no arguments, got 'weight'"),
+        ("adacos", "", "adacos needs a network with a cosine classifier, which timm's train.py can't make"),
+        ("kd", "teacher=resnet18 base=kd", "method 'kd' needs the argument 'teacher'"),
     ],
 )
 def test_bad_methods_are_refused_before_the_script_runs(
@@ -444,6 +486,10 @@ def test_an_import_error_that_is_not_timms_stays(tmp_path: Path) -> None:
         ("folder", "cs_kd", "", "-b 7 --mixup 0.2", "batch_size=7 does not divide .* even number"),
         ("folder", "cs_kd", "", "-b 7 --mixup 0.2 --no-prefetcher", "mixup needs an even --batch-size, got 7"),
         ("folder", "cs_kd", "pairing=batch", "--mixup 0.2", "needs class indices as targets, but mixup"),
+        ("folder", "virtual_softmax", "", "--mixup 0.2", "needs class indices as targets, but mixup"),
+        ("folder", "cs_kd_e", "", "", "a 'clean' segment needs two transforms, .* train from .beton"),
+        ("folder", "label_smoothing", "", "--smoothing 0.1", "brings its own cross-entropy"),
+        ("folder", "kd", "teacher=nowhere.pt", "", "nowhere.pt does not exist"),
         ("folder", "cs_kd", "", "--num-classes 5", "the data has the label 9, but the network 5 classes"),
         ("folder", "ce", "", "--kd-model-name resnet18", "use timm's LogitDistillationTask instead of method 'ce'"),
         ("folder", "ce", "", "--data-dir /not/there", "data path /not/there does not exist"),

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SkdError, unknown
-from ..models import forward_with_features
+from ..models import forward_with_features, tap_classifier
 from ..typed import check_arguments
 
 M = TypeVar("M", bound=type)
 _METHODS: dict[str, type[Method]] = {}
+NEEDS_INDICES = "needs class indices as targets, but mixup and cutmix make probabilities of them"
 
 
 class Method(nn.Module):
@@ -32,16 +34,23 @@ class Method(nn.Module):
     Attributes:
         segments: the roles of the batch's parts. A batch is the segments one after another, B images each.
         couples: whether the loader has to put at least two images of each class into a batch.
+        passes: passes of one segment (B images) through a network's body in a step, (with gradient, without).
+        refuses: what it can't be combined with (``mixup``, the name of an add-on), and why.
+        classifier: the classifier its network needs, see `create_model`.
         name: the name it is registered under.
     """
 
     segments: tuple[str, ...] = ("anchor",)
     couples: bool = False
+    passes: tuple[int, int] = (1, 0)
+    refuses: Mapping[str, str] = {}
+    classifier: ClassVar[str] = "linear"
     name: ClassVar[str] = ""
 
     def __init__(self, model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
         super().__init__()
         self.model = model
+        tap_classifier(model)  # now, since hooks that are set while a step is compiled would interrupt its graph
         self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
 
     def forward(
@@ -59,6 +68,15 @@ class Method(nn.Module):
             loss term for the log, and ``extra [k * B, C]`` if `expand` asked for more rows.
         """
         raise NotImplementedError
+
+    @property
+    def step_cost(self) -> float:
+        """A step's cost in units of cross-entropy's, counted: a forward pass is 1, a backward pass 2.
+
+        Only passes through the body count; heads, losses and the loading of further segments do not.
+        """
+        with_gradient, without = self.passes
+        return (3 * with_gradient + without) / 3
 
     def split(self, input: Tensor, target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The batch's segments. Raises ValueError when the batch does not divide into them."""
@@ -113,11 +131,44 @@ def full_precision(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def dropped(tensor: Tensor, drop_rate: float, samples: int) -> list[Tensor]:
+    """Independent dropout samples of a tensor, kept entries divided by ``1 - drop_rate``."""
+    return [F.dropout(tensor, drop_rate, training=True) for _ in range(samples)]
+
+
 def class_indices(target: Tensor, why: str) -> Tensor:
     """The target as class indices ``[B]``; probabilities are refused, with the reason `why`."""
     if target.ndim != 1:
-        raise SkdError(f"{why} needs class indices as targets, but mixup or cutmix made probabilities of them")
+        raise SkdError(f"{why} {NEEDS_INDICES}")
     return target
+
+
+def create_base(add_on: str, base: str, model: nn.Module, criterion: Any, arguments: dict[str, Any] | None) -> Method:
+    """The method that an add-on is added to; raises `SkdError` with the reason if it refuses that."""
+    method = create_method(base, model, criterion, **(arguments or {}))
+    if add_on in method.refuses:
+        raise SkdError(f"{add_on} can't be added to {base}: {method.refuses[add_on]}")
+    return method
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """All processes' rows ``[n, ...]``, in rank order; the numbers of rows may differ. Without gradient."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        gathered: Tensor = _gather(tensor)
+        return gathered
+    return tensor
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # traced, the collectives would break the graph and be reported as never waited for
+def _gather(tensor: Tensor) -> Tensor:
+    sizes = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([len(tensor)], device=tensor.device))
+    longest = max(int(size) for size in sizes)
+    padded = tensor.new_zeros(longest, *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    gathered = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded)
+    return torch.cat([rows[: int(size)] for rows, size in zip(gathered, sizes, strict=True)])
 
 
 def register_method(name: str) -> Callable[[M], M]:
@@ -165,3 +216,10 @@ def at_least(value: float, low: float, what: str, *, strict: bool = False) -> fl
     if not (value > low or (value == low and not strict)) or value == float("inf"):
         raise SkdError(f"{what} must be {'above' if strict else 'at least'} {low:g}, got {value:g}")
     return value
+
+
+def rate_of_dropout(drop_rate: float, what: str) -> float:
+    """`drop_rate` if it is above 0 and below 1; raises `SkdError` that names `what` otherwise."""
+    if not 0 < drop_rate < 1:
+        raise SkdError(f"{what}: drop_rate must be between 0 and 1, got {drop_rate:g}")
+    return drop_rate

@@ -11,9 +11,9 @@ from ._base import Method, register_method
 
 @register_method("ce")
 class CE(Method):
-    """Plain training with the criterion alone (cross-entropy by default).
+    """Cross-entropy, or the criterion given, alone: the baseline in Table 1 of Yun et al. 2020 and of Lee et al. 2022.
 
-    Source: the baseline of CS-KD (Yun et al. 2020), Table 1, and of SD-Dropout (Lee et al. 2022), Table 1.
+    Source: CS-KD (Yun et al. 2020), Table 1; SD-Dropout (Lee et al. 2022), Table 1.
     """
 
     def forward(

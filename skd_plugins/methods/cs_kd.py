@@ -6,11 +6,18 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..models import classifier_of
-from ._base import Method, at_least, class_indices, kl_divergence, register_method
+from ..models import classifier_of, num_classes_of
+from ._base import (
+    NEEDS_INDICES,
+    Method,
+    at_least,
+    class_indices,
+    gather_rows,
+    kl_divergence,
+    register_method,
+)
 
 
 @register_method("cs_kd")
@@ -62,13 +69,15 @@ class CSKD(Method):
         self.pairing = pairing
         if pairing == "sampled":
             self.segments = ("anchor", "pair")
-        elif pairing == "batch":
+            self.passes = (1, 1)
+            return
+        self.refuses = {"mixup": f"cs_kd with pairing={pairing!r} {NEEDS_INDICES}"}
+        if pairing == "batch":
             self.couples = True
         else:
-            head = classifier_of(model)
-            classes = head.out_features
-            self.register_buffer("bank", torch.zeros(classes, classes, device=head.weight.device))
-            self.register_buffer("bank_filled", torch.zeros(classes, dtype=torch.bool, device=head.weight.device))
+            classes, device = num_classes_of(model), next(classifier_of(model).parameters()).device
+            self.register_buffer("bank", torch.zeros(classes, classes, device=device))
+            self.register_buffer("bank_filled", torch.zeros(classes, dtype=torch.bool, device=device))
 
     def forward(
         self, input: Tensor, target: Tensor, *, expand: Callable[[Tensor], Tensor] | None = None
@@ -99,8 +108,7 @@ class CSKD(Method):
     def _remember(self, logits: Tensor, labels: Tensor) -> None:
         if not self.training:
             return
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            logits, labels = _gather(logits), _gather(labels)
+        logits, labels = gather_rows(logits), gather_rows(labels)
         # Of several images of a class the last one counts; an indexed write alone leaves the winner open on a GPU.
         position = torch.arange(len(labels), device=labels.device)
         last = torch.full((len(self.bank),), -1, device=labels.device).scatter_reduce(0, labels, position, "amax")
@@ -125,16 +133,3 @@ def next_of_class(labels: Tensor) -> tuple[Tensor, Tensor]:
     distance = torch.where(labels[None, :] == labels[:, None], distance, size)
     partner = distance.argmin(dim=1)
     return partner, partner != position
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # traced, the collectives would break the graph and be reported as never waited for
-def _gather(tensor: Tensor) -> Tensor:
-    """All processes' rows, in rank order; the numbers of rows may differ."""
-    sizes = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([len(tensor)], device=tensor.device))
-    longest = max(int(size) for size in sizes)
-    padded = tensor.new_zeros(longest, *tensor.shape[1:])
-    padded[: len(tensor)] = tensor
-    gathered = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(gathered, padded)
-    return torch.cat([rows[: int(size)] for rows, size in zip(gathered, sizes, strict=True)])

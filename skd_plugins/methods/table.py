@@ -1,0 +1,48 @@
+"""What each method is and what it costs, for ``skd list methods``."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NamedTuple
+
+import torch
+
+from ..models import create_model
+from ._base import create_method, get_method, list_methods, method_summary
+
+NETWORK, CLASSES = "resnet50", 1000
+
+
+class MethodRow(NamedTuple):
+    """One method with its default arguments.
+
+    Attributes:
+        name: what it is registered under.
+        source: the docstring's first line.
+        segments: what its batch consists of.
+        extra: parameters that are there in training only, of a ResNet-50 with 1,000 classes.
+        cost: of a step, see `Method.step_cost`; a teacher counts as a network like the student.
+    """
+
+    name: str
+    source: str
+    segments: tuple[str, ...]
+    extra: int
+    cost: float
+
+
+def method_rows() -> list[MethodRow]:
+    """All methods; they are made on the meta device, so that nothing is allocated."""
+    rows = []
+    for name in list_methods():
+        cls = get_method(name)
+        with torch.device("meta"):
+            model = create_model(NETWORK, num_classes=CLASSES, classifier=cls.classifier)
+            needed: dict[str, Any] = {}
+            if "teacher" in inspect.signature(cls.__init__).parameters:
+                needed["teacher"] = create_model(NETWORK, num_classes=CLASSES)
+            method = create_method(name, model, **needed)
+        own = sum(parameter.numel() for parameter in model.parameters())
+        extra = sum(parameter.numel() for parameter in method.parameters()) - own
+        rows.append(MethodRow(name, method_summary(name), method.segments, extra, method.step_cost))
+    return rows

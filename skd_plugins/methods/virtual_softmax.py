@@ -1,0 +1,52 @@
+"""Virtual softmax: one more class during training, for which every image is nearly right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SkdError
+from ..models import classifier_of
+from ._base import NEEDS_INDICES, Method, class_indices, full_precision, register_method
+
+
+@register_method("virtual_softmax")
+class VirtualSoftmax(Method):
+    """Virtual softmax (Chen et al. 2018): cross-entropy with a virtual class, in training only.
+
+    The virtual class's weights point along the image's features and are as long as its class's:
+    ``W_virt = ||W_y|| f / ||f||``, so its logit is ``||W_y|| ||f||``, the largest that the length allows. It stands in
+    the softmax's denominator and is never the target. The network itself stays as it is.
+
+    Source: Chen et al. 2018 (Virtual Class Enhanced Discriminative Embedding Learning). A baseline of CS-KD,
+        which gives no code; none of the authors' was found.
+    Deviation: the paper's classifier has no bias. Where the network's has one, the classes' logits keep it and the
+        virtual one has none. A criterion with label smoothing gives the virtual class its share too.
+
+    Args:
+        model: see `Method`; with a linear classifier.
+        criterion: see `Method`.
+    """
+
+    refuses: Mapping[str, str] = {
+        "mixup": f"virtual_softmax {NEEDS_INDICES}",
+        "sd_dropout": "whether dropped features have a virtual class is not defined",
+    }
+
+    def __init__(self, model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+        super().__init__(model, criterion)
+        if type(classifier_of(model)) is not nn.Linear:
+            raise SkdError("virtual_softmax needs a network whose classifier is one nn.Linear")
+
+    def forward(
+        self, input: Tensor, target: Tensor, *, expand: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """See `Method.forward`. Adds ``ce``, with the virtual class."""
+        out, logits = self.anchor_forward(input, expand)
+        labels = class_indices(target, "virtual_softmax")
+        weight = full_precision(classifier_of(self.model).weight[labels])  # type: ignore[index]  # a parameter
+        virtual = weight.norm(dim=1, keepdim=True) * full_precision(out["features"]).norm(dim=1, keepdim=True)
+        ce = self.criterion(torch.cat([logits, virtual], dim=1), labels)
+        return out | {"loss": ce, "ce": ce.detach()}
