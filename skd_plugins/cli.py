@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -219,6 +219,32 @@ def demo(*, out: Path = Path("runs/demo"), seeds: int = 3) -> None:
     run_demo(out, seeds)
 
 
+def reproduce(
+    artefacts: tyro.conf.Positional[tuple[str, ...]] = (),
+    *,
+    scale: Literal["full", "mini"] = "full",
+    data: Path = Path("data"),
+    out: Path = Path("runs/reproduce"),
+    seeds: int | None = None,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+    list_only: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="list")] = False,
+) -> None:
+    """Make tables and figures of the papers, with the published numbers beside ours; what is done is not repeated.
+
+    Args:
+        artefacts: such as cs-kd/table1, or all; see --list.
+        scale: full is the papers' setting; mini proves the pipeline on embedded data and reproduces nothing.
+        data: has a folder of each data set, as skd data NAME --out DATA/NAME writes them (full scale).
+        out: runs, tables, figures and pages go to OUT/SCALE.
+        seeds: runs of each training; the paper's number by default (1 at the mini scale).
+        dry_run: print runs, evaluations, published numbers and the time it would take.
+        list_only: print all artefacts and how far they are.
+    """
+    from .papers.reproduce import reproduce as run
+
+    run(artefacts, scale=scale, data=data, out=out, seeds=seeds, list_only=list_only, dry_run=dry_run)
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "write": write,
     "data": data,
@@ -228,6 +254,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "timm-train": timm_train,
     "list": list_names,
     "demo": demo,
+    "reproduce": reproduce,
 }
 
 

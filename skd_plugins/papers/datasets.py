@@ -1,0 +1,77 @@
+"""Where the data of an artefact are: the papers' in a folder of the user's, the mini scale's made on the spot."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..errors import SkdError
+from .checksum import data_checksum
+from .mini import write_mini_data, write_mini_outside
+
+Scale = Literal["full", "mini"]
+# Out-of-distribution sets as printed, and their folders (the names of ``skd list datasets``).
+OUTSIDE = {"LSUN": "lsun-resize", "iSUN": "isun", "DTD": "dtd", "SVHN": "svhn"}
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """The data folders of a scale.
+
+    Attributes:
+        scale: ``mini`` makes what is missing.
+        root: has one folder a data set, as ``skd data NAME --root ... --out ROOT/NAME`` writes them.
+    """
+
+    scale: Scale
+    root: Path
+
+    def folder(self, name: str) -> Path:
+        """The folder of a data set to train on; at the mini scale it is made."""
+        path = self.root / name
+        if self.scale == "mini":
+            _make(path, lambda part: write_mini_data(part, name))
+        return path
+
+    def checksum(self, name: str) -> str | None:
+        """See `data_checksum`; None if the data are not there."""
+        path = self.folder(name)
+        try:
+            return data_checksum(path)
+        except SkdError:
+            return None
+
+    def outside(self, name: str) -> Path:
+        """The folder of an out-of-distribution set, named as printed.
+
+        Raises:
+            SkdError: it is not there.
+        """
+        path = self.root / OUTSIDE[name]
+        if self.scale == "mini":
+            _make(path, lambda part: write_mini_outside(part, name))
+        if not path.is_dir():
+            raise SkdError(f"{path} does not exist; {self.way_to(OUTSIDE[name])}")
+        return path
+
+    def way_to(self, name: str) -> str:
+        """How to get a data set, for messages."""
+        return f"skd data {name} says what to fetch, skd data {name} --root ROOT --out {self.root / name} writes it"
+
+
+def _make(path: Path, write: Callable[[Path], None]) -> None:
+    if path.is_dir():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:  # several workers come here at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.is_dir():
+            part = path.with_name(f".{path.name}.{os.getpid()}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            write(part)
+            os.replace(part, path)

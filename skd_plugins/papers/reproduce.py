@@ -1,0 +1,65 @@
+"""``skd reproduce``: tables and figures of the papers, with the published numbers beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import SkdError
+from . import artefacts, find_artefact
+from .artefact import Artefact
+from .datasets import Datasets, Scale
+from .estimate import Estimator
+from .listing import describe, print_artefacts
+from .planning import Plan
+from .store import Store
+
+
+def reproduce(
+    names: Sequence[str],
+    *,
+    scale: Scale = "full",
+    data: Path = Path("data"),
+    out: Path = Path("runs/reproduce"),
+    seeds: int | None = None,
+    list_only: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Plans, trains what is missing, evaluates, and writes the artefacts.
+
+    Args:
+        names: artefacts (``cs-kd/table1``), or ``all``.
+        scale: ``full`` is the papers' setting, ``mini`` proves the pipeline on embedded data in minutes.
+        data: has one folder a data set, as ``skd data NAME --out DATA/NAME`` writes them; of the full scale.
+        out: everything goes to ``out/SCALE``; what is complete there is not repeated.
+        seeds: runs of each training, None for the papers' number.
+        list_only: print what there is and how far it is.
+        dry_run: print what would be done.
+
+    Raises:
+        SkdError: an unknown name, or nothing can be done.
+    """
+    if seeds is not None and seeds < 1:
+        raise SkdError(f"--seeds should be at least 1, got {seeds}")
+    chosen = _chosen(names, list_only)
+    root = out / scale
+    store = Store(root)
+    plan = Plan(chosen, Datasets(scale, root / "data" if scale == "mini" else data), seeds)
+    if list_only:
+        print_artefacts(plan, store)
+        return
+    if dry_run:
+        estimator = Estimator(root / "steps.json")
+        for artefact in chosen:
+            print(describe(artefact, plan, store, estimator.estimate(plan.needed(artefact))), flush=True)
+        if len(chosen) > 1:
+            total = estimator.estimate(plan.jobs.values())
+            print(f"all: {len(plan.jobs)} different runs, {total.hours:,.2f} {total.basis}")
+
+
+def _chosen(names: Sequence[str], list_only: bool) -> list[Artefact]:
+    if not names and not list_only:
+        raise SkdError("which artefact? skd reproduce --list shows all; skd reproduce all makes all")
+    if not names or "all" in names:
+        return list(artefacts().values())
+    return [find_artefact(name) for name in dict.fromkeys(names)]
