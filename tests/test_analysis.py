@@ -136,23 +136,8 @@ def test_mistakes_that_are_refused() -> None:
 
 def test_mca_is_the_mean_of_the_printed_fifteen() -> None:
     """SD-Dropout's Table 6, cross-entropy: the printed accuracies have the printed mean."""
-    printed = {
-        "gaussian_noise": 23.1,
-        "shot_noise": 31.2,
-        "impulse_noise": 27.1,
-        "defocus_blur": 57.0,
-        "glass_blur": 25.1,
-        "motion_blur": 52.4,
-        "zoom_blur": 50.1,
-        "snow": 52.7,
-        "frost": 47.2,
-        "fog": 61.1,
-        "brightness": 70.2,
-        "contrast": 50.6,
-        "elastic_transform": 59.4,
-        "pixelate": 52.9,
-        "jpeg_compression": 52.4,
-    }
+    values = (23.1, 31.2, 27.1, 57.0, 25.1, 52.4, 50.1, 52.7, 47.2, 61.1, 70.2, 50.6, 59.4, 52.9, 52.4)
+    printed = dict(zip(CORRUPTIONS, values, strict=True))
     spread = np.array([10, 5, 0, -5, -10])  # a mean of 0
     result = corruption_accuracy({name: list((value + spread) / 100) for name, value in printed.items()})
     assert list(result) == [*CORRUPTIONS, "mca"]
