@@ -230,7 +230,10 @@ def reproduce(
     data: Path = Path("data"),
     out: Path = Path("runs/reproduce"),
     seeds: int | None = None,
+    jobs: int | None = None,
+    slurm: tuple[str, ...] = (),
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+    commands: tyro.conf.FlagCreatePairsOff[bool] = False,
     list_only: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="list")] = False,
 ) -> None:
     """Make tables and figures of the papers, with the published numbers beside ours; what is done is not repeated.
@@ -241,12 +244,18 @@ def reproduce(
         data: has a folder of each data set, as skd data NAME --out DATA/NAME writes them (full scale).
         out: runs, tables, figures and pages go to OUT/SCALE.
         seeds: runs of each training; the paper's number by default (1 at the mini scale).
+        jobs: runs at a time; by default one a GPU, without GPUs one a core. 1 runs all in this process.
+        slurm: submit to SLURM, with name=value of submitit's parameters, e.g. partition=gpu timeout_min=600.
         dry_run: print runs, evaluations, published numbers and the time it would take.
+        commands: print one shell command for each run that is left, for any other scheduler.
         list_only: print all artefacts and how far they are.
     """
     from .papers.reproduce import reproduce as run
 
-    run(artefacts, scale=scale, data=data, out=out, seeds=seeds, list_only=list_only, dry_run=dry_run)
+    run(
+        artefacts, scale=scale, data=data, out=out, seeds=seeds, jobs=jobs, slurm=slurm, list_only=list_only,
+        dry_run=dry_run, commands_only=commands,
+    )  # fmt: skip
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -12,7 +12,7 @@ from typing import Literal
 
 from ..errors import SkdError
 from .checksum import data_checksum
-from .mini import write_mini_data, write_mini_outside
+from .mini import write_mini_corrupted, write_mini_data, write_mini_outside
 
 Scale = Literal["full", "mini"]
 # Out-of-distribution sets as printed, and their folders (the names of ``skd list datasets``).
@@ -57,6 +57,19 @@ class Datasets:
             _make(path, lambda part: write_mini_outside(part, name))
         if not path.is_dir():
             raise SkdError(f"{path} does not exist; {self.way_to(OUTSIDE[name])}")
+        return path
+
+    def corrupted(self) -> Path:
+        """The folder of CIFAR-100-C, with ``CORRUPTION/SEVERITY`` in it.
+
+        Raises:
+            SkdError: it is not there.
+        """
+        path = self.root / "cifar100c"
+        if self.scale == "mini":
+            _make(path, write_mini_corrupted)
+        if not path.is_dir():
+            raise SkdError(f"{path} does not exist; {self.way_to('cifar100c')}")
         return path
 
     def way_to(self, name: str) -> str:

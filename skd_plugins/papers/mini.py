@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..data.catalog.cifar100c import CORRUPTIONS, SEVERITIES
 from ..data.hierarchy import write_hierarchy
 from ..data.sources import Image, Source, digits
 from ..data.write import write_folder
+from ..evaluation.corruptions import corrupt
 from ..recipe import Recipe, replace
 
 EPOCHS = 8
@@ -39,6 +41,8 @@ _SEEDS = {"cifar100": 0, "tinyimagenet": 1, "cub200": 2, "dogs": 3, "mit67": 4, 
 _TRAIN, _VAL = 20, 30  # images a class
 _GROUPS = {"loops": "0689", "strokes": "147", "curves": "235"}
 _OUTSIDE = 200  # images of an out-of-distribution set
+_CORRUPTED = 6  # images a class
+MISSING_CORRUPTION = "frost"  # needs photographs of frost
 
 
 def mini_recipe(recipe: Recipe) -> Recipe:
@@ -108,6 +112,21 @@ def write_mini_outside(folder: Path, name: str) -> None:
         return np.asarray(piece.resize((32, 32), PIL.Resampling.BOX))
 
     write_folder(_unlabelled(f"pieces of a photograph ({name})", load, _OUTSIDE), folder / "val")
+
+
+def write_mini_corrupted(folder: Path) -> None:
+    """Writes corrupted digits as ``CORRUPTION/SEVERITY/val``, for all corruptions but frost."""
+    source = digits(False).subset(_VAL, seed=_SEEDS["cifar100"]).subset(_CORRUPTED, seed=0)
+    for name in CORRUPTIONS:
+        for severity in SEVERITIES if name != MISSING_CORRUPTION else ():
+            write_folder(_corrupted(source, name, severity), folder / name / str(severity) / "val")
+
+
+def _corrupted(source: Source, name: str, severity: int) -> Source:
+    return Source(
+        description=f"{source.description}, {name} {severity}", classes=source.classes, targets=source.targets,
+        load=lambda index: corrupt(source.load(index), name, severity), name_of=source.name_of,
+    )  # fmt: skip
 
 
 def _unlabelled(description: str, load: Callable[[int], Image], count: int) -> Source:

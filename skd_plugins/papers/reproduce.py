@@ -10,6 +10,7 @@ from . import artefacts, find_artefact
 from .artefact import Artefact
 from .datasets import Datasets, Scale
 from .estimate import Estimator
+from .execution import commands, execute
 from .listing import describe, print_artefacts
 from .planning import Plan
 from .store import Store
@@ -24,6 +25,9 @@ def reproduce(
     seeds: int | None = None,
     list_only: bool = False,
     dry_run: bool = False,
+    commands_only: bool = False,
+    jobs: int | None = None,
+    slurm: Sequence[str] = (),
 ) -> None:
     """Plans, trains what is missing, evaluates, and writes the artefacts.
 
@@ -35,12 +39,17 @@ def reproduce(
         seeds: runs of each training, None for the papers' number.
         list_only: print what there is and how far it is.
         dry_run: print what would be done.
+        commands_only: print a shell command for every run that is left, for any scheduler.
+        jobs: runs at a time, see `execute`.
+        slurm: see `execute`.
 
     Raises:
         SkdError: an unknown name, or nothing can be done.
     """
     if seeds is not None and seeds < 1:
         raise SkdError(f"--seeds should be at least 1, got {seeds}")
+    if jobs is not None and jobs < 1:
+        raise SkdError(f"--jobs should be at least 1, got {jobs}")
     chosen = _chosen(names, list_only)
     root = out / scale
     store = Store(root)
@@ -55,6 +64,11 @@ def reproduce(
         if len(chosen) > 1:
             total = estimator.estimate(plan.jobs.values())
             print(f"all: {len(plan.jobs)} different runs, {total.hours:,.2f} {total.basis}")
+        return
+    if commands_only:
+        print("\n".join(commands(plan, store)))
+        return
+    execute(plan, store, jobs=jobs, slurm=slurm)
 
 
 def _chosen(names: Sequence[str], list_only: bool) -> list[Artefact]:

@@ -1,0 +1,160 @@
+"""Doing the jobs of a plan: in this process, in submitit's local processes, or on SLURM; or as shell commands."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import SkdError
+from .planning import Job, Plan
+from .store import Store
+from .work import work, write_job
+
+_POLL = 1.0  # seconds
+
+
+def prepare(plan: Plan, store: Store) -> list[list[Job]]:
+    """Writes every ``job.json``; the jobs that are left to do, by level.
+
+    A job without its data is left out, except at the evaluation of a network that is there already.
+    """
+    levels = []
+    for level in plan.levels:
+        for job in level:
+            if job.present:
+                write_job(store, job, plan.datasets)
+        levels.append([job for job in level if job.present and store.state(job) != "done"])
+    return levels
+
+
+def commands(plan: Plan, store: Store) -> list[str]:
+    """One shell command a run, for any scheduler; those after a comment need those before it."""
+    lines = []
+    for number, level in enumerate(prepare(plan, store)):
+        if number and level:
+            lines.append("# the following start from networks of those above: wait for these")
+        for job in level:
+            command = [sys.executable, "-m", "skd_plugins.papers.work", str(store.root.resolve()), job.address]
+            lines.append(f"{shlex.join(command)}  # {job.title}")
+    return lines
+
+
+def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequence[str] = ()) -> None:
+    """Does what is left of a plan, and says what is done as it gets done.
+
+    Args:
+        plan: what.
+        store: where.
+        jobs: at a time; None for one a device (one a core without GPUs). With 1, everything runs in this process.
+        slurm: ``name=value`` of submitit's SLURM parameters (``partition=gpu``); none for this machine.
+
+    Raises:
+        SkdError: a parameter that submitit does not have.
+    """
+    levels = prepare(plan, store)
+    left = sum(map(len, levels))
+    total = len(plan.jobs)
+    absent = [job for job in plan.jobs.values() if not job.present]
+    print(f"runs: {total}, of them {total - left - len(absent)} done, {left} to do", flush=True)
+    for name in sorted({job.recipe.dataset for job in absent}):
+        print(f"no data: {plan.datasets.root / name} is not there; {plan.datasets.way_to(name)}", flush=True)
+    devices, on_gpu = _devices()
+    parallel = jobs or (devices if not slurm else max(left, 1))
+    progress = _Progress(store, left)
+    for level in levels:
+        if not level:
+            continue
+        if parallel == 1 and not slurm:
+            for job in level:
+                work(store.root, [job.address])
+                progress.report([job])
+            continue
+        running = _submit(store, [job.address for job in level], parallel, on_gpu, slurm)
+        try:
+            while not all(one.done() for one in running):
+                progress.report(level)
+                time.sleep(_POLL)
+        except KeyboardInterrupt:
+            for one in running:
+                one.cancel()
+            raise
+        progress.report(level)
+        for one in running:
+            if one.exception() is not None:
+                print(f"a worker ended early, its log is {one.paths.stderr}", flush=True)
+
+
+def _submit(store: Store, addresses: list[str], parallel: int, on_gpu: bool, slurm: Sequence[str]) -> list[Any]:
+    """Local: a few workers that share the list. SLURM: an array with one task a run."""
+    import submitit
+
+    logs = store.root.resolve() / "submitit"
+    root = store.root.resolve()
+    if slurm:
+        executor = submitit.AutoExecutor(folder=logs, cluster="slurm")
+        parameters = {"gpus_per_node": 1, "timeout_min": 60 * 24, "slurm_array_parallelism": parallel}
+        try:
+            executor.update_parameters(**parameters, **_slurm(slurm))
+        except (NameError, ValueError, TypeError) as error:
+            raise SkdError(f"--slurm {' '.join(slurm)}: {error}") from None
+        with executor.batch():
+            return [executor.submit(work, root, [address]) for address in addresses]
+    # Workers would otherwise use all cores each.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel)))
+    running = []
+    for number in range(min(parallel, len(addresses))):
+        executor = submitit.AutoExecutor(folder=logs, cluster="local")
+        executor.update_parameters(timeout_min=60 * 24 * 365)
+        if on_gpu:
+            executor.update_parameters(gpus_per_node=1, local_visible_gpus=[number % _devices()[0]])
+        running.append(executor.submit(work, root, addresses))
+    return running
+
+
+def _slurm(texts: Sequence[str]) -> dict[str, str | int]:
+    parameters: dict[str, str | int] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise SkdError(f"--slurm takes name=value, such as partition=gpu; got {text!r}")
+        general = name in ("timeout_min", "mem_gb", "gpus_per_node", "cpus_per_task", "nodes", "tasks_per_node")
+        parameters[name if general else f"slurm_{name}"] = int(value) if value.isdigit() else value
+    return parameters
+
+
+def _devices() -> tuple[int, bool]:
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return (gpus, True) if gpus else (os.cpu_count() or 1, False)
+
+
+class _Progress:
+    """One line for every job that got done or failed."""
+
+    def __init__(self, store: Store, total: int) -> None:
+        self.store, self.total = store, total
+        self.seen: set[str] = set()
+        self.started = time.monotonic()
+        self.began = time.time()
+
+    def report(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if job.address in self.seen:
+                continue
+            state = self.store.state(job)
+            if state == "done" or (state == "failed" and self._recent(job)):
+                self.seen.add(job.address)
+                took = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self.started))
+                reason = f": {self.store.error(job.address)}" if state == "failed" else ""
+                print(f"[{len(self.seen)}/{self.total}, {took}] {state}: {job.title}{reason}", flush=True)
+
+    def _recent(self, job: Job) -> bool:
+        """Whether it failed now, and not the last time."""
+        note: Path = self.store.folder(job.address) / "error.txt"
+        return note.is_file() and note.stat().st_mtime >= self.began - 1
