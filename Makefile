@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo demo-detection methods-demo test oldest slow lint format lock clean distclean
+.PHONY: help setup setup-tests demo demo-detection methods-demo reproduce-mini test oldest slow lint format lock clean distclean
 
 VENV ?= .venv
 export VENV
@@ -29,6 +29,9 @@ demo-detection: setup ## fine-tunes Faster R-CNN from two digits backbones, prin
 
 methods-demo: setup ## every method on real digits, one seed: a table of results and costs
 	@$(BIN)/python benchmarks/methods.py $(ARGS)
+
+reproduce-mini: setup ## all 34 tables and figures at the mini scale: proves the pipeline, reproduces nothing
+	@start=$$SECONDS; $(BIN)/skd reproduce all --scale mini $(ARGS); echo "reproduce-mini: $$((SECONDS - start)) s"
 
 test: export OMP_NUM_THREADS = 1
 test: setup-tests ## the tests, without the slow ones

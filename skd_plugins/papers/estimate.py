@@ -52,8 +52,8 @@ class Estimator:
         hours = sum(self._seconds(job) for job in jobs if not job.config) / 3600
         where = "GPU" if self.device.type == "cuda" else "CPU"
         basis = (
-            f"{where} hours: a cross-entropy step of each network, measured on {self.device_name} with random images "
-            "in memory, times the passes of the method; loading, validation, evaluation and detectors are not in it"
+            f"{where} hours left: a cross-entropy step of each network, measured on {self.device_name} with random "
+            "images in memory, times the passes of the method; loading, validation, evaluation and detectors are not in it"
         )
         if where == "CPU":
             basis += ". There is no GPU here; run this on one for its hours"

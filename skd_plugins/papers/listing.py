@@ -40,8 +40,8 @@ def state_of(artefact: Artefact, plan: Plan, store: Store) -> str:
     return "partly run" if states["done"] else "no data" if states["no data"] else "not run"
 
 
-def describe(artefact: Artefact, plan: Plan, store: Store, estimate: Estimate) -> str:
-    """The plan of an artefact: runs, evaluations, published numbers, cost."""
+def describe(artefact: Artefact, plan: Plan, store: Store, estimate: Estimate, left: Estimate) -> str:
+    """The plan of an artefact: runs, evaluations, published numbers, and the time of all runs and of what is left."""
     seeds = plan.seeds_of(artefact)
     jobs = plan.jobs_of(artefact)
     needed = {job.needs.address for job in jobs if job.needs} - {job.address for job in jobs}
@@ -51,7 +51,7 @@ def describe(artefact: Artefact, plan: Plan, store: Store, estimate: Estimate) -
         f"  runs         {len(jobs)}" + (f", and {len(needed)} that these start from" if needed else ""),
         f"  evaluations  {', '.join(artefact.wanted)}",
         f"  published    {len(artefact.numbers)} numbers",
-        f"  estimate     {estimate.hours:,.2f} {estimate.basis}",
+        f"  estimate     {left.hours:,.2f} of {estimate.hours:,.2f} {estimate.basis}",
     ]
     lines += [f"  note         {note}" for note in artefact.notes]
     for entry in artefact.entries:

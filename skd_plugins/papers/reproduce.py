@@ -12,6 +12,7 @@ from .datasets import Datasets, Scale
 from .estimate import Estimator
 from .execution import commands, execute
 from .listing import describe, print_artefacts
+from .pages import write_artefact, write_index
 from .planning import Plan
 from .store import Store
 
@@ -60,15 +61,22 @@ def reproduce(
     if dry_run:
         estimator = Estimator(root / "steps.json")
         for artefact in chosen:
-            print(describe(artefact, plan, store, estimator.estimate(plan.needed(artefact))), flush=True)
+            needed = plan.needed(artefact)
+            left = [job for job in needed if store.network(job.address) is None]
+            print(describe(artefact, plan, store, *map(estimator.estimate, (needed, left))), flush=True)
         if len(chosen) > 1:
             total = estimator.estimate(plan.jobs.values())
-            print(f"all: {len(plan.jobs)} different runs, {total.hours:,.2f} {total.basis}")
+            left = [job for job in plan.jobs.values() if store.network(job.address) is None]
+            hours = f"{estimator.estimate(left).hours:,.2f} of {total.hours:,.2f}"
+            print(f"all: {len(plan.jobs)} different runs, {len(left)} to train, {hours} {total.basis}")
         return
     if commands_only:
         print("\n".join(commands(plan, store)))
         return
     execute(plan, store, jobs=jobs, slurm=slurm)
+    for artefact in chosen:
+        print(f"{artefact.id}: {write_artefact(artefact, plan, store)}", flush=True)
+    print(f"index: {write_index(store, scale)}")
 
 
 def _chosen(names: Sequence[str], list_only: bool) -> list[Artefact]:

@@ -1,0 +1,121 @@
+"""Tables as Markdown, CSV and LaTeX. All of them, and the pages, have the texts of `Result`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .artefact import Artefact
+from .layout import Layout, cell_texts, what_of
+from .published import METRIC_NAMES
+from .results import Result
+
+_TEX = {
+    "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$", "†": r"\textdagger{}", "–": "--",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number of a figure, as it is shown.
+
+    Attributes:
+        what: in words.
+        text: the number with its unit.
+    """
+
+    what: str
+    text: str
+
+
+def markdown(
+    artefact: Artefact, layout: Layout | None, results: Sequence[Result], facts: Sequence[Fact], lead: Sequence[str]
+) -> str:
+    """A page in Markdown: the laid-out table, every number with its verdict, notes."""
+    lines = [f"# {artefact.id}: {artefact.title}", ""]
+    for text in lead:
+        lines += [text, ""]
+    if layout is not None:
+        lines += ["Ours, and the paper's in brackets.", ""]
+        lines += _grid([layout.corner, *layout.columns], [[row, *map(_both, cells)] for row, cells in layout.rows])
+        lines += ["", "## Every number", ""]
+        header = ["what", "metric", "ours", "runs", "paper", "difference", "verdict"]
+        lines += _grid(header, [_fields(result) for result in results])
+        lines.append("")
+    if facts:
+        lines += [*_grid(["what", "ours"], [[fact.what, fact.text] for fact in facts]), ""]
+    if artefact.notes:
+        lines += ["## What the paper leaves open", "", *(f"- {note}" for note in artefact.notes), ""]
+    return "\n".join(lines)
+
+
+def comma_separated(results: Sequence[Result], facts: Sequence[Fact]) -> str:
+    """The results, or the facts of a figure."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    if results:
+        writer.writerow([
+            "paper", "artefact", "setting", "method", "architecture", "dataset", "metric", "ours", "ours_std", "runs",
+            "value", "std", "difference", "verdict",
+        ])  # fmt: skip
+        for result in results:
+            row = result.published
+            ours, _, std = result.ours_text.partition(" ± ")
+            writer.writerow([
+                row.paper, row.artefact, row.setting, row.method, row.architecture, row.dataset, row.metric,
+                ours.replace("–", ""), std, len(result.ours), row.value, row.std,
+                result.difference_text.replace("–", ""), result.verdict,
+            ])  # fmt: skip
+    else:
+        writer.writerow(["what", "ours"])
+        writer.writerows([fact.what, fact.text] for fact in facts)
+    return buffer.getvalue()
+
+
+def latex(artefact: Artefact, layout: Layout | None, facts: Sequence[Fact], lead: Sequence[str]) -> str:
+    """A ``table`` for the package booktabs: the laid-out table with the paper's numbers in brackets."""
+    if layout is not None:
+        header = [layout.corner, *layout.columns]
+        body = [[row, *map(_both, cells)] for row, cells in layout.rows]
+    else:
+        header, body = ["what", "ours"], [[fact.what, fact.text] for fact in facts]
+    caption = " ".join([f"{artefact.title} ({artefact.id}). Ours, and the paper's in brackets.", *lead])
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_escape(caption)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+        r"\toprule",
+        f"{' & '.join(map(_escape, header))} \\\\",
+        r"\midrule",
+        *(f"{' & '.join(map(_escape, row))} \\\\" for row in body),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _both(cell: Sequence[Result]) -> str:
+    ours, theirs = cell_texts(cell)
+    return f"{ours} [{theirs}]" if cell else ""
+
+
+def _fields(result: Result) -> list[str]:
+    row = result.published
+    return [
+        what_of(row), METRIC_NAMES[row.metric], result.ours_text, str(len(result.ours)), result.paper_text,
+        result.difference_text, result.verdict,
+    ]  # fmt: skip
+
+
+def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
+
+
+def _escape(text: str) -> str:
+    return "".join(_TEX.get(character, character) for character in text)
