@@ -53,7 +53,7 @@ class Estimator:
         where = "GPU" if self.device.type == "cuda" else "CPU"
         basis = (
             f"{where} hours left: a cross-entropy step of each network, measured on {self.device_name} with random "
-            "images in memory, times the passes of the method; loading, validation, evaluation and detectors are not in it"
+            "images in memory, times the method's passes; loading, validation, evaluation and detectors are not in it"
         )
         if where == "CPU":
             basis += ". There is no GPU here; run this on one for its hours"

@@ -16,7 +16,7 @@ def print_artefacts(plan: Plan, store: Store) -> None:
     rows = [("artefact", "runs", "done", "numbers", "state", "what it shows")]
     for artefact in plan.artefacts:
         jobs = plan.jobs_of(artefact)
-        done = sum(store.state(job) == "done" for job in jobs)
+        done = sum(store.state(job, artefact.wanted) == "done" for job in jobs)
         numbers = str(len(artefact.numbers) or "-")
         state = state_of(artefact, plan, store)
         rows.append((artefact.id, str(len(jobs)), str(done), numbers, state, artefact.title))
@@ -31,7 +31,7 @@ def print_artefacts(plan: Plan, store: Store) -> None:
 
 def state_of(artefact: Artefact, plan: Plan, store: Store) -> str:
     """In words: ``written``, ``ready`` (all is run), ``partly run``, ``not run``, ``no data``, or a problem."""
-    states = Counter(store.state(job) for job in plan.jobs_of(artefact))
+    states = Counter(store.state(job, artefact.wanted) for job in plan.jobs_of(artefact))
     if states["done"] == states.total():
         return "written" if (store.artefact(artefact.id) / "index.html").is_file() else "ready"
     for state in ("failed", "begun", "trained"):
@@ -56,7 +56,7 @@ def describe(artefact: Artefact, plan: Plan, store: Store, estimate: Estimate, l
     lines += [f"  note         {note}" for note in artefact.notes]
     for entry in artefact.entries:
         own = plan.jobs_of(artefact, entry)
-        states = Counter(store.state(job) for job in own)
+        states = Counter(store.state(job, artefact.wanted) for job in own)
         lines.append(f"  {entry.label}")
         lines.append(f"      run        {_run_text(entry)}")
         if own[0].needs is not None:

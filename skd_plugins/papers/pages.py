@@ -55,7 +55,7 @@ def write_artefact(artefact: Artefact, plan: Plan, store: Store) -> Path:
     write_text(folder / f"{name}.tex", latex(artefact, layout, facts, lead))
     outcomes = Counter(result.outcome for result in results)
     jobs = plan.jobs_of(artefact)
-    done = sum(store.state(job) == "done" for job in jobs)
+    done = sum(store.state(job, artefact.wanted) == "done" for job in jobs)
     write_json(folder / "summary.json", {
         "id": artefact.id, "title": artefact.title, "kind": artefact.kind, "numbers": len(results),
         "outcomes": dict(outcomes), "runs": len(jobs), "done": done, "pictures": len(pictures),
@@ -92,7 +92,7 @@ def write_index(store: Store, scale: str) -> Path:
 
 def _lead(artefact: Artefact, plan: Plan, store: Store, missing: str) -> list[str]:
     jobs = plan.jobs_of(artefact)
-    done = [job for job in jobs if store.state(job) == "done"]
+    done = [job for job in jobs if store.state(job, artefact.wanted) == "done"]
     seeds = plan.seeds_of(artefact)
     texts = [NOTICE] if plan.datasets.scale == "mini" else []
     texts.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -59,10 +59,16 @@ class Store:
         path = self.folder(address) / "error.txt"
         return path.read_text().strip() if path.is_file() else None
 
-    def state(self, job: Job) -> State:
-        """How far a job is."""
+    def state(self, job: Job, wanted: Iterable[str] | None = None) -> State:
+        """How far a job is.
+
+        Args:
+            job: the job.
+            wanted: evaluations that have to be there; by default all that the plan has for it.
+        """
         if self.network(job.address) is not None:
-            missing = [name for name in job.evaluations if self.values(job.address, name) is None]
+            names = job.evaluations if wanted is None else wanted
+            missing = [name for name in names if self.values(job.address, name) is None]
             return "done" if not missing else "failed" if self.error(job.address) else "trained"
         if self.error(job.address):
             return "failed"

@@ -1,0 +1,353 @@
+"""The artefacts as data, the published numbers, addresses and verdicts; nothing is trained here."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skd_plugins.cli import main
+from skd_plugins.errors import SkdError
+from skd_plugins.papers import artefacts, find_artefact
+from skd_plugins.papers.address import address_of
+from skd_plugins.papers.artefact import Artefact, Training
+from skd_plugins.papers.checksum import data_checksum
+from skd_plugins.papers.datasets import Datasets
+from skd_plugins.papers.drawings import DRAWINGS
+from skd_plugins.papers.estimate import Estimate, Estimator, cost_of
+from skd_plugins.papers.evaluations import EVALUATIONS
+from skd_plugins.papers.layout import lay_out
+from skd_plugins.papers.listing import describe
+from skd_plugins.papers.mini import mini_recipe
+from skd_plugins.papers.planning import Plan
+from skd_plugins.papers.published import METRIC_NAMES, Published, in_printed_unit, published
+from skd_plugins.papers.results import Result, base_of, derive
+from skd_plugins.papers.store import Store
+from skd_plugins.recipe import Recipe, replace
+
+ALL = list(artefacts().values())
+IDS = [artefact.id for artefact in ALL]
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """The papers' setting, one seed, without data."""
+    return Plan(ALL, Datasets("full", tmp_path_factory.mktemp("none")), 1)
+
+
+def test_there_are_34() -> None:
+    assert len(ALL) == len(set(IDS)) == 34
+    kinds = Counter((id.partition("/")[0], "figure" in id) for id in IDS)
+    assert kinds == {("cs-kd", False): 7, ("cs-kd", True): 10, ("sd-dropout", False): 14, ("sd-dropout", True): 3}
+    for artefact in ALL:
+        assert (artefact.kind == "figure") == ("figure" in artefact.id) == bool(artefact.figure)
+        assert artefact.entries
+        assert artefact.wanted
+
+
+def test_every_published_number_belongs_to_one_training_of_one_artefact() -> None:
+    rows = published()
+    assert len(rows) == len(set(rows)) == 524
+    owned = [row for artefact in ALL for row in artefact.numbers]
+    assert Counter(owned) == Counter(rows)
+    for artefact in ALL:
+        keys = Counter()
+        for row in artefact.numbers:
+            entry = artefact.entry_of(row)  # raises unless there is exactly one
+            if not row.derived:
+                measure = artefact.measures[row.metric]
+                assert measure.evaluation in EVALUATIONS
+                keys[id(entry), measure.evaluation, measure.key.format(**row.settings), row.metric] += 1
+        assert not keys or set(keys.values()) == {1}, "two numbers would get the same value of ours"
+        if artefact.numbers:
+            used = {id(artefact.entry_of(row)) for row in artefact.numbers}
+            assert used == {id(entry) for entry in artefact.entries}, "every training is for some number"
+
+
+def test_a_number_without_a_training_is_an_error() -> None:
+    stranger = dataclasses.replace(published()[0], method="Magic")
+    with pytest.raises(SkdError, match="0 trainings for Magic"):
+        find_artefact("cs-kd/table1").entry_of(stranger)
+
+
+def test_derived_numbers_recompute() -> None:
+    """The papers' changes and gains follow from the cells beside them, up to rounding."""
+    derived = [row for row in published() if row.derived]
+    assert len(derived) == 33
+    off = []
+    for row in derived:
+        value, base = base_of(row, [other for other in published() if other.id == row.id])
+        again = derive(row.metric, value.number, base.number)
+        assert abs(again - row.number) <= (0.1 if row.metric == "top1_acc_gain_points" else 0.06) + 1e-9, row
+        if f"{again:.1f}" != f"{row.number:.1f}":
+            off.append((row.method, row.dataset))
+    assert off == [
+        ("CS-KD+SD-Dropout", "CUB-200-2011"), ("DDGSD+SD-Dropout", "Stanford Dogs"),
+        ("DML+SD-Dropout", "Stanford Dogs"), ("LS+SD-Dropout", "CUB-200-2011"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("id", "word", "mean"), [("table6", "corruption", "mean"), ("table7", "ood", "average")])
+def test_printed_means_recompute(id: str, word: str, mean: str) -> None:
+    rows = find_artefact(f"sd-dropout/{id}").numbers
+    means = [row for row in rows if row.settings[word] == mean]
+    assert means
+    for row in means:
+        metric = "corruption_acc" if row.metric == "mca" else row.metric
+        parts = [
+            other.number for other in rows
+            if other.method == row.method and other.metric == metric and other.settings[word] != mean
+        ]  # fmt: skip
+        assert len(parts) in (4, 15)
+        assert sum(parts) / len(parts) == pytest.approx(row.number, abs=0.08)
+
+
+def test_units() -> None:
+    assert {row.metric for row in published()} == set(METRIC_NAMES)
+    assert in_printed_unit("top1_error", 0.75) == pytest.approx(25)
+    assert in_printed_unit("top1_acc", 0.75) == pytest.approx(75)
+    assert in_printed_unit("ece_percent", 0.051) == pytest.approx(5.1)
+    assert in_printed_unit("ece_fraction", 0.051) == pytest.approx(0.051)
+    assert in_printed_unit("r1", 0.2799) == 0.2799
+    with pytest.raises(SkdError, match="no printed unit"):
+        in_printed_unit("loss", 1.0)
+
+
+@pytest.mark.parametrize("artefact", ALL, ids=IDS)
+def test_the_plan_says_runs_evaluations_and_numbers(artefact: Artefact, plan: Plan, tmp_path: Path) -> None:
+    text = describe(artefact, plan, Store(tmp_path), Estimate(3.0, "hours"), Estimate(2.0, "hours"))
+    assert artefact.title in text
+    assert f"evaluations  {', '.join(artefact.wanted)}" in text
+    assert f"published    {len(artefact.numbers)} numbers" in text
+    assert "2.00 of 3.00 hours" in text
+    jobs = plan.jobs_of(artefact)
+    assert jobs
+    for job in jobs:
+        assert job.address in text
+    assert text.count("\n      run  ") == len(artefact.entries)
+    for row in artefact.numbers:
+        assert f"{METRIC_NAMES[row.metric]} {row.value}{f' ± {row.std}' if row.std else ''}" in text
+    assert set(artefact.wanted) <= set(EVALUATIONS)
+    assert not artefact.figure or artefact.figure in DRAWINGS
+    if artefact.numbers:  # every number has one place
+        results = [Result(row, ()) for row in artefact.numbers]
+        cells = [cell for _, row in lay_out(artefact, results).rows for cell in row]
+        assert sorted(map(id, results)) == sorted(id(result) for cell in cells for result in cell)
+        assert all(sum(not result.published.derived for result in cell) <= 1 for cell in cells)
+
+
+def test_plans_share_runs(plan: Plan) -> None:
+    def of(id: str, method: str, dataset: str) -> set[str]:
+        artefact = find_artefact(id)
+        entries = [one for one in artefact.entries if (one.method, one.dataset) == (method, dataset)]
+        return {job.address for entry in entries for job in plan.jobs_of(artefact, entry)}
+
+    assert of("cs-kd/table2", "CS-KD", "MIT67") <= of("cs-kd/table1", "CS-KD", "MIT67")
+    assert of("cs-kd/figure9", "CS-KD", "Stanford Dogs") <= of("cs-kd/table1", "CS-KD", "Stanford Dogs")
+    # The papers have the same network and schedule on CUB-200-2011, but another network on CIFAR-100.
+    assert of("sd-dropout/table1", "Cross-Entropy", "CUB-200-2011") <= of(
+        "cs-kd/table1", "Cross-entropy", "CUB-200-2011"
+    )
+    assert not of("sd-dropout/table1", "Cross-Entropy", "CIFAR-100") & of("cs-kd/table1", "Cross-entropy", "CIFAR-100")
+    assert len(plan.jobs) == 231 < sum(len(plan.needed(artefact)) for artefact in ALL)
+    # The grid's printed best (T = 4, weight 1) is Table 1's run.
+    assert of("cs-kd/table7", "CS-KD", "CIFAR-100") & of("cs-kd/table1", "CS-KD", "CIFAR-100")
+
+
+def test_students_and_detectors_come_after_what_they_start_from(plan: Plan) -> None:
+    first, second = plan.levels
+    assert {job.needs.recipe.method for job in second if job.needs and not job.config} == {"cs_kd"}
+    assert all(job.needs in first for job in second)
+    assert sorted(job.config for job in second if job.config) == [
+        "faster_rcnn_ce", "faster_rcnn_ce_0.5x", "faster_rcnn_sdd", "faster_rcnn_sdd_0.5x",
+    ]  # fmt: skip
+    assert {job.needs.recipe.model for job in second if job.config and job.needs} == {"resnet152"}
+
+
+def test_seeds_are_the_papers_unless_they_are_given(tmp_path: Path) -> None:
+    table1, grid = find_artefact("cs-kd/table1"), find_artefact("cs-kd/table7")
+    plan = Plan([table1, grid], Datasets("full", tmp_path))
+    assert len(plan.jobs_of(table1)) == 3 * 60
+    assert len(plan.jobs_of(grid)) == 48
+    assert len(Plan([grid], Datasets("full", tmp_path), 2).jobs) == 2 * 48
+    assert {job.recipe.seed for job in plan.jobs_of(table1)} == {0, 1, 2}
+
+
+OTHER: dict[str, Any] = {
+    "num_classes": 7, "initial_weights": "x.pt", "max_steps": 3, "schedule": "cosine", "milestones": (1,),
+    "clip_grad": 1.0, "ema_decay": 0.9, "augment": "shift", "interpolation": "bicubic", "precision": "bf16",
+    "scale": (0.5, 1.0), "ratio": (1.0, 2.0), "mean": (0.1, 0.2, 0.3), "std": (0.1, 0.2, 0.3), "trackers": (),
+    "method_args": {"weight": 2.0}, "model_args": {"channels": [8]}, "hflip": 0.25, "crop_pct": 0.5,
+    "label_smoothing": 0.2, "eval_batch_size": 8,
+}  # fmt: skip
+HARMLESS = {
+    "name", "dataset", "eval_batch_size", "workers", "validate_every", "save_every", "save_minutes", "log_every",
+    "trackers",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Recipe)])
+def test_the_address_has_what_can_change_the_result(field: str) -> None:
+    base = Recipe(name="a.b")
+    old = getattr(base, field)
+    if field in OTHER:
+        new = OTHER[field]
+    elif isinstance(old, bool):
+        new = not old
+    elif isinstance(old, str):
+        new = f"{old}x"
+    else:
+        new = old + 1
+    other = replace(base, **{field: new})
+    assert getattr(other, field) != old
+    assert (address_of(base, "d") == address_of(other, "d")) == (field in HARMLESS)
+
+
+def test_the_address_has_data_teacher_and_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Recipe(name="a.b")
+    address = address_of(base, "d")
+    assert address == address_of(replace(base, name="c", workers=1), "d")
+    others = {address_of(base, "e"), address_of(base, "d", network="f")}
+    monkeypatch.setattr("skd_plugins.papers.address.__version__", "9.9")
+    others.add(address_of(base, "d"))
+    assert len(others | {address}) == 4
+
+
+def test_the_checksum_of_data(tmp_path: Path, digits_beton: Path, png_folder: Path) -> None:
+    def made(name: str) -> Path:
+        for half in ("train", "val"):
+            shutil.copytree(png_folder, tmp_path / name / half)
+        return tmp_path / name
+
+    same, other, renamed = made("a"), made("b"), made("c")
+    assert data_checksum(same) == data_checksum(made("d"))
+    first = sorted(other.rglob("*.png"))[0]
+    damaged = bytearray(first.read_bytes())
+    damaged[-20] ^= 1
+    first.write_bytes(damaged)
+    second = sorted(renamed.rglob("*.png"))[0]
+    second.rename(second.with_name("zz.png"))
+    assert len({data_checksum(path) for path in (same, other, renamed, digits_beton)}) == 4
+    with pytest.raises(SkdError, match="does not exist"):
+        data_checksum(tmp_path / "nowhere")
+
+
+def number(value: str, std: str = "") -> Published:
+    return Published("cs-kd", "table1", "", "CS-KD", "ResNet-18", "MIT67", "top1_error", value, std, "lower")
+
+
+@pytest.mark.parametrize(
+    ("value", "std", "ours", "verdict"),
+    [
+        ("40.45", "0.45", (40.0, 40.9), "agrees within the stated std"),
+        ("40.45", "0.45", (40.90,), "agrees within the stated std"),
+        ("40.45", "0.45", (40.905,), "agrees within the stated std"),  # by rounding 40.45 and 40.454 are the same
+        ("40.45", "0.45", (40.91,), "differs"),
+        ("40.45", "0.45", (39.9,), "differs"),
+        ("40.45", "0.45", (38.0, 43.0), "agrees within the stated std"),  # our own spread does not count there
+        ("40.45", "0.45", (), "not run"),
+        ("77.0", "", (76.0, 77.0, 77.4), "agrees within our std, none is stated"),
+        ("77.0", "", (76.0, 76.1, 76.2), "differs"),
+        ("77.0", "", (77.04,), "agrees to the printed digits, no std is known"),
+        ("77.0", "", (77.06,), "differs"),
+    ],
+)
+def test_verdicts(value: str, std: str, ours: tuple[float, ...], verdict: str) -> None:
+    result = Result(number(value, std), ours)
+    assert result.verdict == verdict
+    assert result.outcome == (verdict if verdict in ("differs", "not run") else "agrees")
+    mini = Result(number(value, std), ours, compared=False)
+    assert mini.verdict.startswith("not ")
+    assert mini.difference_text == "–"
+
+
+def test_texts_of_a_result() -> None:
+    result = Result(number("40.45", "0.45"), (40.0, 41.0))
+    assert (result.ours_text, result.paper_text, result.difference_text) == ("40.50 ± 0.71", "40.45 ± 0.45", "+0.05")
+    gain = dataclasses.replace(number("+2.2"), metric="top1_acc_gain_points")
+    assert Result(gain, (3.0,)).ours_text == "+3.0"
+    assert Result(gain, ()).ours_text == "–"
+
+
+def test_the_mini_scale_keeps_the_method(plan: Plan) -> None:
+    recipes = [job.recipe for job in plan.jobs.values()]
+    assert len({recipe.model for recipe in recipes}) == 12
+    for recipe in recipes:
+        small = mini_recipe(recipe)
+        assert (small.method, small.method_args, small.mixup) == (recipe.method, recipe.method_args, recipe.mixup)
+        assert small.model_args.get("classifier") == recipe.model_args.get("classifier")
+        assert small.epochs < recipe.epochs
+
+
+def test_costs() -> None:
+    assert cost_of("ce", {}) == 1
+    assert cost_of("sd_dropout", {"weight": 1.0}) == 1
+    assert cost_of("sd_dropout", {"base": "cs_kd"}) == pytest.approx(4 / 3)
+    assert cost_of("kd", {"base": "cs_kd"}) == pytest.approx(5 / 3)
+
+
+def test_an_estimate_is_measured_once(tmp_path: Path, plan: Plan) -> None:
+    job = next(job for job in plan.jobs.values() if job.recipe.model == "preact_resnet10_cifar")
+    estimator = Estimator(tmp_path / "steps.json")
+    estimate = estimator.estimate([job])
+    assert estimate.hours > 0
+    assert "measured on" in estimate.basis
+    again = Estimator(tmp_path / "steps.json")
+    assert again.steps == estimator.steps
+    assert again.estimate([job, job]).hours == pytest.approx(2 * estimate.hours)
+
+
+@pytest.mark.slow
+def test_every_training_of_the_papers_can_be_made(plan: Plan) -> None:
+    from skd_plugins.plan import make_plan
+
+    recipes = {
+        str((job.recipe.model, job.recipe.model_args, job.recipe.method, job.recipe.method_args, job.recipe.mixup)):
+        job.recipe for job in plan.jobs.values()
+    }  # fmt: skip
+    assert len(recipes) > 100
+    for recipe in recipes.values():
+        if recipe.method == "kd":  # its teacher is a run that is not there
+            recipe = replace(recipe, method=recipe.method_args["base"], method_args={})
+        assert make_plan(recipe)["steps"] > 1000
+
+
+BAD = {
+    "a name": (["cs-kd/tabel1"], "unknown artefact 'cs-kd/tabel1'; did you mean 'cs-kd/table1'?"),
+    "no name": ([], "which artefact? skd reproduce --list shows all; skd reproduce all makes all"),
+    "seeds": (["cs-kd/table1", "--seeds", "0"], "--seeds should be at least 1, got 0"),
+    "jobs": (["cs-kd/table1", "--jobs", "0"], "--jobs should be at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, message = BAD[name]
+    with pytest.raises(SystemExit) as stopped:
+        main(["reproduce", *arguments, "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["reproduce", "--list", "--out", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:35]] == IDS
+    assert all("no data" in line for line in lines[1:35])
+    assert "34 artefacts at scale full" in lines[35]
+
+
+def test_outside_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from skd_plugins.papers import recipe_files
+
+    monkeypatch.setattr(recipe_files, "CHECKOUT", tmp_path)
+    with pytest.raises(SkdError, match="run in a checkout"):
+        recipe_files.recipe_of.__wrapped__("digits_ce")
+    monkeypatch.undo()
+    with pytest.raises(SkdError, match="did you mean 'digits_ce'"):
+        recipe_files.recipe_of("digit_ce")
+    assert isinstance(artefacts()["cs-kd/figure2"].entries[0].run, Training)

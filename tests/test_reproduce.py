@@ -1,0 +1,232 @@
+"""``skd reproduce`` for real at the mini scale, killed and continued; and the pages of made-up results."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skd_plugins.cli import main
+from skd_plugins.papers import find_artefact
+from skd_plugins.papers.artefact import Artefact
+from skd_plugins.papers.datasets import Datasets
+from skd_plugins.papers.execution import execute
+from skd_plugins.papers.mini import NOTICE
+from skd_plugins.papers.pages import write_artefact, write_index
+from skd_plugins.papers.planning import Plan
+from skd_plugins.papers.published import in_printed_unit
+from skd_plugins.papers.results import results_of
+from skd_plugins.papers.store import Store
+from skd_plugins.papers.texts import _escape
+from skd_plugins.papers.work import work, write_job
+
+ROOT = Path(__file__).parents[1]
+CHEAP = ("cs-kd/figure8", "sd-dropout/table13")  # two runs each
+
+
+def mini_plan(out: Path, *ids: str) -> tuple[Plan, Store]:
+    root = out / "mini"
+    return Plan([find_artefact(id) for id in ids], Datasets("mini", root / "data")), Store(root)
+
+
+def finished(root: Path) -> dict[Path, int]:
+    """When the files of complete trainings and evaluations were written."""
+    done = [path.parent for path in root.glob("runs/*/trained.json")]
+    files = [file for run in done for file in (*run.glob("*/seed*/*.pt"), run / "trained.json")]
+    files += root.glob("runs/*/evaluation/*.json")
+    return {file: file.stat().st_mtime_ns for file in files}
+
+
+def test_killed_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, root = tmp_path / "out", tmp_path / "out" / "mini"
+    arguments = ["reproduce", *CHEAP, "--scale", "mini", "--jobs", "1", "--out", str(out)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "skd_plugins.cli", *arguments], env=environment, stdout=subprocess.DEVNULL
+    )
+    until = time.monotonic() + 300
+    while time.monotonic() < until:  # one is complete, and another one has a checkpoint
+        trained = {path.parent for path in root.glob("runs/*/trained.json") if (path.parent / "evaluation").is_dir()}
+        begun = {path.parents[2] for path in root.glob("runs/*/*/seed0/last.pt")} - trained
+        if (trained and begun) or process.poll() is not None:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was killed while it ran"
+    before = finished(root)
+    (interrupted,) = begun
+    assert len(trained) == 1
+    assert not (interrupted / "trained.json").exists()
+    assert len(before) >= 3
+
+    # What is left, as shell commands; one of them is given to a shell.
+    main([*arguments, "--commands"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    line = next(line for line in lines if interrupted.name in line)
+    done = subprocess.run(line, shell=True, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    resumed = [text for text in (interrupted / "log.txt").read_text().splitlines() if "from step" in text]
+    assert len(resumed) == 2
+    assert "from step 0 to 80" in resumed[0]
+    assert "from step 0 to 80" not in resumed[1], "it went on from its checkpoint"
+
+    main(arguments)
+    printed = capsys.readouterr().out
+    assert "runs: 4, of them 2 done, 2 to do" in printed
+    after = finished(root)
+    assert len(list(root.glob("runs/*/trained.json"))) == 4
+    assert {file: after[file] for file in before} == before, "nothing that was complete is repeated"
+
+    main(arguments)
+    assert "runs: 4, of them 4 done, 0 to do" in capsys.readouterr().out
+    assert finished(root) == after
+    main(["reproduce", "--list", "--scale", "mini", "--out", str(out)])
+    states = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert all(" written " in states[id] for id in CHEAP)
+    assert " not run " in states["cs-kd/table5"]
+    check_table(find_artefact("sd-dropout/table13"), *mini_plan(out, *CHEAP))
+    check_figure(root / "artefacts" / "cs-kd" / "figure8")
+    index = (root / "index.html").read_text()
+    assert "2 of 34 written" in index
+    assert NOTICE.replace("'", "&#39;") in index
+    for id in CHEAP:
+        assert f'href="artefacts/{id}/index.html"' in index
+        assert (root / "artefacts" / id / "index.html").is_file()
+
+
+def check_table(artefact: Artefact, plan: Plan, store: Store) -> None:
+    """All four files have the same numbers; at the mini scale there is no verdict."""
+    folder, name = store.artefact(artefact.id), artefact.id.rpartition("/")[2]
+    results = results_of(artefact, plan, store)
+    assert results
+    assert all(result.ours for result in results)
+    page, text, tex = (
+        (folder / file).read_text() for file in ("index.html", f"{name}.md", f"{name}.tex")
+    )  # fmt: skip
+    rows = list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
+    assert len(rows) == len(results)
+    compared = plan.datasets.scale == "full"
+    for result, row in zip(results, rows, strict=True):
+        assert row["value"] == result.published.value
+        assert " ± ".join(part for part in (row["ours"], row["ours_std"]) if part) == result.ours_text
+        assert row["verdict"] == result.verdict
+        line = f"| {result.ours_text} | {len(result.ours)} | {result.paper_text} | {result.difference_text} |"
+        assert f"{line} {result.verdict} |" in text
+        assert f"{_escape(result.ours_text)}" in tex
+        assert f">{result.ours_text}</td>" in page
+        assert html.escape(result.verdict).replace("&#x27;", "&#39;") in page
+        assert (result.outcome in ("agrees", "differs")) == compared
+    for file in (page, text, tex):
+        assert ("This is not a reproduction" in file) == (not compared)
+        assert compared or "differs" not in file
+
+
+def check_figure(folder: Path) -> None:
+    assert (folder / "figure8.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (folder / "figure8.svg").read_text()
+    facts = list(csv.reader((folder / "figure8.csv").read_text().splitlines()))[1:]
+    assert len(facts) == 5
+    for file in ("index.html", "figure8.md", "figure8.tex"):
+        text = html.unescape((folder / file).read_text())
+        assert all(number in text.replace("$", "") for _, number in facts), file
+    assert "data:image/svg+xml;base64," in (folder / "index.html").read_text()
+
+
+def pretend(plan: Plan, store: Store, artefact: Artefact, shift: float) -> None:
+    """Fills a store with the published values, `shift` printed units up and down over the seeds."""
+    for row in artefact.numbers:
+        if row.derived:
+            continue
+        measure = artefact.measures[row.metric]
+        jobs = plan.jobs_of(artefact, artefact.entry_of(row))
+        for number, job in enumerate(jobs):
+            store.finish(job.address, store.folder(job.address) / "run", 1.0)
+            value = row.number + shift * (number - (len(jobs) - 1) / 2)
+            unit = in_printed_unit(row.metric, 1.0) - in_printed_unit(row.metric, 0.0)
+            path = store.evaluation(job.address, measure.evaluation)
+            values = json.loads(path.read_text()) if path.is_file() else {}
+            values[measure.key.format(**row.settings)] = (value - in_printed_unit(row.metric, 0.0)) / unit
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(("id", "seeds"), [("cs-kd/table1", 3), ("cs-kd/table7", 1), ("sd-dropout/table6", 2),
+                                           ("sd-dropout/table7", 2), ("sd-dropout/table8", 1)])  # fmt: skip
+def test_results_like_the_papers_agree(id: str, seeds: int, tmp_path: Path) -> None:
+    artefact = find_artefact(id)
+    plan, store = Plan([artefact], Datasets("full", tmp_path / "no data"), seeds), Store(tmp_path)
+    assert {result.outcome for result in results_of(artefact, plan, store)} == {"not run"}
+    pretend(plan, store, artefact, 0.02)
+    results = results_of(artefact, plan, store)
+    plain = [result for result in results if not result.published.derived]
+    assert {result.outcome for result in plain} == {"agrees"}
+    assert all(abs(result.difference or 0) < 1e-9 and len(result.ours) == seeds for result in plain)
+    derived = [result for result in results if result.published.derived]
+    assert bool(derived) == (id == "cs-kd/table1")
+    assert all(abs(result.difference or 9) < 0.1 for result in derived), "computed from ours, rounded like theirs"
+    write_artefact(artefact, plan, store)
+    check_table(artefact, plan, store)
+    pictures = sorted(path.name for path in store.artefact(id).glob("*.png"))
+    assert pictures == (["table7-ours.png", "table7-paper.png"] if artefact.kind == "grid" else [])
+    page = write_index(store, "full").read_text()
+    assert "1 of 34 written" in page
+    assert f"{sum(result.outcome == 'agrees' for result in results)} agree" in page
+
+
+def test_missing_results_are_said(tmp_path: Path) -> None:
+    table, figure = find_artefact("cs-kd/table5"), find_artefact("cs-kd/figure2")
+    plan, store = Plan([table, figure], Datasets("full", tmp_path / "no data")), Store(tmp_path)
+    page = write_artefact(table, plan, store).read_text()
+    assert page.count("not run</td>") == 6
+    assert "0 of 6 runs are complete" in page
+    page = write_artefact(figure, plan, store).read_text()
+    assert "Not drawn: Cross-entropy, ResNet-18, CIFAR-100 has not been run." in page
+    assert not list(store.artefact(figure.id).glob("*.png"))
+
+
+def test_a_job_that_fails_is_noted_and_the_next_one_is_begun(tmp_path: Path) -> None:
+    plan, store = mini_plan(tmp_path, "cs-kd/table4")
+    students = [job for job in plan.levels[1] if job.recipe.dataset == "cub200"]
+    assert len(students) == 2
+    for job in students:
+        write_job(store, job, plan.datasets)
+    work(store.root, [job.address for job in students])  # their teachers are not there
+    for job in students:
+        assert job.needs is not None
+        assert store.state(job) == "failed"
+        assert store.error(job.address) == f"the run that it starts from, {job.needs.address}, is not complete"
+
+
+def test_one_worker_has_a_run(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.locked("a", wait=False) as mine, Store(tmp_path).locked("a", wait=False) as other:
+        assert mine
+        assert not other
+    with Store(tmp_path).locked("a", wait=False) as again:
+        assert again
+
+
+@pytest.mark.slow
+def test_workers_share_the_runs_and_networks_pass_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Table 4's students need their teachers; two processes of submitit's."""
+    pytest.importorskip("submitit")
+    plan, store = mini_plan(tmp_path, "cs-kd/table4")
+    execute(plan, store, jobs=2)
+    printed = capsys.readouterr().out
+    assert printed.count("] done: ") == len(plan.jobs) == 25
+    assert {store.state(job) for job in plan.jobs.values()} == {"done"}
+    for job in plan.levels[1]:
+        log = (store.folder(job.address) / "log.txt").read_text()
+        assert log.count("from step 0") == 1, "one worker trained it, once"
+    results = results_of(plan.artefacts[0], plan, store)
+    assert np.mean([result.mean or 100 for result in results]) < 60, "the students learn"
