@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -15,10 +16,16 @@ from .errors import SkdError, unknown
 def check_value(value: Any, hint: Any, *, what: str) -> Any:
     """`value` converted to the type `hint`; raises `SkdError` that names `what`."""
     try:
-        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        return _adapter(hint).validate_python(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Input should be ")
         raise SkdError(f"{what} should be {reason}, got {value!r}") from None
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    """Making one costs more than all its checks: a plan of hundreds of recipes would take seconds."""
+    return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
 
 
 def check_arguments(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -217,7 +219,7 @@ def test_the_address_has_data_teacher_and_version(monkeypatch: pytest.MonkeyPatc
     assert len(others | {address}) == 4
 
 
-def test_the_checksum_of_data(tmp_path: Path, digits_beton: Path, png_folder: Path) -> None:
+def test_the_checksum_of_data(tmp_path: Path, png_folder: Path) -> None:
     def made(name: str) -> Path:
         for half in ("train", "val"):
             shutil.copytree(png_folder, tmp_path / name / half)
@@ -231,9 +233,19 @@ def test_the_checksum_of_data(tmp_path: Path, digits_beton: Path, png_folder: Pa
     first.write_bytes(damaged)
     second = sorted(renamed.rglob("*.png"))[0]
     second.rename(second.with_name("zz.png"))
-    assert len({data_checksum(path) for path in (same, other, renamed, digits_beton)}) == 4
+    assert len({data_checksum(path) for path in (same, other, renamed)}) == 3
     with pytest.raises(SkdError, match="does not exist"):
         data_checksum(tmp_path / "nowhere")
+
+
+def test_the_checksum_of_beton_files_is_the_writers(tmp_path: Path) -> None:
+    for half in ("train", "val"):
+        (tmp_path / f"{half}.beton").write_bytes(half.encode())
+        (tmp_path / f"{half}.beton.json").write_text(json.dumps({"sha256": f"sum of {half}"}))
+    assert data_checksum(tmp_path) == "sum of train+sum of val"
+    data_checksum.cache_clear()
+    (tmp_path / "val.beton.json").unlink()  # somebody else's file
+    assert data_checksum(tmp_path) == f"sum of train+{hashlib.sha256(b'val').hexdigest()}"
 
 
 def number(value: str, std: str = "") -> Published:

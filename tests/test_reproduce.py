@@ -46,6 +46,21 @@ def finished(root: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in files}
 
 
+def test_a_table_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, id = tmp_path / "out", CHEAP[1]
+    arguments = ["reproduce", id, "--scale", "mini", "--jobs", "1", "--out", str(out)]
+    main(arguments)
+    assert "runs: 2, of them 0 done, 2 to do" in capsys.readouterr().out
+    plan, store = mini_plan(out, id)
+    check_table(find_artefact(id), plan, store)
+    before = finished(store.root)
+    assert len(before) > 4
+    main(arguments)
+    assert "runs: 2, of them 2 done, 0 to do" in capsys.readouterr().out
+    assert finished(store.root) == before
+
+
+@pytest.mark.slow
 def test_killed_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, root = tmp_path / "out", tmp_path / "out" / "mini"
     arguments = ["reproduce", *CHEAP, "--scale", "mini", "--jobs", "1", "--out", str(out)]

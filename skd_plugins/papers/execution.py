@@ -152,7 +152,9 @@ class _Progress:
                 self.seen.add(job.address)
                 took = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self.started))
                 reason = f": {self.store.error(job.address)}" if state == "failed" else ""
-                print(f"[{len(self.seen)}/{self.total}, {took}] {state}: {job.title}{reason}", flush=True)
+                print(
+                    f"[{len(self.seen)}/{self.total}, {took}] {state}: {job.title} ({job.address}){reason}", flush=True
+                )
 
     def _recent(self, job: Job) -> bool:
         """Whether it failed now, and not the last time."""
