@@ -61,6 +61,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 MODELS = {
     "timm": ("resnet10t", {"channels": (8, 16, 24, 32), "zero_init_last": False}),  # zeros would have no gradient yet
     "torchvision": ("torchvision/resnet18", {}),
+    "densenet": ("densenet121_cifar", {"growth_rate": 8, "block_config": (1, 1, 1, 1)}),
+    "preact": ("preact_resnet10_cifar", {"channels": (8, 16, 24, 32)}),
 }
 GROUP_NORM = {"channels": (8, 16, 24, 32), "norm_layer": "groupnorm1"}
 # Compiling takes seconds, so of the compositions only those whose step is not the sum of two that are there.
