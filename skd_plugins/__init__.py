@@ -26,6 +26,7 @@ _PUBLIC = {
     "predict": "evaluation",
     "Predictions": "evaluation",
     "export_weights": "weights",
+    "load_weights": "weights",
     "SkdError": "errors",
 }
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "export_weights",
     "get_method",
     "list_methods",
+    "load_weights",
     "main",
     "make_loader",
     "predict",
@@ -51,12 +53,12 @@ if TYPE_CHECKING:
     from .data import make_loader
     from .engine import train
     from .errors import SkdError
-    from .evaluation import Predictions, predict
+    from .evaluation.predict import Predictions, predict
     from .methods import Method, get_method, list_methods, register_method
     from .models import create_model
     from .recipe import Recipe, main, replace
     from .task import MethodTask, create_task
-    from .weights import export_weights
+    from .weights import export_weights, load_weights
 
 
 def __getattr__(name: str) -> Any:
