@@ -75,13 +75,16 @@ class _Bounded(io.FileIO):
         except OSError as error:
             raise unwritable(path, error) from None
         super().__init__(handle, "w")
-        self.seek(0, os.SEEK_END)
+        self._begun = self.seek(0, os.SEEK_END) > 0
 
     def write(self, data: Buffer, /) -> int:
         left = memoryview(data)
         size = len(left)
         if self.tell() + size > self._limit:
-            raise UnreachableError(f"it has more than the {self._limit} bytes that the manifest states", again=False)
+            self.truncate(0)
+            raise UnreachableError(
+                f"it has more than the {self._limit} bytes that the manifest states", again=self._begun
+            )
         try:
             while left:
                 left = left[super().write(left) :]
@@ -125,6 +128,7 @@ def _get(url: str, target: _Bounded, file: ReleasedFile) -> None:
     except Exception as error:  # of huggingface_hub's, or of the HTTP library that its version builds on
         status = getattr(getattr(error, "response", None), "status_code", None)
         reason = f"HTTP status {status}" if status else (str(error).splitlines() or [type(error).__name__])[0]
-        # huggingface_hub itself has tried broken connections again, but neither an answer that ends early nor a status.
-        again = status >= 500 if status else isinstance(error, OSError)
+        # Nobody listens: huggingface_hub has knocked several times. It does not repeat a status of 500 and more, an
+        # answer that ends early and, in older versions, a broken connection.
+        again = status >= 500 if status else type(error).__name__ != "ConnectError"
         raise UnreachableError(reason, again=again) from None
