@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import pickle
@@ -14,10 +16,11 @@ import pytest
 import timm
 import torch
 import torchvision
+from fileserver import serve_files
 from hubserver import serve_hub
 from safetensors.torch import load_file, save_file
 
-from skd_plugins import Recipe, SkdError, replace, train
+from skd_plugins import Recipe, SkdError, create_model, replace, train
 from skd_plugins.cli import main
 from skd_plugins.weights import load_network
 from skd_plugins.weights.download import download
@@ -114,7 +117,6 @@ def test_torchvision_loads_a_release(runs: dict[str, Path], digits_beton: Path, 
 
 
 def test_a_network_that_timm_has_not_says_so(tmp_path: Path) -> None:
-    from skd_plugins import create_model
     from skd_plugins.weights.model_card import timm_config
 
     card = {"model": "torchvision/googlenet", "num_classes": 3, "model_args": {"aux_logits": False}, "classes": None,
@@ -221,3 +223,44 @@ def test_torchvisions_files_are_checked_before_use(tmp_path: Path, monkeypatch: 
         with pytest.raises(SkdError, match="was not what its checksum f37072fd says and is deleted"):
             use()
         assert not path.exists()
+
+
+class Evil:
+    """What a pickle can do to who loads it."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_torchvisions_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloaded by torch.hub from a server on loopback, whose address replaces torchvision's; loaded as data only."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    name = "torchvision/mobilenet_v3_small.IMAGENET1K_V1"
+    weights = torchvision.models.MobileNet_V3_Small_Weights.IMAGENET1K_V1
+    torch.manual_seed(0)
+    model = torchvision.models.mobilenet_v3_small().eval()
+    files = {}
+    for what in (model.state_dict(), {"weight": Evil(tmp_path / "mark")}):
+        buffer = io.BytesIO()
+        torch.save(what, buffer)
+        files[f"/net-{hashlib.sha256(buffer.getvalue()).hexdigest()[:8]}.pth"] = buffer.getvalue()
+    good, evil = files
+    input = torch.randn(1, 3, 64, 64)
+    with serve_files(files) as server, torch.no_grad():
+        monkeypatch.setattr(weights.value, "url", f"{server.address}{good}")
+        loaded = create_model(name, pretrained=True).eval()
+        assert torch.equal(loaded(input), model(input))
+        network, card = load_network(name)
+        assert torch.equal(network(input), model(input))
+        assert (card["num_classes"], card["input_size"], len(card["classes"])) == (1000, [3, 224, 224], 1000)
+        assert create_model(name, num_classes=3, pretrained=True)(torch.randn(2, 3, 64, 64)).shape == (2, 3)
+        assert published_file(name, download=False) == tmp_path / "hub" / "checkpoints" / good[1:]
+        assert [path for path, _ in server.requests] == [good]
+
+        monkeypatch.setattr(weights.value, "url", f"{server.address}{evil}")
+        with pytest.raises(SkdError, match="is not a readable checkpoint"):
+            load_network(name)
+    assert not (tmp_path / "mark").exists()
