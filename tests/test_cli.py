@@ -24,7 +24,9 @@ TINY = ['model_args={"channels": [8, 8, 16, 16]}', "epochs=1", "trackers=[]"]
 
 
 def test_the_commands_are_frozen() -> None:
-    assert sorted(COMMANDS) == ["compare", "data", "demo", "evaluate", "export", "list", "timm-train", "write"]
+    assert sorted(COMMANDS) == [
+        *("compare", "data", "demo", "evaluate", "export", "list", "release", "timm-train", "weights", "write")
+    ]
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
