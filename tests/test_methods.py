@@ -15,7 +15,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.utils import unwrap_model
 
-from skd_plugins import create_model, create_task, get_method, list_methods
+from skd_plugins import create_model, create_task, get_method, list_methods, load_weights
 from skd_plugins.errors import SkdError
 from skd_plugins.methods.sd_dropout import self_distillation
 from skd_plugins.stages import STAGES, StageTap, check_resumable, resume_after, stage_modules, watching
@@ -262,6 +262,13 @@ def test_passes_are_counted(variant: str) -> None:
     assert task.method.step_cost == pytest.approx(task.method.passes[0] + task.method.passes[1] / 3)
 
 
+def test_a_teacher_by_name() -> None:
+    """Released weights, which are the frozen teacher's."""
+    model = create_model("resnet10t", num_classes=10, channels=(8, 8, 16, 16))
+    teacher = create_task("kd", model, teacher="resnet10t_digits.ce").method._teacher[0]
+    assert torch.equal(teacher.state_dict()["fc.weight"], load_weights("resnet10t_digits.ce")["fc.weight"])
+
+
 def test_a_teacher_stays_as_it_is() -> None:
     task = make_task("kd-cs_kd")
     teacher = task.method._teacher[0]
@@ -388,7 +395,7 @@ def test_bad_arguments() -> None:
         ("kd", {}, "method 'kd' needs the argument 'teacher'"),
         ("kd", {"teacher": model, "base": "kd", "base_args": {"teacher": model}}, "it has a teacher already"),
         ("kd", {"teacher": "resnet18.a1_in1k"}, "have 1000 classes, the network 5"),
-        ("kd", {"teacher": "no_such_net"}, "neither a path nor a model"),
+        ("kd", {"teacher": "no_such_net"}, "not a name of weights"),
         ("kd", {"teacher": "missing.safetensors"}, "does not exist"),
         ("kd", {"teacher": "test_vit_nope.pt"}, "does not exist"),
         ("kd", {"teacher": create_model("resnet10t", num_classes=3)}, "has 3 classes, the network 5"),
