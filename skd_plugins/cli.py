@@ -108,6 +108,8 @@ def evaluate(
     workers: int = 4,
     skip_broken: tyro.conf.FlagCreatePairsOff[bool] = False,
     save_predictions: tyro.conf.FlagCreatePairsOff[bool] = False,
+    attack: Literal["fgsm", "pgd"] | None = None,
+    eps: float | None = None,
 ) -> None:
     """Evaluate a run, a checkpoint, a file or a name of weights: metrics.json and a report.html.
 
@@ -116,19 +118,22 @@ def evaluate(
             (skd weights list), timm/NAME.TAG, torchvision/NAME.WEIGHTS.
         data: folder with val.beton or val/, or that file or folder itself; the embedded digits by default if the
             network was trained on them.
-        out: where the report goes; by default beside the weights, in a folder "evaluation"; for a name evaluation/NAME.
+        out: where the report goes; by default beside the weights, in a folder "evaluation" ("evaluation-fgsm"); for a
+            name evaluation/NAME.
         which: which checkpoint of a run's folder.
         raw: the raw weights, where there is an average of them too.
         batch_size: images a batch.
         workers: decoding threads or processes.
         skip_broken: leave undecodable images out and count them.
         save_predictions: write logits, features and targets too (600 MB for ImageNet).
+        attack: evaluate on adversarial images instead.
+        eps: how far the attack may change a pixel, in [0, 1]; 8/255 (0.0314) by default.
     """
     from .evaluation.evaluate import evaluate_weights
 
     report = evaluate_weights(
         weights, data=data, out=out, which=which, ema=False if raw else None, batch_size=batch_size, workers=workers,
-        skip_broken=skip_broken, save_predictions=save_predictions,
+        skip_broken=skip_broken, save_predictions=save_predictions, attack=attack, eps=eps,
     )  # fmt: skip
     print(f"report: {report}")
 

@@ -120,6 +120,24 @@ def test_run_checkpoint_and_export_evaluate_alike(run: Path, digits_beton: Path,
     assert metrics[0]["nll"] == pytest.approx(last["nll"], rel=1e-5)
 
 
+def test_attacks_have_a_report_of_their_own(run: Path, digits_beton: Path, tmp_path: Path) -> None:
+    exported = export_weights(run, tmp_path)
+    data = str(digits_beton / "train.beton")  # fewer images than val.beton
+    nll = {}
+    for attack, eps in ((None, None), ("fgsm", 0.0), ("fgsm", 0.1), ("pgd", 0.1)):
+        folder = evaluate_weights(exported, data=data, attack=attack, eps=eps).parent
+        assert folder == tmp_path / ("evaluation" if attack is None else f"evaluation-{attack}")
+        report = json.loads((folder / "metrics.json").read_text())
+        nll[attack, eps] = report["metrics"]["nll"]
+        assert (report["info"].get("attack"), report["info"].get("eps")) == (attack, eps)
+    assert nll["fgsm", 0.0] == pytest.approx(nll[None, None], rel=1e-4)
+    assert nll[None, None] < nll["fgsm", 0.1] < nll["pgd", 0.1]
+    with pytest.raises(SkdError, match="choose one: --attack fgsm"):
+        evaluate_weights(exported, data=data, eps=0.1)
+    with pytest.raises(SkdError, match="8/255"):
+        evaluate_weights(exported, data=data, attack="fgsm", eps=8)
+
+
 def test_errors(run: Path, digits_beton: Path, jpeg_folder: Path, tmp_path: Path) -> None:
     exported = export_weights(run, tmp_path)
     for weights, message in [

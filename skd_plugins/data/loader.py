@@ -34,6 +34,8 @@ class Loader:
         classes: class names, None if the data does not name them.
         num_classes: number of classes.
         num_samples: number of samples, over all processes.
+        mean: channel means in [0, 1] that the images are normalised with.
+        std: the standard deviations.
         skipped: sample index to reason, of the images left out since the last ``iter()`` (evaluation) or so far
             (training, where another image of the class takes the place).
     """
@@ -57,6 +59,7 @@ class Loader:
         self.classes = data.classes
         self.num_classes = len(data.classes) if data.classes else int(data.targets.max()) + 1
         self.num_samples = len(data)
+        self.mean, self.std = tuple(mean), tuple(std)
         self.skipped: dict[int, str] = {}
         self.batch_size, self.workers, self.skip_broken = batch_size, workers, skip_broken
         self.segments = order.segments if order else ("clean",)
@@ -73,7 +76,7 @@ class Loader:
             )
         self._on_device = PrefetchLoader(
             _Host(self),  # type: ignore[arg-type]  # it only iterates
-            mean=tuple(mean), std=tuple(std), device=device, img_dtype=dtype,
+            mean=self.mean, std=self.std, device=device, img_dtype=dtype,
         )  # fmt: skip
 
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ from ..environment import environment
 from ..errors import SkdError
 from ..recipe import Recipe, replace
 from ..weights import load_network
+from .attacks import FGSM, PGD
 from .predict import predict
 from .report import write_report
 
@@ -29,19 +30,24 @@ def evaluate_weights(
     workers: int = 4,
     skip_broken: bool = False,
     save_predictions: bool = False,
+    attack: Literal["fgsm", "pgd"] | None = None,
+    eps: float | None = None,
 ) -> Path:
     """Evaluates a trained network with the pre-processing that its card states.
 
     Args:
         weights: a run's folder, a checkpoint, exported weights, or a name, see `skd_plugins.weights.read_weights`.
         data: a data folder, or its validation half itself; None for the embedded digits, if the network is of them.
-        out: folder of the report; ``evaluation`` beside the weights by default, ``evaluation/NAME`` for a name.
+        out: folder of the report; ``evaluation`` beside the weights by default, ``evaluation/NAME`` for a name;
+            ``evaluation-fgsm`` under that attack.
         which: which checkpoint of a run's folder.
         ema: see `skd_plugins.weights.read_weights`.
         batch_size: images a batch.
         workers: decoding threads or processes.
         skip_broken: leave undecodable images out and count them.
         save_predictions: write logits, features and targets to ``predictions.safetensors`` too (600 MB for ImageNet).
+        attack: evaluate on adversarial images instead: `FGSM` or `PGD` as it is by default.
+        eps: the attack's budget, in [0, 1] pixel units; 8/255 when None.
 
     Returns:
         the ``report.html``; ``metrics.json`` is beside it.
@@ -49,6 +55,8 @@ def evaluate_weights(
     Raises:
         SkdError: the weights or the data can't be used, or their classes differ.
     """
+    if eps is not None and attack is None:
+        raise SkdError(f"eps={eps:g} is the budget of an attack; choose one: --attack fgsm")
     model, card = load_network(weights, which=which, ema=ema)
     recipe = replace(_recipe(card), eval_batch_size=batch_size, workers=workers, skip_broken=skip_broken)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -58,20 +66,23 @@ def evaluate_weights(
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
 
-    predictions = predict(model, loader)
-    folder = out or _beside(weights)
+    eps = 8 / 255 if eps is None else eps
+    perturb = {"fgsm": FGSM, "pgd": PGD}[attack](eps=eps, mean=loader.mean, std=loader.std) if attack else None
+    predictions = predict(model, loader, perturb=perturb)
+    # Not the folder of the clean images: comparisons of runs read that one.
+    folder = out or _beside(weights, f"evaluation-{attack}" if attack else "evaluation")
     folder.mkdir(parents=True, exist_ok=True)
     if save_predictions:
         predictions.save(folder / "predictions.safetensors")
     info = {
         "network": card["model"], "weights": str(weights), "epoch": card.get("epoch"), "averaged": card.get("ema"),
         **({"method": recipe.method, "method_args": recipe.method_args} if card["recipe"] else {}),
-        "data": str(loader.data.path),
+        "data": str(loader.data.path), **({"attack": attack, "eps": eps} if attack else {}),
         "images left out": len(loader.skipped), **_flat(environment(), "command", "commit", "versions"),
     }  # fmt: skip
     return write_report(
-        predictions, folder, title=recipe.name, classes=card["classes"] or loader.classes, info=info,
-        images=loader.picture,
+        predictions, folder, title=recipe.name + (f" under {attack.upper()}" if attack else ""),
+        classes=card["classes"] or loader.classes, info=info, images=loader.picture,
     )  # fmt: skip
 
 
@@ -89,11 +100,11 @@ def _recipe(card: dict[str, Any]) -> Recipe:
     )  # fmt: skip
 
 
-def _beside(weights: str | Path) -> Path:
+def _beside(weights: str | Path, folder: str) -> Path:
     path = Path(weights)
     if not path.exists():  # a name; nothing is written to the cache
-        return Path("evaluation") / path
-    return (path if path.is_dir() else path.parent) / "evaluation"
+        return Path(folder) / path
+    return (path if path.is_dir() else path.parent) / folder
 
 
 def _validation_half(dataset: str, data: str | None) -> Path:

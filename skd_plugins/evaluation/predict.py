@@ -108,7 +108,7 @@ def predict(
     shard: _Shard | None = None
     error: Exception | None = None
     try:
-        with _evaluation_mode(model):
+        with evaluation_mode(model):
             shard = _predict_shard(model, loader, perturb, autocast_dtype)
     except Exception as caught:  # raised again below, in every process, so that none waits for another
         error = caught
@@ -128,7 +128,7 @@ class _Shard:
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Restores every module's own flag afterwards: a frozen part of a training network stays as it was."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()

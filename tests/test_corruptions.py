@@ -1,0 +1,211 @@
+"""Corruptions: each by what defines it, all by what they have in common."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from test_attacks import MEAN, STD, Net, batch
+
+from skd_plugins.data.catalog.cifar100c import CORRUPTIONS
+from skd_plugins.errors import SkdError
+from skd_plugins.evaluation import predict
+from skd_plugins.evaluation.corruptions import GENERATED, Corruption, _enlarged, _moved, _plasma, corrupt
+
+Pixels = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def photo() -> Pixels:
+    from sklearn.datasets import load_sample_images
+
+    return np.ascontiguousarray(load_sample_images().images[0][100:324, 200:424])
+
+
+@pytest.fixture(scope="module")
+def small(photo: Pixels) -> Pixels:
+    return np.asarray(Image.fromarray(photo).resize((32, 32), Image.Resampling.BOX))
+
+
+def grey(level: int, size: int = 200) -> Pixels:
+    return np.full((size, size, 3), level, np.uint8)
+
+
+def distance(a: Pixels, b: Pixels) -> float:
+    return float(((a.astype(float) - b.astype(float)) ** 2).mean())
+
+
+# ------------------------------------------------------------------------------------------------------------- all
+
+
+def test_all_but_frost_are_there() -> None:
+    assert tuple(name for name in CORRUPTIONS if name != "frost") == GENERATED
+    assert len(GENERATED) == 14
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_same_size_seeded_and_worse_at_the_highest_severity(name: str, small: Pixels) -> None:
+    images = [corrupt(small, name, severity) for severity in range(1, 6)]
+    for image in images:
+        assert image.shape == small.shape
+        assert image.dtype == np.uint8
+        assert not np.array_equal(image, small)
+    # Elastic transforms trade the affine part for the displacement; the benchmark's severities are not ordered by it.
+    if name != "elastic_transform":
+        assert distance(images[4], small) > distance(images[0], small)
+    assert np.array_equal(corrupt(small, name, 3), images[2])
+    random = name not in ("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression")
+    assert np.array_equal(corrupt(small, name, 3, seed=1), images[2]) != random
+
+
+@pytest.mark.parametrize("name", GENERATED)
+@pytest.mark.parametrize("shape", [(1, 1), (28, 41), (90, 67)])
+def test_any_size(name: str, shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    assert corrupt(image, name, 5).shape == image.shape
+
+
+def test_the_benchmark_follows_the_size(photo: Pixels, small: Pixels) -> None:
+    ratio = {len(image): corrupt(image, "contrast", 1).std() / image.std() for image in (photo, small)}
+    assert ratio[224] == pytest.approx(0.4, abs=0.1)
+    assert ratio[32] == pytest.approx(0.75, abs=0.1)
+
+
+# ----------------------------------------------------------------------------------------------------------- each
+
+
+def test_noises_have_their_strength() -> None:
+    plain = grey(128)
+    values = corrupt(plain, "gaussian_noise", 1) / 255 - 128 / 255  # a large image: 0.08
+    assert values.std() == pytest.approx(0.08, rel=0.02)
+    assert values.mean() == pytest.approx(-0.5 / 255, abs=1e-3), "cut off to whole levels, as the benchmark does"
+    shot = corrupt(plain, "shot_noise", 1) / 255
+    assert shot.var() == pytest.approx(128 / 255 / 60, rel=0.03)
+    impulse = corrupt(plain, "impulse_noise", 5)
+    assert (impulse != 128).mean() == pytest.approx(0.27, abs=0.01)
+    assert (impulse == 255).mean() == pytest.approx(0.135, abs=0.01)
+    assert set(np.unique(impulse)) == {0, 128, 255}
+
+
+def test_contrast_keeps_the_mean(photo: Pixels) -> None:
+    result = corrupt(photo, "contrast", 2)
+    mean = photo.mean(axis=(0, 1))
+    np.testing.assert_allclose(result, (photo - mean) * 0.3 + mean, atol=1.0)
+
+
+def test_brightness_is_that_of_hsv(small: Pixels) -> None:
+    image = small.copy()
+    image[0, 0] = 0
+    result = corrupt(image, "brightness", 3)
+    for place in [(0, 0), (5, 9), (31, 2), (16, 16)]:
+        hue, saturation, value = colorsys.rgb_to_hsv(*(image[place] / 255))
+        expected = np.array(colorsys.hsv_to_rgb(hue, saturation, min(value + 0.15, 1))) * 255
+        np.testing.assert_allclose(result[place], expected, atol=1.0)
+
+
+def test_jpeg_and_pixelate_are_pillow(small: Pixels) -> None:
+    file = io.BytesIO()
+    Image.fromarray(small).save(file, "jpeg", quality=58)
+    assert np.array_equal(corrupt(small, "jpeg_compression", 3), np.asarray(Image.open(file)))
+    box = Image.Resampling.BOX
+    expected = np.asarray(Image.fromarray(small).resize((20, 20), box).resize((32, 32), box))
+    assert np.array_equal(corrupt(small, "pixelate", 5), expected)
+
+
+def test_blurs_keep_a_plain_image_and_spread_a_point() -> None:
+    for name in ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic_transform"):
+        plain = grey(100, 96)
+        assert np.abs(corrupt(plain, name, 5).astype(int) - 100).max() <= 1, name
+    point = np.zeros((101, 101, 3), np.uint8)
+    point[50, 50] = 255
+    disk = corrupt(np.where(point == 255, 255, point).astype(np.uint8), "defocus_blur", 1)[..., 0]
+    line = np.arange(-50, 51)
+    inside = line[:, None] ** 2 + line**2 <= 9
+    assert disk[inside].min() == disk[inside].max() == 255 // inside.sum()
+    assert disk[~inside].max() == 0
+
+
+def test_glass_blur_takes_pixels_from_nearby(small: Pixels) -> None:
+    """At severity 1 for small images the blur is none: every pixel is a copy of one at most 1 away."""
+    result = corrupt(small, "glass_blur", 1)
+    assert (result != small).any(axis=2).mean() > 0.3
+    # One pass from the lower right moves a value further only by way of a pixel that was already passed.
+    for row in range(1, 31):
+        for column in range(1, 31):
+            near = small[max(0, row - 1) :, max(0, column - 1) :].reshape(-1, 3)
+            assert (near == result[row, column]).all(axis=1).any()
+    assert np.array_equal(result[:2], small[:2]), "the first rows are not touched"
+
+
+def test_motion_blur_is_half_a_gaussian_along_its_angle() -> None:
+    point = np.zeros((41, 41))
+    point[20, 20] = 1
+    weights = np.exp(-(np.arange(13) ** 2) / 8)
+    weights /= weights.sum()
+    level = _moved(point, 6, 2, angle=0)  # a pixel sees those to its right
+    np.testing.assert_allclose(level[20, 20 - np.arange(13)], weights)
+    steep = _moved(point, 6, 2, angle=-90)  # and at -90 degrees those above it
+    np.testing.assert_allclose(steep[20 + np.arange(13), 20], weights)
+    assert _moved(point, 6, 2, angle=30).sum() == pytest.approx(1)
+    np.testing.assert_allclose(_moved(np.ones((9, 9)), 6, 2, angle=33), 1)
+
+
+def test_enlarging_keeps_the_centre_and_the_size() -> None:
+    ramp = np.linspace(0, 1, 40)[:, None] * np.ones((40, 30))
+    large = _enlarged(ramp, 2)
+    assert large.shape == ramp.shape
+    assert large[0, 0] == pytest.approx(ramp[10, 0])
+    assert large[-1, 0] == pytest.approx(ramp[29, 0])
+    assert np.array_equal(_enlarged(ramp, 1), ramp)
+
+
+def test_clouds_are_smoother_with_more_decay() -> None:
+    rough, smooth = (_plasma(128, decay, np.random.default_rng(0)) for decay in (1.4, 3))
+    for clouds in (rough, smooth):
+        assert clouds.shape == (128, 128)
+        assert clouds.min() == 0
+        assert clouds.max() == 1
+    assert np.abs(np.diff(smooth)).mean() < 0.5 * np.abs(np.diff(rough)).mean()
+
+
+def test_fog_and_snow_brighten_and_fog_flattens(photo: Pixels) -> None:
+    dark = photo // 4
+    dark[0, 0] = 255  # fog is scaled to the brightest value
+    for name in ("fog", "snow"):
+        assert corrupt(dark, name, 3).mean() > dark.mean() + 10, name
+    fogged = corrupt(photo, "fog", 3).astype(float)
+    detail, before = (image - gaussian_filter(image, (3, 3, 0)) for image in (fogged, photo.astype(float)))
+    assert detail.std() < 0.5 * before.std()
+
+
+# -------------------------------------------------------------------------------------------------------- in predict
+
+
+def test_in_predict_on_what_the_network_sees() -> None:
+    input, target = batch(5)
+    model = Net().eval()
+    perturb = Corruption(name="gaussian_noise", severity=2, mean=MEAN, std=STD)
+    whole = predict(model, [(input, target)], perturb=perturb).logits
+    parts = predict(model, [(input[:2], target[:2]), (input[2:], target[2:])], perturb=perturb).logits
+    torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-5)
+    levels = ((input * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)) * 255).round()
+    expected = corrupt(levels[3].permute(1, 2, 0).numpy().astype(np.uint8), "gaussian_noise", 2)
+    seen = perturb(model, input, target)[3] * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+    np.testing.assert_allclose(seen.permute(1, 2, 0).numpy() * 255, expected, atol=1e-3)
+
+
+def test_what_is_refused(small: Pixels) -> None:
+    with pytest.raises(SkdError, match="photographs of frost"):
+        Corruption(name="frost", severity=1, mean=MEAN, std=STD)
+    with pytest.raises(SkdError, match="did you mean 'fog'"):
+        Corruption(name="fogg", severity=1, mean=MEAN, std=STD)
+    with pytest.raises(SkdError, match="severity of contrast is 1 to 5, got 6"):
+        corrupt(small, "contrast", 6)
+    with pytest.raises(SkdError, match="uint8 images"):
+        corrupt(small / 255, "fog", 1)  # type: ignore[arg-type]

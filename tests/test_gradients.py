@@ -1,0 +1,228 @@
+"""Gradient analysis against the paper's lemma, finite differences and sums written out, in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from skd_plugins.errors import SkdError
+from skd_plugins.evaluation.gradients import (
+    Assumptions,
+    KLGradients,
+    check_assumptions,
+    kl_gradients,
+    mean_assumptions,
+    mean_kl_gradients,
+)
+
+T, DROP = 3.0, 0.5
+
+
+class Net(nn.Module):
+    """Two layers with a BatchNorm between them, a frozen parameter, and one that nothing depends on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Tanh())
+        self.fc = nn.Linear(8, 4)
+        self.unused = nn.Parameter(torch.zeros(3))
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+        self.body[1].bias.requires_grad_(False)
+        self.double()
+
+    def forward(self, input: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.body(input))
+        return logits
+
+
+def images(count: int = 3, seed: int = 1) -> Tensor:
+    return torch.randn(count, 3, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def masks(count: int, seed: int = 0) -> Tensor:
+    return (torch.rand(2, count, 8, generator=torch.Generator().manual_seed(seed)) >= DROP).double() / (1 - DROP)
+
+
+def probabilities(model: Net, input: Tensor, seed: int = 0) -> Tensor:
+    """p and q, ``[2, B, C]``, written out."""
+    model.eval()
+    features = model.body(input)
+    return torch.stack([(model.fc(features * mask) / T).softmax(1) for mask in masks(len(input), seed)])
+
+
+def trained(model: Net) -> list[nn.Parameter]:
+    return [model.body[1].weight, model.body[2].weight, model.body[2].bias, *model.fc.parameters()]
+
+
+def finite_differences(model: Net, value: Callable[[], Tensor]) -> Tensor:
+    """The gradient by all trained parameters as one vector."""
+    result = []
+    for parameter in trained(model):
+        for place in range(parameter.numel()):
+            entry, old = parameter.data.view(-1), parameter.data.view(-1)[place].item()
+            with torch.no_grad():
+                entry[place] = old + 1e-6
+                high = value()
+                entry[place] = old - 1e-6
+                result.append((high - value()) / 2e-6)
+            entry[place] = old
+    return torch.stack(result)
+
+
+def lemma_1(model: Net, input: Tensor) -> tuple[Tensor, Tensor]:
+    """Eq. 8 and 9: sums of coefficients times the gradients of the probabilities, times T^2 over B."""
+    p, q = probabilities(model, input)
+    constants = [p.detach(), q.detach()]
+    sums = [
+        (1 - constants[0] / constants[1], 1 - constants[1] / constants[0]),  # of grad q and grad p
+        ((constants[1] / constants[0]).log(), (constants[0] / constants[1]).log()),
+    ]
+    vectors = []
+    for of_q, of_p in sums:
+        gradients = torch.autograd.grad((of_q * q + of_p * p).sum(), trained(model), retain_graph=True)
+        vectors.append(torch.cat([g.flatten() for g in gradients]) * T**2 / len(input))
+    return vectors[0], vectors[1]
+
+
+def test_gradients_are_those_of_lemma_1() -> None:
+    model, input = Net(), images()
+    forward, reverse = lemma_1(model, input)
+    result = kl_gradients(model, input, temperature=T, drop_rate=DROP)
+    assert result.l1_forward == pytest.approx(float(forward.abs().sum()), rel=1e-9)
+    assert result.l1_reverse == pytest.approx(float(reverse.abs().sum()), rel=1e-9)
+    assert result.cosine == pytest.approx(float(forward @ reverse / forward.norm() / reverse.norm()), rel=1e-9)
+    assert -1 < result.cosine < 1
+    assert result.l1_forward != pytest.approx(result.l1_reverse, rel=1e-3)
+
+
+def test_gradients_are_finite_differences() -> None:
+    model, input = Net(), images(2)
+    with torch.no_grad():
+        fixed_p, fixed_q = probabilities(model, input)
+
+    def kl(first: Tensor, second: Tensor) -> Tensor:
+        return (first * (first / second).log()).sum() * T**2 / len(input)
+
+    def forward() -> Tensor:
+        p, q = probabilities(model, input)
+        return kl(fixed_p, q) + kl(fixed_q, p)
+
+    def reverse() -> Tensor:
+        p, q = probabilities(model, input)
+        return kl(p, fixed_q) + kl(q, fixed_p)
+
+    result = kl_gradients(model, input, temperature=T, drop_rate=DROP)
+    a, b = finite_differences(model, forward), finite_differences(model, reverse)
+    assert result.l1_forward == pytest.approx(float(a.abs().sum()), rel=1e-6)
+    assert result.l1_reverse == pytest.approx(float(b.abs().sum()), rel=1e-6)
+    assert result.cosine == pytest.approx(float(a @ b / a.norm() / b.norm()), rel=1e-6)
+
+
+def slow_assumptions(model: Net, input: Tensor) -> Assumptions:
+    """One pair at a time, gradients from finite differences."""
+    with torch.no_grad():
+        values = probabilities(model, input)
+    norms = torch.stack([
+        torch.stack([
+            torch.stack([
+                finite_differences(model, lambda k=k, b=b, c=c: probabilities(model, input)[k, b, c]).abs().sum()
+                for c in range(4)
+            ]) for b in range(len(input))
+        ]) for k in range(2)
+    ])  # fmt: skip
+    first, second, rs, r1s = 0, 0, [], []
+    for b in range(len(input)):
+        for c in range(4):
+            p, q, gp, gq = (float(x) for x in (values[0, b, c], values[1, b, c], norms[0, b, c], norms[1, b, c]))
+            first += (p / q - 1) * (gp / gq - 1) > 0
+            rho = max(gp / gq, gq / gp)
+            rs.append(math.log(max(p / q, q / p)))
+            r1s.append(abs(math.log(rho) + math.log(math.log(rho + (math.e - 1)))))
+            second += rs[-1] <= r1s[-1]
+    count = len(rs)
+    return Assumptions(first / count, second / count, sum(rs) / count, sum(r1s) / count, count)
+
+
+def test_assumptions_pair_by_pair() -> None:
+    model, input = Net(), images(3)
+    result, expected = check_assumptions(model, input, temperature=T, drop_rate=DROP), slow_assumptions(model, input)
+    assert result.pairs == expected.pairs == 12
+    assert result.p_assumption_1 == pytest.approx(expected.p_assumption_1)
+    assert 0 < result.p_assumption_1 < 1
+    assert result.p_assumption_2 == pytest.approx(expected.p_assumption_2)
+    assert result.r == pytest.approx(expected.r, rel=1e-9)
+    assert result.r_1 == pytest.approx(expected.r_1, rel=1e-6)
+
+
+def test_classifier_gradients_have_a_closed_form() -> None:
+    """``|grad p_i| = p_i / T * sum_j |[i = j] - p_j| * (|f|_1 + 1)`` for weight and bias of the last layer."""
+    model, input = Net(), images(4)
+    p, q = probabilities(model, input).detach()
+    features = model.body(input).detach() * masks(4)
+    size = features.abs().sum(-1, keepdim=True) + 1
+    norm_p, norm_q = (x / T * 2 * (1 - x) * s for x, s in zip((p, q), size, strict=True))
+    rho = torch.maximum(norm_p / norm_q, norm_q / norm_p)
+    result = check_assumptions(model, input, temperature=T, drop_rate=DROP, of="classifier")
+    assert result.r_1 == pytest.approx(float((rho.log() + (rho + math.e - 1).log().log()).abs().mean()), rel=1e-9)
+    assert result.p_assumption_1 == float(((p / q - 1) * (norm_p / norm_q - 1) > 0).double().mean())
+    both = kl_gradients(model, input, temperature=T, drop_rate=DROP)
+    assert kl_gradients(model, input, temperature=T, drop_rate=DROP, of="classifier").l1_forward < both.l1_forward
+
+
+def test_an_image_does_not_depend_on_its_batch_and_nothing_is_left() -> None:
+    model, input = Net().train(), images(4)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    doubled = torch.cat([input[:1], input[:1]])
+    check_assumptions(model, doubled)
+    kl_gradients(model, doubled)
+    assert all(module.training for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    one = kl_gradients(model, input, seed=1)
+    assert one == kl_gradients(model, input, seed=1)
+    assert one != kl_gradients(model, input, seed=2), "the masks are drawn from the seed"
+
+
+def test_means_over_a_loader() -> None:
+    model = Net()
+    batches = [(images(3, 1), torch.zeros(3)), (images(1, 2), torch.zeros(1)), (images(2, 3), torch.zeros(2))]
+    parts = [kl_gradients(model, input, seed=5 + i) for i, (input, _) in enumerate(batches)]
+    result = mean_kl_gradients(model, batches, batches=2, seed=5)
+    for name in ("cosine", "l1_forward", "l1_reverse"):
+        assert getattr(result, name) == pytest.approx((getattr(parts[0], name) + getattr(parts[1], name)) / 2)
+    checks = [check_assumptions(model, input, seed=5 + i) for i, (input, _) in enumerate(batches)]
+    total = mean_assumptions(model, batches, seed=5)
+    assert total.pairs == 24
+    for name in ("p_assumption_1", "p_assumption_2", "r", "r_1"):
+        assert getattr(total, name) == pytest.approx(sum(getattr(c, name) * c.pairs for c in checks) / 24)
+
+
+def test_a_network_from_timm() -> None:
+    from skd_plugins import create_model
+
+    model = create_model("resnet18_cifar", num_classes=3)
+    result = kl_gradients(model, torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert isinstance(result, KLGradients)
+    assert result.l1_reverse > 0
+    assert -1 <= result.cosine <= 1
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(SkdError, match="no batch"):
+        mean_kl_gradients(Net(), [])
+    with pytest.raises(SkdError, match="no batch"):
+        mean_assumptions(Net(), [])
+    with pytest.raises(SkdError, match="no trainable parameters"):
+        kl_gradients(Net().requires_grad_(False), images())
+    with pytest.raises(SkdError, match="drop_rate must be between"):
+        kl_gradients(Net(), images(), drop_rate=1.0)
+    broken = Net()
+    nn.init.constant_(broken.fc.weight, math.nan)
+    with pytest.raises(SkdError, match="no probability"):
+        check_assumptions(broken, images())
