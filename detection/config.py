@@ -22,8 +22,8 @@ def add_skd_config(cfg: CfgNode) -> None:
     * ``NAME``: timm's name or ``torchvision/NAME``; empty takes the weights' card's.
     * ``ARGS``: arguments of its constructor; empty takes the card's.
     * ``WEIGHTS``: a run's folder, an exported ``.safetensors``, a ``.pth`` with a state dict, ``timm/NAME.TAG``,
-      ``torchvision/NAME.WEIGHTS``, or a name of ours; empty for random weights. Not read when ``MODEL.WEIGHTS`` names
-      a whole detector.
+      ``torchvision/NAME.WEIGHTS``, or the name of released weights (``skd weights list``); empty for random weights.
+      Not read when ``MODEL.WEIGHTS`` names a whole detector.
     * ``NORM``: ``FrozenBN``, ``BN`` or ``SyncBN``.
     * ``OUT_FEATURES``: of ``res2`` to ``res5``.
     * ``CHECKPOINT_ACTIVATIONS``: compute the blocks' activations again in the backward pass instead of keeping them.

@@ -1,4 +1,4 @@
-"""``make demo-detection``: from the digits recipes to two detectors, side by side."""
+"""``make demo-detection``: from released digits networks to two detectors, side by side."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from skd_plugins.data.splits import embedded_digits
-from skd_plugins.demo import train_recipe
 from skd_plugins.errors import SkdError, one_line
-from skd_plugins.weights import export_weights
+from skd_plugins.weights.download import download
+from skd_plugins.weights.manifest import find_release
 
 from .digits import digits_folder, make_digits
 
 HERE = Path(__file__).resolve().parent
-RECIPES = {"cross-entropy": "digits_ce", "SD-Dropout": "digits_sddropout"}
+BACKBONES = {"cross-entropy": "resnet10t_digits.ce", "SD-Dropout": "resnet10t_digits.sdd"}
 
 
-def fine_tune(weights: Path, out: Path, overrides: list[str]) -> dict[str, float]:
+def fine_tune(weights: str, out: Path, overrides: list[str]) -> dict[str, float]:
     """Trains and evaluates ``digits_demo.yaml`` from a backbone; returns COCO's metrics in per cent."""
     result = out / "results.json"
     if not result.exists():
         resume = ["--resume"] if (out / "last_checkpoint").exists() else []
         command = [sys.executable, str(HERE / "train_net.py"), "--config", "digits_demo.yaml", *resume]
-        command += ["MODEL.TIMM.WEIGHTS", str(weights), "OUTPUT_DIR", str(out), *overrides]
+        command += ["MODEL.TIMM.WEIGHTS", weights, "OUTPUT_DIR", str(out), *overrides]
         out.mkdir(parents=True, exist_ok=True)
         with (out / "output.txt").open("a") as log:
             # One thread each: two processes of two threads on two cores would wait for one another.
@@ -51,17 +50,15 @@ def main() -> None:
     out: Path = arguments.out
     print(f"data: {make_digits(digits_folder())} (400 training and 100 validation images)", flush=True)
 
-    data = embedded_digits(out / "data")
-    weights = {
-        name: export_weights(train_recipe(HERE.parent / "recipes" / f"{recipe}.py", 0, data, out), out / "weights")
-        for name, recipe in RECIPES.items()
-    }
-    for name, path in weights.items():
-        print(f"fine-tune: Faster R-CNN on {path.name} ({name})", flush=True)
+    for name, weights in BACKBONES.items():
+        release = find_release(weights)
+        top1 = f"top-1 {100 * release.metrics['top1']:.2f} % on digits"
+        print(f"fine-tune: Faster R-CNN from {weights} ({name}, {top1}): {download(release)}", flush=True)
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        folders = {name: out / RECIPES[name] for name in weights}
+        folders = {name: out / weights for name, weights in BACKBONES.items()}
         jobs = {
-            name: pool.submit(fine_tune, path, folders[name], arguments.overrides) for name, path in weights.items()
+            name: pool.submit(fine_tune, weights, folders[name], arguments.overrides)
+            for name, weights in BACKBONES.items()
         }
         results = {name: job.result() for name, job in jobs.items()}
     _print_table(results)

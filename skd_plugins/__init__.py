@@ -26,6 +26,7 @@ _PUBLIC = {
     "predict": "evaluation",
     "Predictions": "evaluation",
     "export_weights": "weights",
+    "load_weights": "weights",
     "SkdError": "errors",
 }
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "export_weights",
     "get_method",
     "list_methods",
+    "load_weights",
     "main",
     "make_loader",
     "predict",
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
     from .models import create_model
     from .recipe import Recipe, main, replace
     from .task import MethodTask, create_task
-    from .weights import export_weights
+    from .weights import export_weights, load_weights
 
 
 def __getattr__(name: str) -> Any:

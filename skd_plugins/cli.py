@@ -98,7 +98,7 @@ def data(
 
 
 def evaluate(
-    weights: tyro.conf.Positional[Path],
+    weights: tyro.conf.Positional[str],
     *,
     data: str | None = None,
     out: Path | None = None,
@@ -111,13 +111,15 @@ def evaluate(
     attack: Literal["fgsm", "pgd"] | None = None,
     eps: float | None = None,
 ) -> None:
-    """Evaluate a run, a checkpoint or exported weights: metrics.json and a report.html.
+    """Evaluate a run, a checkpoint, a file or a name of weights: metrics.json and a report.html.
 
     Args:
-        weights: a run's folder, a checkpoint (.pt), or exported weights (.safetensors).
+        weights: a run's folder, a checkpoint (.pt), exported weights (.safetensors), or a name: of released weights
+            (skd weights list), timm/NAME.TAG, torchvision/NAME.WEIGHTS.
         data: folder with val.beton or val/, or that file or folder itself; the embedded digits by default if the
             network was trained on them.
-        out: where the report goes; by default beside the weights, in a folder "evaluation" ("evaluation-fgsm").
+        out: where the report goes; by default beside the weights, in a folder "evaluation" ("evaluation-fgsm"); for a
+            name evaluation/NAME.
         which: which checkpoint of a run's folder.
         raw: the raw weights, where there is an average of them too.
         batch_size: images a batch.
@@ -176,6 +178,72 @@ def export(
         return
     path = export_detectron2(checkpoint, out, name=name, which=which, ema=False if raw else None)
     print(f"{path}\n\n{path.with_suffix('.detectron2.yaml').read_text()}", end="")
+
+
+def release(
+    run: tyro.conf.Positional[str],
+    *,
+    tag: str | None = None,
+    out: Path = Path("releases"),
+    data: str | None = None,
+    url: tuple[str, ...] = (),
+    license: str = "Apache-2.0",
+    detectron2: tyro.conf.FlagCreatePairsOff[bool] = False,
+    which: Literal["last", "best"] = "last",
+    raw: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Make a folder of a run that others can use: weights, timm's config, model card, checksums, manifest entry.
+
+    The files themselves are evaluated, and loaded with timm, before the folder appears.
+
+    Args:
+        run: a run's folder or a checkpoint.
+        tag: the release is called ARCH.TAG; the recipe's tag by default.
+        out: folder of releases.
+        data: what to evaluate on; the embedded digits by default if the network was trained on them.
+        url: where the folder will be (https://, hf://OWNER/NAME@REVISION, file:///), for the manifest.
+        license: of the weights, an SPDX identifier.
+        detectron2: write a .pkl for detectron2's own ResNet too.
+        which: which checkpoint of a run's folder.
+        raw: the raw weights, where there is an average of them too.
+    """
+    from .weights.release import ENTRY_FILE, make_release
+
+    folder = make_release(
+        run, out, tag=tag, data=data, urls=url, license=license, detectron2=detectron2, which=which,
+        ema=False if raw else None,
+    )  # fmt: skip
+    print((folder / ENTRY_FILE).read_text(), end="")
+    print(f"release: {folder}")
+
+
+def weights(
+    action: tyro.conf.Positional[Literal["list", "download", "verify", "path"]],
+    names: tyro.conf.Positional[tuple[str, ...]] = (),
+) -> None:
+    """List, download or verify released weights, or print where they are.
+
+    The cache is $SKD_CACHE/weights. SKD_WEIGHTS_MIRROR=URL asks URL/NAME/FILE instead of the addresses of the manifest;
+    HF_HUB_OFFLINE=1 asks nobody.
+
+    Args:
+        action: list them; download; verify those in the cache; or print the path of the file, downloaded if need be.
+        names: of weights: see skd weights list; or timm/NAME.TAG, torchvision/NAME.WEIGHTS.
+    """
+    from .weights import commands
+
+    if action == "list":
+        if names:
+            raise SkdError("skd weights list takes no names")
+        commands.show_list()
+        return
+    if not names:
+        raise SkdError(f"skd weights {action} needs a name; skd weights list prints them")
+    for name in names:
+        if action == "verify":
+            print(f"{name}: verified, {commands.check(name)}")
+        else:
+            print(commands.get(name))
 
 
 def timm_train(
@@ -264,6 +332,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "compare": compare,
     "export": export,
+    "release": release,
+    "weights": weights,
     "timm-train": timm_train,
     "list": list_names,
     "demo": demo,

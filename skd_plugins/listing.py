@@ -30,7 +30,14 @@ def _methods() -> Listing:
     from .methods.table import method_rows
 
     rows: list[tuple[str, ...]] = [
-        (row.name, row.source, " ".join(row.segments), f"{row.extra:,}", f"{row.cost:.2f}") for row in method_rows()
+        (
+            row.name,
+            row.source.partition(": ")[0].rstrip("."),
+            " ".join(row.segments),
+            f"{row.extra:,}",
+            f"{row.cost:.2f}",
+        )
+        for row in method_rows()
     ]
     closing = (
         "Segments: the parts of a batch, as many images each. Extra parameters: in training only, on a ResNet-50 with "

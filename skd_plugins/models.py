@@ -12,23 +12,31 @@ from .classifiers import CLASSIFIERS, MLPClassifier, replace_classifier
 from .errors import SkdError, unknown
 
 Classifier: TypeAlias = nn.Linear | nn.Conv2d | MLPClassifier
+_TIMMS_OWN = ("hf-hub:", "local-dir:")
 
 
 def create_model(
-    name: str, *, num_classes: int, pretrained: bool = False, classifier: str = "linear", **arguments: Any
+    name: str,
+    *,
+    num_classes: int | None = None,
+    pretrained: bool = False,
+    classifier: str = "linear",
+    **arguments: Any,
 ) -> nn.Module:
     """A classifier from timm (``resnet152``), ours (``resnet18_cifar``), or torchvision's (``torchvision/resnet152``).
 
     Args:
-        name: a timm model name, with or without a tag, one of `skd_plugins.networks`, or ``torchvision/NAME``.
-        num_classes: outputs of the classifier.
-        pretrained: load the weights the library publishes under that name.
+        name: a timm model name, with or without a tag, one of `skd_plugins.networks`, or ``torchvision/NAME``; with
+            `pretrained` also ``timm/NAME``, ``torchvision/NAME.WEIGHTS`` and our released weights
+            (``resnet10t_digits.sdd``, see ``skd weights list``).
+        num_classes: outputs of the classifier; None for the pretrained weights' or the library's default.
+        pretrained: load the weights of that name; a classifier with another number of classes starts anew.
         classifier: ``linear``, the library's own; ``cosine``, which `adacos` needs; or ``mlp``, two layers with 512
-            hidden units.
+            hidden units. The last two start anew.
         arguments: passed to the library's constructor.
 
     Raises:
-        SkdError: the name is not known, or the constructor refuses an argument.
+        SkdError: the name is not known, the constructor refuses an argument, or the weights could not be had.
     """
     if classifier not in ("linear", *CLASSIFIERS):
         raise unknown("classifier", str(classifier), ("linear", *CLASSIFIERS))
@@ -46,32 +54,62 @@ def create_model(
     return model
 
 
-def _library_model(name: str, num_classes: int, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
+def _library_model(name: str, num_classes: int | None, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
     import timm
 
     from .networks import NETWORKS  # noqa: F401  registers them with timm
 
+    if pretrained and not name.startswith(_TIMMS_OWN):
+        model = _pretrained_model(name, arguments)
+        if model is not None:
+            return model if num_classes is None else with_classes(model, num_classes)
     if name.startswith("torchvision/"):
-        return _torchvision_model(name.removeprefix("torchvision/"), num_classes, pretrained, arguments)
-    if not name.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(name.split(".")[0]):
+        return _torchvision_model(name.removeprefix("torchvision/"), num_classes, arguments)
+    name = name.removeprefix("timm/")
+    if not name.startswith(_TIMMS_OWN) and not timm.is_model(name.split(".")[0]):
         raise unknown("model", name, timm.list_models())
-    model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **arguments)
+    created: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **arguments)
+    return created
+
+
+def _pretrained_model(name: str, arguments: dict[str, Any]) -> nn.Module | None:
+    """The network with published or released weights; None for a name that is timm's own affair."""
+    from .weights.load import load_into, read_weights
+    from .weights.manifest import load_manifest
+    from .weights.published import create_published, is_published
+
+    if is_published(name):
+        return create_published(name, **arguments)[0]
+    if name not in load_manifest():
+        return None
+    weights, card = read_weights(name)
+    model = create_model(card["model"], num_classes=card["num_classes"], **(card["model_args"] | arguments))
+    load_into(model, weights, what=name)
     return model
 
 
-def _torchvision_model(name: str, num_classes: int, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
+def _torchvision_model(name: str, num_classes: int | None, arguments: dict[str, Any]) -> nn.Module:
     from torchvision import models
 
     if name not in models.list_models(module=models):
         raise unknown("torchvision model", name, models.list_models(module=models))
-    if not pretrained:
-        model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **arguments)
+    if num_classes is not None:
+        arguments = arguments | {"num_classes": num_classes}
+    model: nn.Module = models.get_model(name, weights=None, **arguments)
+    return model
+
+
+def with_classes(model: nn.Module, num_classes: int) -> nn.Module:
+    """The network, with a new classifier if its own has another number of outputs."""
+    network: Any = model
+    if hasattr(model, "reset_classifier"):
+        if network.num_classes != num_classes:
+            network.reset_classifier(num_classes)
         return model
-    model = models.get_model(name, weights="DEFAULT", **arguments)
-    head_name, head = _last_linear(model)
+    name, head = _last_linear(model)
     if head.out_features != num_classes:
-        parent = model.get_submodule(head_name.rpartition(".")[0])
-        setattr(parent, head_name.rpartition(".")[2], nn.Linear(head.in_features, num_classes))
+        parent = model.get_submodule(name.rpartition(".")[0])
+        setattr(parent, name.rpartition(".")[2], nn.Linear(head.in_features, num_classes))
     return model
 
 

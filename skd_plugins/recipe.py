@@ -174,11 +174,12 @@ def replace(recipe: Recipe, **changes: Any) -> Recipe:
 def override(recipe: Recipe, texts: list[str]) -> Recipe:
     """Applies ``field=value`` texts. ``method_args.weight=0.2`` changes one entry; ``method_args={...}`` replaces all.
 
-    A new ``method`` without new ``method_args`` gets that method's defaults.
+    A new ``method`` without new ``method_args`` gets that method's defaults, and without a new ``name`` its own folder:
+    the recipe's name with the method after it.
     """
     changes = parse_assignments(texts)
     if "method" in changes and changes["method"] != recipe.method:
-        recipe = dataclasses.replace(recipe, method_args={})
+        recipe = dataclasses.replace(recipe, method_args={}, name=f"{recipe.name}_{changes['method']}")
     whole = {text.partition("=")[0] for text in texts}
     for name in ("method_args", "model_args"):
         if name in changes and name not in whole:

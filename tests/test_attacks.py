@@ -196,6 +196,17 @@ def test_random_start_depends_on_the_seed() -> None:
     assert not torch.equal(one, other)
 
 
+def test_every_image_has_a_random_start_of_its_own_that_fills_the_budget() -> None:
+    """Without gradients a network leaves the images where they started."""
+    model = Net()
+    nn.init.zeros_(model.fc.weight)
+    input = normalised(torch.stack([torch.full((3, 6, 6), level) for level in (0.4, 0.6)]).double())
+    start = pixels_of(PGD(eps=0.1, steps=3, mean=MEAN, std=STD)(model, input, torch.tensor([0, 1]))) - pixels_of(input)
+    assert start.abs().max() <= 0.1 + 1e-12
+    assert start.abs().mean() == pytest.approx(0.05, abs=0.005)
+    assert not torch.allclose(start[0], start[1])
+
+
 # -------------------------------------------------------------------------------------------------------------- legacy
 
 

@@ -224,3 +224,13 @@ def test_published_weights_are_loaded_by_timm_itself(tmp_path: Path) -> None:
     done = run(code, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "empty"))
     assert done.returncode == 2
     assert "weights 'timm/resnet18.tv_in1k' could not be had from timm" in done.stderr
+
+
+def test_a_released_name_is_a_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    cfg = make_cfg("resnet10t_digits.sdd")
+    backbone = build(cfg)
+    assert cfg.MODEL.TIMM.NAME == "resnet10t"
+    state = load_file(tmp_path / "cache" / "weights" / "resnet10t_digits.sdd" / "model.safetensors")
+    assert torch.equal(backbone.state_dict()["res3.0.conv1.weight"], state["layer2.0.conv1.weight"])

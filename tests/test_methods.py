@@ -15,7 +15,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.utils import unwrap_model
 
-from skd_plugins import create_model, create_task, get_method, list_methods
+from skd_plugins import create_model, create_task, get_method, list_methods, load_weights
 from skd_plugins.errors import SkdError
 from skd_plugins.methods.sd_dropout import self_distillation
 from skd_plugins.stages import STAGES, StageTap, check_resumable, resume_after, stage_modules, watching
@@ -61,6 +61,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 MODELS = {
     "timm": ("resnet10t", {"channels": (8, 16, 24, 32), "zero_init_last": False}),  # zeros would have no gradient yet
     "torchvision": ("torchvision/resnet18", {}),
+    "densenet": ("densenet121_cifar", {"growth_rate": 8, "block_config": (1, 1, 1, 1)}),
+    "preact": ("preact_resnet10_cifar", {"channels": (8, 16, 24, 32)}),
 }
 GROUP_NORM = {"channels": (8, 16, 24, 32), "norm_layer": "groupnorm1"}
 # Compiling takes seconds, so of the compositions only those whose step is not the sum of two that are there.
@@ -260,6 +262,13 @@ def test_passes_are_counted(variant: str) -> None:
     assert task.method.step_cost == pytest.approx(task.method.passes[0] + task.method.passes[1] / 3)
 
 
+def test_a_teacher_by_name() -> None:
+    """Released weights, which are the frozen teacher's."""
+    model = create_model("resnet10t", num_classes=10, channels=(8, 8, 16, 16))
+    teacher = create_task("kd", model, teacher="resnet10t_digits.ce").method._teacher[0]
+    assert torch.equal(teacher.state_dict()["fc.weight"], load_weights("resnet10t_digits.ce")["fc.weight"])
+
+
 def test_a_teacher_stays_as_it_is() -> None:
     task = make_task("kd-cs_kd")
     teacher = task.method._teacher[0]
@@ -386,7 +395,7 @@ def test_bad_arguments() -> None:
         ("kd", {}, "method 'kd' needs the argument 'teacher'"),
         ("kd", {"teacher": model, "base": "kd", "base_args": {"teacher": model}}, "it has a teacher already"),
         ("kd", {"teacher": "resnet18.a1_in1k"}, "have 1000 classes, the network 5"),
-        ("kd", {"teacher": "no_such_net"}, "neither a path nor a model"),
+        ("kd", {"teacher": "no_such_net"}, "not a name of weights"),
         ("kd", {"teacher": "missing.safetensors"}, "does not exist"),
         ("kd", {"teacher": "test_vit_nope.pt"}, "does not exist"),
         ("kd", {"teacher": create_model("resnet10t", num_classes=3)}, "has 3 classes, the network 5"),

@@ -1,6 +1,8 @@
 """Evaluation: a model's predictions, metrics of them, a report of one run and a comparison of several.
 
-Importing this needs numpy only; torch, jinja2, Pillow and rich are imported by the functions that use them.
+Importing this needs numpy only; torch, jinja2, Pillow and rich are imported by the functions that use them. What the
+papers measure beyond that is imported by its file: perturbations for `predict` (`attacks`, `odin`, `corruptions`),
+functions of its result (`ood`, `robustness`, `hierarchy`, `mistakes`, `embedding`), `gradients`, and `figures`.
 """
 
 # Imported here and now, not on first use: the function `predict` has the name of its file, and an import of the file

@@ -20,7 +20,7 @@ from .report import write_report
 
 
 def evaluate_weights(
-    weights: Path,
+    weights: str | Path,
     *,
     data: str | None = None,
     out: Path | None = None,
@@ -36,9 +36,10 @@ def evaluate_weights(
     """Evaluates a trained network with the pre-processing that its card states.
 
     Args:
-        weights: a run's folder, a checkpoint, or exported weights.
+        weights: a run's folder, a checkpoint, exported weights, or a name, see `skd_plugins.weights.read_weights`.
         data: a data folder, or its validation half itself; None for the embedded digits, if the network is of them.
-        out: folder of the report; ``evaluation`` beside the weights by default, ``evaluation-fgsm`` under that attack.
+        out: folder of the report; ``evaluation`` beside the weights by default, ``evaluation/NAME`` for a name;
+            ``evaluation-fgsm`` under that attack.
         which: which checkpoint of a run's folder.
         ema: see `skd_plugins.weights.read_weights`.
         batch_size: images a batch.
@@ -57,9 +58,7 @@ def evaluate_weights(
     if eps is not None and attack is None:
         raise SkdError(f"eps={eps:g} is the budget of an attack; choose one: --attack fgsm")
     model, card = load_network(weights, which=which, ema=ema)
-    recipe = replace(
-        Recipe.from_json(card["recipe"]), eval_batch_size=batch_size, workers=workers, skip_broken=skip_broken
-    )
+    recipe = replace(_recipe(card), eval_batch_size=batch_size, workers=workers, skip_broken=skip_broken)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loader = evaluation_loader(recipe, _validation_half(recipe.dataset, data), device=device)
     _check_classes(loader, card, weights)
@@ -71,20 +70,41 @@ def evaluate_weights(
     perturb = {"fgsm": FGSM, "pgd": PGD}[attack](eps=eps, mean=loader.mean, std=loader.std) if attack else None
     predictions = predict(model, loader, perturb=perturb)
     # Not the folder of the clean images: comparisons of runs read that one.
-    folder = out or (weights if weights.is_dir() else weights.parent) / f"evaluation{f'-{attack}' if attack else ''}"
+    folder = out or _beside(weights, f"evaluation-{attack}" if attack else "evaluation")
     folder.mkdir(parents=True, exist_ok=True)
     if save_predictions:
         predictions.save(folder / "predictions.safetensors")
     info = {
         "network": card["model"], "weights": str(weights), "epoch": card.get("epoch"), "averaged": card.get("ema"),
-        "method": card["recipe"]["method"], "method_args": card["recipe"]["method_args"], "data": str(loader.data.path),
-        **({"attack": attack, "eps": eps} if attack else {}), "images left out": len(loader.skipped),
-        **_flat(environment(), "command", "commit", "versions"),
+        **({"method": recipe.method, "method_args": recipe.method_args} if card["recipe"] else {}),
+        "data": str(loader.data.path), **({"attack": attack, "eps": eps} if attack else {}),
+        "images left out": len(loader.skipped), **_flat(environment(), "command", "commit", "versions"),
     }  # fmt: skip
     return write_report(
-        predictions, folder, title=card["recipe"]["name"] + (f" under {attack.upper()}" if attack else ""),
+        predictions, folder, title=recipe.name + (f" under {attack.upper()}" if attack else ""),
         classes=card["classes"] or loader.classes, info=info, images=loader.picture,
     )  # fmt: skip
+
+
+def _recipe(card: dict[str, Any]) -> Recipe:
+    """The recipe of a trained network; of one that others published, what its evaluation needs."""
+    if card["recipe"]:
+        return Recipe.from_json(card["recipe"])
+    _, height, width = card["input_size"]
+    if height != width:
+        raise SkdError(f"{card['name']} takes images of {height} x {width} pixels; only square ones can be evaluated")
+    return Recipe(
+        name=card["name"], model=card["model"], num_classes=card["num_classes"], image_size=height,
+        mean=tuple(card["mean"]), std=tuple(card["std"]), crop_pct=card["crop_pct"],
+        interpolation=card["interpolation"],
+    )  # fmt: skip
+
+
+def _beside(weights: str | Path, folder: str) -> Path:
+    path = Path(weights)
+    if not path.exists():  # a name; nothing is written to the cache
+        return Path(folder) / path
+    return (path if path.is_dir() else path.parent) / folder
 
 
 def _validation_half(dataset: str, data: str | None) -> Path:
@@ -99,13 +119,14 @@ def _validation_half(dataset: str, data: str | None) -> Path:
         raise
 
 
-def _check_classes(loader: Loader, card: dict[str, Any], weights: Path) -> None:
+def _check_classes(loader: Loader, card: dict[str, Any], weights: str | Path) -> None:
     fits = loader.num_classes == card["num_classes"] if loader.classes else loader.num_classes <= card["num_classes"]
     if not fits:
         raise SkdError(
             f"{weights} was trained for {card['num_classes']} classes, {loader.data.path} has {loader.num_classes}"
         )
-    if card["classes"] and loader.classes and card["classes"] != loader.classes:
+    # Others name ImageNet's classes in words, folders by their synsets; the order is the same.
+    if card["recipe"] and card["classes"] and loader.classes and card["classes"] != loader.classes:
         raise SkdError(f"{weights} and {loader.data.path} name or order their classes differently")
 
 

@@ -130,7 +130,7 @@ def histogram_figure(histograms: LogProbHistograms) -> Figure:
             axes.stairs(row, edges, color=colour, linestyle=_DASHES[number % len(_DASHES)], linewidth=1.5, label=name)
         axes.set_xlabel(label)
         axes.set_ylabel("samples")
-    figure.suptitle(f"{len(histograms.samples):,} samples that all get wrong", fontsize=9)
+    figure.suptitle(f"samples that all get wrong: {len(histograms.samples):,}", fontsize=9)
     _legend(figure, panels[0], len(histograms.predicted))
     return figure
 
@@ -193,7 +193,7 @@ def reliability_figure(panels: Sequence[Mapping[str, Reliability]], titles: Sequ
         titles: of the panels; the names of their models by default.
     """
     _check(bool(panels) and all(panels), "reliability_figure has no models")
-    figure, rows = _panels(len(panels), columns=min(3, len(panels)))
+    figure, rows = _panels(len(panels), columns=min(3, len(panels)), height=_PANEL[1] + 0.5)
     flat = [axes for row in rows for axes in row]
     for number, (axes, models) in enumerate(zip(flat, panels, strict=False)):
         axes.plot([0, 100], [0, 100], color="0.4", linestyle=(0, (4, 3)), linewidth=1)
@@ -210,7 +210,8 @@ def reliability_figure(panels: Sequence[Mapping[str, Reliability]], titles: Sequ
         title = titles[number] if titles else " and ".join(models)
         axes.set(title=title, xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100))
         axes.set_aspect("equal")
-        axes.legend(loc="upper left", frameon=False)
+        # Below, since bars may be anywhere: a network can be as underconfident as another is overconfident.
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     return figure
 
 

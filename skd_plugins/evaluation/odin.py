@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import SkdError
+from ..methods._base import full_precision
 from .attacks import check_eps, input_gradient
 from .ood import Scores, fpr95, max_softmax
 from .pixels import Normalised
@@ -55,7 +56,8 @@ class ODIN(Normalised):
             return input
 
         def loss(logits: Tensor) -> Tensor:
-            return F.cross_entropy(logits.float() / self.temperature, logits.detach().argmax(1), reduction="sum")
+            scaled = full_precision(logits) / self.temperature
+            return F.cross_entropy(scaled, scaled.detach().argmax(1), reduction="sum")
 
         return input - self.eps / self.scale(input) * input_gradient(model, input, loss).sign()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SkdError
-from ..models import create_model, num_classes_of
+from ..models import num_classes_of
 from ._base import Method, at_least, create_base, kl_divergence, register_method
 
 
@@ -31,8 +31,8 @@ class KD(Method):
     Args:
         model: see `Method`.
         criterion: see `Method`.
-        teacher: a run's folder, a checkpoint or exported weights; a timm model's name, which gets the weights that timm
-            has for it; or a network.
+        teacher: what `skd_plugins.weights.read_weights` takes (a run's folder, exported weights, a name of released
+            ones); a timm model's name, which gets the weights that timm has for it; or a network.
         base: name of the method it is added to.
         base_args: arguments of that method.
         weight: of the divergence.
@@ -88,7 +88,7 @@ class KD(Method):
 
 
 def load_teacher(name: str, classes: int) -> nn.Module:
-    """A trained network: ours from a path, or timm's with the weights that timm has for the name.
+    """A trained network.
 
     Args:
         name: see `KD`.
@@ -101,22 +101,16 @@ def load_teacher(name: str, classes: int) -> nn.Module:
 
     from ..weights import load_network
 
-    path = Path(name)
-    if path.exists() or path.suffix in (".pt", ".safetensors"):
-        with torch.device("cpu"):  # also when a plan is made on the meta device
-            return load_network(path)[0]
-    if not timm.is_model(name.split(".")[0]):
-        raise SkdError(f"kd: teacher {name!r} is neither a path nor a model of timm's")
-    published = timm.get_pretrained_cfg(name)
-    if published is None or not published.has_weights:
-        raise SkdError(f"kd: timm has no weights for {name!r}; give a path of weights of your own")
-    if published.num_classes != classes:
-        raise SkdError(
-            f"kd: timm's weights of {name!r} have {published.num_classes} classes, the network {classes}; train a "
-            "teacher on this data and give its path"
-        )
-    try:
-        with torch.device("cpu"):
-            return create_model(name, num_classes=classes, pretrained=True)
-    except (OSError, RuntimeError) as error:
-        raise SkdError(f"kd: the weights of timm's {name!r} can't be had: {error}") from None
+    model = name.removeprefix("timm/")
+    if not Path(name).exists() and timm.is_model(model.split(".")[0]):
+        published = timm.get_pretrained_cfg(model)
+        if published is None or not published.has_weights:
+            raise SkdError(f"kd: timm has no weights for {name!r}; give a path of weights of your own")
+        if published.num_classes != classes:
+            raise SkdError(
+                f"kd: timm's weights of {name!r} have {published.num_classes} classes, the network {classes}; train a "
+                "teacher on this data and give its path"
+            )
+        name = f"timm/{model}"
+    with torch.device("cpu"):  # also when a plan is made on the meta device
+        return load_network(name)[0]

@@ -1,7 +1,17 @@
-"""Weights: export of trained networks, and loading them back."""
+"""Weights: export of trained networks, and loading them, released and published ones.
+
+`release` evaluates and is therefore not imported here: the evaluation imports this.
+"""
 
 from .export import export_weights
-from .load import NoCardError, load_network, read_weights
+from .load import NoCardError, load_network, load_weights, read_weights
 from .to_detectron2 import export_detectron2
 
-__all__ = ["NoCardError", "export_detectron2", "export_weights", "load_network", "read_weights"]
+__all__ = [
+    "NoCardError",
+    "export_detectron2",
+    "export_weights",
+    "load_network",
+    "load_weights",
+    "read_weights",
+]

@@ -1,4 +1,4 @@
-"""From a run, a checkpoint, an exported file or a published name to a network."""
+"""From a run, a checkpoint, an exported file, a release or a published name to a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from .. import checkpoint as checkpoints
 from ..errors import SkdError
 from ..models import create_model
-from .published import is_published, read_published
+from .download import download
+from .manifest import CARD_FILE, WEIGHTS_FILE, check_name, find_release, load_manifest
+from .published import create_published, is_published, read_published
 
 Which = Literal["last", "best"]
 
@@ -26,8 +28,9 @@ def read_weights(
     """The plain state dict and the card of a trained network.
 
     Args:
-        source: a run's folder, a checkpoint of it, an exported ``.safetensors`` file with its card beside it, the name
-            of weights in the folder ``weights`` (where ``skd export`` puts them), or what timm or torchvision publish
+        source: a run's folder, a checkpoint of it, an exported ``.safetensors`` file with its card beside it, a
+            release's folder, the name of weights in the folder ``weights`` (where ``skd export`` puts them) or of
+            released ones (``skd weights list``; they are downloaded and verified), or what timm or torchvision publish
             (``timm/resnet152.tv_in1k``, ``torchvision/resnet50.IMAGENET1K_V1``).
         which: which checkpoint of a run's folder.
         ema: the averaged weights or the raw ones; None takes the average if there is one.
@@ -42,7 +45,7 @@ def read_weights(
             return read_published(str(source))
         path = _named(str(source))
     if path.is_dir():
-        path = path / f"{which}.pt"
+        path = path / (WEIGHTS_FILE if (path / WEIGHTS_FILE).exists() else f"{which}.pt")
     if path.suffix == ".safetensors":
         return _read_exported(path)
     state = checkpoints.read(path)
@@ -56,27 +59,45 @@ def read_weights(
     return state["state_dict_ema" if use_average else "state_dict"], card
 
 
+def load_weights(source: str | Path) -> dict[str, Tensor]:
+    """The plain timm or torchvision state dict: ``model.load_state_dict(load_weights("resnet10t_digits.sdd"))``.
+
+    Args:
+        source: a name (``skd weights list``) or a path, see `skd_plugins.weights.read_weights`.
+
+    Raises:
+        SkdError: there is no such thing, it could not be had, or it is damaged.
+    """
+    return read_weights(source)[0]
+
+
 def _named(name: str) -> Path:
     """The file of a weights name; a path is returned as it is."""
     if "/" in name or name.endswith((".pt", ".pth", ".safetensors")):
         return Path(name)
+    check_name(name)
     path = Path("weights") / f"{name}.safetensors"
-    if not path.exists():
-        raise SkdError(
-            f"there are no weights {name!r}: neither a file or a run's folder of that name nor {path}; train the "
-            f"recipe that is called {name}, then: skd export RUN --out weights"
-        )
-    return path
+    if path.exists():
+        return path
+    if name in load_manifest():
+        return download(find_release(name))
+    raise SkdError(
+        f"there are no weights {name!r}: neither a file or a run's folder of that name nor {path} nor released ones "
+        f"(skd weights list); train the recipe that is called {name}, then: skd export RUN --out weights"
+    )
 
 
 def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    card_path = path.with_suffix(".json")
+    released = path.name == WEIGHTS_FILE and path.with_name(CARD_FILE).exists()
+    card_path = path.with_name(CARD_FILE) if released else path.with_suffix(".json")
     try:
         weights = load_file(path)
         card: dict[str, Any] = json.loads(card_path.read_text())
+        if released:  # the file is timm's, and our card a part of it
+            card = card.get("skd", {})
         missing = [key for key in ("model", "model_args", "num_classes") if key not in card]
     except FileNotFoundError as error:
         raise SkdError(f"{error.filename or path} does not exist (weights come with a card beside them)") from None
@@ -91,6 +112,9 @@ def load_network(
     source: str | Path, *, which: Which = "last", ema: bool | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The network in evaluation mode, and its card. See `read_weights`."""
+    if not Path(source).exists() and is_published(str(source)):
+        model, card = create_published(str(source))
+        return model.eval(), card
     weights, card = read_weights(source, which=which, ema=ema)
     model = create_model(card["model"], num_classes=card["num_classes"], **card["model_args"])
     load_into(model, weights, what=str(source))

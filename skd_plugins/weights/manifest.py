@@ -1,0 +1,155 @@
+"""The list of the weights that exist: names, files, checksums, where they are, what they reach."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import SkdError, unknown
+
+MANIFEST = Path(__file__).with_name("manifest.json")
+WEIGHTS_FILE, CARD_FILE = "model.safetensors", "config.json"
+
+_WORD = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+_NAME = re.compile(rf"{_WORD}(\.{_WORD})+")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+_URL = re.compile(rf"https://[^\s/]+(/\S*)?|file:///\S+|hf://{_REPOSITORY}(@[\w.-]+)?|package:{_WORD}(\.{_WORD})*")
+
+
+def check_name(name: str) -> str:
+    """The name, if it is one that weights can have: it is also a folder's name in the cache.
+
+    Raises:
+        SkdError: it is not of the form ``arch.tag``, or longer than 100 characters.
+    """
+    if not _NAME.fullmatch(name) or len(name) > 100:
+        raise SkdError(
+            f"{name!r} is not a name of weights: arch.tag, of letters, digits, _ and -, at most 100 characters"
+        )
+    return name
+
+
+def _valid_name(name: str) -> str:
+    try:
+        return check_name(name)
+    except SkdError as error:
+        raise ValueError(str(error)) from None
+
+
+def _valid_file(name: str) -> str:
+    if not _FILE.fullmatch(name):
+        raise ValueError(f"{name!r} is not a plain file name")
+    return name
+
+
+def _valid_url(url: str) -> str:
+    if not _URL.fullmatch(url):
+        raise ValueError(
+            f"{url!r} is none of https://HOST/FOLDER, hf://OWNER/NAME[@REVISION], file:///FOLDER, package:FOLDER"
+        )
+    return url.rstrip("/")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReleasedFile(_Strict):
+    """One file of a release.
+
+    Attributes:
+        name: in the release's folder.
+        size: bytes.
+        sha256: of the content, hexadecimal.
+    """
+
+    name: Annotated[str, AfterValidator(_valid_file)]
+    size: Annotated[int, Field(gt=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Release(_Strict):
+    """Weights that somebody can have.
+
+    Attributes:
+        name: ``arch.tag``.
+        files: ``model.safetensors``, ``config.json`` (timm's, with our card in it) and what else belongs to them.
+        urls: folders that hold all files, each a full mirror: ``https://``, ``hf://OWNER/NAME@REVISION`` (Hugging Face
+            Hub), ``file://``, or ``package:FOLDER`` in ``released/`` beside this file.
+        metrics: what ``skd evaluate`` measured on these very files; accuracies and ECE are fractions.
+        evaluation: the command that did.
+        recipe: the command line that trained them.
+        commit: of the code that trained them.
+        data: what they were trained on.
+        license: SPDX identifier.
+    """
+
+    name: Annotated[str, AfterValidator(_valid_name)]
+    files: Annotated[tuple[ReleasedFile, ...], Field(min_length=1)]
+    urls: Annotated[tuple[Annotated[str, AfterValidator(_valid_url)], ...], Field(min_length=1)]
+    metrics: dict[str, int | Annotated[float, Field(allow_inf_nan=False)]]
+    evaluation: str
+    recipe: str
+    commit: str | None
+    data: str
+    license: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def _unique(releases: tuple[Release, ...]) -> tuple[Release, ...]:
+    twice = [name for name, count in Counter(release.name for release in releases).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} is there twice")
+    for release in releases:
+        names = [file.name for file in release.files]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{release.name} has a file twice")
+        for needed in (WEIGHTS_FILE, CARD_FILE):
+            if needed not in names:
+                raise ValueError(f"{release.name} has no {needed}")
+    return releases
+
+
+class _Manifest(_Strict):
+    version: Literal[1]
+    weights: Annotated[tuple[Release, ...], AfterValidator(_unique)]
+
+
+@cache
+def load_manifest(path: Path = MANIFEST) -> dict[str, Release]:
+    """The releases of a manifest by name, in its order.
+
+    Raises:
+        SkdError: the file is not a manifest; the message names the first thing that is wrong.
+    """
+    try:
+        manifest = _Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first: Any = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise SkdError(f"{path}: {place or 'content'}: {first['msg'].removeprefix('Value error, ')}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SkdError(f"{path} is not a readable manifest: {error}") from None
+    return {release.name: release for release in manifest.weights}
+
+
+def find_release(name: str) -> Release:
+    """The release of that name.
+
+    Raises:
+        SkdError: the name is not a possible one, or there are no such weights.
+    """
+    releases = load_manifest()
+    if check_name(name) not in releases:
+        raise unknown("weights", name, releases)
+    return releases[name]
