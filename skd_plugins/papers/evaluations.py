@@ -30,6 +30,7 @@ from .datasets import OUTSIDE, Datasets
 from .mini import MISSING_CORRUPTION
 
 EPOCHS_PRINTED = 200  # Table 8 of SD-Dropout counts in these
+_LARGEST_KEPT = 10_000_000  # logits: ImageNet's 50 million would take 600 MB a run, and no figure is of them
 _LEGACY_EPS, _PIXEL_EPS = 0.2, 8 / 255
 
 
@@ -92,10 +93,11 @@ def predictions_file(folder: Path) -> Path:
 
 
 def clean(subject: Subject) -> Values:
-    """All metrics on the test images; keeps the predictions for figures."""
+    """All metrics on the test images; keeps the predictions for figures, unless they are ImageNet's."""
     loader = subject.loader(subject.data)
     predictions = predict(subject.network(), loader)
-    predictions.save(predictions_file(subject.folder))
+    if predictions.logits.numel() <= _LARGEST_KEPT:
+        predictions.save(predictions_file(subject.folder))
     return {**summarize(predictions), "classes": loader.classes}
 
 

@@ -33,7 +33,7 @@ def lay_out(artefact: Artefact, results: Sequence[Result]) -> Layout:
         cells.setdefault(place, []).append(result)
     rows, columns = (tuple(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
     return Layout(
-        corner=" / ".join(artefact.rows),
+        corner=" / ".join(artefact.rows) + (f" \\ {artefact.columns[0]}" if artefact.kind == "grid" else ""),
         columns=columns,
         rows=tuple((row, tuple(tuple(cells.get((row, column), ())) for column in columns)) for row in rows),
     )

@@ -64,7 +64,7 @@ class Result:
         if not self.ours:
             return "not run"
         if not self.compared:
-            return "not compared: not the paper's setting"
+            return "not compared"
         spread, words = self.published.spread, "within the stated std"
         if spread is None:
             spread, words = self.std, "within our std, none is stated"
