@@ -22,6 +22,7 @@ from skd_plugins.papers.datasets import Datasets
 from skd_plugins.papers.drawings import DRAWINGS
 from skd_plugins.papers.estimate import Estimate, Estimator, cost_of
 from skd_plugins.papers.evaluations import EVALUATIONS
+from skd_plugins.papers.execution import _slurm
 from skd_plugins.papers.layout import lay_out
 from skd_plugins.papers.listing import describe
 from skd_plugins.papers.mini import mini_recipe
@@ -332,6 +333,7 @@ BAD = {
     "a name": (["cs-kd/tabel1"], "unknown artefact 'cs-kd/tabel1'; did you mean 'cs-kd/table1'?"),
     "no name": ([], "which artefact? skd reproduce --list shows all; skd reproduce all makes all"),
     "seeds": (["cs-kd/table1", "--seeds", "0"], "--seeds should be at least 1, got 0"),
+    "slurm": (["cs-kd/table5", "--slurm", "gpu"], "--slurm takes name=value, such as partition=gpu; got 'gpu'"),
     "jobs": (["cs-kd/table1", "--jobs", "0"], "--jobs should be at least 1, got 0"),
 }
 
@@ -343,6 +345,11 @@ def test_bad_input(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         main(["reproduce", *arguments, "--out", str(tmp_path)])
     assert stopped.value.code == 2
     assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_slurm_parameters() -> None:
+    given = _slurm(["partition=gpu", "timeout_min=600", "constraint=a100"])
+    assert given == {"slurm_partition": "gpu", "timeout_min": 600, "slurm_constraint": "a100"}
 
 
 def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,20 +14,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from skd_plugins.cli import main
+from skd_plugins.engine import train
+from skd_plugins.errors import SkdError
 from skd_plugins.papers import find_artefact
 from skd_plugins.papers.artefact import Artefact
 from skd_plugins.papers.datasets import Datasets
+from skd_plugins.papers.evaluations import Subject, _untrained
 from skd_plugins.papers.execution import execute
-from skd_plugins.papers.mini import NOTICE
+from skd_plugins.papers.mini import NOTICE, mini_recipe
 from skd_plugins.papers.pages import write_artefact, write_index
 from skd_plugins.papers.planning import Plan
 from skd_plugins.papers.published import in_printed_unit
+from skd_plugins.papers.recipe_files import recipe_of
 from skd_plugins.papers.results import results_of
 from skd_plugins.papers.store import Store
 from skd_plugins.papers.texts import _escape
 from skd_plugins.papers.work import work, write_job
+from skd_plugins.recipe import replace
 
 ROOT = Path(__file__).parents[1]
 CHEAP = ("cs-kd/figure8", "sd-dropout/table13")  # two runs each
@@ -220,6 +226,32 @@ def test_a_job_that_fails_is_noted_and_the_next_one_is_begun(tmp_path: Path) -> 
         assert job.needs is not None
         assert store.state(job) == "failed"
         assert store.error(job.address) == f"the run that it starts from, {job.needs.address}, is not complete"
+
+
+def test_the_network_before_training_is_the_one_that_training_starts_from(tmp_path: Path) -> None:
+    """Epoch 0 of SD-Dropout's Table 8."""
+    datasets = Datasets("mini", tmp_path / "data")
+    recipe = replace(mini_recipe(recipe_of("sdd_cifar100")), lr=0.0, weight_decay=0.0, epochs=1, save_every=1, seed=3)
+    data = datasets.folder("cifar100")
+    run = train(recipe, data=str(data), out=tmp_path)
+    subject = Subject(run=run, folder=tmp_path, recipe=recipe, data=data, datasets=datasets)
+    before, after = (
+        dict(_untrained(subject).named_parameters()),
+        dict(subject.network("epoch0001.pt").named_parameters()),
+    )
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(SkdError, match=r"epoch0009.pt does not exist; the run was made without it"):
+        subject.network("epoch0009.pt")
+
+
+def test_data_that_are_missing_are_named(tmp_path: Path) -> None:
+    datasets = Datasets("full", tmp_path)
+    with pytest.raises(SkdError, match="skd data cifar100c says what to fetch"):
+        datasets.corrupted()
+    with pytest.raises(SkdError, match="isun does not exist"):
+        datasets.outside("iSUN")
+    assert datasets.checksum("mit67") is None
 
 
 def test_one_worker_has_a_run(tmp_path: Path) -> None:

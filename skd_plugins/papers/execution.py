@@ -56,6 +56,7 @@ def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequenc
     Raises:
         SkdError: a parameter that submitit does not have.
     """
+    chosen = _slurm(slurm)  # what is wrong with it is said before anything is done
     levels = prepare(plan, store)
     left = sum(map(len, levels))
     total = len(plan.jobs)
@@ -74,7 +75,7 @@ def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequenc
                 work(store.root, [job.address])
                 progress.report([job])
             continue
-        running = _submit(store, [job.address for job in level], parallel, on_gpu, slurm)
+        running = _submit(store, [job.address for job in level], parallel, on_gpu, chosen)
         try:
             while not all(one.done() for one in running):
                 progress.report(level)
@@ -89,19 +90,22 @@ def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequenc
                 print(f"a worker ended early, its log is {one.paths.stderr}", flush=True)
 
 
-def _submit(store: Store, addresses: list[str], parallel: int, on_gpu: bool, slurm: Sequence[str]) -> list[Any]:
+def _submit(store: Store, addresses: list[str], parallel: int, on_gpu: bool, slurm: dict[str, Any]) -> list[Any]:
     """Local: a few workers that share the list. SLURM: an array with one task a run."""
     import submitit
 
     logs = store.root.resolve() / "submitit"
     root = store.root.resolve()
     if slurm:
-        executor = submitit.AutoExecutor(folder=logs, cluster="slurm")
+        try:
+            executor = submitit.AutoExecutor(folder=logs, cluster="slurm")
+        except RuntimeError as error:
+            raise SkdError(f"--slurm: {error}") from None
         parameters = {"gpus_per_node": 1, "timeout_min": 60 * 24, "slurm_array_parallelism": parallel}
         try:
-            executor.update_parameters(**parameters, **_slurm(slurm))
-        except (NameError, ValueError, TypeError) as error:
-            raise SkdError(f"--slurm {' '.join(slurm)}: {error}") from None
+            executor.update_parameters(**(parameters | slurm))
+        except (NameError, ValueError, TypeError) as error:  # submitit's words for a parameter that is not there
+            raise SkdError(f"--slurm {slurm}: {error}") from None
         with executor.batch():
             return [executor.submit(work, root, [address]) for address in addresses]
     # Workers would otherwise use all cores each.
