@@ -8,7 +8,7 @@ VENV ?= .venv
 export VENV
 BIN := $(VENV)/bin
 # Test processes at a time; each gets one thread, because spinning threads of several processes starve one another.
-JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4)))
+JOBS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4)))
 # More arguments for pytest: make test ARGS="-k bank -x"
 ARGS ?=
 

@@ -367,6 +367,7 @@ def test_a_dead_process_is_an_error(
 def _interrupted(path: Path, whom: str) -> None:
     """Runs in a process of its own, in a session of its own, so that only it and its children can be interrupted."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     main = os.getpid()
 
     def load(index: int) -> Pixels:
