@@ -103,7 +103,7 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
             if norm == "FrozenBN":
                 self.add_module(name, FrozenBatchNorm2d.convert_frozen_batchnorm(child))
             elif norm == "SyncBN":
-                self.add_module(name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]  # torch's
+                self.add_module(name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]  # torch has no types there
 
     def _freeze(self, freeze_at: int) -> None:
         for name in ("stem", *self.stages)[:freeze_at]:
@@ -147,7 +147,7 @@ def build_timm_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmResN
     )
 
 
-@BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]
+@BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]  # the same
 def build_timm_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """``MODEL.BACKBONE.NAME: build_timm_resnet_fpn_backbone``: `build_timm_resnet_backbone` under detectron2's FPN."""
     return FPN(

@@ -38,7 +38,7 @@ def launch(
         return
     # Version 0.6's launch insists on GPUs. This is what later ones do without.
     arguments = (main, processes, machines, machine_rank, url, args)
-    mp.spawn(_on_processor, arguments, nprocs=processes)  # type: ignore[attr-defined, no-untyped-call]  # torch's
+    mp.spawn(_on_processor, arguments, nprocs=processes)  # type: ignore[attr-defined, no-untyped-call]  # torch has no types there
 
 
 def _on_processor(

@@ -27,7 +27,7 @@ class SDDropoutOutputLayers(FastRCNNOutputLayers):  # type: ignore[misc]  # dete
     Source: Lee et al. 2022, Eq. 3-4, at the detector's classifier. Ours: the paper distils the backbone only.
     """
 
-    @configurable  # type: ignore[untyped-decorator]
+    @configurable  # type: ignore[untyped-decorator]  # detectron2 has no types
     def __init__(self, *, weight: float, temperature: float, drop_rate: float, **arguments: Any) -> None:
         """See detectron2's ``configurable``: built from a configuration or from arguments."""
         super().__init__(**arguments)
@@ -80,10 +80,10 @@ class _SDDropout:
 
 
 @ROI_HEADS_REGISTRY.register()
-class SDDropoutROIHeads(_SDDropout, StandardROIHeads):  # type: ignore[misc]
+class SDDropoutROIHeads(_SDDropout, StandardROIHeads):  # type: ignore[misc]  # the same
     """``MODEL.ROI_HEADS.NAME: SDDropoutROIHeads`` in place of ``StandardROIHeads`` (FPN and DC5 configs)."""
 
 
 @ROI_HEADS_REGISTRY.register()
-class SDDropoutRes5ROIHeads(_SDDropout, Res5ROIHeads):  # type: ignore[misc]
+class SDDropoutRes5ROIHeads(_SDDropout, Res5ROIHeads):  # type: ignore[misc]  # the same
     """``MODEL.ROI_HEADS.NAME: SDDropoutRes5ROIHeads`` in place of ``Res5ROIHeads`` (C4 configs)."""

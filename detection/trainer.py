@@ -54,7 +54,7 @@ def _without_nan(value: Any) -> Any:
 def fast_evaluation() -> bool:
     """Whether detectron2's compiled COCO evaluation is there; the copy on PyPI has none."""
     try:
-        from detectron2._C import COCOevalEvaluateImages  # noqa: F401
+        from detectron2._C import COCOevalEvaluateImages  # noqa: F401  # whether it is there is the question
     except (ImportError, RuntimeError):  # our stand-in for the missing module raises RuntimeError
         return False
     return True
