@@ -1,0 +1,96 @@
+"""One line of `make bench`: a ratio measured in one run, its target and its floor, and how they are printed and kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+
+@dataclass
+class Row:
+    """A measured ratio.
+
+    Attributes:
+        name: what was measured, unique over all benchmarks.
+        against: what it was measured against.
+        value: the ratio (median over rounds), or a plain number where `unit` says so.
+        target: what the project promises.
+        sense: whether `value` has to be at most or at least `target`; None if there is no target.
+        floor: what can't be beaten, in words.
+        unit: "x" for a ratio.
+        rounds: the ratio of each round, for the spread.
+        detail: what else was measured (seconds, images/s, bytes); goes into the JSON.
+        note: what was tried, where the target is missed.
+    """
+
+    name: str
+    against: str
+    value: float
+    target: float | None = None
+    sense: Literal["<=", ">="] | None = None
+    floor: str = ""
+    unit: str = "x"
+    rounds: list[float] = field(default_factory=list)
+    detail: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """pass, miss, or an empty string without a target."""
+        if self.target is None:
+            return ""
+        return "pass" if (self.value <= self.target if self.sense == "<=" else self.value >= self.target) else "miss"
+
+
+def ratio(name: str, against: str, ours: Sequence[float], other: Sequence[float], **more: Any) -> Row:
+    """A row from the seconds of interleaved rounds: the median of ``ours / other``, round by round."""
+    rounds = [mine / theirs for mine, theirs in zip(ours, other, strict=True)]
+    return Row(name, against, median(rounds), rounds=[round(value, 4) for value in rounds], **more)
+
+
+def machine() -> dict[str, Any]:
+    """What a number depends on besides versions."""
+    cpu = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        cpu = models[0] if models else cpu
+    return {
+        "processor": cpu, "cores": len(os.sched_getaffinity(0)), "load_before": os.getloadavg()[0],
+        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+    }  # fmt: skip
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    lines = ["| what | against | measured | target | floor | |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        target = "" if row.target is None else f"{row.sense} {row.target:g}"
+        lines.append(
+            f"| {row.name} | {row.against} | {row.value:.3g} {row.unit} | {target} | {row.floor} | {row.verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def report(rows: Sequence[Row], path: Path | None) -> None:
+    """Prints the rows, with a line for each miss, and writes them as JSON with versions, machine and command."""
+    from skd_plugins.environment import git_commit, versions
+
+    print(table(rows), flush=True)
+    for row in rows:
+        if row.verdict == "miss":
+            print(f"missed: {row.name}: {row.value:.3g} {row.unit} for {row.sense} {row.target:g}. {row.note}")
+    if path:
+        content = {
+            "command": " ".join(["python", *sys.argv]), "commit": git_commit(), "versions": versions(),
+            "machine": machine(), "rows": [asdict(row) | {"verdict": row.verdict} for row in rows],
+        }  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=1) + "\n")
