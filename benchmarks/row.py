@@ -1,4 +1,4 @@
-"""One line of `make bench`: a ratio measured in one run, its target and its floor, and how they are printed and kept."""
+"""One line of `make bench`: a ratio measured in one run, its target and its floor; how lines are printed and kept."""
 
 from __future__ import annotations
 
