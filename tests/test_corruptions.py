@@ -15,8 +15,8 @@ from test_attacks import MEAN, STD, Net, batch
 
 from skd_plugins.data.catalog.cifar100c import CORRUPTIONS
 from skd_plugins.errors import SkdError
-from skd_plugins.evaluation import predict
-from skd_plugins.evaluation.corruptions import GENERATED, Corruption, _enlarged, _moved, _plasma, corrupt
+from skd_plugins.evaluation import frost, predict
+from skd_plugins.evaluation.corruptions import _KINDS, Corruption, _enlarged, _moved, _plasma, corrupt
 
 Pixels = NDArray[np.uint8]
 
@@ -44,12 +44,12 @@ def distance(a: Pixels, b: Pixels) -> float:
 # ------------------------------------------------------------------------------------------------------------- all
 
 
-def test_all_but_frost_are_there() -> None:
-    assert tuple(name for name in CORRUPTIONS if name != "frost") == GENERATED
-    assert len(GENERATED) == 14
+def test_all_are_there() -> None:
+    assert tuple(_KINDS) == CORRUPTIONS
+    assert len(CORRUPTIONS) == 15
 
 
-@pytest.mark.parametrize("name", GENERATED)
+@pytest.mark.parametrize("name", CORRUPTIONS)
 def test_same_size_seeded_and_worse_at_the_highest_severity(name: str, small: Pixels) -> None:
     images = [corrupt(small, name, severity) for severity in range(1, 6)]
     for image in images:
@@ -64,7 +64,7 @@ def test_same_size_seeded_and_worse_at_the_highest_severity(name: str, small: Pi
     assert np.array_equal(corrupt(small, name, 3, seed=1), images[2]) != random
 
 
-@pytest.mark.parametrize("name", GENERATED)
+@pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize("shape", [(1, 1), (28, 41), (90, 67)])
 def test_any_size(name: str, shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -201,11 +201,43 @@ def test_in_predict_on_what_the_network_sees() -> None:
 
 
 def test_what_is_refused(small: Pixels) -> None:
-    with pytest.raises(SkdError, match="photographs of frost"):
-        Corruption(name="frost", severity=1, mean=MEAN, std=STD)
     with pytest.raises(SkdError, match="did you mean 'fog'"):
         Corruption(name="fogg", severity=1, mean=MEAN, std=STD)
     with pytest.raises(SkdError, match="severity of contrast is 1 to 5, got 6"):
         corrupt(small, "contrast", 6)
     with pytest.raises(SkdError, match="uint8 images"):
         corrupt(small / 255, "fog", 1)  # type: ignore[arg-type]
+
+
+def test_frost_is_a_piece_of_a_photograph(photo: Pixels, small: Pixels) -> None:
+    photographs = [(255 * photograph).round() for photograph in frost.photographs()]
+    assert len(photographs) == 5
+    # On black, what is added is the photograph alone: 0.2 of every fifth pixel, or 0.4 of every one.
+    for side, step, amount in ((32, 5, 0.2), (224, 1, 0.4)):
+        layer = corrupt(np.zeros((side, side, 3), np.uint8), "frost", 1).astype(float)
+        best = min(
+            _distance_in(layer, amount * whole[(step == 5) * 2 :: step, (step == 5) * 2 :: step])
+            for whole in photographs
+        )
+        assert best < 1, best  # rounding down
+
+
+def _distance_in(layer: NDArray[np.float64], photograph: NDArray[np.float64]) -> float:
+    """The largest difference from the piece of a photograph that is most like it."""
+    windows = np.lib.stride_tricks.sliding_window_view(photograph[:, :, 0], layer.shape[:2])
+    corner = np.abs(windows[:, :, :4, :4] - layer[:4, :4, 0]).max(axis=(2, 3))
+    if not corner.size:
+        return np.inf
+    top, left = np.unravel_index(corner.argmin(), corner.shape)
+    return float(np.abs(photograph[top : top + len(layer), left : left + len(layer)] - layer).max())
+
+
+def test_frost_without_its_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
+    frost.photographs.cache_clear()
+    monkeypatch.setattr(frost.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SkdError, match=r"imagecorruptions: pip install 'skd_plugins\[corruptions\]'"):
+        Corruption(name="frost", severity=1, mean=MEAN, std=STD)
+
+
+def test_frost_on_an_image_larger_than_the_photographs() -> None:
+    assert corrupt(np.zeros((3000, 70, 3), np.uint8), "frost", 3).max() > 0

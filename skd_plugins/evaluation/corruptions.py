@@ -1,7 +1,7 @@
 """The corruptions of ImageNet-C and CIFAR-C for images of one's own: ``perturb=Corruption(name="fog", ...)``.
 
 For CIFAR-100 use the published files (``skd data cifar100c``); this makes the same kinds of corruption for other data.
-Fourteen of the fifteen are here: ``frost`` lays photographs of frost over the image, which are not ours to ship.
+``frost`` lays photographs over the image; they come with ``pip install 'skd_plugins[corruptions]'``.
 
 Source: Hendrycks and Dietterich 2019; the parameters are those of the benchmark's ``make_cifar_c.py`` and
     ``make_imagenet_c.py`` (hendrycks/robustness), written anew with NumPy, SciPy and Pillow.
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ..data.catalog.cifar100c import SEVERITIES
 from ..errors import SkdError, unknown
+from .frost import photographs, window
 from .pixels import Normalised, generator_of, to_uint8
 
 Pixels = NDArray[np.float64]  # [H, W, 3] in [0, 1]
@@ -93,6 +94,12 @@ def _snow(x: Pixels, snow: tuple[float, float, float, float, int, float, float],
     turned = layer[::-1, ::-1]
     result: Pixels = keep * x + (1 - keep) * np.maximum(x, grey * 1.5 + 0.5) + layer + turned
     return result
+
+
+def _frost(x: Pixels, frost: tuple[float, float], draw: Draw) -> Pixels:
+    keep, amount = frost
+    height, width = x.shape[:2]
+    return keep * x + amount * window(height, width, min(height, width) <= _SMALL, draw)
 
 
 def _fog(x: Pixels, fog: tuple[float, float], draw: Draw) -> Pixels:
@@ -197,6 +204,11 @@ _KINDS = {
             (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
         ),
     ),
+    "frost": _Kind(
+        _frost,
+        ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
+        ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
+    ),
     "fog": _Kind(
         _fog,
         ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
@@ -218,7 +230,6 @@ _KINDS = {
     "pixelate": _Kind(_pixelate, (0.95, 0.9, 0.85, 0.75, 0.65), (0.6, 0.5, 0.4, 0.3, 0.25)),
     "jpeg_compression": _Kind(_jpeg_compression, (80, 65, 58, 50, 40), (25, 18, 15, 10, 7)),
 }  # fmt: skip
-GENERATED = tuple(_KINDS)  # the benchmark's order, without frost
 
 
 def corrupt(image: NDArray[np.uint8], name: str, severity: int, *, seed: int = 0) -> NDArray[np.uint8]:
@@ -227,15 +238,13 @@ def corrupt(image: NDArray[np.uint8], name: str, severity: int, *, seed: int = 0
     Args:
         image: ``[H, W, 3]`` of any size. Shorter sides up to 64 pixels take CIFAR-C's parameters, which are made for
             32, longer ones ImageNet-C's, made for 224. Radii are in pixels and do not grow with the image.
-        name: one of `GENERATED`.
+        name: of the benchmark's fifteen.
         severity: 1 to 5.
         seed: the same seed and image give the same corruption.
 
     Raises:
-        SkdError: an unknown name or severity, or something that is not an image.
+        SkdError: an unknown name or severity, something that is not an image, or no photographs for frost.
     """
-    if name == "frost":
-        raise SkdError("frost needs the benchmark's photographs of frost; for CIFAR-100 use skd data cifar100c")
     if name not in _KINDS:
         raise unknown("corruption", name, _KINDS)
     if severity not in SEVERITIES:
@@ -255,7 +264,7 @@ class Corruption(Normalised):
     """`corrupt` for `predict`: every image of the loader, on the CPU, the same in any batch.
 
     Attributes:
-        name: one of `GENERATED`.
+        name: of the benchmark's fifteen.
         severity: 1 to 5.
         seed: of the random numbers.
     """
@@ -267,6 +276,8 @@ class Corruption(Normalised):
     def __post_init__(self) -> None:
         super().__post_init__()
         corrupt(np.zeros((1, 1, 3), np.uint8), "contrast" if self.name in _KINDS else self.name, self.severity)
+        if self.name == "frost":
+            photographs()  # say now that they are missing
 
     def __call__(self, model: nn.Module, input: Tensor, target: Tensor) -> Tensor:
         """The corrupted input. Args: input ``[B, 3, H, W]`` normalised; model and target are not used."""

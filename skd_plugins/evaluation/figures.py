@@ -169,6 +169,9 @@ def embedding_figure(
         panels: title (a method) to points ``[N, 2]`` of `tsne` and labels ``[N]``.
         classes: label to name, of the labels to show. 49 of them can be told apart.
     """
+    from matplotlib import color_sequences
+
+    colours = COLOURS if len(classes) <= len(COLOURS) else color_sequences["petroff10"]
     _check(0 < len(classes) <= len(COLOURS) * len(_MARKS), f"embedding_figure can't tell {len(classes)} classes apart")
     figure, rows = _panels(len(panels), columns=2 if len(panels) > 3 else len(panels), legend=True)
     flat = [axes for row in rows for axes in row]
@@ -176,8 +179,8 @@ def embedding_figure(
         for number, (label, name) in enumerate(classes.items()):
             own = points[labels == label]
             mark = _MARKS[(number + number // len(COLOURS)) % len(_MARKS)]
-            colour = COLOURS[number % len(COLOURS)]
-            axes.scatter(own[:, 0], own[:, 1], s=9, c=colour, marker=mark, linewidths=0, label=name)
+            colour = colours[number % len(colours)]
+            axes.scatter(own[:, 0], own[:, 1], s=9, color=colour, marker=mark, linewidths=0, label=name)
         axes.set(title=title, xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[])
     _legend(figure, flat[0], 5)
     return figure

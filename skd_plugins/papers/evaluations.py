@@ -27,7 +27,6 @@ from ..evaluation.robustness import corruption_accuracy
 from ..recipe import Recipe, replace
 from ..weights import load_network
 from .datasets import OUTSIDE, Datasets
-from .mini import MISSING_CORRUPTION
 
 EPOCHS_PRINTED = 200  # Table 8 of SD-Dropout counts in these
 _LARGEST_KEPT = 10_000_000  # logits: ImageNet's 50 million would take 600 MB a run, and no figure is of them
@@ -115,16 +114,12 @@ def corruptions(subject: Subject) -> Values:
     """Accuracy under each corruption, the mean over its severities, and the mean of all."""
     model = subject.network()
     root = subject.datasets.corrupted()
-    names = [name for name in CORRUPTIONS if not (subject.mini and name == MISSING_CORRUPTION)]
     accuracy: dict[str, list[float]] = {}
-    for name in names:
+    for name in CORRUPTIONS:
         for severity in SEVERITIES:
             predictions = predict(model, subject.loader(root / name / str(severity)))
             accuracy.setdefault(name, []).append(top1(predictions.logits, predictions.targets))
-    if len(names) == len(CORRUPTIONS):
-        return dict(corruption_accuracy(accuracy))
-    means = {name: float(np.mean(values)) for name, values in accuracy.items()}
-    return {**means, "mca": float(np.mean(list(means.values())))}
+    return dict(corruption_accuracy(accuracy))
 
 
 def ood(subject: Subject) -> Values:

@@ -42,7 +42,6 @@ _TRAIN, _VAL = 20, 30  # images a class
 _GROUPS = {"loops": "0689", "strokes": "147", "curves": "235"}
 _OUTSIDE = 200  # images of an out-of-distribution set
 _CORRUPTED = 6  # images a class
-MISSING_CORRUPTION = "frost"  # needs photographs of frost
 
 
 def mini_recipe(recipe: Recipe) -> Recipe:
@@ -115,10 +114,10 @@ def write_mini_outside(folder: Path, name: str) -> None:
 
 
 def write_mini_corrupted(folder: Path) -> None:
-    """Writes corrupted digits as ``CORRUPTION/SEVERITY/val``, for all corruptions but frost."""
+    """Writes corrupted digits as ``CORRUPTION/SEVERITY/val``."""
     source = digits(False).subset(_VAL, seed=_SEEDS["cifar100"]).subset(_CORRUPTED, seed=0)
     for name in CORRUPTIONS:
-        for severity in SEVERITIES if name != MISSING_CORRUPTION else ():
+        for severity in SEVERITIES:
             write_folder(_corrupted(source, name, severity), folder / name / str(severity) / "val")
 
 

@@ -18,7 +18,7 @@ from ..evaluation.page import write_page
 from . import artefacts
 from .artefact import Artefact
 from .layout import Layout, cell_texts, lay_out, what_of
-from .mini import MISSING_CORRUPTION, NOTICE
+from .mini import NOTICE
 from .planning import Plan
 from .published import METRIC_NAMES
 from .results import Result, results_of
@@ -99,10 +99,6 @@ def _lead(artefact: Artefact, plan: Plan, store: Store, missing: str) -> list[st
         f"{len(done)} of {len(jobs)} runs are complete ({seeds} seed{'' if seeds == 1 else 's'} of each training)."
         + (" ± is the sample standard deviation over seeds." if seeds > 1 else "")
     )
-    if plan.datasets.scale == "mini" and "corruptions" in artefact.wanted:
-        texts.append(
-            f"At this scale {MISSING_CORRUPTION} is left out, which needs photographs; the mean is of the other 14."
-        )
     if missing:
         texts.append(f"Not drawn: {missing}.")
     failed = {error for job in jobs if (error := store.error(job.address))}

@@ -116,7 +116,7 @@ def _values(artefact: Artefact, row: Published, plan: Plan, store: Store) -> dic
     values: dict[int, float] = {}
     for job in plan.jobs_of(artefact, artefact.entry_of(row)):
         found = store.values(job.address, measure.evaluation)
-        value = None if found is None else found.get(key)  # frost is not there at the mini scale; null is not finite
+        value = None if found is None else found.get(key)  # null is not finite
         if value is not None:
             values[job.recipe.seed] = in_printed_unit(row.metric, value)
     return values
