@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -28,6 +29,19 @@ def versions() -> dict[str, str]:
 
 
 @cache
+def machine() -> str:
+    """The processor, the cores this process may use, and the GPUs, in words."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cards = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    gpus = ", ".join(f"{cards.count(name)} x {name}" for name in dict.fromkeys(cards)) or "no GPU"
+    return f"{names[0] if names else platform.machine()}, {cores} cores, {gpus}"
+
+
+@cache
 def git_commit() -> str | None:
     """The commit this package runs from, with ``+changes`` if files differ from it; None outside a checkout."""
     folder = Path(__file__).parent
@@ -43,6 +57,7 @@ def environment(data: Path | None = None, processes: int = 1) -> dict[str, Any]:
     return {
         "versions": versions(),
         "commit": git_commit(),
+        "machine": machine(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "data": str(data) if data else None,
         "processes": processes,

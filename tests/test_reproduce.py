@@ -18,6 +18,7 @@ import torch
 
 from skd_plugins.cli import main
 from skd_plugins.engine import train
+from skd_plugins.environment import machine
 from skd_plugins.errors import SkdError
 from skd_plugins.papers import find_artefact
 from skd_plugins.papers.artefact import Artefact
@@ -123,6 +124,16 @@ def test_killed_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     for id in CHEAP:
         assert f'href="artefacts/{id}/index.html"' in index
         assert (root / "artefacts" / id / "index.html").is_file()
+    text = (root / "index.md").read_text()
+    assert "Scale mini: 4 trainings in 0.0" in text
+    assert f"(4 on {machine()})" in text
+    assert NOTICE in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| cs-kd/", "| sd-dropout/"))]
+    assert len(rows) == 34
+    made = {row[0][2:]: row[2:] for row in rows}
+    assert made["sd-dropout/table13"] == ["2 of 2", "2 of 2 numbers |"]
+    assert made["cs-kd/figure8"] == ["2 of 2", "1 picture |"]
+    assert made["cs-kd/table5"] == ["–", "not written |"]
 
 
 def check_table(artefact: Artefact, plan: Plan, store: Store) -> None:

@@ -23,7 +23,7 @@ from .planning import Plan
 from .published import METRIC_NAMES
 from .results import Result, results_of
 from .store import Store
-from .texts import Fact, comma_separated, latex, markdown
+from .texts import Fact, comma_separated, index_markdown, latex, markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,20 +74,38 @@ def write_artefact(artefact: Artefact, plan: Plan, store: Store) -> Path:
 
 
 def write_index(store: Store, scale: str) -> Path:
-    """Writes the page of all artefacts, with links to those that have been written."""
+    """Writes the page of all artefacts, with links to those that have been written, and ``index.md`` beside it."""
     rows: list[dict[str, Any]] = []
     for artefact in artefacts().values():
-        summary = store.artefact(artefact.id) / "summary.json"
-        written = json.loads(summary.read_text()) if summary.is_file() else None
-        rows.append(
-            {"id": artefact.id, "title": artefact.title, "written": written, "link": f"artefacts/{artefact.id}/"}
-        )
+        path = store.artefact(artefact.id) / "summary.json"
+        summary = json.loads(path.read_text()) if path.is_file() else None
+        rows.append({
+            "id": artefact.id, "title": artefact.title, "written": summary, "link": f"artefacts/{artefact.id}/",
+            "outcome": _outcome(summary, scale),
+        })  # fmt: skip
     page = store.root / "index.html"
     write_page(
         page, "artefacts.html.jinja", title="Tables and figures of CS-KD and SD-Dropout", mini=scale == "mini",
         notice=NOTICE, rows=rows, versions=environment()["versions"],
     )  # fmt: skip
+    write_text(store.root / "index.md", index_markdown(rows, store, scale))
     return page
+
+
+def _outcome(summary: dict[str, Any] | None, scale: str) -> str:
+    """What came of an artefact, in a few words."""
+    if summary is None:
+        return "not written"
+    words = []
+    outcomes, numbers, pictures = summary["outcomes"], summary["numbers"], summary["pictures"]
+    missing = outcomes.get("not run", 0)
+    if numbers and scale == "mini":
+        words.append(f"{numbers - missing} of {numbers} numbers")
+    elif numbers:
+        words.append(f"{outcomes.get('agrees', 0)} agree, {outcomes.get('differs', 0)} differ, {missing} not run")
+    if pictures:
+        words.append(f"{pictures} picture{'' if pictures == 1 else 's'}")
+    return ", ".join(words) or "nothing yet"
 
 
 def _lead(artefact: Artefact, plan: Plan, store: Store, missing: str) -> list[str]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from ..environment import machine
 from ..evaluation.files import write_json
 from .planning import Job
 
@@ -38,13 +39,18 @@ class Store:
 
     def network(self, address: str) -> Path | None:
         """The folder that `train` wrote (a detector's OUTPUT_DIR), None until the training is complete."""
-        record = _read(self.folder(address) / "trained.json")
+        record = self.trained(address)
         return None if record is None else self.folder(address) / str(record["run"])
 
     def finish(self, address: str, run: Path, seconds: float) -> None:
         """Notes that a training is complete."""
         folder = self.folder(address)
-        write_json(folder / "trained.json", {"run": run.relative_to(folder).as_posix(), "seconds": seconds})
+        record = {"run": run.relative_to(folder).as_posix(), "seconds": seconds, "machine": machine()}
+        write_json(folder / "trained.json", record)
+
+    def trained(self, address: str) -> dict[str, Any] | None:
+        """``run``, ``seconds`` and ``machine`` of a complete training."""
+        return _read(self.folder(address) / "trained.json")
 
     def values(self, address: str, evaluation: str) -> dict[str, Any] | None:
         """What an evaluation found, None if it has not been done."""

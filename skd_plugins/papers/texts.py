@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .artefact import Artefact
 from .layout import Layout, cell_texts, what_of
+from .mini import NOTICE
 from .published import METRIC_NAMES
 from .results import Result
+from .store import Store
 
 _TEX = {
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
@@ -50,6 +54,27 @@ def markdown(
     if artefact.notes:
         lines += ["## What the paper leaves open", "", *(f"- {note}" for note in artefact.notes), ""]
     return "\n".join(lines)
+
+
+def index_markdown(rows: Sequence[dict[str, Any]], store: Store, scale: str) -> str:
+    """All artefacts, one line each, and what was run where."""
+    records = [store.trained(path.parent.name) for path in sorted(store.root.glob("runs/*/trained.json"))]
+    found = [record for record in records if record]
+    hours = sum(float(record["seconds"]) for record in found) / 3600
+    where = "; ".join(
+        f"{count} on {machine}" for machine, count in Counter(str(record["machine"]) for record in found).items()
+    )
+    lines = [f"Scale {scale}: {len(found)} trainings in {hours:.2f} hours of one process ({where})."]
+    lines += [NOTICE] if scale == "mini" else []
+    grid = [[row["id"], row["title"], _runs(row["written"]), row["outcome"]] for row in rows]
+    made = "made" if scale == "mini" else "against the paper"
+    return "\n".join([*lines, "", *_grid(["artefact", "what it shows", "runs", made], grid, words=4), ""])
+
+
+def _runs(summary: dict[str, Any] | None) -> str:
+    if summary is None:
+        return "–"
+    return f"{summary['done']} of {summary['runs']}"
 
 
 def comma_separated(results: Sequence[Result], facts: Sequence[Fact]) -> str:
@@ -112,8 +137,9 @@ def _fields(result: Result) -> list[str]:
     ]  # fmt: skip
 
 
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+def _grid(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> list[str]:
+    """A table whose first `words` columns are text, the others numbers."""
+    lines = [header, [*["---"] * words, *["---:"] * (len(header) - words)], *rows]
     return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
 
 
