@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -272,6 +273,47 @@ def test_one_worker_has_a_run(tmp_path: Path) -> None:
         assert not other
     with Store(tmp_path).locked("a", wait=False) as again:
         assert again
+
+
+def test_failed_runs_are_an_error_after_the_pages_are_written(tmp_path: Path) -> None:
+    plan, store = mini_plan(tmp_path, "sd-dropout/table13")
+    for job in plan.jobs.values():
+        store.folder(job.address).mkdir(parents=True)
+        (store.folder(job.address) / job.recipe.name).write_text("in the way of the run's folder")
+    arguments = ["reproduce", "sd-dropout/table13", "--scale", "mini", "--jobs", "1", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert (store.root / "index.html").is_file()
+    assert [store.state(job) for job in plan.jobs.values()] == ["failed", "failed"]
+
+
+@pytest.mark.slow
+def test_killed_workers_are_an_error(tmp_path: Path) -> None:
+    plan, store = mini_plan(tmp_path, "sd-dropout/table13")
+    killers = threading.Thread(target=kill_workers, args=(store.root / "submitit",))
+    killers.start()
+    with pytest.raises(SkdError, match=r"2 of 2 runs are left, since workers ended early .* the same command goes on"):
+        execute(plan, store, jobs=2)
+    killers.join()
+    execute(plan, store, jobs=2)
+    assert {store.state(job) for job in plan.jobs.values()} == {"done"}
+
+
+def kill_workers(logs: Path) -> None:
+    """Kills submitit's processes of this folder as soon as both are there, as the kernel does when memory is out."""
+    killed: set[int] = set()
+    deadline = time.monotonic() + 120
+    while len(killed) < 2 and time.monotonic() < deadline:
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (process / "cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if "submitit.core._submit" in words and str(logs) in words:
+                os.kill(int(process.name), signal.SIGKILL)
+                killed.add(int(process.name))
+        time.sleep(0.2)
 
 
 @pytest.mark.slow

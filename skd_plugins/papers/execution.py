@@ -54,7 +54,7 @@ def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequenc
         slurm: ``name=value`` of submitit's SLURM parameters (``partition=gpu``); none for this machine.
 
     Raises:
-        SkdError: a parameter that submitit does not have.
+        SkdError: a parameter that submitit does not have, or workers ended before their work.
     """
     chosen = _slurm(slurm)  # what is wrong with it is said before anything is done
     levels = prepare(plan, store)
@@ -85,9 +85,14 @@ def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequenc
                 one.cancel()
             raise
         progress.report(level)
-        for one in running:
-            if one.exception() is not None:
-                print(f"a worker ended early, its log is {one.paths.stderr}", flush=True)
+        # One worker's end is made up for by the others, unless it was the last.
+        logs = [str(one.paths.stderr) for one in running if one.exception() is not None]
+        lost = [job for job in level if store.state(job) not in ("done", "failed")]
+        if lost:
+            raise SkdError(
+                f"{len(lost)} of {left} runs are left, since workers ended early (killed, or out of memory? see "
+                f"{', '.join(logs)}); the same command goes on from here"
+            )
 
 
 def _submit(store: Store, addresses: list[str], parallel: int, on_gpu: bool, slurm: dict[str, Any]) -> list[Any]:
