@@ -370,3 +370,12 @@ def test_outside_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     with pytest.raises(SkdError, match="did you mean 'digits_ce'"):
         recipe_files.recipe_of("digit_ce")
     assert isinstance(artefacts()["cs-kd/figure2"].entries[0].run, Training)
+
+
+def test_the_readme_shows_all_of_them() -> None:
+    """Its table is the ``index.md`` of ``make reproduce-mini``; how far that got is for `test_reproduce`."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    table = text.partition("<!-- reproduce -->")[2].partition("<!-- /reproduce -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if " of " in line]
+    expected = [[artefact.id, artefact.title, len(artefact.numbers)] for artefact in ALL]
+    assert [[row[0], row[1], int(row[3].split()[2]) if "numbers" in row[3] else 0] for row in rows] == expected
