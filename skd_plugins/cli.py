@@ -129,12 +129,14 @@ def evaluate(
         attack: evaluate on adversarial images instead.
         eps: how far the attack may change a pixel, in [0, 1]; 8/255 (0.0314) by default.
     """
+    from .evaluation.comparison import metrics_line
     from .evaluation.evaluate import evaluate_weights
 
     report = evaluate_weights(
         weights, data=data, out=out, which=which, ema=False if raw else None, batch_size=batch_size, workers=workers,
         skip_broken=skip_broken, save_predictions=save_predictions, attack=attack, eps=eps,
     )  # fmt: skip
+    print(metrics_line(report.with_name("metrics.json")))
     print(f"report: {report}")
 
 
@@ -326,6 +328,26 @@ def reproduce(
     )  # fmt: skip
 
 
+def init(folder: tyro.conf.Positional[Path]) -> None:
+    """Copy the recipes and the detection scripts to a folder, to run and change them there.
+
+    Args:
+        folder: gets recipes/ and detection/, which must not be there yet.
+    """
+    from .project import copy_project
+
+    for path in copy_project(folder):
+        print(path)
+
+
+def doctor() -> None:
+    """Check this machine: versions, GPUs, FFCV, detectron2, disk, shared memory; exit code 1 if there is a problem."""
+    from .doctor import doctor as run
+
+    if not run():
+        raise SystemExit(1)
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "write": write,
     "data": data,
@@ -338,6 +360,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "list": list_names,
     "demo": demo,
     "reproduce": reproduce,
+    "init": init,
+    "doctor": doctor,
 }
 
 

@@ -130,7 +130,12 @@ def test_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     package = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("skd_plugins/")}
-    assert package == {str(path.relative_to(ROOT)) for path in tracked() if (ROOT / "skd_plugins") in path.parents}
+    expected = {str(path.relative_to(ROOT)) for path in tracked() if (ROOT / "skd_plugins") in path.parents}
+    for part in ("recipes", "detection"):  # for skd init
+        expected |= {
+            f"skd_plugins/_project/{path.relative_to(ROOT)}" for path in tracked() if ROOT / part in path.parents
+        }
+    assert package == expected
     assert "skd_plugins/py.typed" in package
 
 

@@ -45,6 +45,14 @@ METRICS = (
 )
 
 
+def metrics_line(path: Path) -> str:
+    """A ``metrics.json`` as one line of text."""
+    metrics = json.loads(path.read_text())["metrics"]
+    shown = [(metric, metrics[metric.key]) for metric in METRICS if metrics[metric.key] is not None]
+    texts = [f"{metric.name} {metric.show(value)} {metric.unit}".rstrip() for metric, value in shown]
+    return f"{', '.join(texts)} ({metrics['num_samples']} images)"
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """Runs of one recipe that differ in nothing but the seed; often just one run.

@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 from .. import __version__
+from ..project import project
 from ..recipe import Recipe, replace
 from .address import address_of, hash_of
 from .artefact import Artefact, Detector, Entry, Training
 from .datasets import Datasets
 from .mini import SEEDS, mini_recipe
-from .recipe_files import CHECKOUT, recipe_of
+from .recipe_files import recipe_of
 
 
 @dataclass(eq=False, kw_only=True)
@@ -127,7 +128,7 @@ class Plan:
     def _detector(self, run: Detector, seed: int) -> Job:
         backbone = self._job(run.backbone, seed)
         config = _mini_config(run.config) if self.datasets.scale == "mini" else run.config
-        text = (CHECKOUT / "detection" / "configs" / f"{config.split()[0]}.yaml").read_text()
+        text = (project() / "detection" / "configs" / f"{config.split()[0]}.yaml").read_text()
         values = {"config": config, "text": text, "version": __version__, "network": backbone.address}
         return Job(
             address=hash_of(values), recipe=backbone.recipe, data=backbone.data, present=backbone.present,

@@ -1,16 +1,14 @@
-"""The project's recipes, which lie beside the package in a checkout."""
+"""The project's recipes."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 from functools import cache
-from pathlib import Path
 
-from ..errors import SkdError, unknown
+from ..errors import unknown
+from ..project import project
 from ..recipe import Recipe
-
-CHECKOUT = Path(__file__).parents[2]
 
 
 @cache
@@ -18,11 +16,9 @@ def recipe_of(name: str) -> Recipe:
     """The recipe of a file in ``recipes/``.
 
     Raises:
-        SkdError: the package is not in a checkout of the project, or there is no such file.
+        SkdError: there is no such file, or the package was installed without recipes.
     """
-    folder = CHECKOUT / "recipes"
-    if not folder.is_dir():
-        raise SkdError(f"the papers' settings are recipes of the project, and {folder} is not there; run in a checkout")
+    folder = project() / "recipes"
     path = folder / f"{name}.py"
     if not path.is_file():
         raise unknown("recipe", name, [file.stem for file in folder.glob("*.py")])

@@ -18,10 +18,10 @@ from typing import Any
 
 from ..errors import SkdError, one_line
 from ..evaluation.files import write_json
+from ..project import project
 from ..recipe import Recipe, replace
 from .datasets import Datasets
 from .planning import Job
-from .recipe_files import CHECKOUT
 from .store import Store
 
 
@@ -120,11 +120,11 @@ def _detector(job: dict[str, Any], folder: Path, backbone: Path | None) -> Path:
     out = folder / "detector"
     out.mkdir(exist_ok=True)
     weights = export_weights(backbone, folder / "weights")
-    command = [sys.executable, str(CHECKOUT / "detection" / "train_net.py"), "--config", f"{config}.yaml"]
+    command = [sys.executable, str(project() / "detection" / "train_net.py"), "--config", f"{config}.yaml"]
     command += ["--resume"] if (out / "last_checkpoint").exists() else []
     command += ["MODEL.TIMM.WEIGHTS", str(weights.resolve()), "OUTPUT_DIR", str(out.resolve()), *overrides]
     with (out / "output.txt").open("a") as log:
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=CHECKOUT)
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=project())
     if done.returncode or not (out / "results.json").is_file():
         raise SkdError(f"the training of the detector failed; its output is in {out / 'output.txt'}")
     return out
