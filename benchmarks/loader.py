@@ -1,54 +1,80 @@
-"""Images per second of our `.beton` loader against FFCV's own and timm's: ratios of interleaved epochs in one process.
+"""Speed of our `.beton` loader against FFCV's and timm's: ratios of interleaved epochs, of images/s, in one process.
 
-500 x 375 JPEGs (crops of scikit-learn's photographs), random resized crop to 224 px and flip, 2 workers each, pixels as
-uint8 on the host for all but timm (which decodes in worker processes and normalises as well).
+JPEGs of 500 x 375 pixels (crops of scikit-learn's photographs, quality 90) and of 1600 x 1067 (the same, enlarged, with
+noise), random resized crop and flip, 2 workers each; pixels as uint8 on the host for all but timm, which decodes in
+worker processes and normalises as well. The floor decodes all of each JPEG by FFCV's libjpeg-turbo on as many threads
+and does nothing else. Time to the first batch is a process's, from its start, with what the last one left in caches.
 
-Run: python benchmarks/loader.py [--images 400] [--rounds 5] [--size 224] [--json FILE]
+Run: python benchmarks/loader.py [--quick] [--rounds 7] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from row import Row, ratio, report
 
-WORKERS, BATCH = 2, 50
+WORKERS, BATCH = 2, 20
+Epoch = Callable[[], int]  # runs one, returns how many images it gave
 
 
-def make_folder(root: Path, images: int) -> Path:
-    """Writes the JPEGs, in ten classes."""
+@dataclass
+class Settings:
+    """How much is measured."""
+
+    rounds: int
+    images: int  # of 500 x 375 pixels
+    photographs: int  # of 1600 x 1067
+    starts: int  # processes for the time to the first batch
+    quick: bool
+
+
+def make_folder(root: Path, images: int, size: tuple[int, int] = (500, 375)) -> Path:
+    """Writes JPEGs of a width and height, in ten classes."""
     from sklearn.datasets import load_sample_images
 
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     draw = np.random.default_rng(0)
     for index in range(images):
-        photograph = photographs[index % 2]
-        left, top = (int(draw.integers(0, side + 1)) for side in (photograph.width - 500, photograph.height - 375))
+        photograph, enlarge = photographs[index % 2], size[0] / 500
+        if enlarge > 1:
+            photograph = photograph.resize((round(640 * enlarge), round(427 * enlarge)), Image.Resampling.BICUBIC)
+        left, top = (int(draw.integers(0, max(1, a - b + 1))) for a, b in zip(photograph.size, size, strict=True))
+        crop = photograph.crop((left, top, left + size[0], top + size[1]))
+        if enlarge > 1:  # an enlarged picture alone would be easier to decode than a photograph of that size
+            noise = draw.normal(0, 4, (*crop.size[::-1], 1))
+            crop = Image.fromarray((np.asarray(crop) + noise).clip(0, 255).astype(np.uint8))
         folder = root / "train" / f"class{index % 10}"
         folder.mkdir(parents=True, exist_ok=True)
-        photograph.crop((left, top, left + 500, top + 375)).save(folder / f"{index:05d}.jpg", quality=90)
+        crop.save(folder / f"{index:05d}.jpg", quality=90)
     return root / "train"
 
 
-def ours(path: Path, size: int) -> Callable[[], int]:
+def ours(path: Path, size: int, **options: Any) -> Epoch:
     """Our loader, up to the pixels."""
     from skd_plugins import make_loader
+    from skd_plugins.data import Augmentation
 
-    loader = make_loader(path, batch_size=BATCH, image_size=size, workers=WORKERS)
+    spec = Augmentation(image_size=size, scaled_decoding=options.pop("scaled_decoding", False))
+    loader = make_loader(path, batch_size=BATCH, augmentation=spec, workers=WORKERS, **options)
     return lambda: sum(len(input) for input, _ in loader.host_batches())
 
 
-def stock_ffcv(path: Path, size: int) -> Callable[[], int]:
+def stock_ffcv(path: Path, size: int) -> Epoch:
     """FFCV's loader with its RandomResizedCrop decoder and flip."""
     from ffcv.fields.decoders import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -62,7 +88,7 @@ def stock_ffcv(path: Path, size: int) -> Callable[[], int]:
     return lambda: sum(len(batch[0]) for batch in loader)
 
 
-def timm_folder(folder: Path, size: int) -> Callable[[], int]:
+def timm_folder(folder: Path, size: int) -> Epoch:
     """timm's loader on the folder."""
     from timm.data import create_dataset, create_loader
 
@@ -73,54 +99,172 @@ def timm_folder(folder: Path, size: int) -> Callable[[], int]:
     return lambda: sum(len(input) for input, _ in loader)
 
 
+def bare_decode(path: Path) -> Epoch:
+    """All of each JPEG, and nothing else."""
+    from skd_plugins.data import decode
+    from skd_plugins.data.beton import BetonFile
+
+    data = BetonFile(path)
+
+    def share(first: int) -> int:
+        for index in range(first, len(data), WORKERS):
+            height, width, stored = int(data.heights[index]), int(data.widths[index]), data.stored(index)
+            out = buffers[first][: height * width * 3]
+            failed = decode.ffcv().imdecode(
+                stored.ctypes.data, len(stored), height, width, out.ctypes.data, height, width, 0, 0, 1, 1, False, False
+            )
+            assert not failed
+        return len(range(first, len(data), WORKERS))
+
+    buffers = [np.empty(int((data.heights * data.widths).max()) * 3, np.uint8) for _ in range(WORKERS)]
+    pool = ThreadPoolExecutor(WORKERS)
+    return lambda: sum(pool.map(share, range(WORKERS)))
+
+
+def by_ffcv(epoch: Epoch) -> Epoch:
+    """Our loader as it is where our decoder is not compiled."""
+    from skd_plugins.data import decode
+
+    def run() -> int:
+        found, decode.native = decode.native, lambda: None
+        try:
+            return epoch()
+        finally:
+            decode.native = found
+
+    return run
+
+
+def measure(contestants: dict[str, Epoch], rounds: int) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Each one's images/s, by round, and the images of an epoch; a first round, which fills caches, is left out."""
+    speeds: dict[str, list[float]] = {name: [] for name in contestants}
+    images = {}
+    for turn in range(rounds + 1):
+        for name, epoch in contestants.items():
+            begin = time.perf_counter()
+            images[name] = epoch()
+            seconds = time.perf_counter() - begin
+            if turn:
+                speeds[name].append(images[name] / seconds)
+    return speeds, images
+
+
+def compare(name: str, contestants: dict[str, Epoch], targets: dict[str, float | None], rounds: int) -> Iterable[Row]:
+    """Rows of the first contestant against each of the others; "floor" gives its share of that one's speed."""
+    speeds, _ = measure(contestants, rounds)
+    first, *others = contestants
+    mine = speeds[first]
+    floor = ""
+    if "floor" in contestants:
+        others.remove("floor")
+        limit = median(one / other for one, other in zip(mine, speeds["floor"], strict=True))
+        floor = f"bare full decode: ours has {limit:.2f} x its images/s"
+    for other in others:
+        target = targets.get(other)
+        detail = {"images_per_second": {key: round(median(values)) for key, values in speeds.items()}}
+        yield ratio(
+            name, other, mine, speeds[other], target=target, sense=None if target is None else ">=", floor=floor,
+            detail=detail,
+        )  # fmt: skip
+
+
+def speed_rows(root: Path, settings: Settings) -> Iterable[Row]:
+    """Images/s."""
+    from skd_plugins.data.sources import image_folder
+    from skd_plugins.data.write import write_beton
+
+    folder = make_folder(root / "small", settings.images)
+    jpeg = write_beton(image_folder(folder), root / "jpeg.beton")
+    raw = write_beton(image_folder(folder), root / "raw.beton", raw_share=1.0)
+    photographs = make_folder(root / "large", settings.photographs, (1600, 1067))
+    large = write_beton(image_folder(photographs), root / "large.beton")
+    bare = root / "bare.beton"  # without the JSON file: no check sums, so that damage is looked for in all of a JPEG
+    bare.hardlink_to(jpeg)
+    timm, stock, fallback = "timm's loader, image folder", "FFCV's loader, same file", "ours, by FFCV's library"
+    fewer = max(1, settings.rounds // 2)
+    contestants = {
+        "ours": ours(jpeg, 224), timm: timm_folder(folder, 224), stock: stock_ffcv(jpeg, 224),
+        fallback: by_ffcv(ours(jpeg, 224)), "ours without check sums": ours(bare, 224), "floor": bare_decode(jpeg),
+    }  # fmt: skip
+    what = "loader, JPEG 500 x 375 to 224 px, images/s"
+    yield from compare(what, contestants, {timm: 2.0, stock: 1.0}, settings.rounds)
+    if not settings.quick:  # FFCV's loader compiles for 10 s each time
+        contestants = {"ours": ours(jpeg, 128), stock: stock_ffcv(jpeg, 128), timm: timm_folder(folder, 128)}
+        contestants["floor"] = bare_decode(jpeg)
+        yield from compare("loader, JPEG 500 x 375 to 128 px, images/s", contestants, {stock: 1.3}, settings.rounds)
+        contestants = {"ours": ours(large, 224), stock: stock_ffcv(large, 224), timm: timm_folder(photographs, 224)}
+        contestants["floor"] = bare_decode(large)
+        yield from compare("loader, JPEG 1600 x 1067 to 224 px, images/s", contestants, {stock: 1.5}, fewer)
+    contestants = {"ours": ours(large, 224, scaled_decoding=True), "ours, full decoding": ours(large, 224)}
+    yield from compare("loader, JPEG 1600 x 1067 to 224 px, scaled decoding, images/s", contestants, {}, fewer)
+    contestants = {"ours": ours(raw, 224), timm: timm_folder(folder, 224)}
+    yield from compare("loader, raw 500 x 375 to 224 px, images/s", contestants, {timm: 3.5}, settings.rounds)
+
+
+def pair_rows(path: Path, settings: Settings) -> Iterable[Row]:
+    """What CS-KD's segments cost, against cross-entropy's."""
+    segments = {"ce": ("anchor",), "sampled": ("anchor", "pair"), "bank": ("anchor",)}
+    contestants = {name: ours(path, 224, segments=roles) for name, roles in segments.items()}
+    speeds, images = measure(contestants, settings.rounds)
+    seconds = {name: [images[name] / speed for speed in values] for name, values in speeds.items()}
+    for name, target in ("sampled", 2.0), ("bank", 1.0):
+        what, against = f"loader, CS-KD {name}", "cross-entropy's loader"
+        yield Row(f"{what}, images decoded", against, images[name] / images["ce"], target, "<=", floor="1 an image")
+        note = "the same work as cross-entropy's: above or below 1 by noise" if name == "bank" else ""
+        yield ratio(
+            f"{what}, time of an epoch", against, seconds[name], seconds["ce"], target=target, sense="<=",
+            floor=f"{target:g} x the images", note=note,
+        )  # fmt: skip
+
+
+START = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from loader import ours, stock_ffcv
+epoch = {"ours": ours, "ffcv": stock_ffcv}[sys.argv[2]](Path(sys.argv[3]), 224)
+epoch()
+"""
+
+
+def start_rows(path: Path, settings: Settings) -> Iterable[Row]:
+    """From the start of a process to its first batch: a file with one batch of images is read."""
+    seconds: dict[str, list[float]] = {"ours": [], "ffcv": []}
+    for turn in range(settings.starts + (not settings.quick)):
+        for name, values in seconds.items():
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, "-c", START, str(Path(__file__).parent), name, str(path)], check=True)
+            if turn or settings.quick:  # the first fills caches
+                values.append(time.perf_counter() - begin)
+    yield ratio(
+        "loader, process start to first batch", "FFCV's loader, same file", seconds["ours"], seconds["ffcv"],
+        target=0.5, sense="<=", floor="importing torch and timm",
+        detail={"seconds": {name: round(median(values), 2) for name, values in seconds.items()}},
+    )  # fmt: skip
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--quick", action="store_true", help="a few images: proves that it works, measures nothing")
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    os.environ.setdefault("NUMBA_THREADING_LAYER", "default")  # FFCV's loader with the threads it chooses itself
+    settings = Settings(1, 20, 20, 1, True) if options.quick else Settings(options.rounds, 400, 60, 3, False)
+    os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")  # with TBB, a forked process may never end
+    from skd_plugins.data import decode
     from skd_plugins.data.sources import image_folder
     from skd_plugins.data.write import write_beton
-    from skd_plugins.environment import versions
 
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as root:
-        folder = make_folder(Path(root), options.images)
-        beton = write_beton(image_folder(folder), Path(root) / "train.beton")
-        bare = Path(root) / "bare.beton"  # without the JSON file: no checksums
-        bare.hardlink_to(beton)
-        contestants = {
-            "ours": ours(beton, options.size),
-            "ours, no CRC-32": ours(bare, options.size),
-            "FFCV's loader": stock_ffcv(beton, options.size),
-            "timm's loader": timm_folder(folder, options.size),
-        }
-        first: dict[str, float] = {}
-        speeds: dict[str, list[float]] = {name: [] for name in contestants}
-        for turn in range(options.rounds + 1):
-            for name, epoch in contestants.items():
-                begin = time.perf_counter()
-                images = epoch()
-                seconds = time.perf_counter() - begin
-                if turn:
-                    speeds[name].append(images / seconds)
-                else:  # the first epoch compiles, forks and fills caches
-                    first[name] = seconds
-    rows: dict[str, Any] = {}
-    for name, values in speeds.items():
-        ratios = [ours_ / other for ours_, other in zip(speeds["ours"], values, strict=True)]
-        rows[name] = {
-            "images_per_second": round(statistics.median(values)), "first_epoch_seconds": round(first[name], 1),
-            "ours_over_it": round(statistics.median(ratios), 2),
-        }  # fmt: skip
-        print(f"{name:16s} {rows[name]}")
-    if options.json:
-        options.json.write_text(
-            json.dumps({"options": vars(options) | {"json": None}, "versions": versions(), "rows": rows}, indent=1)
-            + "\n"
-        )
+        rows += speed_rows(Path(root), settings)
+        rows += pair_rows(Path(root) / "jpeg.beton", settings)
+        one = make_folder(Path(root) / "one", BATCH)
+        rows += start_rows(write_beton(image_folder(one), Path(root) / "one.beton"), settings)
+    for row in rows:
+        row.detail["decoder"] = "FFCV's library" if decode.native() is None else "ours"
+    report(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ venv=${VENV:-.venv}
 quiet=--quiet
 [[ -t 2 ]] && quiet= # someone may want to see 5 GB arrive
 python=$venv/bin/python
+native=skd_plugins/data/native
 tests=
 [[ ${1:-} == --tests ]] && tests=1
 
@@ -19,7 +20,7 @@ die() { printf 'error: %s\n' "$*" >&2 && exit 1; }
 has() { command -v "$1" >/dev/null 2>&1; }
 
 # What set-up depends on. The tree's place is part of it, because the environment refers to it.
-state() { { pwd; cat pyproject.toml requirements.lock scripts/{setup,uv}.sh scripts/install_detectron2.py; } | cksum; }
+state() { { pwd; cat pyproject.toml requirements.lock scripts/{setup,uv}.sh scripts/install_detectron2.py "$native"/{build.py,crop.c}; } | cksum; }
 
 # install_packages NAME...: the missing ones of these Debian packages.
 install_packages() {
@@ -47,7 +48,7 @@ system_packages() {
   if ! has apt-get; then
     say "no apt here; FFCV needs OpenCV 4, libturbojpeg (both with headers), pkg-config, git and a C++ compiler"
   else
-    local needed=(g++ git libopencv-dev libturbojpeg0-dev pkg-config)
+    local needed=(g++ git libjpeg-dev libopencv-dev libturbojpeg0-dev pkg-config)
     has python3 || needed+=(python3)
     uv --version >/dev/null 2>&1 || .setup/uv/bin/uv --version >/dev/null 2>&1 ||
       python3 -m pip --version >/dev/null 2>&1 || python3 -c 'import ensurepip, venv' 2>/dev/null ||
@@ -93,6 +94,7 @@ say "$("$python" -V) in $venv; installing the packages of requirements.lock (5 G
 # uv, not pip: pip's configuration may point it to a CPU build of torch that the registry's torchvision can't use.
 scripts/uv.sh pip install $quiet --python "$python" --no-deps -r requirements.lock -e . ||
   die "the packages could not be installed (see above)"
+"$python" "$native/build.py" || say "going on without our decoder: reading .beton files works, but slower"
 if ! "$python" scripts/install_detectron2.py "$python"; then
   [[ -z $tests ]] || exit 1
   say "going on without detectron2: all but detection works; the next set-up tries again"

@@ -106,7 +106,8 @@ def _devices() -> Iterator[Finding]:
 
 
 def _ffcv() -> Iterator[Finding]:
-    from .data.beton import _library, beton_available
+    from .data import decode
+    from .data.beton import beton_available
 
     if not beton_available():
         yield Finding("note", "FFCV", "not installed: no .beton files, image folders work",
@@ -114,12 +115,19 @@ def _ffcv() -> Iterator[Finding]:
                       "then pip install 'skd_plugins[ffcv]'")  # fmt: skip
         return
     try:
-        _library()
+        decode.ffcv()
     except OSError as error:
         advice = "install OpenCV 4 and libturbojpeg, then pip install --force-reinstall --no-deps ffcv"
         yield Finding("problem", "FFCV", f"its library can't be loaded: {error}", advice)
         return
     yield Finding("ok", "FFCV", metadata.version("ffcv"))
+    if decode.native() is None:
+        advice = "install g++ and libjpeg-dev (libjpeg-turbo 2.1 or later) and install skd_plugins again"
+        yield Finding(
+            "note", "decoder", "FFCV's; ours, which is faster and gives the same pixels, is not compiled", advice
+        )
+    else:
+        yield Finding("ok", "decoder", "ours, with FFCV's pixels")
 
 
 def _detectron2() -> Iterator[Finding]:

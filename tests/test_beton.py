@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from skd_plugins.data import Source
 from skd_plugins.data.augment import Augmentation, center_boxes
-from skd_plugins.data.beton import _FIELD, _FIELD_TYPES, _HEADER, BetonFile, _jpeg_shape, _shifted
+from skd_plugins.data.beton import _FIELD, _FIELD_TYPES, _HEADER, BetonFile
+from skd_plugins.data.decode import jpeg_shape, shifted
 from skd_plugins.errors import SkdError
 
 Copy = Callable[..., Path]
@@ -133,7 +134,9 @@ def test_shifted_is_black_outside(top: int, left: int) -> None:
     image = np.random.default_rng(0).integers(1, 255, (20, 30, 3), dtype=np.uint8)
     padded = np.zeros((120, 130, 3), np.uint8)
     padded[50:70, 50:80] = image
-    np.testing.assert_array_equal(_shifted(image, top, left), padded[50 + top : 70 + top, 50 + left : 80 + left])
+    np.testing.assert_array_equal(
+        shifted(image, (top, left, 20, 30)), padded[50 + top : 70 + top, 50 + left : 80 + left]
+    )
 
 
 def test_shifted_crops(raw_beton: Path, photographs: list[Pixels]) -> None:
@@ -332,12 +335,12 @@ def test_a_size_that_is_not_the_jpegs_is_reported(foreign: Path, copied: Copy) -
     assert [isinstance(crop, str) for crop in got] == [index == jpeg for index in range(len(got))]
 
 
-def test_jpeg_shape(foreign: Path) -> None:
+def testjpeg_shape(foreign: Path) -> None:
     data = BetonFile(foreign)
     for index in np.flatnonzero(data._modes == 0):
-        assert _jpeg_shape(data.stored(index).data) == (data.heights[index], data.widths[index])
+        assert jpeg_shape(data.stored(index).data) == (data.heights[index], data.widths[index])
     for junk in (b"", b"\xff\xd8", b"\xff\xd8\xff\xe0\xff\xff", b"\x00" * 50, b"\xff" * 50):
-        assert _jpeg_shape(memoryview(junk)) is None
+        assert jpeg_shape(memoryview(junk)) is None
 
 
 def test_description_must_fit(beton: Path, raw_beton: Path, copied: Copy) -> None:
@@ -442,7 +445,7 @@ import numpy as np
 import torch
 from pathlib import Path
 torch.set_num_threads(2)
-from skd_plugins.data.beton import BetonFile, _library, beton_available
+from skd_plugins.data.beton import BetonFile, beton_available
 assert beton_available()
 data, out = BetonFile(Path({path!r})), np.zeros((8, 8, 3), np.uint8)
 assert data.crop(0, np.array([0, 0, 20, 20]), False, out) is None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
-from skd_plugins.data.order import Batch, TrainingOrder, evaluation_shard
+from skd_plugins.data.order import Batch, TrainingOrder, _stable_order, evaluation_shard
 from skd_plugins.errors import SkdError
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
@@ -397,3 +397,12 @@ def test_evaluation_shards_are_everything_once(samples: int, world: int) -> None
     assert np.concatenate(shards).tolist() == list(range(samples))  # contiguous and in order
     sizes = [len(shard) for shard in shards]
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("classes", [1, 1000, 1 << 16, (1 << 16) + 1])
+def test_classes_are_sorted_stably(classes: int) -> None:
+    """Also where their numbers do not fit into the 16 bits that are sorted in linear time."""
+    labels = np.random.default_rng(0).integers(0, classes, 5000)
+    labels[::7] = classes - 1
+    expected = sorted(range(len(labels)), key=lambda index: labels[index])
+    assert _stable_order(labels, classes).tolist() == expected

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import skd_plugins
+from skd_plugins.data.native.build import library_path
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -130,12 +131,15 @@ def test_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     package = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("skd_plugins/")}
+    compiled = {name for name in package if re.fullmatch(r"skd_plugins/data/native/crop-[0-9a-f]{12}\.so", name)}
     expected = {str(path.relative_to(ROOT)) for path in tracked() if (ROOT / "skd_plugins") in path.parents}
     for part in ("recipes", "detection"):  # for skd init
-        expected |= {
-            f"skd_plugins/_project/{path.relative_to(ROOT)}" for path in tracked() if ROOT / part in path.parents
-        }
-    assert package == expected
+        own = [path.relative_to(ROOT) for path in tracked() if ROOT / part in path.parents]
+        expected |= {f"skd_plugins/_project/{path}" for path in own}
+    assert package - compiled == expected
+    # our decoder, where there are a compiler and libjpeg-turbo, and then the wheel is for this platform only
+    assert len(compiled) == library_path().exists()
+    assert ("none-any" in wheel.name) == (not compiled)
     assert "skd_plugins/py.typed" in package
 
 
@@ -184,10 +188,11 @@ TOOLS = {
           -V) echo Python 3.12.1;;
           *sysconfig*) echo headers;;
           *-dev*) echo python3.12-dev;;
+          *build.py) log decoder; [[ ! -e no-compiler ]];;
           *install_detectron2*) log detectron2; [[ ! -e no-detectron2 ]];;
         esac""",
 }
-NEEDED = ["g++", "git", "libopencv-dev", "libturbojpeg0-dev", "pkg-config"]
+NEEDED = ["g++", "git", "libjpeg-dev", "libopencv-dev", "libturbojpeg0-dev", "pkg-config"]
 
 
 class Machine:
@@ -195,7 +200,8 @@ class Machine:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ["pyproject.toml", "requirements.lock", "scripts"]:
+        for name in ["pyproject.toml", "requirements.lock", "scripts", "skd_plugins/data/native"]:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, folder / name)
         (folder / "headers").mkdir()
@@ -241,6 +247,7 @@ def test_setup_runs_once(machine: Machine) -> None:
     assert [call for call in calls if call != "uv --version"] == [
         "uv venv --quiet --python >=3.10,<3.14 .venv",
         "uv pip install --quiet --python .venv/bin/python --no-deps -r requirements.lock -e .",
+        "decoder",
         "detectron2",
     ]
     assert machine.run() == (0, "", [])
@@ -261,7 +268,7 @@ def test_setup_for_tests_covers_the_other(machine: Machine) -> None:
 
 
 def test_setup_installs_only_missing_system_packages(machine: Machine) -> None:
-    (machine.folder / "installed").write_text("g++\ngit\nlibturbojpeg0-dev\n")
+    (machine.folder / "installed").write_text("g++\ngit\nlibjpeg-dev\nlibturbojpeg0-dev\n")
     status, output, calls = machine.run()
     assert status == 0, output
     (install,) = [call for call in calls if call.startswith("apt-get") and " install " in call]
@@ -288,8 +295,8 @@ def test_setup_prints_the_command_without_root_and_sudo(machine: Machine, sudo: 
     status, output, calls = machine.run(FAKE_UID="1000")
     assert status == 1
     assert (
-        "apt-get update && apt-get install -y --no-install-recommends g++ libopencv-dev libturbojpeg0-dev pkg-config"
-        in output
+        "apt-get update && apt-get install -y --no-install-recommends g++ libjpeg-dev libopencv-dev libturbojpeg0-dev "
+        "pkg-config" in output
     )
     assert not [call for call in calls if call.startswith(("apt-get", "uv pip", "uv venv"))]
 
@@ -339,6 +346,19 @@ def test_setup_without_detectron2_is_enough_for_the_demo_and_tries_again(machine
     status, output, calls = machine.run()
     assert (status, calls[-1]) == (0, "detectron2")
     assert machine.run() == (0, "", [])
+
+
+def test_setup_without_the_decoder_goes_on(machine: Machine) -> None:
+    (machine.folder / "no-compiler").touch()
+    status, output, calls = machine.run()
+    assert (status, calls[-2:]) == (0, ["decoder", "detectron2"])
+    assert "going on without our decoder" in output
+    (machine.folder / "no-compiler").unlink()
+    with (machine.folder / "skd_plugins/data/native/crop.c").open("a") as file:
+        file.write("/* changed */\n")
+    status, output, calls = machine.run()
+    assert (status, calls[-2:]) == (0, ["decoder", "detectron2"])
+    assert "without our decoder" not in output
 
 
 def test_setup_leaves_a_broken_environment_alone(machine: Machine) -> None:

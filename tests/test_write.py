@@ -22,9 +22,9 @@ import pytest
 from conftest import CLASSES, Pixels
 
 from skd_plugins import __version__
-from skd_plugins.data import Source, write_beton
+from skd_plugins.data import Source, decode, write_beton
 from skd_plugins.data.augment import Augmentation, center_boxes
-from skd_plugins.data.beton import BetonFile, _library, beton_available
+from skd_plugins.data.beton import BetonFile, beton_available
 from skd_plugins.data.sources import image_folder
 from skd_plugins.data.write import write_folder
 from skd_plugins.errors import SkdError
@@ -438,7 +438,7 @@ def test_without_ffcv(digits_source: Source, tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
     assert not beton_available()
     with pytest.raises(SkdError, match=r"reading .beton files needs FFCV: install skd_plugins\[ffcv\]"):
-        _library.__wrapped__()
+        decode.ffcv.__wrapped__()
 
 
 # ------------------------------------------------------------------------------------------------------------ folders

@@ -28,6 +28,9 @@ class Augmentation:
         hflip: probability of a horizontal flip.
         crop_pct: evaluation: side of the centre crop relative to the image's shorter side.
         interpolation: PIL filter for folders. `.beton` files are resized with OpenCV's area filter, as FFCV does.
+        scaled_decoding: decode JPEGs of `.beton` files to 1/2, 1/4 or 1/8 of their size where a training crop is at
+            least that much larger than the input. Faster for large photographs, but other pixels; see
+            ``benchmarks/parity.py``. Evaluation always decodes in full.
     """
 
     image_size: int = 224
@@ -38,6 +41,7 @@ class Augmentation:
     hflip: float = 0.5
     crop_pct: float = 0.875
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    scaled_decoding: bool = False
 
     def __post_init__(self) -> None:
         # A box of no size, or an evaluation box that reaches outside the image, would end the process in OpenCV's C++.

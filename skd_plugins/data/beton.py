@@ -1,19 +1,16 @@
-"""Reading FFCV's `.beton` files: tables checked before use, images decoded by FFCV's own C library.
+"""Reading FFCV's `.beton` files: tables checked before use, images decoded as FFCV does (see `decode`).
 
 Why not `ffcv.Loader`: an exception in its worker leaves the consumer waiting for ever, a corrupt JPEG is not noticed,
 its augmentation can't be seeded, an epoch left early leaks a thread, it sets torch's thread count, and it compiles for
-5-8 s in every process. The files, the writer and the C decoder are FFCV's; the schedule is `loader.py`'s.
+5-8 s in every process. The files and the writer are FFCV's, and so are the pixels; the schedule is `loader.py`'s.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import importlib.util
 import json
-import threading
 import zlib
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SkdError
+from . import decode
 
 # Format version 2, ffcv/types.py and ffcv/fields/{rgb_image,basics}.py of FFCV 1.0.2.
 _VERSION = 2
@@ -87,7 +85,6 @@ class BetonFile:
         self._crc32: NDArray[np.uint32] | None = None
         self.info = self._read_info()
         self.classes: list[str] | None = self.info.get("classes")
-        self._local = threading.local()
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -101,7 +98,9 @@ class BetonFile:
         begin = int(self._pointers[index])
         return self._data[begin : begin + int(self._sizes[index])]
 
-    def crop(self, index: int, box: NDArray[np.int64], flip: bool, out: NDArray[np.uint8]) -> str | None:
+    def crop(
+        self, index: int, box: NDArray[np.int64], flip: bool, out: NDArray[np.uint8], *, scaled: bool = False
+    ) -> str | None:
         """Decodes a sample and resizes a box of it (area filter, as FFCV) into `out`.
 
         Args:
@@ -109,45 +108,30 @@ class BetonFile:
             box: (top, left, height, width); what is outside the image is black.
             flip: mirror the result horizontally.
             out: ``[H, W, 3]``, written.
+            scaled: decode a JPEG to 1/2, 1/4 or 1/8 of its size where the box is at least that much larger than `out`.
+                The box is rounded to the pixels of that.
 
         Returns:
             None, or why the image can't be decoded (`out` is then undefined).
         """
-        height, width = int(self.heights[index]), int(self.widths[index])
+        shape = int(self.heights[index]), int(self.widths[index])
         data = self.stored(index)
         # The decoder notices 96 % of JPEGs with 2,000 zeroed bytes, and half of those with one flipped byte. The check
-        # takes 1 to 1.5 % of the time that decoding takes (500 x 375 pixels, cropped to 224).
+        # takes 3 to 4 % of the time that decoding takes (500 x 375 pixels, cropped to 224).
         if self._crc32 is not None and zlib.crc32(data.data) != self._crc32[index]:
             return "its bytes are not those that were written (CRC-32 differs)"
-        if self._modes[index] == _RAW:
-            image = data.reshape(height, width, 3)
-        else:
-            # A JPEG of another size would be decoded to a part of the image, or scaled, without a complaint.
-            if _jpeg_shape(data.data) not in (None, (height, width)):
-                return f"its table entry says {height} x {width} pixels, the JPEG {_jpeg_shape(data.data)}"
-            image = self._scratch(height * width * 3).reshape(height, width, 3)
-            if _library().imdecode(
-                data.ctypes.data, len(data), height, width, image.ctypes.data, height, width, 0, 0, 1, 1, False, False
-            ):
-                return "damaged JPEG data"
-        top, left, h, w = (int(value) for value in box)
-        if top < 0 or left < 0 or top + h > height or left + w > width:
-            image, top, left = _shifted(image, top, left), 0, 0
-        target = np.empty_like(out) if flip else out
-        _library().resize(
-            0, image.ctypes.data, image.shape[0], image.shape[1], top, top + h, left, left + w,
-            target.ctypes.data, target.shape[0], target.shape[1],
-        )  # fmt: skip
-        if flip:
-            out[:] = target[:, ::-1]
-        return None
-
-    def _scratch(self, size: int) -> NDArray[np.uint8]:
-        """This thread's buffer for a decoded image; a fresh one each time costs page faults."""
-        buffer: NDArray[np.uint8] | None = getattr(self._local, "buffer", None)
-        if buffer is None or len(buffer) < size:
-            buffer = self._local.buffer = np.empty(size, dtype=np.uint8)
-        return buffer[:size]
+        raw = bool(self._modes[index] == _RAW)
+        top, left, height, width = box.tolist()
+        scale = 1
+        # Narrower images could be decoded to another size of the same number of pixels (3/8 for 1/4).
+        if scaled and not raw and min(shape) >= 64:
+            scale = max(s for s in (1, 2, 4, 8) if s == 1 or min(height // out.shape[0], width // out.shape[1]) >= s)
+            bottom, right = round((top + height) / scale), round((left + width) / scale)
+            top, left = round(top / scale), round(left / scale)
+            height, width = bottom - top, right - left
+        return decode.crop(
+            data, shape, (top, left, height, width), flip, out, raw=raw, scale=scale, whole=self._crc32 is None
+        )
 
     def _table(self, dtype: np.dtype[Any], count: int, offset: int, what: str) -> NDArray[Any]:
         end = offset + dtype.itemsize * count
@@ -230,45 +214,6 @@ class BetonFile:
         raise SkdError(
             f"{path} {wrong}; write the data again, or delete {self.path.name}.json to read it without checks"
         )
-
-
-def _jpeg_shape(data: memoryview) -> tuple[int, int] | None:
-    """Height and width in the frame header (SOF) of a JPEG, None if it was not found."""
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] in (0xC0, 0xC1, 0xC2):
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
-
-
-def _shifted(image: NDArray[np.uint8], top: int, left: int) -> NDArray[np.uint8]:
-    """The image seen through a window of its own size at (top, left), black where it is not."""
-    height, width = image.shape[:2]
-    window = np.zeros_like(image)
-    rows, columns = height - abs(top), width - abs(left)
-    if rows > 0 and columns > 0:
-        seen = image[max(top, 0) :, max(left, 0) :][:rows, :columns]
-        window[max(-top, 0) :, max(-left, 0) :][:rows, :columns] = seen
-    return window
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    """FFCV's compiled library, without importing the package: that takes seconds and sets torch's thread count."""
-    spec = importlib.util.find_spec("ffcv")
-    folders = (spec.submodule_search_locations or []) if spec else []
-    files = [file for folder in folders for file in Path(folder).glob("_libffcv*")]
-    if not files:
-        raise SkdError("reading .beton files needs FFCV: install skd_plugins[ffcv], or train from an image folder")
-    library = ctypes.CDLL(str(files[0]))
-    library.imdecode.argtypes = [
-        ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p,
-        *[ctypes.c_uint32] * 6, ctypes.c_bool, ctypes.c_bool,
-    ]  # fmt: skip
-    library.resize.argtypes = [ctypes.c_int64] * 11
-    library.resize.restype = None
-    return library
 
 
 def beton_available() -> bool:

@@ -20,7 +20,7 @@ Raw = tuple[Tensor, dict[int, str]]  # uint8 [n, H, W, 3], and why rows of it co
 
 
 class BetonBatches:
-    """Batches of a `.beton` file, decoded by threads (FFCV's C code runs without Python's lock)."""
+    """Batches of a `.beton` file, decoded by threads (its C code runs without Python's lock)."""
 
     def __init__(
         self, data: BetonFile, spec: Augmentation, *, seed: int, clean: tuple[bool, ...], workers: int, pin: bool
@@ -45,9 +45,10 @@ class BetonBatches:
 
     def one(self, index: int, epoch: int, position: int, segment: int) -> tuple[Tensor, str]:
         """One image ``[H, W, 3]`` and why it can't be decoded (empty if it can)."""
-        boxes, flips = self._boxes(np.array([index]), epoch, np.array([position]), np.array([segment]))
+        segments = np.array([segment])
+        boxes, flips = self._boxes(np.array([index]), epoch, np.array([position]), segments)
         pixels = torch.empty(1, self.spec.image_size, self.spec.image_size, 3, dtype=torch.uint8)
-        broken = self._decode(np.array([index]), boxes, flips, pixels.numpy(), range(1))
+        broken = self._decode(np.array([index]), boxes, flips, self._scaled(segments), pixels.numpy(), range(1))
         return pixels[0], broken.get(0, "")
 
     def _submit(
@@ -61,7 +62,8 @@ class BetonBatches:
         out = pixels.numpy()
         # Interleaved shares, since the segments' images differ in cost.
         shares = [range(first, rows, self.workers) for first in range(min(self.workers, rows))]
-        return pixels, [pool.submit(self._decode, batch.indices, boxes, flips, out, share) for share in shares]
+        work = batch.indices, boxes, flips, self._scaled(segments), out
+        return pixels, [pool.submit(self._decode, *work, share) for share in shares]
 
     def _boxes(
         self, indices: NDArray[np.int64], epoch: int, positions: NDArray[np.int64], segments: NDArray[np.int64]
@@ -74,17 +76,22 @@ class BetonBatches:
         boxes[clean] = center_boxes(self.spec, heights[clean], widths[clean])
         return boxes, flips & ~clean
 
+    def _scaled(self, segments: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the rows may be decoded to less than their size ``[n]``."""
+        return self.spec.scaled_decoding & ~np.array(self.clean)[segments]
+
     def _decode(
         self,
         indices: NDArray[np.int64],
         boxes: NDArray[np.int64],
         flips: NDArray[np.bool_],
+        scaled: NDArray[np.bool_],
         out: NDArray[np.uint8],
         rows: range,
     ) -> dict[int, str]:
         broken = {}
         for row in rows:
-            reason = self.data.crop(int(indices[row]), boxes[row], bool(flips[row]), out[row])
+            reason = self.data.crop(int(indices[row]), boxes[row], bool(flips[row]), out[row], scaled=bool(scaled[row]))
             if reason:
                 broken[row] = reason
         return broken

@@ -1,0 +1,167 @@
+"""How far our `.beton` pixels are from timm's PIL pipeline in evaluation, and scaled decoding from full in training.
+
+Evaluation is Resize(256), CenterCrop(224) of 48 crops of scikit-learn's two photographs (300 to 427 pixels high). Top-1
+agreement needs a trained network, and the only ones that come with the package know digits: it is that of the released
+`resnet10t_digits.ce` on the 797 validation digits, enlarged from 8 to 32 pixels. Nothing is claimed about ImageNet's.
+
+Run: python benchmarks/parity.py [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loader import make_folder
+from PIL import Image
+from row import Row, report
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+
+from skd_plugins import create_model, make_loader
+from skd_plugins.data import Augmentation, open_source
+from skd_plugins.data.augment import training_boxes
+from skd_plugins.data.beton import BetonFile
+from skd_plugins.data.sources import image_folder
+from skd_plugins.data.write import write_beton, write_folder
+
+
+def photographs(root: Path, images: int) -> Path:
+    """A folder of PNGs."""
+    from sklearn.datasets import load_sample_images
+
+    draw = np.random.default_rng(0)
+    for index in range(images):
+        picture = load_sample_images().images[index % 2]
+        height, width = int(draw.integers(300, 428)), int(draw.integers(380, 641))
+        top, left = int(draw.integers(0, 428 - height)), int(draw.integers(0, 641 - width))
+        folder = root / f"class{index % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture[top : top + height, left : left + width]).save(folder / f"{index:03d}.png")
+    return root
+
+
+def pixels(path: Path, **options: Any) -> Tensor:
+    """Our evaluation pixels, uint8 ``[N, 3, 224, 224]``."""
+    loader = make_loader(path, train=False, image_size=224, batch_size=16, workers=2, **options)
+    return torch.cat([input.clone() for input, _ in loader.host_batches()])
+
+
+def timm_batches(folder: Path, size: int, crop_pct: float, mean: Any, std: Any) -> Any:
+    """timm's loader."""
+    from timm.data import create_dataset, create_loader
+
+    return create_loader(
+        create_dataset("", root=str(folder)), input_size=(3, size, size), batch_size=16, crop_pct=crop_pct,
+        num_workers=0, interpolation="bilinear", mean=mean, std=std, use_prefetcher=False, device=torch.device("cpu"),
+    )  # fmt: skip
+
+
+def timm_pixels(folder: Path) -> Tensor:
+    """timm's, in the same order."""
+    batches = timm_batches(folder, 224, 0.875, (0.0,) * 3, (1 / 255,) * 3)
+    return torch.cat([input for input, _ in batches]).round().to(torch.uint8)
+
+
+def difference(one: Tensor, other: Tensor) -> list[float]:
+    """Mean absolute difference of each image, grey levels."""
+    return (one.float() - other.float()).abs().mean(dim=(1, 2, 3)).tolist()
+
+
+@torch.no_grad()
+def agreement_row(root: Path, images: int) -> Row:
+    """Predictions of a released network on digits."""
+    source = open_source("digits", False)
+    source = source.subset(images // 10, seed=0) if images else source
+    network = create_model("resnet10t_digits.ce", pretrained=True).eval()
+    spec = Augmentation(image_size=32, crop_pct=1.0)
+    paths = {
+        "ours": write_beton(source, root / "digits.beton", raw_share=1.0, workers=1),
+        "timm": write_folder(source, root / "digits"),
+    }
+    inputs = {
+        "ours": [input for input, _ in make_loader(paths["ours"], train=False, augmentation=spec, workers=2)],
+        "timm": [
+            input for input, _ in timm_batches(paths["timm"], 32, 1.0, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        ],
+    }
+    logits = {name: torch.cat([network(batch) for batch in batches]) for name, batches in inputs.items()}
+    # The folder's order is by class, the file's is the source's.
+    by_class = np.argsort(source.targets, kind="stable")
+    classes = logits["ours"].argmax(dim=1)[torch.from_numpy(by_class)], logits["timm"].argmax(dim=1)
+    targets = torch.from_numpy(source.targets[by_class])
+    return Row(
+        "top-1 agreement, resnet10t_digits.ce", "timm's PIL pipeline, same images",
+        (classes[0] == classes[1]).float().mean().item() * 100, unit="%", floor="100",
+        detail={"images": len(targets), "top1": [(one == targets).float().mean().item() for one in classes]},
+    )  # fmt: skip
+
+
+def evaluation_rows(root: Path, images: int) -> Iterable[Row]:
+    """Ours against timm's pipeline."""
+    folder = photographs(root / "photographs", images)
+    source = image_folder(folder)
+    sets = {
+        "timm": timm_pixels(folder),
+        "raw .beton": pixels(write_beton(source, root / "raw.beton", raw_share=1.0)),
+        "JPEG .beton, quality 90": pixels(write_beton(source, root / "jpeg.beton")),
+        "image folder": pixels(folder),
+    }
+    against = "timm's PIL pipeline, same images"
+    for name in list(sets)[1:]:
+        each = difference(sets[name], sets["timm"])
+        yield Row(
+            f"evaluation pixels, {name}", against, float(np.mean(each)), unit="grey levels", floor="0",
+            detail={"worst_image": round(max(each), 3)},
+        )  # fmt: skip
+
+
+def training_row(path: Path, size: int, what: str, epochs: int) -> Row:
+    """Scaled decoding against full decoding, of the training crops that are scaled."""
+    data, spec = BetonFile(path), Augmentation(image_size=size)
+    total, each = 0, []
+    for epoch in range(epochs):
+        boxes, flips = training_boxes(
+            spec, data.heights, data.widths, seed=0, epoch=epoch, positions=np.arange(len(data)),
+            segments=np.zeros(len(data), np.int64),
+        )  # fmt: skip
+        for index, (box, flip) in enumerate(zip(boxes, flips, strict=True)):
+            full, scaled = np.zeros((2, size, size, 3), np.uint8)
+            assert not data.crop(index, box, bool(flip), full)
+            assert not data.crop(index, box, bool(flip), scaled, scaled=True)
+            total += 1
+            if min(box[2:]) >= 2 * size:
+                each.append(float(np.abs(full.astype(int) - scaled).mean()))
+    return Row(
+        f"training crops, scaled decoding, {what} to {size} px", "full decoding", float(np.mean(each)),
+        unit="grey levels", floor="0", detail={"worst_crop": round(max(each), 3), "crops_scaled": len(each) / total},
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few images: proves that it works, measures little")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    images, epochs = (6, 4) if options.quick else (48, 10)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        rows = [*evaluation_rows(root, images), agreement_row(root, 100 if options.quick else 0)]
+        for label, size, shape in (
+            ("500 x 375 photographs", 96, (500, 375)),
+            ("1600 x 1067 (enlarged)", 224, (1600, 1067)),
+        ):
+            folder = make_folder(root / label.split()[0], max(4, images // 4), shape)
+            path = write_beton(image_folder(folder), root / f"{shape[0]}.beton")
+            rows.append(training_row(path, size, label, epochs))
+    report(rows, options.json)
+
+
+if __name__ == "__main__":
+    main()

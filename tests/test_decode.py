@@ -1,0 +1,410 @@
+"""The compiled decoder: FFCV's pixels to the last bit, and no harm from any bytes."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import io
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Pixels, overwrite
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from skd_plugins.data import Augmentation, decode, make_loader, write_beton
+from skd_plugins.data.augment import training_boxes
+from skd_plugins.data.beton import BetonFile
+from skd_plugins.data.native import build
+from skd_plugins.data.sources import image_folder
+
+Copy = Callable[..., Path]
+PHOTOGRAPH: Pixels = load_sample_images().images[0]
+LIBRARY = decode.native()
+needs_library = pytest.mark.skipif(LIBRARY is None, reason="the decoder is not compiled: no compiler, or no libjpeg")
+
+
+def jpeg(picture: Pixels, **options: Any) -> Pixels:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "jpeg", **options)
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+def native_crop(data: Pixels, shape: Any, box: Any, flip: bool, size: Any, **options: Any) -> tuple[str | None, Pixels]:
+    """The result between two guards, which must be as they were."""
+    assert LIBRARY is not None
+    memory = np.full(size[0] * size[1] * 3 + 128, 7, np.uint8)
+    out = memory[64:-64].reshape(*size, 3)
+    reason = decode.crop_native(LIBRARY, data, shape, box, flip, out, **({"scale": 1, "whole": False} | options))
+    assert (memory[:64] == 7).all()
+    assert (memory[-64:] == 7).all()
+    return reason, out
+
+
+def ffcv_crop(data: Pixels, shape: Any, box: Any, flip: bool, size: Any, *, raw: bool, scale: int = 1) -> Pixels:
+    out = np.zeros((*size, 3), np.uint8)
+    assert decode.crop_ffcv(data, shape, box, flip, out, raw=raw, scale=scale) is None
+    return out
+
+
+def test_it_is_compiled_where_it_can_be() -> None:
+    """Else the other tests here would be left out without anybody noticing."""
+    if shutil.which("cc") and subprocess.run(["pkg-config", "--atleast-version=2.1", "libjpeg"]).returncode == 0:
+        assert build.library_path().exists()
+        assert LIBRARY is not None
+
+
+# -------------------------------------------------------------------------------------------------------- the pixels
+
+sides = st.one_of(st.integers(1, 40), st.integers(1, 420))
+formats = st.fixed_dictionaries(
+    {
+        "quality": st.integers(10, 100),
+        "subsampling": st.sampled_from(["4:4:4", "4:2:2", "4:2:0", "4:1:1"]),
+        "progressive": st.booleans(),
+        "restart_marker_rows": st.integers(0, 3),
+    }
+)
+
+
+@st.composite
+def boxes(draw: st.DrawFn, height: int, width: int, outside: bool) -> tuple[int, int, int, int]:
+    if outside:
+        top, left = draw(st.integers(-height, 2 * height)), draw(st.integers(-width, 2 * width))
+        return top, left, height, width
+    h, w = draw(st.integers(1, height)), draw(st.integers(1, width))
+    return draw(st.integers(0, height - h)), draw(st.integers(0, width - w)), h, w
+
+
+@st.composite
+def sizes(draw: st.DrawFn, height: int, width: int) -> tuple[int, int]:
+    """Of the result: any, the box's own, or whole fractions of it."""
+    kind = draw(st.sampled_from(["any", "same", "fraction"]))
+    if kind == "any":
+        return draw(st.integers(1, 260)), draw(st.integers(1, 260))
+    parts = (1, 1) if kind == "same" else (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    return max(1, height // parts[0]), max(1, width // parts[1])
+
+
+@needs_library
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(st.data(), sides, sides, formats, st.booleans(), st.booleans(), st.booleans(), st.booleans())
+def test_pixels_are_ffcvs(
+    data: st.DataObject, height: int, width: int, options: Any, raw: bool, grey: bool, flip: bool, whole: bool
+) -> None:
+    """Whatever is stored, whatever box, each way of resizing, also outside of the image: to the last bit."""
+    picture = np.ascontiguousarray(PHOTOGRAPH[:height, :width])
+    outside = data.draw(st.booleans())
+    scale = 1 if raw or min(height, width) < 64 else data.draw(st.sampled_from([1, 1, 2, 4, 8]))
+    decoded = -(-height // scale), -(-width // scale)
+    box = data.draw(boxes(*decoded, outside))
+    size = data.draw(sizes(*box[2:]))
+    if raw:
+        stored = picture.ravel()
+    else:
+        stored = jpeg(np.asarray(Image.fromarray(picture).convert("L")) if grey else picture, **options)
+    reason, ours = native_crop(stored, (height, width), box, flip, size, raw=raw, scale=scale, whole=whole)
+    assert reason is None
+    expected = ffcv_crop(stored, (height, width), box, flip, size, raw=raw, scale=scale)
+    np.testing.assert_array_equal(ours, expected)
+
+
+@needs_library
+@pytest.mark.parametrize("size", [224, 128, 32])
+def test_training_crops_are_ffcvs(size: int) -> None:
+    """As they are drawn in training: every crop of a photograph."""
+    spec = Augmentation(image_size=size)
+    shape = PHOTOGRAPH.shape[:2]
+    stored = jpeg(PHOTOGRAPH, quality=90, subsampling="4:2:0")
+    many = [np.full(60, side) for side in shape]
+    drawn, flips = training_boxes(
+        spec, *many, seed=0, epoch=0, positions=np.arange(60), segments=np.zeros(60, np.int64)
+    )
+    for box, flip in zip(drawn.tolist(), flips.tolist(), strict=True):
+        reason, ours = native_crop(stored, shape, tuple(box), flip, (size, size), raw=False)
+        assert reason is None
+        np.testing.assert_array_equal(ours, ffcv_crop(stored, shape, box, flip, (size, size), raw=False))
+
+
+@needs_library
+def test_loaders_do_not_depend_on_it(mixed_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"segments": ("anchor", "pair", "clean"), "batch_size": 8, "image_size": 24, "workers": 2}
+    ours = [input.clone() for input, _ in make_loader(mixed_beton, **options).host_batches()]
+    monkeypatch.setattr(decode, "native", lambda: None)
+    theirs = [input.clone() for input, _ in make_loader(mixed_beton, **options).host_batches()]
+    assert len(ours) == len(theirs) == 2
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@needs_library
+def test_a_library_with_other_pixels_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one would be that is linked to another libjpeg: here FFCV's own crops are brighter by one."""
+    real = decode.crop_ffcv
+
+    def brighter(data: Pixels, shape: Any, box: Any, flip: bool, out: Pixels, **options: Any) -> str | None:
+        reason = real(data, shape, box, flip, out, **options)
+        out += 1
+        return reason
+
+    monkeypatch.setattr(decode, "crop_ffcv", brighter)
+    with pytest.warns(UserWarning, match=r"crop-.*\.so does not give the pixels of FFCV's decoder"):
+        assert decode.native.__wrapped__() is None
+
+
+def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "library_path", lambda: tmp_path / "crop-0.so")
+    assert decode.native.__wrapped__() is None
+    (tmp_path / "crop-0.so").write_bytes(b"not a library")
+    assert decode.native.__wrapped__() is None
+
+
+# ---------------------------------------------------------------------------------------------------- scaled decoding
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four photographs of 640 x 427 pixels, as JPEGs."""
+    root = tmp_path_factory.mktemp("large")
+    for index, picture in enumerate(load_sample_images().images * 2):
+        folder = root / "train" / "ab"[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{index}.jpg", quality=95)
+    return write_beton(image_folder(root / "train"), root / "train.beton", workers=1)
+
+
+@pytest.mark.parametrize("library", [pytest.param("ours", marks=needs_library), "ffcv"])
+def test_scaled_decoding(large: Path, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near the pixels of full decoding, not the same, the same ones by either library; evaluation is left alone."""
+    if library == "ffcv":
+        monkeypatch.setattr(decode, "native", lambda: None)
+    spec = {scaled: Augmentation(image_size=64, scale=(0.5, 1.0), scaled_decoding=scaled) for scaled in (False, True)}
+    segments = ("anchor", "view", "clean")
+    options: dict[str, Any] = {"segments": segments, "batch_size": 4, "workers": 2}
+    (full,), (scaled,) = (
+        [input.clone().float() for input, _ in make_loader(large, augmentation=spec[value], **options).host_batches()]
+        for value in (False, True)
+    )
+    difference = (full - scaled).abs().mean(dim=(1, 2, 3))
+    assert (difference[:8] > 0).all()
+    assert (difference[:8] < 6).all()  # grey levels; unrelated pictures differ by 60 and more
+    assert (full[:8] - full[:8].roll(1, 0)).abs().mean() > 40
+    assert (difference[8:] == 0).all()
+    evaluated = [
+        [input.clone() for input, _ in make_loader(large, train=False, augmentation=spec[value]).host_batches()]
+        for value in (False, True)
+    ]
+    np.testing.assert_array_equal(evaluated[0][0], evaluated[1][0])
+
+
+def test_scaled_decoding_needs_a_crop_of_twice_the_size(large: Path, raw_beton: Path) -> None:
+    """And no pixels, and no tiny image."""
+    data, raw = BetonFile(large), BetonFile(raw_beton)
+    cases = [
+        (data, (0, 0, 127, 400), 64, False), (data, (0, 0, 400, 127), 64, False), (data, (11, 21, 128, 128), 64, True),
+        (data, (11, 21, 401, 402), 64, True), (raw, (0, 0, *raw_shape(raw)), 8, False),
+    ]  # fmt: skip
+    for file, box, size, differs in cases:
+        full, scaled = np.zeros((2, size, size, 3), np.uint8)
+        assert file.crop(0, np.array(box), False, full) is None
+        assert file.crop(0, np.array(box), False, scaled, scaled=True) is None
+        assert bool((full != scaled).any()) == differs
+
+
+def raw_shape(data: BetonFile) -> tuple[int, int]:
+    return int(data.heights[0]), int(data.widths[0])
+
+
+# -------------------------------------------------------------------------------------------------------------- damage
+
+
+@needs_library
+def test_damage_below_the_box_is_seen_without_check_sums(large: Path, copied: Copy) -> None:
+    """The rows below are not needed, but a file without check sums has nothing else that could tell."""
+    path = copied(large, alone=True)
+    data = BetonFile(path)
+    end = int(data._pointers[0] + data._sizes[0])
+    overwrite(path, end - 3000, bytes(2000))
+    out = np.zeros((32, 32, 3), np.uint8)
+    top = np.array([0, 0, 40, 40])
+    assert BetonFile(path).crop(0, top, False, out) == "damaged JPEG data"
+    assert BetonFile(path).crop(1, top, False, out) is None
+    # what is not looked at costs nothing and tells nothing
+    stored, shape = BetonFile(path).stored(0), (int(data.heights[0]), int(data.widths[0]))
+    assert native_crop(stored, shape, (0, 0, 40, 40), False, (32, 32), raw=False)[0] is None
+
+
+@needs_library
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.data(), formats, st.sampled_from(["zero", "flip", "cut", "insert", "random"]), st.booleans())
+def test_no_bytes_do_harm(data: st.DataObject, options: Any, damage: str, header: bool) -> None:
+    """Damaged headers and bodies are reported or decoded to something, and nothing is written outside of `out`.
+
+    The bytes end where memory may not be read any more.
+    """
+    picture = np.ascontiguousarray(PHOTOGRAPH[:90, :120])
+    stored = damaged(data, jpeg(picture, **options), damage, header)
+    shape = decode.jpeg_shape(stored.data) if data.draw(st.booleans()) else None
+    shape = shape if shape and min(shape) > 0 and max(shape) <= 2000 else (90, 120)
+    scale = data.draw(st.sampled_from([1, 2, 4, 8]))
+    box = data.draw(boxes(-(-shape[0] // scale), -(-shape[1] // scale), False))
+    whole = data.draw(st.booleans())
+    reason, _ = native_crop(at_the_end(stored), shape, box, False, (20, 30), raw=False, scale=scale, whole=whole)
+    assert reason in (None, "damaged JPEG data")
+
+
+def damaged(data: st.DataObject, stored: Pixels, damage: str, header: bool) -> Pixels:
+    if damage == "random":
+        return np.frombuffer(data.draw(st.binary(min_size=1, max_size=300)), np.uint8)
+    at = data.draw(st.integers(0, min(len(stored) - 1, 620 if header else len(stored) - 1)))
+    if damage == "cut":
+        return stored[: at + 1].copy()
+    stored = stored.copy()
+    if damage == "insert":
+        return np.insert(stored, at, np.frombuffer(data.draw(st.binary(min_size=1, max_size=20)), np.uint8))
+    end = min(at + data.draw(st.integers(1, 40 if damage == "zero" else 2)), len(stored))
+    stored[at:end] = 0 if damage == "zero" else stored[at:end] ^ data.draw(st.integers(1, 255))
+    return stored
+
+
+def at_the_end(stored: Pixels) -> Pixels:
+    """A copy that ends where the next page may not be read: the process would end on the first byte behind it."""
+    import mmap
+
+    page = mmap.PAGESIZE
+    size = -(-len(stored) // page) * page
+    memory = mmap.mmap(-1, size + page)
+    whole = np.frombuffer(memory, np.uint8)
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    assert protect(whole.ctypes.data + size, page, 0) == 0
+    place: Pixels = whole[size - len(stored) : size]
+    place[:] = stored
+    return place
+
+
+@needs_library
+def test_nothing_behind_the_bytes_is_read() -> None:
+    for width in (1, 2, 5, 16, 121):
+        picture = np.ascontiguousarray(PHOTOGRAPH[:70, :width])
+        box = (3, 0, 67, width)
+        for raw, stored in ((True, picture.ravel()), (False, jpeg(picture))):
+            reason, ours = native_crop(at_the_end(stored), (70, width), box, True, (20, 7), raw=raw)
+            assert reason is None
+            np.testing.assert_array_equal(ours, ffcv_crop(stored, (70, width), box, True, (20, 7), raw=raw))
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("shape", "box", "options"),
+    [
+        ((0, 9), (0, 0, 1, 1), {}),
+        ((9, 70_000), (0, 0, 1, 1), {}),
+        ((9, 9), (0, 0, 0, 1), {}),
+        ((9, 9), (0, 0, 1, -1), {}),
+        ((9, 9), (2**31 - 1, 0, 1, 1), {}),
+        ((9, 9), (0, -(2**31), 1, 1), {}),
+        ((9, 9), (0, 0, 1, 1), {"scale": 3}),
+        ((9, 9), (0, 0, 1, 1), {"scale": 0}),
+        ((9, 10), (0, 0, 1, 1), {"raw": True}),
+        ((9, 9), (0, 0, 1, 1), {"raw": True, "scale": 2}),
+    ],
+    ids=str,
+)
+def test_impossible_arguments_are_refused(shape: Any, box: Any, options: Any) -> None:
+    """OpenCV would end the process for some of them."""
+    stored = np.zeros(9 * 9 * 3, np.uint8)
+    reason, _ = native_crop(stored, shape, box, False, (4, 4), **({"raw": False} | options))
+    assert reason == "its size, or the box's, is impossible"
+
+
+@needs_library
+def test_threads_and_memory(large: Path) -> None:
+    """Many threads of short lives, as an epoch's are, leave no memory behind (FFCV's decoder leaves 11 KB a thread)."""
+    data = BetonFile(large)
+    out = [np.zeros((32, 32, 3), np.uint8) for _ in range(4)]
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    def epoch() -> None:
+        threads = [
+            threading.Thread(target=data.crop, args=(index, np.array([5, 5, 300, 300]), True, out[index]))
+            for index in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    for _ in range(20):
+        epoch()
+    expected, before = [one.copy() for one in out], resident()
+    for _ in range(200):
+        epoch()
+    for one, other in zip(expected, out, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert resident() - before < 4_000_000  # 800 threads; the decoder of FFCV would leave 8.8 MB
+
+
+# --------------------------------------------------------------------------------------------------------------- build
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The build script beside a copy of the source."""
+    for name in ("build.py", "crop.c"):
+        shutil.copy(build.SOURCE.with_name(name), tmp_path)
+    spec = importlib.util.spec_from_file_location("elsewhere", tmp_path / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@needs_library
+def test_build(elsewhere: Any) -> None:
+    path = elsewhere.build()
+    assert path == elsewhere.library_path()
+    assert ctypes.CDLL(str(path)).skd_crop
+    made = path.stat().st_mtime_ns
+    assert elsewhere.build().stat().st_mtime_ns == made
+    # a changed source is another library, and the old one goes
+    with elsewhere.SOURCE.open("a") as file:
+        file.write("/* changed */\n")
+    other = elsewhere.build()
+    assert other != path
+    assert sorted(elsewhere.SOURCE.parent.glob("crop-*")) == [other]
+
+
+@pytest.mark.parametrize(
+    ("compiler", "source", "message"),
+    [
+        ("no-such-compiler", None, "^no-such-compiler: No such file or directory$"),
+        (None, "#include <no_such_header.h>\n", "error: no_such_header.h: No such file"),
+        (None, "#error libjpeg-turbo is too old\n", "error: .*libjpeg-turbo is too old"),
+    ],
+)
+def test_build_says_why_not(
+    elsewhere: Any, monkeypatch: pytest.MonkeyPatch, compiler: str | None, source: str | None, message: str
+) -> None:
+    if compiler:
+        monkeypatch.setenv("CC", compiler)
+    if source:
+        elsewhere.SOURCE.write_text(source)
+    with pytest.raises(elsewhere.BuildError, match=message):
+        elsewhere.build()
+    assert list(elsewhere.SOURCE.parent.glob("crop-*")) == []
+    done = subprocess.run([sys.executable, elsewhere.__file__], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout.startswith("decoder: not compiled (")
