@@ -15,8 +15,8 @@ import subprocess
 import sys
 from typing import Any
 
-from row import Row, report
 from rounds import options
+from row import Row, report
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "cross-entropy": ("ce", {}),

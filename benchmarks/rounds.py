@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,6 +43,28 @@ def interleaved(
             if number >= 0:
                 seconds[name].append(elapsed)
     return seconds
+
+
+def timm_script(repository: Path | str | None, name: str) -> tuple[Path | None, str]:
+    """A script of timm's repository; where there is none, None and the reason."""
+    if repository is None:
+        return None, f"{name} is only in timm's repository: give --timm PATH or TIMM_REPOSITORY=PATH"
+    path = Path(repository) / name
+    return (path, "") if path.is_file() else (None, f"{path} is not there")
+
+
+def run_script(script: Path, arguments: list[str]) -> str:
+    """Runs a script as the main program with the installed packages, not those beside it; returns what it printed."""
+    code = f"import runpy, sys; sys.argv[0] = {str(script)!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    return printed([sys.executable, "-c", code, *arguments])
+
+
+def printed(command: list[str]) -> str:
+    """Standard output and error of a command; raises with them if it fails."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[:4])} ... failed:\n{done.stdout[-3000:]}")
+    return done.stdout
 
 
 def photographs(root: Path, images: int, *, classes: int = 10, width: int = 500, height: int = 375) -> Path:

@@ -15,8 +15,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from row import Row, ratio, report
 from rounds import interleaved, options
+from row import Row, ratio, report
 from torch.utils.flop_counter import FlopCounterMode
 
 from skd_plugins import create_model, list_methods
@@ -129,7 +129,8 @@ def against_floor(network: str, anchors: int, side: int, rounds: int) -> list[Ro
                 f"{name} step, {network}", "its counted floor", seconds[name], floors, target=1.05, sense="<=",
                 floor=f"1.00 ({floor_ratio:.2f} x cross-entropy)",
                 detail={
-                    "anchors": anchors, "pixels": side, "over_ce": round(over_ce, 3), "passes": [with_gradient, without],
+                    "anchors": anchors, "pixels": side, "over_ce": round(over_ce, 3),
+                    "passes": [with_gradient, without],
                     "own_flops_over_ce": round(own_flops / counted["ce"], 4),
                     "forward_over_ce": round(median(seconds["forward"]) / median(seconds["ce"]), 3),
                     "update_over_ce": round(median(seconds["update"]) / median(seconds["ce"]), 3),
