@@ -56,9 +56,7 @@ def bare(recipe: Recipe, data: Path) -> float:
 
 def main() -> None:
     given = options(__doc__)
-    images, batch, side, network, rounds = (
-        (16, 4, 32, "resnet10t", 1) if given.quick else (384, 16, 112, "resnet18", 9)
-    )
+    images, batch, side, network, rounds = (16, 4, 32, "resnet10t", 1) if given.quick else (384, 16, 112, "resnet18", 9)
     recipe = Recipe(
         name="bench.loop", model=network, num_classes=10, epochs=1, milestones=(), batch_size=batch, image_size=side,
         lr=1e-3, workers=1, log_every=10**6, trackers=(), save_minutes=0,

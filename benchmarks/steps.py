@@ -68,19 +68,22 @@ class Step:
         return sum(p.numel() for p in self.task.method.parameters())
 
 
-def make_step(network: str, method: str, arguments: dict[str, Any], anchors: int, side: int) -> Step:
+def make_step(
+    network: str, method: str, arguments: dict[str, Any], anchors: int, side: int, device: torch.device | str = "cpu"
+) -> Step:
     """A step on random pixels, two images of each class; SGD with momentum and weight decay, channels last."""
     torch.manual_seed(0)
     classifier = "cosine" if method == "adacos" else "linear"
-    model = create_model(network, num_classes=CLASSES, classifier=classifier)
+    model = create_model(network, num_classes=CLASSES, classifier=classifier).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if method == "kd":
         arguments = {"teacher": create_model(network, num_classes=CLASSES).to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
     task = create_task(method, model, verbose=False, **arguments).train()
     optimizer = torch.optim.SGD(task.method.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     segments = len(task.method.segments)
-    input = torch.randn(segments * anchors, 3, side, side).contiguous(memory_format=torch.channels_last)
-    return Step(task, optimizer, input, (torch.arange(anchors) // 2).repeat(segments))
+    input = torch.randn(segments * anchors, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    target = (torch.arange(anchors, device=device) // 2 % CLASSES).repeat(segments)
+    return Step(task, optimizer, input, target)
 
 
 def against_ce(network: str, labels: list[str], anchors: int, side: int, rounds: int) -> list[Row]:
