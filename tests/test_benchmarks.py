@@ -119,6 +119,22 @@ def test_readme_has_the_committed_table() -> None:
     assert found == bench.readme_table(json.loads((FOLDER / "results" / "bench.json").read_text()))
 
 
+def test_the_scaling_documents_numbers() -> None:
+    """Parameters, bytes and bandwidths are those of the networks and the formula."""
+    import timm
+    import torch
+
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    for name in ("resnet50", "resnet152", "resnext101_32x4d"):
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in timm.create_model(name, num_classes=1000).parameters())
+        sent = {n: 4 * parameters * 2 * (n - 1) / n / 1e6 for n in (2, 8, 64)}
+        cells = [f"{4 * parameters / 1e6:.1f} MB", *(f"{sent[n]:.1f} MB" for n in sent)]
+        assert f"| {name} | {parameters:,} | {' | '.join(cells)} |" in text
+        needed = [sent[n] * 2000 / b / 1e3 for n, b in ((8, 32), (64, 4), (64, 32), (64, 128))]
+        assert f"| {name} | {' | '.join(f'{value:.1f}' for value in needed)} |" in text
+
+
 def test_gpu_runs_on_a_processor(tmp_path: Path) -> None:
     printed = run("gpu.py", "--device", "cpu", "--quick", "--json", str(tmp_path / "gpu.json"))
     content = json.loads((tmp_path / "gpu.json").read_text())
