@@ -52,7 +52,7 @@ def _in_float32(
     the norms; the points are sorted by norm, so that one number bounds a tile's.
     """
     centred = _Centred(rows, first, mean)
-    if centred.scale is None:
+    if not centred.scale:
         return
     norms = centred.squared_norms()
     order = np.argsort(norms, kind="stable")
@@ -134,11 +134,10 @@ class _Centred:
     """The points minus their mean, times a power of two that makes the largest component about 1; in chunks."""
 
     def __init__(self, rows: NDArray[Any], first: NDArray[np.int64], mean: NDArray[np.float64]) -> None:
-        self.rows, self.first, self.mean = rows, first, mean
-        self.scale: float | None = 1.0
+        self.rows, self.first, self.mean, self.scale = rows, first, mean, 1.0
         largest = max(float(np.abs(chunk).max()) for _, chunk in self.chunks())
-        # None: no such power (zeros of either sign only), or one near the end of float64's range.
-        self.scale = 2.0 ** -math.frexp(largest)[1] if 1e-300 < largest < 1e300 else None
+        # 0: no such power (zeros of either sign only), or one near the end of float64's range.
+        self.scale = math.ldexp(1.0, -math.frexp(largest)[1]) if 1e-300 < largest < 1e300 else 0.0
 
     def chunks(self, order: NDArray[np.int64] | None = None) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         """``[n, D]`` in the order given."""

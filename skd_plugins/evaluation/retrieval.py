@@ -47,8 +47,8 @@ def recall_at_1(features: Array, targets: Array, *, indices: Array | None = None
     single = np.flatnonzero(groups.sizes == 1)
     if len(single):
         first = groups.first
-        for group, candidates in nearest_candidates(rows, first, single):
-            sample = first[group]
+        for query, candidates in nearest_candidates(rows, first, single):
+            sample = first[query]
             if len(candidates) > 1:
                 candidates = candidates[_nearest(rows, sample, first[candidates])]
             neighbours = np.concatenate([groups.members(c) for c in candidates])
