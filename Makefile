@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo demo-detection methods-demo reproduce-mini test oldest slow lint format lock clean distclean
+.PHONY: help setup setup-tests demo demo-detection methods-demo bench bench-quick reproduce-mini test oldest slow lint format lock clean distclean
 
 VENV ?= .venv
 export VENV
@@ -29,6 +29,13 @@ demo-detection: setup ## fine-tunes Faster R-CNN from two digits backbones, prin
 
 methods-demo: setup ## every method on real digits, one seed: a table of results and costs
 	@$(BIN)/python benchmarks/methods.py $(ARGS)
+
+# Alone on the machine. TIMM_REPOSITORY names a checkout of timm's repository, for the rows against its scripts.
+bench: setup ## every speed and memory claim against its target: table, benchmarks/results/bench.json, plot
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-quick: setup ## the same with tiny sizes: proves that they run, measures nothing
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py --quick $(ARGS)
 
 reproduce-mini: setup ## all 34 tables and figures at the mini scale: proves the pipeline, reproduces nothing
 	@start=$$SECONDS; $(BIN)/skd reproduce all --scale mini $(ARGS); echo "reproduce-mini: $$((SECONDS - start)) s"

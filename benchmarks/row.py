@@ -20,19 +20,19 @@ class Row:
     Attributes:
         name: what was measured, unique over all benchmarks.
         against: what it was measured against.
-        value: the ratio (median over rounds), or a plain number where `unit` says so.
+        value: the ratio (median over rounds), or a plain number where `unit` says so; None if it could not be run.
         target: what the project promises.
         sense: whether `value` has to be at most or at least `target`; None if there is no target.
         floor: what can't be beaten, in words.
         unit: "x" for a ratio.
         rounds: the ratio of each round, for the spread.
         detail: what else was measured (seconds, images/s, bytes); goes into the JSON.
-        note: what was tried, where the target is missed.
+        note: what was tried, where the target is missed; why it was not run.
     """
 
     name: str
     against: str
-    value: float
+    value: float | None
     target: float | None = None
     sense: Literal["<=", ">="] | None = None
     floor: str = ""
@@ -43,7 +43,9 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """pass, miss, or an empty string without a target."""
+        """pass, miss, not run, or an empty string without a target."""
+        if self.value is None:
+            return "not run"
         if self.target is None:
             return ""
         return "pass" if (self.value <= self.target if self.sense == "<=" else self.value >= self.target) else "miss"
@@ -73,9 +75,8 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["| what | against | measured | target | floor | |", "|---|---|---|---|---|---|"]
     for row in rows:
         target = "" if row.target is None else f"{row.sense} {row.target:g}"
-        lines.append(
-            f"| {row.name} | {row.against} | {row.value:.3g} {row.unit} | {target} | {row.floor} | {row.verdict} |"
-        )
+        value = "" if row.value is None else f"{row.value:.3g} {row.unit}"
+        lines.append(f"| {row.name} | {row.against} | {value} | {target} | {row.floor} | {row.verdict} |")
     return "\n".join(lines)
 
 
@@ -87,6 +88,8 @@ def report(rows: Sequence[Row], path: Path | None) -> None:
     for row in rows:
         if row.verdict == "miss":
             print(f"missed: {row.name}: {row.value:.3g} {row.unit} for {row.sense} {row.target:g}. {row.note}")
+        if row.value is None:
+            print(f"not run: {row.name}: {row.note}")
     if path:
         content = {
             "command": " ".join(["python", *sys.argv]), "commit": git_commit(), "versions": versions(),

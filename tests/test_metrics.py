@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from skd_plugins.errors import SkdError
 from skd_plugins.evaluation import Predictions, ece, nll, recall_at_1, reliability, summarize, top1, top5
 from skd_plugins.evaluation.metrics import bin_confidences, score, top_k
+from skd_plugins.evaluation.nearest import nearest_candidates
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 small_floats = st.floats(-40, 40, width=32)
@@ -294,8 +295,51 @@ def test_recall_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     features, targets = rng.normal(size=(83, 5)).astype(np.float32), rng.integers(0, 3, 83)
     features[50] = features[60]  # one pair of duplicates
     whole = recall_at_1(features, targets)
-    monkeypatch.setattr("skd_plugins.evaluation.retrieval._BLOCK", 300)
-    assert recall_at_1(features, targets) == whole == pytest.approx(slow_recall(features, targets))
+    monkeypatch.setattr("skd_plugins.evaluation.retrieval._BLOCK", 20)
+    monkeypatch.setattr("skd_plugins.evaluation.nearest._BLOCK", 300)
+    for tile, few in ((2, 64), (16, 64), (16, 0), (82, 1), (100, 64)):  # few=0: float32 gives every query up
+        monkeypatch.setattr("skd_plugins.evaluation.nearest._TILE", tile)
+        monkeypatch.setattr("skd_plugins.evaluation.nearest._FEW", few)
+        assert recall_at_1(features, targets) == whole == pytest.approx(slow_recall(features, targets))
+
+
+@quick
+@given(
+    st.integers(2, 30), st.integers(1, 12), st.integers(0, 2**32 - 1), st.sampled_from([1.0, 1e-3, 1e3, 1e-30, 1e30]),
+    st.sampled_from([0.0, 1.0, 300.0]), st.sampled_from([1, 3, 7, 64]), st.sampled_from([2, 64]),
+)  # fmt: skip
+def test_float32_leaves_what_is_nearest(
+    count: int, width: int, seed: int, scale: float, offset: float, tile: int, few: int
+) -> None:
+    """Whatever it leaves out is farther away, in exact arithmetic; what it can't tell is float64's."""
+    rng = np.random.default_rng(seed)
+    rows = ((offset + rng.integers(-3, 4, (count, width)) * rng.choice([1, 1e-4], (count, 1))) * scale).astype("f4")
+    rows = np.unique(rows, axis=0)
+    assume(len(rows) > 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skd_plugins.evaluation.nearest._TILE", tile)
+        patch.setattr("skd_plugins.evaluation.nearest._FEW", few)
+        given_back = list(nearest_candidates(rows, np.arange(len(rows)), np.arange(len(rows))))
+    assert sorted(query for query, _ in given_back) == list(range(len(rows)))
+    exact = [[Fraction(float(x)) for x in row] for row in rows]
+    for query, candidates in given_back:
+        distances = [sum((a - b) ** 2 for a, b in zip(exact[query], other, strict=True)) for other in exact]
+        others = [d for j, d in enumerate(distances) if j != query]
+        nearest = [j for j, d in enumerate(distances) if j != query and d == min(others)]
+        assert set(nearest) <= set(candidates.tolist())
+        assert query not in candidates
+
+
+def test_most_queries_are_settled_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features as networks have them; float64 is left with none."""
+    rng = np.random.default_rng(8)
+    features, targets = np.maximum(rng.normal(size=(500, 64)), 0).astype(np.float32), rng.integers(0, 9, 500)
+    expected = recall_at_1(features, targets)
+    monkeypatch.delattr("skd_plugins.evaluation.nearest._in_float64")
+    assert recall_at_1(features, targets) == expected
+    monkeypatch.setattr("skd_plugins.evaluation.nearest._FEW", 0)
+    with pytest.raises(NameError):
+        recall_at_1(features, targets)
 
 
 def test_recall_keeps_to_its_memory() -> None:

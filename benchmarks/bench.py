@@ -1,0 +1,128 @@
+"""Runs all benchmarks, each in a process of its own and one after the other: one table, one JSON file, one plot.
+
+Run: make bench, or python benchmarks/bench.py [--quick] [--only NAME ...] [--timm pytorch-image-models]
+     python benchmarks/bench.py --readme      # the committed results as the README's table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rounds import ROOT, TIMM
+from row import Row, machine, table
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+# row and rounds are shared parts, methods and gpu have commands of their own.
+OTHERS = {"row", "rounds", "bench", "methods", "gpu"}
+MARKERS = ("<!-- bench -->", "<!-- /bench -->")
+
+
+def names() -> list[str]:
+    """All benchmarks, by the names of their files."""
+    return sorted(path.stem for path in HERE.glob("*.py") if path.stem not in OTHERS)
+
+
+def run_one(name: str, quick: bool, timm: str | None) -> dict[str, Any]:
+    """One benchmark's JSON, and how long it took; its output is shown."""
+    environment = os.environ | ({"TIMM_REPOSITORY": timm} if timm else {})
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "rows.json"
+        command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(out), *(["--quick"] if quick else [])]
+        begin = time.monotonic()
+        done = subprocess.run(command, env=environment, check=False)
+        if done.returncode:
+            raise SystemExit(f"benchmarks/{name}.py failed with exit status {done.returncode}")
+        result: dict[str, Any] = json.loads(out.read_text())
+    command_shown = f"python benchmarks/{name}.py{' --quick' if quick else ''}"
+    return result | {"command": command_shown, "duration_seconds": round(time.monotonic() - begin)}
+
+
+def rows_of(content: dict[str, Any]) -> list[Row]:
+    """All rows of a bench.json."""
+    return [
+        Row(**{key: value for key, value in row.items() if key != "verdict"})
+        for benchmark in content["benchmarks"].values()
+        for row in benchmark["rows"]
+    ]
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Each row with a target as a share of it; pass and miss differ in shape as well as in colour."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams |= {"svg.hashsalt": "bench", "svg.fonttype": "none"}
+    import matplotlib.pyplot as plt
+
+    measured = [row for row in rows if row.verdict in ("pass", "miss") and row.value is not None and row.target]
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.26 * max(len(measured), 1)), layout="constrained")
+    for verdict, marker, colour in (("pass", "o", "#0072b2"), ("miss", "X", "#d55e00")):
+        # To the left of 1 is better, whichever way the target points.
+        points = [
+            (row.value / row.target if row.sense == "<=" else row.target / row.value, len(measured) - place)
+            for place, row in enumerate(measured)
+            if row.verdict == verdict
+        ]
+        if points:
+            axes.scatter(*zip(*points, strict=True), marker=marker, color=colour, label=verdict, zorder=3)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_yticks(range(len(measured), 0, -1), [row.name for row in measured], fontsize=8)
+    axes.set_xlabel("share of the target: left of 1 it is met")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def readme_table(content: dict[str, Any]) -> str:
+    """What stands between the README's markers."""
+    return f"{MARKERS[0]}\n{table(rows_of(content))}\n{MARKERS[1]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: proves that all run, measures nothing")
+    parser.add_argument("--only", nargs="+", choices=names(), metavar="NAME", help=f"some of: {', '.join(names())}")
+    parser.add_argument("--timm", help=TIMM)
+    parser.add_argument("--out", type=Path, help="folder of bench.json and bench.svg; default: benchmarks/results")
+    parser.add_argument("--readme", action="store_true", help="only print the table of the committed results")
+    given = parser.parse_args()
+    if given.readme:
+        print(readme_table(json.loads((RESULTS / "bench.json").read_text())))
+        return
+    out = given.out or (ROOT / "runs" / "bench" if given.quick or given.only else RESULTS)
+    begin = time.monotonic()
+    content: dict[str, Any] = {
+        "command": " ".join(["python", "benchmarks/bench.py", *sys.argv[1:]]), "machine": machine(),
+        "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "benchmarks": {},
+    }  # fmt: skip
+    for name in given.only or names():
+        print(f"\n{name}", flush=True)
+        content["benchmarks"][name] = run_one(name, given.quick, given.timm)
+    content["duration_seconds"] = round(time.monotonic() - begin)
+    rows = rows_of(content)
+    doubled = {row.name for row in rows if sum(row.name == other.name for other in rows) > 1}
+    if doubled:
+        raise SystemExit(f"two rows have one name: {', '.join(sorted(doubled))}")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "bench.json").write_text(json.dumps(content, indent=1) + "\n")
+    plot(rows, out / "bench.svg")
+    verdicts = [row.verdict for row in rows]
+    print(f"\n{table(rows)}\n")
+    print(
+        f"{verdicts.count('pass')} of {len([v for v in verdicts if v])} targets met, {verdicts.count('miss')} missed, "
+        f"{verdicts.count('not run')} not run; {content['duration_seconds']} s; {out}/bench.json, bench.svg"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Peak training memory of SD-Dropout and CS-KD over cross-entropy's, in bytes of torch's allocator.
+
+A process of its own for each method builds the network and makes two optimizer steps under torch's profiler, which sees
+every allocation and release: the peak is exact and the same in every run, unlike the resident set. Weights, gradients,
+momentum, activations and temporary tensors are in it; the resident set's growth is in the detail.
+
+Run: python benchmarks/memory.py [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from typing import Any
+
+from rounds import options
+from row import Row, report
+
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cross-entropy": ("ce", {}),
+    "SD-Dropout": ("sd_dropout", {}),
+    "CS-KD bank": ("cs_kd", {"pairing": "bank"}),
+    "CS-KD batch": ("cs_kd", {"pairing": "batch"}),
+    "CS-KD sampled": ("cs_kd", {"pairing": "sampled"}),
+}
+TARGETS = {"SD-Dropout": 1.02, "CS-KD bank": 1.02}
+
+
+def peak(network: str, method: str, arguments: dict[str, Any], anchors: int, side: int) -> dict[str, int]:
+    """Largest number of bytes held by tensors at one time, from the network's creation to the end of two steps."""
+    import torch
+    from steps import make_step
+    from torch._C._profiler import _EventType
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.set_num_threads(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step = make_step(network, method, arguments, anchors, side)
+        step()
+        step()
+    resident = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
+    largest, events = 0, list(profiler.profiler.kineto_results.experimental_event_tree())
+    while events:
+        event = events.pop()
+        events.extend(event.children)
+        if event.tag == _EventType.Allocation:
+            largest = max(largest, event.extra_fields.total_allocated)
+    return {"peak": largest, "resident_growth": resident, "parameters": step.parameters}
+
+
+def measured(*arguments: Any) -> dict[str, int]:
+    """`peak` in a new process."""
+    done = subprocess.run(
+        [sys.executable, __file__, json.dumps(arguments)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    result: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def main() -> None:
+    given = options(__doc__)
+    rows = []
+    sizes = [("resnet10t", 2, 32)] if given.quick else [("resnet50", 16, 224), ("resnet152", 8, 224)]
+    for network, anchors, side in sizes:
+        found = {
+            label: measured(network, *METHODS[label], anchors, side)
+            for label in METHODS
+            if not given.quick or label in ("cross-entropy", *TARGETS)
+        }
+        base = found.pop("cross-entropy")
+        for label, own in found.items():
+            rows.append(
+                Row(
+                    f"{label} peak memory, {network}", "cross-entropy", own["peak"] / base["peak"],
+                    target=TARGETS.get(label), sense="<=" if label in TARGETS else None,
+                    floor="1.00" if label in TARGETS or label == "CS-KD batch" else "the pairs' pixels",
+                    detail={"anchors": anchors, "pixels": side, "bytes": own, "cross_entropy_bytes": base},
+                )
+            )  # fmt: skip
+    report(rows, given.json)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2 and sys.argv[1].startswith("["):
+        print(json.dumps(peak(*json.loads(sys.argv[1]))))
+    else:
+        main()

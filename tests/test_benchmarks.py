@@ -1,0 +1,143 @@
+"""Every benchmark runs with `--quick` and gives sound rows. What they measure is not asserted: that is `make bench`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "benchmarks"
+sys.path.append(str(FOLDER))  # behind everything else: benchmarks/detection.py must not stand in for the package
+
+import bench  # noqa: E402
+from row import Row, table  # noqa: E402
+
+NAMES = bench.names()
+# FFCV's loader compiles for many seconds; timm's scripts start a dozen processes; detectron2's ResNet-50 is not tiny.
+SLOW = {"loader", "detection", "timm_train", "predict", "parity"}
+
+
+def run(script: str, *arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / script), *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_all_benchmarks_are_found() -> None:
+    assert {"steps", "memory", "engine", "retrieval", "scaling", "timm_train", "predict", "detection"} <= set(NAMES)
+
+
+def check(content: dict[str, Any]) -> None:
+    assert content["rows"], "no rows"
+    assert {"command", "versions", "machine"} <= set(content)
+    for row in content["rows"]:
+        if row["value"] is None:
+            assert row["verdict"] == "not run"
+            assert row["note"]
+            continue
+        assert math.isfinite(row["value"])
+        assert row["value"] > 0
+        assert all(math.isfinite(value) for value in row["rounds"])
+        assert row["verdict"] in (("pass", "miss") if row["target"] is not None else ("",))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in NAMES]
+)
+def test_quick_runs(name: str, tmp_path: Path) -> None:
+    printed = run(f"{name}.py", "--quick", "--json", str(tmp_path / "rows.json"))
+    content = json.loads((tmp_path / "rows.json").read_text())
+    check(content)
+    assert all(row["name"] in printed for row in content["rows"])
+
+
+@pytest.mark.parametrize("name", ["timm_train", "predict"])
+def test_without_timms_repository_the_rows_say_so(name: str, tmp_path: Path) -> None:
+    run(f"{name}.py", "--quick", "--json", str(tmp_path / "rows.json"), TIMM_REPOSITORY=str(tmp_path))
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert rows
+    assert {row["verdict"] for row in rows} == {"not run"}
+    assert all(str(tmp_path) in row["note"] for row in rows)
+
+
+def test_bench_collects_writes_and_draws(tmp_path: Path) -> None:
+    printed = run("bench.py", "--quick", "--only", "retrieval", "--out", str(tmp_path))
+    content = json.loads((tmp_path / "bench.json").read_text())
+    assert list(content["benchmarks"]) == ["retrieval"]
+    check(content["benchmarks"]["retrieval"])
+    rows = bench.rows_of(content)
+    assert [row.name for row in rows] == [row["name"] for row in content["benchmarks"]["retrieval"]["rows"]]
+    assert table(rows) in printed
+    svg = (tmp_path / "bench.svg").read_text()
+    assert svg.startswith("<?xml")
+    assert all(row.name in svg for row in rows)
+
+
+def test_verdicts() -> None:
+    def verdict(value: float | None, target: float | None, sense: Any) -> str:
+        return Row("a", "b", value, target=target, sense=sense).verdict
+
+    assert verdict(1.02, 1.02, "<=") == verdict(1.2, 1.0, ">=") == "pass"
+    assert verdict(1.03, 1.02, "<=") == verdict(0.9, 1.0, ">=") == "miss"
+    assert verdict(None, 1.0, "<=") == "not run"
+    assert verdict(1.0, None, None) == ""
+
+
+def test_plot_tells_pass_and_miss_apart_by_shape(tmp_path: Path) -> None:
+    rows = [Row("met", "x", 1.0, target=1.1, sense="<="), Row("missed", "x", 1.0, target=1.1, sense=">=")]
+    content = {"benchmarks": {"one": {"rows": [asdict(row) | {"verdict": row.verdict} for row in rows]}}}
+    assert bench.rows_of(content) == rows
+    shapes = []
+    for row in rows:
+        bench.plot([row], tmp_path / f"{row.name}.svg")
+        drawing = (tmp_path / f"{row.name}.svg").read_text()
+        assert row.name in drawing
+        shapes.append(drawing.split('id="PathCollection_1"')[1].split("</defs>")[0].split(' d="')[1].split('"')[0])
+    assert shapes[0] != shapes[1]
+
+
+def test_readme_has_the_committed_table() -> None:
+    """Between the markers stands `python benchmarks/bench.py --readme`, or there are no markers."""
+    readme = (ROOT / "README.md").read_text()
+    begin, end = bench.MARKERS
+    if begin not in readme:
+        assert end not in readme
+        return
+    found = begin + readme.split(begin)[1].split(end)[0] + end
+    assert found == bench.readme_table(json.loads((FOLDER / "results" / "bench.json").read_text()))
+
+
+def test_the_scaling_documents_numbers() -> None:
+    """Parameters, bytes and bandwidths are those of the networks and the formula."""
+    import timm
+    import torch
+
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    for name in ("resnet50", "resnet152", "resnext101_32x4d"):
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in timm.create_model(name, num_classes=1000).parameters())
+        sent = {n: 4 * parameters * 2 * (n - 1) / n / 1e6 for n in (2, 8, 64)}
+        cells = [f"{4 * parameters / 1e6:.1f} MB", *(f"{sent[n]:.1f} MB" for n in sent)]
+        assert f"| {name} | {parameters:,} | {' | '.join(cells)} |" in text
+        needed = [sent[n] * 2000 / b / 1e3 for n, b in ((8, 32), (64, 4), (64, 32), (64, 128))]
+        assert f"| {name} | {' | '.join(f'{value:.1f}' for value in needed)} |" in text
+
+
+def test_gpu_runs_on_a_processor(tmp_path: Path) -> None:
+    printed = run("gpu.py", "--device", "cpu", "--quick", "--json", str(tmp_path / "gpu.json"))
+    content = json.loads((tmp_path / "gpu.json").read_text())
+    check(content)
+    assert content["rows"][0]["name"] in printed
+    assert {"images_per_second", "peak_bytes", "share_of_matrix_peak"} <= set(content["rows"][0]["detail"])
