@@ -168,6 +168,7 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
         while step < total_steps:
             epoch, start = divmod(step, steps_per_epoch)
             train_loader.set_epoch(epoch, start)
+            method.begin_epoch(epoch, recipe.epochs)
             weights = train_loader.order.weights(start)
             batches = progress.timed(iter(train_loader))
             sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))

@@ -158,6 +158,12 @@ class _Trainable(nn.Module):
     def __init__(self, method: Method) -> None:
         super().__init__()
         self.method = method
+        self._ddp_params_and_buffers_to_ignore = [  # DDP's name for it
+            f"method.{name}"
+            for place, part in method.named_modules()
+            if isinstance(part, Method)
+            for name in _replicated(place, part)
+        ]
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         result: dict[str, Tensor] = self.method(input, target)
@@ -175,6 +181,13 @@ class _Trainable(nn.Module):
             layers = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
         last = max(layers.values(), default=0)
         return lambda name: layers.get(name.removeprefix("method.model."), last)
+
+
+def _replicated(place: str, method: Method) -> list[str]:
+    """The buffers of a method's replicated submodules; `place` is the method's own name in what holds it."""
+    folders = [f"{place}.{name}".lstrip(".") for name in method.replicated]
+    return [f"{folder}.{key}" for folder, name in zip(folders, method.replicated, strict=True)
+            for key, _ in method.get_submodule(name).named_buffers()]  # fmt: skip
 
 
 def create_task(

@@ -187,7 +187,10 @@ def _probe(method: str, arguments: dict[str, Any]) -> Method:
     network = timm.create_model("test_resnet", num_classes=2)
     if isinstance(arguments.get("teacher"), str):
         arguments = arguments | {"teacher": network}  # the real one has the real number of classes
-    return create_method(method, network, **arguments)
+    made = create_method(method, network, **arguments)
+    if any(part.needs_epoch for part in made.modules() if isinstance(part, Method)):
+        raise SkdError(f"{method} has to be told the epoch, which timm's train.py does not do; train it with a recipe")
+    return made
 
 
 def _check_script(script: Path) -> None:

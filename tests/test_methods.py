@@ -26,24 +26,13 @@ CLASSES, BATCH, SIZE = 5, 4, 32
 # test fails. TEACHER stands for a network that is made when it is needed.
 TEACHER = "a network"
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ce": ("ce", {}),
-    "label_smoothing": ("label_smoothing", {}),
-    "max_entropy": ("max_entropy", {}),
-    "virtual_softmax": ("virtual_softmax", {}),
-    "adacos": ("adacos", {}),
-    "dropout": ("dropout", {}),
+    **{name: (name, {}) for name in list_methods()},
+    "kd": ("kd", {"teacher": TEACHER}),
     "dropout-2": ("dropout", {"samples": 2}),
-    "cs_kd": ("cs_kd", {}),
     "cs_kd-batch": ("cs_kd", {"pairing": "batch"}),
     "cs_kd-bank": ("cs_kd", {"pairing": "bank"}),
-    "cs_kd_e": ("cs_kd_e", {}),
-    "ddgsd": ("ddgsd", {}),
-    "byot": ("byot", {}),
-    "dml": ("dml", {}),
-    "kd": ("kd", {"teacher": TEACHER}),
     "kd-cs_kd": ("kd", {"teacher": TEACHER, "base": "cs_kd"}),
     "kd-sd_dropout": ("kd", {"teacher": TEACHER, "base": "sd_dropout"}),
-    "sd_dropout": ("sd_dropout", {}),
     "sd_dropout-reverse": ("sd_dropout", {"direction": "reverse"}),
     "sd_dropout-3": ("sd_dropout", {"samples": 3}),
     "sd_dropout-layer1": ("sd_dropout", {"position": "layer1"}),
@@ -84,7 +73,9 @@ def make_task(variant: str, model: str = "timm", **model_args: Any) -> MethodTas
         torch.manual_seed(7)
         arguments = arguments | {"teacher": network(variant, "timm", **model_args)}
     torch.manual_seed(0)
-    return create_task(name, network(variant, model, **model_args), **arguments).train()
+    task = create_task(name, network(variant, model, **model_args), **arguments).train()
+    task.method.begin_epoch(1, 4)
+    return task
 
 
 def make_batch(task: MethodTask, seed: int = 0, size: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,7 +93,7 @@ def two_steps(task: MethodTask) -> dict[str, torch.Tensor]:
 
 
 def test_every_method_has_a_variant() -> None:
-    assert list_methods()
+    assert len(list_methods()) >= 13
     assert set(list_methods()) == {name for name, _ in VARIANTS.values()}
     assert set(list_methods()) == {VARIANTS[variant][0] for variant in COMPILED}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -442,7 +444,9 @@ def test_no_method_is_without_a_numeric_test() -> None:
         *("adacos", "byot", "ce", "cs_kd", "cs_kd_e", "ddgsd", "dml", "dropout", "kd", "label_smoothing"),
         *("max_entropy", "sd_dropout", "virtual_softmax"),
     ]
-    assert list_methods() == tested, "a new method needs its equation tested here"
+    files = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
+    others = set(list_methods()) - set(tested)
+    assert others <= files, "a new method needs its equation tested, in tests/test_NAME.py"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

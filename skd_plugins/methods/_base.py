@@ -37,6 +37,9 @@ class Method(nn.Module):
         passes: passes of one segment (B images) through a network's body in a step, (with gradient, without).
         refuses: what it can't be combined with (``mixup``, the name of an add-on), and why.
         classifier: the classifier its network needs, see `create_model`.
+        needs_epoch: whether `begin_epoch` has to be called; timm's train.py does not.
+        replicated: its submodules that `begin_epoch` makes equal on all processes. DDP leaves their buffers alone,
+            which it would otherwise send around in every step.
         name: the name it is registered under.
     """
 
@@ -45,6 +48,8 @@ class Method(nn.Module):
     passes: tuple[int, int] = (1, 0)
     refuses: Mapping[str, str] = {}
     classifier: ClassVar[str] = "linear"
+    needs_epoch: ClassVar[bool] = False
+    replicated: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = ""
 
     def __init__(self, model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
@@ -68,6 +73,17 @@ class Method(nn.Module):
             loss term for the log, and ``extra [k * B, C]`` if `expand` asked for more rows.
         """
         raise NotImplementedError
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Told before an epoch's first step, and again when a run is resumed within it.
+
+        Args:
+            epoch: counted from 0.
+            epochs: of the whole training.
+        """
+        for child in self.children():
+            if isinstance(child, Method):  # an add-on's base
+                child.begin_epoch(epoch, epochs)
 
     @property
     def step_cost(self) -> float:
