@@ -1,0 +1,93 @@
+"""PS-KD: the network of the epoch before softens the targets, more and more."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..errors import SkdError
+from ._base import Method, full_precision, register_method
+
+
+@register_method("ps_kd")
+class PSKD(Method):
+    """PS-KD (Kim et al., ICCV 2021, Eq. 4-6): self-knowledge distillation with progressive refinement of targets.
+
+    ``loss = (1 - alpha_t) * CE(y, p) + alpha_t * H(p_before, p)`` with ``p_before`` the prediction of the network as it
+    was at the end of the epoch before, and ``alpha_t = alpha * t / T`` in epoch t of T. In the first epoch, which has
+    none before it, alpha_t is 0.
+
+    Source: Kim et al. 2021, section 3.1; alpha = 0.8 and the linear growth are the paper's.
+    Deviation: the paper's authors keep either the network of the epoch before or its predictions of all samples, made
+        in passing; here it is the network, which has the weights of one moment and sees the same crops as its student,
+        for a forward pass more. It predicts in evaluation mode. ``CE`` is the criterion, so that mixup and label
+        smoothing go with it.
+
+    Args:
+        model: see `Method`.
+        criterion: see `Method`.
+        alpha: what alpha_t grows to, from 0 to 1.
+    """
+
+    epoch: Tensor
+    alpha_now: Tensor
+    passes = (1, 1)
+    needs_epoch = True
+    replicated = ("before",)
+
+    def __init__(
+        self, model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor] | None = None, *, alpha: float = 0.8
+    ) -> None:
+        super().__init__(model, criterion)
+        if not 0 <= alpha <= 1:
+            raise SkdError(f"ps_kd: alpha must be from 0 to 1, got {alpha:g}")
+        self.alpha = alpha
+        self.before = frozen_copy(model)
+        # Tensors, so that a compiled step does not change with them and a checkpoint has them.
+        self.register_buffer("epoch", torch.tensor(-1))
+        self.register_buffer("alpha_now", torch.tensor(0.0))
+
+    @torch.no_grad()
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """See `Method.begin_epoch`. Keeps the network as it is now, except where a run is resumed within an epoch."""
+        if int(self.epoch) != epoch:
+            state = self.model.state_dict()
+            for name, value in self.before.state_dict().items():
+                value.copy_(state[name])
+                if dist.is_available() and dist.is_initialized():  # BatchNorm's statistics differ between processes
+                    dist.broadcast(value, 0)
+        self.epoch.fill_(epoch)
+        self.alpha_now.fill_(self.alpha * (epoch + 1) / epochs if epoch else 0.0)
+
+    def train(self, mode: bool = True) -> PSKD:
+        """The network of the epoch before stays in evaluation mode."""
+        super().train(mode)
+        self.before.eval()
+        return self
+
+    def forward(
+        self, input: Tensor, target: Tensor, *, expand: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """See `Method.forward`. Adds ``ce`` and ``soft``, before they are weighted, and ``alpha``."""
+        out, logits = self.anchor_forward(input, expand)
+        with torch.no_grad():
+            probabilities = full_precision(self.before(input)).softmax(dim=-1)
+        ce = self.criterion(logits, target)
+        soft = -(probabilities * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+        loss = (1 - self.alpha_now) * ce + self.alpha_now * soft
+        return out | {"loss": loss, "ce": ce.detach(), "soft": soft.detach(), "alpha": self.alpha_now.clone()}
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy whose parameters are buffers: saved and moved with the method, but not trained."""
+    frozen: Any = copy.deepcopy(model)
+    for module in frozen.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach())
+    return frozen.eval()  # type: ignore[no-any-return]

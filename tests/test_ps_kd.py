@@ -1,0 +1,86 @@
+"""PS-KD against float64 NumPy written from the paper's equation, and what it keeps of the epoch before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_methods import make_batch, make_task
+from test_numerics import batch, cross_entropy, linear, softmax
+
+from skd_plugins import create_task, replace, train
+from skd_plugins.errors import SkdError
+from skd_plugins.methods import create_method
+from skd_plugins.papers.recipe_files import recipe_of
+from skd_plugins.timm_train import timm_train
+
+
+def test_equation() -> None:
+    model, w, b = linear()
+    method = create_method("ps_kd", model, alpha=0.6).train()
+    input, target = batch(6)
+    y, f = target.numpy(), input.flatten(1).double().numpy()
+    before = f @ w.T + b
+    method.begin_epoch(0, 10)
+    assert method(input, target)["loss"].item() == pytest.approx(cross_entropy(before, y), rel=1e-5)
+    method.begin_epoch(4, 10)  # keeps the network as it is; then it changes
+    with torch.no_grad():
+        model.fc.weight.add_(torch.randn(model.fc.weight.shape, generator=torch.Generator().manual_seed(3)))
+    z = f @ model.fc.weight.detach().double().numpy().T + b
+    out = method(input, target)
+    alpha, p = 0.6 * 5 / 10, softmax(before)
+    soft = float(-np.mean(np.sum(p * np.log(softmax(z)), axis=1)))
+    assert out["alpha"].item() == pytest.approx(alpha)
+    assert out["soft"].item() == pytest.approx(soft, rel=1e-4)
+    assert out["loss"].item() == pytest.approx((1 - alpha) * cross_entropy(z, y) + alpha * soft, rel=1e-4)
+    out["loss"].backward()
+    d = (softmax(z) - (1 - alpha) * np.eye(5)[y] - alpha * p) / 6
+    np.testing.assert_allclose(model.fc.weight.grad.numpy(), d.T @ f, rtol=1e-3, atol=1e-5)
+
+
+def test_the_network_before_is_kept_for_an_epoch_and_through_a_checkpoint() -> None:
+    task = make_task("ps_kd")  # epoch 1 has begun
+    kept = {name: value.clone() for name, value in task.method.before.state_dict().items()}
+    optimizer = torch.optim.SGD(task.method.parameters(), lr=0.1)
+    task(*make_batch(task))["loss"].backward()
+    optimizer.step()
+    other = make_task("ps_kd")
+    state = task.get_checkpoint_state()
+    other.load_checkpoint_state(state["state_dict"], state["task_state"])
+    for method in (task.method, other.method):
+        method.begin_epoch(1, 4)  # resumed within the epoch: nothing is kept anew
+        for name, value in method.before.state_dict().items():
+            assert torch.equal(value, kept[name]), name
+        assert not torch.equal(method.model.state_dict()["fc.weight"], kept["fc.weight"])
+        method.begin_epoch(2, 4)
+        assert torch.equal(method.before.state_dict()["fc.weight"], method.model.state_dict()["fc.weight"])
+        assert method.alpha_now.item() == pytest.approx(0.8 * 3 / 4)
+
+
+def test_a_run_resumes_bit_equally(tmp_path: Path) -> None:
+    recipe = replace(
+        recipe_of("digits_ce"), name="psk", method="ps_kd", epochs=3, trackers=(), max_steps=None,
+        model_args={"channels": [8, 8, 16, 16]}, workers=0,
+    )  # fmt: skip
+    steps = 200 // recipe.batch_size
+    whole = train(recipe, data="digits", out=tmp_path / "whole")
+    train(replace(recipe, max_steps=2 * steps - 2), data="digits", out=tmp_path / "parts")
+    parts = train(recipe, data="digits", out=tmp_path / "parts", resume=True)
+    states = [torch.load(run / "last.pt", weights_only=True) for run in (whole, parts)]
+    for part in ("state_dict", "task_state"):
+        assert states[0][part].keys() == states[1][part].keys()
+        for name, value in states[0][part].items():
+            assert torch.equal(value, states[1][part][name]), name
+    assert states[0]["task_state"]["epoch"].item() == 2
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    model, _, _ = linear()
+    with pytest.raises(SkdError, match=r"alpha must be from 0 to 1, got 1\.5"):
+        create_task("ps_kd", model, alpha=1.5)
+    script = tmp_path / "train.py"
+    script.write_text("from timm.task import ClassificationTask")
+    with pytest.raises(SkdError, match="ps_kd has to be told the epoch, which timm's train.py does not do"):
+        timm_train(script, "ps_kd", [], [])
