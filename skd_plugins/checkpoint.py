@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,30 @@ def save(state: dict[str, Any], path: Path) -> None:
         os.replace(part, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        part.unlink(missing_ok=True)
-        raise SkdError(f"can't write checkpoint {path}: {error}; the previous one is intact, resume from it") from error
+        with suppress(OSError):  # a file system that has become read-only does not even look for the file
+            part.unlink(missing_ok=True)
+        raise _unwritten(path, error) from error
 
 
 def keep_as(path: Path, name: str) -> None:
-    """Gives the checkpoint a second name in its folder, atomically and without writing it again."""
+    """Gives the checkpoint a second name in its folder, atomically and without writing it again.
+
+    Raises:
+        SkdError: the disk is full or not writable.
+    """
     part = path.with_name(f".{name}.part")
-    part.unlink(missing_ok=True)
     try:
-        os.link(path, part)
-    except OSError:  # a file system without hard links
-        part.write_bytes(path.read_bytes())
-    os.replace(part, path.with_name(name))
-    _sync_folder(path.parent)
+        part.unlink(missing_ok=True)
+        try:
+            os.link(path, part)
+        except OSError:  # a file system without hard links
+            part.write_bytes(path.read_bytes())
+        os.replace(part, path.with_name(name))
+        _sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise _unwritten(path.with_name(name), error) from error
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -70,6 +81,12 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise SkdError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
     return state
+
+
+def _unwritten(path: Path, error: Exception) -> SkdError:
+    return SkdError(
+        f"can't write checkpoint {path}: {error}; the previous one is intact: make room, then continue with --resume"
+    )
 
 
 def _sync_folder(folder: Path) -> None:
