@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -72,15 +73,28 @@ def read(path: Path) -> dict[str, Any]:
         SkdError: it is missing or not readable.
     """
     try:
+        _check_sums(path)
         state: object = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SkdError(f"checkpoint {path} does not exist") from None
+    except SkdError:
+        raise
     except Exception as error:  # torch's unpickler fails on any file with whatever its bytes lead to
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SkdError(f"{path} is not a readable checkpoint: {reason}") from None
     if not isinstance(state, dict):
         raise SkdError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
     return state
+
+
+def _check_sums(path: Path) -> None:
+    """Raises SkdError where bytes differ from the CRC-32s that torch writes and does not look at when it reads."""
+    if not zipfile.is_zipfile(path):  # torch's old format, which has none
+        return
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise SkdError(f"{path} is not a readable checkpoint: the CRC-32 of its part {damaged} differs")
 
 
 def _unwritten(path: Path, error: Exception) -> SkdError:

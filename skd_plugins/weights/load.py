@@ -14,6 +14,7 @@ from ..models import create_model
 from .download import download
 from .manifest import CARD_FILE, WEIGHTS_FILE, check_name, find_release, load_manifest
 from .published import create_published, is_published, read_published
+from .transfer import file_sha256
 
 Which = Literal["last", "best"]
 
@@ -94,6 +95,7 @@ def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     released = path.name == WEIGHTS_FILE and path.with_name(CARD_FILE).exists()
     card_path = path.with_name(CARD_FILE) if released else path.with_suffix(".json")
     try:
+        content = file_sha256(path)
         weights = load_file(path)
         card: dict[str, Any] = json.loads(card_path.read_text())
         if released:  # the file is timm's, and our card a part of it
@@ -105,6 +107,8 @@ def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise SkdError(f"{path} or its card is damaged: {error}") from None
     if missing:
         raise SkdError(f"{card_path} is not a weights card: it lacks {', '.join(missing)}")
+    if card.get("sha256", content) != content:
+        raise SkdError(f"{path} is damaged, or not the file that {card_path} is for (its SHA-256 differs); export it again")
     return weights, card
 
 
