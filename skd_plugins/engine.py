@@ -32,6 +32,7 @@ from .data.loader import Loader, make_loader
 from .data.mixing import mix_segments
 from .data.rng import keys
 from .data.splits import find_split, resolve_data
+from .determinism import use_deterministic_algorithms
 from .environment import environment
 from .errors import SkdError
 from .failures import explains
@@ -83,6 +84,8 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     )
     rank, world = accelerator.process_index, accelerator.num_processes
     device = accelerator.device
+    if recipe.deterministic:
+        use_deterministic_algorithms()
 
     # ---- data --------------------------------------------------------------------------------------------------------
     with accelerator.main_process_first():  # the embedded digits may have to be written

@@ -33,13 +33,13 @@ def fail(error: Exception) -> NoReturn:
 
 
 def one_line(main: Callable[..., R]) -> Callable[..., R]:
-    """Makes a command line's entry point report an `SkdError` as one line and exit code 2."""
+    """Makes a command line's entry point report an `SkdError` or `OSError` as one line and exit code 2."""
 
     @wraps(main)
     def wrapped(*args: object, **kwargs: object) -> R:
         try:
             return main(*args, **kwargs)
-        except SkdError as error:
+        except (SkdError, OSError) as error:  # the system's own errors name the file and the reason
             fail(error)
 
     return wrapped

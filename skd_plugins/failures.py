@@ -14,7 +14,7 @@ P = ParamSpec("P")
 
 # What torch's message contains, and ours; the rest is passed on as it is, since it may be a mistake in the code.
 _KNOWN = {
-    r"gloo|NCCL|Application timeout|Connection (closed|reset|refused)|Timed out|timed out|waiting for clients|Broken pipe": (
+    r"gloo|NCCL|Application timeout|Connection (closed|reset|refused)|[Tt]imed out|waiting for clients|Broken pipe": (
         "another process of this training died or did not answer (timeout_minutes); its own output says why"
     ),
     r"DataLoader worker": (

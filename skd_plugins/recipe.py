@@ -62,6 +62,7 @@ class Recipe:
         workers: decoding threads (`.beton`) or processes (folder), a process.
         skip_broken: leave undecodable images out and count them.
         seed: of initialisation, order, augmentation and dropout.
+        deterministic: on a GPU, only algorithms that repeat their results bit by bit (slower; see docs/reliability.md).
         validate_every: epochs between validations; the last epoch is always validated.
         save_every: epochs between checkpoints that are kept, 0 for only last and best.
         save_minutes: write the last checkpoint also within an epoch when so many minutes have passed, 0 for never.
@@ -115,6 +116,7 @@ class Recipe:
     workers: int = 8
     skip_broken: bool = False
     seed: int = 0
+    deterministic: bool = False
     validate_every: int = 1
     save_every: int = 0
     save_minutes: float = 15.0

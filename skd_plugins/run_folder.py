@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from . import checkpoint
+from .data.lock import only_one
 from .environment import environment
 from .errors import SkdError
 from .evaluation.files import atomic
@@ -59,8 +61,10 @@ class RunLog:
     def __init__(self, accelerator: Accelerator, path: Path, step: int) -> None:
         self.accelerator = accelerator
         self.file = None
+        self.lock = ExitStack()  # against the same training started twice
         self.path = path
         if accelerator.is_main_process:
+            self.lock.enter_context(only_one(path.parent))
             kept = _lines_until(path, step) if path.exists() else []
             with atomic(path) as part:  # what was logged before is not lost when the disk is full
                 part.write_text("".join(kept))
@@ -82,6 +86,7 @@ class RunLog:
         """Closes the file; what was written is on disk already."""
         if self.file is not None:
             self.file.close()
+        self.lock.close()
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

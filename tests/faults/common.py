@@ -133,7 +133,9 @@ def differing(a: Any, b: Any, where: str = "") -> str:
     if isinstance(a, (list, tuple)):
         if len(a) != len(b):
             return f"{where}: length"
-        return next((d for n, (x, y) in enumerate(zip(a, b, strict=True)) if (d := differing(x, y, f"{where}[{n}]"))), "")
+        return next(
+            (d for n, (x, y) in enumerate(zip(a, b, strict=True)) if (d := differing(x, y, f"{where}[{n}]"))), ""
+        )
     return "" if a == b else f"{where}: {a!r} and {b!r}"
 
 
@@ -173,5 +175,5 @@ class CantMount(Exception):
 
 
 Campaign = Callable[[int, Path], Report]
-__all__ = ["ROOT", "TINY", "Campaign", "CantMount", "Report", "differing", "environment", "one_line", "python", "read_only",
-           "replace", "script", "small_disk", "take", "tiny_data"]  # fmt: skip
+__all__ = ["ROOT", "TINY", "Campaign", "CantMount", "Report", "differing", "environment", "one_line", "python",
+           "read_only", "replace", "script", "small_disk", "take", "tiny_data"]  # fmt: skip

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import torch
 
-from .common import TINY, CantMount, Report, differing, environment, python, read_only, replace, script, small_disk, tiny_data
+from .common import (
+    TINY,
+    CantMount,
+    Report,
+    differing,
+    environment,
+    python,
+    read_only,
+    replace,
+    script,
+    small_disk,
+    tiny_data,
+)
 
 # The network's checkpoint has 3 MB; KB left on the disk when the training is in its second epoch.
 ROOM = [0, 40, 400, 1500]
@@ -66,7 +78,7 @@ def _case(
             file.truncate(max(ballast.stat().st_size - room * 1024, 0))
         go.touch()
         errors = _end(process)
-        sound = (run_folder / "last.pt").read_bytes() == before 
+        sound = (run_folder / "last.pt").read_bytes() == before
         left = [path.name for path in run_folder.iterdir() if path.name.endswith(".part")]
         ballast.unlink()
     else:

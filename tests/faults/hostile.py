@@ -46,10 +46,13 @@ def _pth(place: Path, wrap: Callable[[object], object], *, old: bool = False, ba
 
 
 def _zip_bomb(place: Path, *, honest: bool) -> Path:
-    """4 GB of zeros in 4 MB; one that is not honest says that it has 1 KB."""
+    """1.1 GB of zeros in 1 MB; one that is not honest says that it has 1 KB."""
     path = place / "bomb.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive, archive.open("zeros", "w", force_zip64=True) as member:  # noqa: E501
-        for _ in range(2048 if honest else 64):
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+        archive.open("zeros", "w", force_zip64=True) as member,
+    ):
+        for _ in range(1100 if honest else 64):
             member.write(bytes(1 << 20))
     if not honest:
         data = bytearray(path.read_bytes())
@@ -62,18 +65,18 @@ def _zip_bomb(place: Path, *, honest: bool) -> Path:
 def _zip_of_many(place: Path) -> Path:
     path = place / "many.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for number in range(40):
+        for number in range(34):
             archive.writestr(f"zeros{number}", bytes(32 << 20))
     return path
 
 
 def _tar_bomb(place: Path, *, mode: str) -> Path:
     path = place / f"bomb.tar.{mode}"
-    with tarfile.open(path, f"w:{mode}") as archive:
-        for number in range(24):
+    with tarfile.open(path, f"w:{mode}", **({"preset": 0} if mode == "xz" else {"compresslevel": 1})) as archive:
+        for number in range(34):
             member = tarfile.TarInfo(f"zeros{number}")
-            member.size = 64 << 20
-            archive.addfile(member, io.BytesIO(bytes(64 << 20)))
+            member.size = 32 << 20
+            archive.addfile(member, io.BytesIO(bytes(32 << 20)))
     return path
 
 

@@ -142,8 +142,8 @@ def damaged(data: bytes, draw: random.Random, begin: int = 0, end: int | None = 
     return bytes(result)
 
 
-ODD: list[Any] = [None, True, -1, 0, 1, 2**40, 1e300, float("nan"), "", "x", "../../etc/passwd", "a" * 3000, [], {}, [[]],
-                  {"x": 1}, [1, "a", None], "\ud83d\ude00\u0000", -0.5]  # fmt: skip
+ODD: list[Any] = [None, True, -1, 0, 1, 2**40, 1e300, float("nan"), "", "x", "../../etc/passwd", "a" * 3000, [], {},
+                  [[]], {"x": 1}, [1, "a", None], "\ud83d\ude00\u0000", -0.5]  # fmt: skip
 
 
 def damaged_json(text: str, draw: random.Random) -> str:
