@@ -129,9 +129,7 @@ def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, ValueError, AttributeError, OSError) as error:
         raise SkdError(f"{path} or its card is damaged: {error}") from None
     if card.get("sha256", content) != content:
-        raise SkdError(
-            f"{path} is damaged, or not the file that {card_path} is for (its SHA-256 differs); export it again"
-        )
+        raise SkdError(f"{path} is damaged, or not the one that {card_path} is for (SHA-256 differs); export it again")
     return weights, card
 
 

@@ -62,7 +62,9 @@ def _same_run(place: Path, data: Path) -> tuple[bool, str]:
     codes = sorted(code for code, _ in done)
     told = [error for code, error in done if code == 2]
     # The loser may come when the winner is at work, or has saved already.
-    fine = codes == [0, 2] and ("another process" in told[0] or "holds a run already" in told[0]) and state["step"] == 40
+    fine = (
+        codes == [0, 2] and ("another process" in told[0] or "holds a run already" in told[0]) and state["step"] == 40
+    )
     return fine and "Traceback" not in told[0], str(done)
 
 

@@ -19,7 +19,18 @@ from skd_plugins.data.beton import BetonFile
 from .common import Report, environment
 
 WRITE = ["-m", "skd_plugins.cli", "write", "digits", "--out", "data", "--workers", "1"]
-REPRODUCE = ["-m", "skd_plugins.cli", "reproduce", "sd-dropout/table1", "--scale", "mini", "--jobs", "1", "--out", "runs"]
+REPRODUCE = [
+    "-m",
+    "skd_plugins.cli",
+    "reproduce",
+    "sd-dropout/table1",
+    "--scale",
+    "mini",
+    "--jobs",
+    "1",
+    "--out",
+    "runs",
+]
 
 
 def run(count: int, folder: Path) -> Report:

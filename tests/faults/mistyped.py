@@ -26,7 +26,9 @@ _PLACES = ["", ".", "/", "/dev/null", "no/where", "..", "a" * 300, "ä ö", "*",
            "torchvision/resnet18.NO", "resnet10t_digits.no", "local-dir:folder", "~", "-", "$HOME"]  # fmt: skip
 _WORDS = st.one_of(
     st.sampled_from(_PLACES),
-    st.sampled_from(["cub200", "digits", "mit67", "list", "path", "verify", "methods", "0", "-1", "1e400", "nan", "true"]),
+    st.sampled_from(
+        ["cub200", "digits", "mit67", "list", "path", "verify", "methods", "0", "-1", "1e400", "nan", "true"]
+    ),
     st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=12),
 )
 _OPTIONS = st.sampled_from(["--out", "--root", "--data", "--split", "--part", "--which", "--eps", "--attack", "--workers",
