@@ -28,7 +28,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> SkdError:
 
 def fail(error: Exception) -> NoReturn:
     """Prints the error as one line on stderr and exits with 2."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    text = str(error).rsplit("skd_plugins.errors.SkdError: ", 1)[-1]  # torch's workers put their traceback before it
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
     raise SystemExit(2)
 
 

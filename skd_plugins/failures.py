@@ -15,8 +15,8 @@ P = ParamSpec("P")
 # What torch's message contains, and ours; the rest is passed on as it is, since it may be a mistake in the code.
 _KNOWN = {
     r"DataLoader (worker|timed out)": (
-        "a process that reads images died or hangs: too little memory, or shared memory (docker: --shm-size, SLURM: --mem); use "
-        "fewer workers, workers=0, or a .beton file, which needs none"
+        "a process that reads images died or hangs: too little memory, or shared memory (docker: --shm-size, SLURM: "
+        "--mem); use fewer workers, workers=0, or a .beton file, which needs none"
     ),
     r"gloo|NCCL|Application timeout|Connection (closed|reset|refused)|[Tt]imed out|waiting for clients|Broken pipe": (
         "another process of this training died or did not answer (timeout_minutes); its own output says why"

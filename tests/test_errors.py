@@ -38,14 +38,38 @@ OTHERS = {
 }
 # Messages without a value: what they are about is said in words.
 PLAIN = (
-    "--aug-splits can't be used", "--mixup-mode half", "--naflex-loader gives", "--torchscript hides", "DATASETS.TRAIN and",
-    "MODEL.TIMM.NAME is empty", "SOLVER.AMP.ENABLED needs a GPU", "a 'clean' segment needs", "a process of FFCV",
-    "adacos needs", "common mistakes need", "compare needs at least one run", "confidences must be", "frost needs",
-    "from .beton files, evaluation crops", "give a config, for example", "give the folder of the scale", "gradient analysis:",
-    "hold_out needs", "label_smoothing brings", "no probability of this batch", "nothing to compare", "reading .beton files",
-    "sd_dropout can't be added", "several processes evaluate", "skd weights list takes no names", "the demo runs",
-    "this data set is a stream", "tune_odin needs", "virtual_softmax needs", "which artefact?",
-)  # fmt: skip
+    "--aug-splits can't be used",
+    "--mixup-mode half",
+    "--naflex-loader gives",
+    "--torchscript hides",
+    "DATASETS.TRAIN and",
+    "MODEL.TIMM.NAME is empty",
+    "SOLVER.AMP.ENABLED needs a GPU",
+    "a 'clean' segment needs",
+    "a process of FFCV",
+    "adacos needs",
+    "common mistakes need",
+    "compare needs at least one run",
+    "confidences must be",
+    "frost needs",
+    "from .beton files, evaluation crops",
+    "give a config, for example",
+    "give the folder of the scale",
+    "gradient analysis:",
+    "hold_out needs",
+    "label_smoothing brings",
+    "no probability of this batch",
+    "nothing to compare",
+    "reading .beton files",
+    "sd_dropout can't be added",
+    "several processes evaluate",
+    "skd weights list takes no names",
+    "the demo runs",
+    "this data set is a stream",
+    "tune_odin needs",
+    "virtual_softmax needs",
+    "which artefact?",
+)
 
 
 def raises() -> Iterator[tuple[str, ast.Raise, ast.Module]]:
@@ -85,9 +109,11 @@ def test_every_message_names_a_thing() -> None:
     """A literal or an f-string with a value in it; or one of a few that name it in words."""
     seen, plain = 0, set()
     calls = [
-        (path, node) for path in FILES for node in ast.walk(ast.parse(path.read_text()))
+        (path, node)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and called(node) in ("SkdError", "NoCardError")
-    ]  # fmt: skip
+    ]
     for path, node in calls:
         where = f"{path.relative_to(ROOT)}:{node.lineno}"
         assert len(node.args) == 1, where
@@ -115,6 +141,20 @@ def test_a_message_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         fail(SkdError("several\nlines  of it"))
     assert stopped.value.code == 2
     assert capsys.readouterr().err == "error: several lines of it\n"
+
+
+def test_a_message_of_a_worker_comes_without_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    from torch._utils import ExceptionWrapper
+
+    try:
+        raise SkdError("image 3 is broken")
+    except SkdError:
+        caught = ExceptionWrapper(where="in a worker")
+    with pytest.raises(SkdError, match="Traceback") as raised:
+        caught.reraise()
+    with pytest.raises(SystemExit):
+        fail(raised.value)
+    assert capsys.readouterr().err == "error: image 3 is broken\n"
 
 
 @pytest.mark.parametrize("error", [SkdError("bad x"), OSError(36, "File name too long", "x")])

@@ -16,6 +16,7 @@ import traceback
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' own helpers
 
@@ -59,7 +60,7 @@ class Entry:
 
 
 CAMPAIGNS = {
-    "ranks": Entry(ranks.run, 12, "one of two processes dies, hangs, fails: the other ends, resumed bit-equal", "training"),
+    "ranks": Entry(ranks.run, 12, "one of two processes dies, hangs, fails: the other ends, resumed", "training"),
     "disk": Entry(disk.run, 10, "full or read-only disk: said, checkpoint intact, resumed bit-equal", "training"),
     "numbers": Entry(numbers.run, 16, "NaN, infinite gradients, odd labels and batches", "training"),
     "kills": Entry(kills.run, 50, "kill -9 at random moments: resumed bit-equal, no unreadable checkpoint", "training"),
@@ -71,7 +72,7 @@ CAMPAIGNS = {
     "surroundings": Entry(surroundings.run, 7, "clock, locale, paths, home, shared memory", "machine"),
     "leaks": Entry(leaks.run, 200, "200 epochs left early, 10,000 iterations: flat", "machine"),
     "detectors": Entry(detectors.run, 8, "detection: kill and resume, odd images and annotations", "detection"),
-}  # fmt: skip
+}
 
 
 def main() -> int:
@@ -96,10 +97,15 @@ def main() -> int:
             if name == "leaks" and (Path(folder) / "curves.json").exists():
                 leaks.draw(json.loads((Path(folder) / "curves.json").read_text()), PAGE.with_name("leaks.svg"))
         results[name] = {
-            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(), "cases": report.cases,
-            "failures": report.failures, "outcomes": dict(report.outcomes), "skipped": report.skipped,
-            "seconds": round(time.monotonic() - began), "versions": versions(), "cores": os.cpu_count(),
-        }  # fmt: skip
+            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            "cases": report.cases,
+            "failures": report.failures,
+            "outcomes": dict(report.outcomes),
+            "skipped": report.skipped,
+            "seconds": round(time.monotonic() - began),
+            "versions": versions(),
+            "cores": os.cpu_count(),
+        }
         failed += len(report.failures)
         print(
             f"{name}: {report.cases} cases, {len(report.failures)} failures, {results[name]['seconds']} s", flush=True
@@ -112,14 +118,14 @@ def main() -> int:
     return int(failed > 0)
 
 
-def read_table(page: Path) -> dict[str, dict[str, object]]:
+def read_table(page: Path) -> dict[str, dict[str, Any]]:
     """The results that are on the page, from the comment beneath its table."""
     text = page.read_text() if page.exists() else ""
     marker = "<!-- results: "
     return json.loads(text.split(marker)[1].split(" -->")[0]) if marker in text else {}
 
 
-def write_table(page: Path, results: dict[str, dict[str, object]]) -> None:
+def write_table(page: Path, results: dict[str, dict[str, Any]]) -> None:
     """Replaces the generated part of the page."""
     rows = ["| campaign | cases | failures | outcomes | date, time |", "|---|---|---|---|---|"]
     for name, entry in CAMPAIGNS.items():
@@ -129,16 +135,19 @@ def write_table(page: Path, results: dict[str, dict[str, object]]) -> None:
         if result is None:
             rows.append(f"| {link}: {entry.shows} | not run yet (full: {entry.count}) | | | |")
             continue
-        outcomes = "; ".join(f"{count} {what}" for what, count in sorted(result["outcomes"].items()))  # type: ignore[attr-defined]
-        skipped = "".join(f"; not tried: {reason}" for reason in result["skipped"])  # type: ignore[attr-defined]
+        outcomes = "; ".join(f"{count} {what}" for what, count in sorted(result["outcomes"].items()))
+        skipped = "".join(f"; not tried: {reason}" for reason in result["skipped"])
         rows.append(
-            f"| {link}: {entry.shows} | {result['cases']} | {len(result['failures'])} | {outcomes}{skipped} | "  # type: ignore[arg-type]
+            f"| {link}: {entry.shows} | {result['cases']} | {len(result['failures'])} | {outcomes}{skipped} | "
             f"{result['date']}, {result['seconds']} s |"
         )
     made = next(iter(results.values()), {}).get("versions", {})
-    with_what = ", ".join(f"{name} {version}" for name, version in made.items())  # type: ignore[attr-defined]
-    kept = {name: {key: value for key, value in result.items() if key != "failures"} | {
-        "failures": [str(story)[:200] for story in result["failures"]]} for name, result in results.items()}  # type: ignore[attr-defined]  # fmt: skip
+    with_what = ", ".join(f"{name} {version}" for name, version in made.items())
+    kept = {
+        name: {key: value for key, value in result.items() if key != "failures"}
+        | {"failures": [str(story)[:200] for story in result["failures"]]}
+        for name, result in results.items()
+    }
     comment = json.dumps(kept).replace("-->", "")
     table = "\n".join([BEGIN, *rows, "", f"With {with_what}.", f"<!-- results: {comment} -->", END])
     text = page.read_text()

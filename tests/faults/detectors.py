@@ -18,13 +18,41 @@ from .common import ROOT, Report, environment
 
 CONFIG = "faster_rcnn_sdd_0.5x.yaml"
 OPTIONS = [
-    "MODEL.TIMM.NAME", "resnet10t", "MODEL.TIMM.ARGS.channels", "[8, 8, 16, 16]", "MODEL.TIMM.WEIGHTS", "",
-    "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "1",
-    "MODEL.ROI_BOX_HEAD.FC_DIM", "16", "MODEL.FPN.OUT_CHANNELS", "16", "SOLVER.IMS_PER_BATCH", "1",
-    "SOLVER.MAX_ITER", "12", "SOLVER.STEPS", "(8,)", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "0",
-    "SEED", "1",
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TEST", "20", "TEST.DETECTIONS_PER_IMAGE", "10",
-]  # fmt: skip
+    "MODEL.TIMM.NAME",
+    "resnet10t",
+    "MODEL.TIMM.ARGS.channels",
+    "[8, 8, 16, 16]",
+    "MODEL.TIMM.WEIGHTS",
+    "",
+    "INPUT.MIN_SIZE_TRAIN",
+    "(64,)",
+    "INPUT.MIN_SIZE_TEST",
+    "64",
+    "DATALOADER.NUM_WORKERS",
+    "1",
+    "MODEL.ROI_BOX_HEAD.FC_DIM",
+    "16",
+    "MODEL.FPN.OUT_CHANNELS",
+    "16",
+    "SOLVER.IMS_PER_BATCH",
+    "1",
+    "SOLVER.MAX_ITER",
+    "12",
+    "SOLVER.STEPS",
+    "(8,)",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "2",
+    "TEST.EVAL_PERIOD",
+    "0",
+    "SEED",
+    "1",
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN",
+    "20",
+    "MODEL.RPN.POST_NMS_TOPK_TEST",
+    "20",
+    "TEST.DETECTIONS_PER_IMAGE",
+    "10",
+]
 
 
 def coco(root: Path) -> Path:
@@ -44,8 +72,17 @@ def coco(root: Path) -> Path:
             images.append({"id": number, "file_name": f"{number:012d}.jpg", "height": 96, "width": 128})
             for _ in range(5):
                 x, y = int(draw.integers(80)), int(draw.integers(60))
-                boxes.append({"id": len(boxes) + 1, "image_id": number, "category_id": 1, "bbox": [x, y, 30, 24],
-                              "area": 720, "iscrowd": 0, "segmentation": [[x, y, x + 30, y, x + 30, y + 24]]})  # fmt: skip
+                boxes.append(
+                    {
+                        "id": len(boxes) + 1,
+                        "image_id": number,
+                        "category_id": 1,
+                        "bbox": [x, y, 30, 24],
+                        "area": 720,
+                        "iscrowd": 0,
+                        "segmentation": [[x, y, x + 30, y, x + 30, y + 24]],
+                    }
+                )
         categories = [{"id": entry["id"], "name": entry["name"]} for entry in COCO_CATEGORIES if entry["isthing"]]
         content = {"images": images, "annotations": boxes, "categories": categories}
         (root / "coco" / "annotations" / f"instances_{half}2017.json").write_text(json.dumps(content))
@@ -65,18 +102,30 @@ def _picture(root: Path) -> Path:
 
 # name: what is done to the data, whether the training goes on, what the message has to contain
 CASES: dict[str, tuple[Callable[[Path], object], bool, str]] = {
-    "broken image": (lambda root: _picture(root).write_bytes(_picture(root).read_bytes()[:300]), False, "000000000003.jpg"),
+    "broken image": (
+        lambda root: _picture(root).write_bytes(_picture(root).read_bytes()[:300]),
+        False,
+        "000000000003.jpg",
+    ),
     "missing image": (lambda root: _picture(root).unlink(), False, "000000000003.jpg"),
     "boxes outside": (
-        lambda root: _edit(root, lambda c: c["annotations"][0].update(bbox=[-50.0, -50.0, 60.0, 500.0])), True, "",
+        lambda root: _edit(root, lambda c: c["annotations"][0].update(bbox=[-50.0, -50.0, 60.0, 500.0])),
+        True,
+        "",
     ),
     "boxes without size": (lambda root: _edit(root, lambda c: c["annotations"][0].update(bbox=[5, 5, 0, 0])), True, ""),
     "images without boxes": (
-        lambda root: _edit(root, lambda c: c.update(annotations=c["annotations"][:5])), True, "",
+        lambda root: _edit(root, lambda c: c.update(annotations=c["annotations"][:5])),
+        True,
+        "",
     ),
     "no annotations": (lambda root: _edit(root, lambda c: c.update(annotations=[])), False, "annotation"),
-    "another image's size": (lambda root: _edit(root, lambda c: c["images"][2].update(height=50)), False, "000000000003.jpg"),
-}  # fmt: skip
+    "another image's size": (
+        lambda root: _edit(root, lambda c: c["images"][2].update(height=50)),
+        False,
+        "000000000003.jpg",
+    ),
+}
 
 
 def run(count: int, folder: Path) -> Report:

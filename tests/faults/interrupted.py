@@ -46,9 +46,13 @@ def run(count: int, folder: Path) -> Report:
 def _kill(arguments: list[str], place: Path, seconds: float, begun: str) -> bool:
     """Kills a command and its children so many seconds after a file came that matches; whether it hit."""
     process = subprocess.Popen(
-        [sys.executable, *arguments], cwd=place, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, *arguments],
+        cwd=place,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline and not list(place.glob(begun)):
         time.sleep(0.02)

@@ -22,8 +22,27 @@ from .common import TINY, Report
 # What may follow a command; `demo` and `timm-train` would do long work, were they right by chance.
 _NAMES = sorted(set(COMMANDS) - {"demo", "timm-train", "reproduce"})
 _FIELDS = sorted(TINY.to_json())
-_PLACES = ["", ".", "/", "/dev/null", "no/where", "..", "a" * 300, "ä ö", "*", "file.json", "folder", "hf-hub:a/b", "timm/no",
-           "torchvision/resnet18.NO", "resnet10t_digits.no", "local-dir:folder", "~", "-", "$HOME"]  # fmt: skip
+_PLACES = [
+    "",
+    ".",
+    "/",
+    "/dev/null",
+    "no/where",
+    "..",
+    "a" * 300,
+    "ä ö",
+    "*",
+    "file.json",
+    "folder",
+    "hf-hub:a/b",
+    "timm/no",
+    "torchvision/resnet18.NO",
+    "resnet10t_digits.no",
+    "local-dir:folder",
+    "~",
+    "-",
+    "$HOME",
+]
 _WORDS = st.one_of(
     st.sampled_from(_PLACES),
     st.sampled_from(
@@ -31,23 +50,86 @@ _WORDS = st.one_of(
     ),
     st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=12),
 )
-_OPTIONS = st.sampled_from(["--out", "--root", "--data", "--split", "--part", "--which", "--eps", "--attack", "--workers",
-                            "--batch-size", "--max-resolution", "--raw-share", "--jpeg-quality", "--name", "--format",
-                            "--tag", "--url", "--raw", "--folder", "--subset", "--per-class", "--nonsense"])  # fmt: skip
+_OPTIONS = st.sampled_from(
+    [
+        "--out",
+        "--root",
+        "--data",
+        "--split",
+        "--part",
+        "--which",
+        "--eps",
+        "--attack",
+        "--workers",
+        "--batch-size",
+        "--max-resolution",
+        "--raw-share",
+        "--jpeg-quality",
+        "--name",
+        "--format",
+        "--tag",
+        "--url",
+        "--raw",
+        "--folder",
+        "--subset",
+        "--per-class",
+        "--nonsense",
+    ]
+)
 _COMMANDS = st.tuples(st.sampled_from(_NAMES), st.lists(st.one_of(_WORDS, _OPTIONS), max_size=6))
 _VALUES = st.one_of(
-    st.sampled_from(["", "null", "true", "NaN", "Infinity", "-Infinity", "1e999", "-1", "0", "1", "2.5", "1e-4", "[]", "{}",
-                     "[1,2,3]", '{"a":1}', "[[1]]", "x", "../x", "a/b", "9" * 40, "-0.0", "ce", "resnet18", '"é"', "{",
-                     '{"base":"cs_kd"}', '{"weight":-1}', '{"temperature":0}', '["tensorboard"]']),
-    st.integers().map(str), st.floats().map(str), st.text(st.characters(blacklist_categories=["Cs"]), max_size=8),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            "",
+            "null",
+            "true",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "1e999",
+            "-1",
+            "0",
+            "1",
+            "2.5",
+            "1e-4",
+            "[]",
+            "{}",
+            "[1,2,3]",
+            '{"a":1}',
+            "[[1]]",
+            "x",
+            "../x",
+            "a/b",
+            "9" * 40,
+            "-0.0",
+            "ce",
+            "resnet18",
+            '"é"',
+            "{",
+            '{"base":"cs_kd"}',
+            '{"weight":-1}',
+            '{"temperature":0}',
+            '["tensorboard"]',
+        ]
+    ),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.text(st.characters(blacklist_categories=["Cs"]), max_size=8),
+)
 _OVERRIDES = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from([*_FIELDS, "method_args.weight", "method_args.base", "model_args.channels", "x", "epochs.x"]),
-                  _VALUES).map("=".join),
-        st.sampled_from(list_methods()).map("method={}".format), _VALUES,
-    ), min_size=1, max_size=4,
-)  # fmt: skip
+        st.tuples(
+            st.sampled_from(
+                [*_FIELDS, "method_args.weight", "method_args.base", "model_args.channels", "x", "epochs.x"]
+            ),
+            _VALUES,
+        ).map("=".join),
+        st.sampled_from(list_methods()).map("method={}".format),
+        _VALUES,
+    ),
+    min_size=1,
+    max_size=4,
+)
 
 
 def run(count: int, folder: Path) -> Report:
@@ -60,9 +142,13 @@ def run(count: int, folder: Path) -> Report:
     os.chdir(place)
     os.environ.update(HF_HUB_OFFLINE="1", SKD_CACHE=str(place / "cache"), HOME=str(place), COLUMNS="120")
     options = settings(
-        max_examples=count, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    )
     plain = Recipe.from_json(TINY.to_json() | {"model": "resnet10t"})
     try:
 
