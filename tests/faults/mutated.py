@@ -104,7 +104,7 @@ def _prepare(folder: Path) -> None:
     )
     shutil.copy(run / "last.pt", making / "last.pt")
     export_weights(run, making, name="tiny.fault")
-    images = [{"id": n, "file_name": f"{n}.jpg", "height": 60, "width": 80} for n in range(8)]
+    images = [{"id": n, "file_name": f"{n}.jpg", "height": 60 + n, "width": 80} for n in range(8)]
     boxes = [
         {"id": n + 1, "image_id": n % 8, "category_id": 1 + n % 2, "bbox": [1.0 + n, 2.0, 20.0, 30.5], "area": 610.0,
          "iscrowd": int(n == 9), "segmentation": []} for n in range(12)
@@ -274,11 +274,12 @@ def _manifest(sound: Path, work: Path, draw: random.Random) -> str:
 
 
 def _coco(sound: Path, work: Path, draw: random.Random) -> str:
-    from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
+    from detectron2.data import DatasetCatalog, MetadataCatalog
     from detectron2.data.datasets import register_coco_instances
 
     from detection.config import load_config
     from detection.datasets import check_datasets, size_of
+    from detection.trainer import Trainer
 
     path = work / "coco.json"
     path.write_text(damaged_json((sound / "coco.json").read_text(), draw), errors="surrogateescape")
@@ -294,7 +295,7 @@ def _coco(sound: Path, work: Path, draw: random.Random) -> str:
         cfg = load_config(str(ROOT / "detection" / "configs" / "faster_rcnn_ce.yaml"), options)
         size_of(name)
         check_datasets(cfg)
-        batches = iter(build_detection_train_loader(cfg))
+        batches = iter(Trainer.build_train_loader(cfg))
         for _ in range(10):
             for record in next(batches):
                 boxes = record["instances"].gt_boxes.tensor
