@@ -45,7 +45,7 @@ FINITE = {
     ),
     "gradients are infinite": (INFINITE, {"log_every": 50}, ("not finite after step 12",)),
     "gradients are infinite in the last step of an epoch": (
-        INFINITE, {"batch_size": 5, "save_minutes": 0.0}, ("not finite after step 12",),
+        INFINITE, {"batch_size": 10, "save_minutes": 0.0}, ("not finite after step 12",),
     ),
     "a weight is NaN, without checkpoints in an epoch": (
         "next(task.method.model.parameters()).data.fill_(float('nan'))", {"save_minutes": 0.0},
