@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo demo-detection methods-demo bench bench-quick reproduce-mini test oldest slow lint format lock clean distclean
+.PHONY: help setup setup-tests demo demo-detection methods-demo bench bench-quick reproduce-mini test faults audit oldest slow lint format lock clean distclean
 
 VENV ?= .venv
 export VENV
@@ -47,6 +47,13 @@ test: setup-tests ## the tests, without the slow ones
 slow: setup-tests ## the slow tests, one after the other
 	@$(BIN)/pytest -m slow $(ARGS)
 
+faults: export OMP_NUM_THREADS = 1
+faults: setup-tests ## hours: every campaign of faults at full length, into docs/reliability.md; ARGS="--only kills"
+	@$(BIN)/python -m tests.faults $(ARGS)
+
+audit: ## known vulnerabilities of the locked packages (asks a service on the network)
+	@scripts/uv.sh tool run pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict $(ARGS)
+
 lint: setup-tests ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -58,7 +65,7 @@ format: setup-tests ## sorts imports, formats, repairs what ruff can
 
 # Keeps the versions that are locked and still fit; ARGS="--upgrade" or "--upgrade-package NAME" moves them.
 lock: ## writes requirements.lock from pyproject.toml
-	@scripts/uv.sh pip compile --quiet --universal --python-version 3.10 --all-extras \
+	@scripts/uv.sh pip compile --quiet --universal --python-version 3.10 --all-extras --generate-hashes \
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock $(ARGS)
 
 clean: ## removes caches and builds

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from pydantic import Field, FiniteFloat, PositiveInt, TypeAdapter, ValidationError
+from typing_extensions import NotRequired, TypedDict
 
 from skd_plugins.errors import SkdError, unknown
+from skd_plugins.typed import first_problem
 
 # Published sizes, for a plan without the data: images, of them with annotations that are not crowds.
 PUBLISHED = {"coco_2017_train": (118_287, 117_266), "coco_2017_val": (5_000, 4_952)}
@@ -77,13 +80,60 @@ def size_of(name: str) -> Size:
         records = DatasetCatalog.get(name)
         annotated = sum(any(not box.get("iscrowd", 0) for box in record.get("annotations", [])) for record in records)
         return Size(len(records), annotated)
+    content = _read_coco(Path(path))
+    boxes = {box["image_id"] for box in content["annotations"] if not box.get("iscrowd", 0)}
+    return Size(len(content["images"]), len(boxes & {image["id"] for image in content["images"]}))
+
+
+class _Image(TypedDict):
+    id: int
+    file_name: Annotated[str, Field(min_length=1)]
+    height: PositiveInt
+    width: PositiveInt
+
+
+class _Box(TypedDict):
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+    iscrowd: NotRequired[Literal[0, 1]]
+    segmentation: NotRequired[list[list[FiniteFloat]] | dict[str, Any]]
+
+
+class _Category(TypedDict):
+    id: int
+    name: str
+
+
+class _Coco(TypedDict):
+    images: Annotated[list[_Image], Field(min_length=1)]
+    annotations: list[_Box]
+    categories: Annotated[list[_Category], Field(min_length=1)]
+
+
+def _read_coco(path: Path) -> _Coco:
+    """An annotation file of which detectron2 can read all. Boxes that leave their image are cut off there.
+
+    Raises:
+        SkdError: it is not one; the message names the first thing that is wrong.
+    """
     try:
-        content = json.loads(Path(path).read_bytes())
-        boxes = {box["image_id"] for box in content["annotations"] if not box.get("iscrowd", 0)}
-        images = {image["id"] for image in content["images"]}
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise SkdError(f"{path} is not a COCO annotation file: {type(error).__name__} {error}") from None
-    return Size(len(images), len(boxes & images))
+        content = TypeAdapter(_Coco).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise SkdError(f"{path} is not a COCO annotation file: {first_problem(error)}") from None
+    except OSError as error:
+        raise SkdError(f"{path} can't be read: {error}") from None
+    ids = {}
+    for part in ("images", "annotations", "categories"):
+        all_ids = [entry["id"] for entry in content[part]]
+        ids[part] = set(all_ids)
+        if len(ids[part]) < len(all_ids):
+            raise SkdError(f"{path} is not a COCO annotation file: an id of {part} is there twice")
+    for box in content["annotations"]:
+        if box["category_id"] not in ids["categories"] and box["image_id"] in ids["images"]:
+            raise SkdError(f"{path}: annotation {box['id']} has the category {box['category_id']}, which is not listed")
+    return content
 
 
 def check_datasets(cfg: CfgNode) -> None:

@@ -84,6 +84,8 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
     if len(cfg.DATASETS.TRAIN) == 0 or len(cfg.DATASETS.TEST) == 0:
         raise SkdError("DATASETS.TRAIN and DATASETS.TEST should name a dataset each")
     images = sum(size_of(name).training(cfg) for name in cfg.DATASETS.TRAIN)
+    if not images:
+        raise SkdError(f"no image of {', '.join(cfg.DATASETS.TRAIN)} has an annotation that is not a crowd's")
     return cfg, apply_schedule(cfg, images, args.opts)
 
 

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    detection_utils,
+)
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
@@ -19,11 +27,23 @@ from detectron2.utils import comm
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
+from skd_plugins.errors import SkdError
+
 PREDICTIONS = "coco_instances_results.json"  # COCOEvaluator's file
 
 
 class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
     """`detectron2.engine.DefaultTrainer`: its loop, hooks, checkpoints, TensorBoard and metrics.json."""
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        """detectron2's, which names an image that can't be used."""
+        return build_detection_train_loader(cfg, mapper=NamingMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """The same for evaluation."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=NamingMapper(cfg, is_train=False))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
@@ -42,6 +62,17 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
                 for path in draw_predictions(cfg, name):
                     logging.getLogger("detectron2.skd").info("picture: %s", path)
         return results
+
+
+class NamingMapper(DatasetMapper):  # type: ignore[misc]  # detectron2 has no types
+    """`detectron2.data.DatasetMapper`; what PIL and detectron2 raise for an image becomes a line with its name."""
+
+    def __call__(self, record: dict[str, Any]) -> Any:
+        """The record with its image, as the model takes it."""
+        try:
+            return super().__call__(record)
+        except (OSError, ValueError, SyntaxError, SizeMismatchError) as error:
+            raise SkdError(f"{record['file_name']} can't be used: {type(error).__name__}: {error}") from None
 
 
 def _without_nan(value: Any) -> Any:

@@ -375,7 +375,7 @@ def main(argv: list[str] | None = None) -> None:
             args=arguments,
             description="Self-knowledge distillation for timm, FFCV and detectron2.",
         )
-    except SkdError as error:
+    except (SkdError, OSError) as error:  # the system's own errors name the file and the reason
         fail(error)
 
 

@@ -9,6 +9,7 @@ import signal
 import time
 from collections import defaultdict
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import InitProcessGroupKwargs
 from timm.data.mixup import Mixup
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
@@ -30,8 +32,10 @@ from .data.loader import Loader, make_loader
 from .data.mixing import mix_segments
 from .data.rng import keys
 from .data.splits import find_split, resolve_data
+from .determinism import use_deterministic_algorithms
 from .environment import environment
 from .errors import SkdError
+from .failures import explains
 from .methods import Method
 from .models import create_model
 from .progress import Progress
@@ -42,6 +46,7 @@ from .task import MethodTask, create_task
 from .weights.load import load_into, read_weights
 
 
+@explains
 def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", resume: bool = False) -> Path:
     """Trains a recipe; under ``accelerate launch`` or ``torchrun`` on all their processes.
 
@@ -57,7 +62,7 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
         the run's folder: ``last.pt``, ``best.pt``, ``metrics.jsonl``, ``recipe.json``, ``tensorboard/``.
 
     Raises:
-        SkdError: bad data, arguments or checkpoint; a loss that is not finite.
+        SkdError: bad data, arguments or checkpoint; a loss that is not finite; another process died or hangs.
         SystemExit: after SIGTERM or SIGINT, once a checkpoint is written.
     """
     # ---- processes ---------------------------------------------------------------------------------------------------
@@ -75,9 +80,12 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
         gradient_accumulation_steps=recipe.grad_accumulation,
         log_with=list(recipe.trackers) or None,
         project_dir=run,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.timeout_minutes))],
     )
     rank, world = accelerator.process_index, accelerator.num_processes
     device = accelerator.device
+    if recipe.deterministic:
+        use_deterministic_algorithms()
 
     # ---- data --------------------------------------------------------------------------------------------------------
     with accelerator.main_process_first():  # the embedded digits may have to be written
@@ -142,6 +150,7 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     def save(names: tuple[str, ...] = ()) -> None:
         """Writes the last checkpoint, from the first process, and gives it further names."""
         if accelerator.is_main_process:
+            _check_finite(task.method, step, run)
             values = {
                 **task.get_checkpoint_state(),
                 **(task.get_checkpoint_state(ema=True) if recipe.ema_decay else {}),
@@ -180,7 +189,8 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
                     try:
                         input, target = next(batches)
                     except SkdError:  # a broken image, say: what was trained until here is not lost
-                        save()
+                        if micro == 0:  # later, BatchNorm has seen a part of the step, which a continuation repeats
+                            save()
                         raise
                     if mixup is not None:
                         input, target = mix_segments(mixup, input, target, len(method.segments))
@@ -373,6 +383,16 @@ def _check_classes(train_loader: Loader, val_loader: Loader, num_classes: int) -
             raise SkdError(
                 f"{loader.data.path} has {loader.num_classes} classes, but the network would have {num_classes}; "
                 "leave num_classes out to take the data's"
+            )
+
+
+def _check_finite(method: Method, step: int, run: Path) -> None:
+    """Raises SkdError for weights that are not finite: they would replace good ones in the checkpoint."""
+    for name, value in method.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise SkdError(
+                f"{name} is not finite after step {step} and is not saved; {run / 'last.pt'} is from before, if there "
+                "is one; lower lr, set clip_grad, or use precision=bf16 or no"
             )
 
 

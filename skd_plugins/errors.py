@@ -28,18 +28,19 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> SkdError:
 
 def fail(error: Exception) -> NoReturn:
     """Prints the error as one line on stderr and exits with 2."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    text = str(error).rsplit("skd_plugins.errors.SkdError: ", 1)[-1]  # torch's workers put their traceback before it
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def one_line(main: Callable[..., R]) -> Callable[..., R]:
-    """Makes a command line's entry point report an `SkdError` as one line and exit code 2."""
+    """Makes a command line's entry point report an `SkdError` or `OSError` as one line and exit code 2."""
 
     @wraps(main)
     def wrapped(*args: object, **kwargs: object) -> R:
         try:
             return main(*args, **kwargs)
-        except SkdError as error:
+        except (SkdError, OSError) as error:  # the system's own errors name the file and the reason
             fail(error)
 
     return wrapped

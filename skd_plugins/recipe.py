@@ -62,9 +62,11 @@ class Recipe:
         workers: decoding threads (`.beton`) or processes (folder), a process.
         skip_broken: leave undecodable images out and count them.
         seed: of initialisation, order, augmentation and dropout.
+        deterministic: on a GPU, only algorithms that repeat their results bit by bit (slower; see docs/reliability.md).
         validate_every: epochs between validations; the last epoch is always validated.
         save_every: epochs between checkpoints that are kept, 0 for only last and best.
         save_minutes: write the last checkpoint also within an epoch when so many minutes have passed, 0 for never.
+        timeout_minutes: how long a process waits for another one, which may have died or hang, before it gives up.
         log_every: steps between lines of ``metrics.jsonl``.
         trackers: accelerate's trackers; ``tensorboard``, ``wandb``.
     """
@@ -114,9 +116,11 @@ class Recipe:
     workers: int = 8
     skip_broken: bool = False
     seed: int = 0
+    deterministic: bool = False
     validate_every: int = 1
     save_every: int = 0
     save_minutes: float = 15.0
+    timeout_minutes: float = 10.0
     log_every: int = 50
     trackers: tuple[str, ...] = ("tensorboard",)
 
@@ -137,6 +141,7 @@ class Recipe:
         for name in ("label_smoothing", "hflip", "crop_pct"):
             self._need(0 <= getattr(self, name) <= 1, name, "from 0 to 1")
         self._need(self.crop_pct > 0, "crop_pct", "above 0")
+        self._need(self.timeout_minutes > 0, "timeout_minutes", "above 0")
         self._need(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", "between 0 and 1")
         self._need(self.max_steps is None or self.max_steps >= 1, "max_steps", "at least 1")
         self._need("/" not in self.name and self.name not in ("", ".", ".."), "name", "a plain file name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from . import checkpoint
+from .data.lock import only_one
 from .environment import environment
 from .errors import SkdError
+from .evaluation.files import atomic
 from .recipe import Recipe, load_recipe
 
 
@@ -37,7 +40,7 @@ def open_run(accelerator: Accelerator, recipe: Recipe, run: Path, data: Path, re
 
 # What may differ between a run and its continuation without changing its result.
 _HARMLESS = {"epochs", "max_steps", "workers", "eval_batch_size", "trackers", "log_every", "save_every", "save_minutes",
-             "validate_every", "skip_broken", "compile"}  # fmt: skip
+             "validate_every", "skip_broken", "compile", "timeout_minutes"}  # fmt: skip
 
 
 def _check_run(recipe: Recipe, run: Path, resume: bool) -> None:
@@ -58,23 +61,32 @@ class RunLog:
     def __init__(self, accelerator: Accelerator, path: Path, step: int) -> None:
         self.accelerator = accelerator
         self.file = None
+        self.lock = ExitStack()  # against the same training started twice
+        self.path = path
         if accelerator.is_main_process:
+            self.lock.enter_context(only_one(path.parent))
             kept = _lines_until(path, step) if path.exists() else []
-            path.write_text("".join(kept))
-            self.file = path.open("a")
+            with atomic(path) as part:  # what was logged before is not lost when the disk is full
+                part.write_text("".join(kept))
+            self.file = path.open("a", buffering=1)
 
     def write(self, event: str, step: int, epoch: int, values: dict[str, float]) -> None:
         """One line, and the trackers' curves."""
         if self.file is None:
             return
-        self.file.write(json.dumps({"event": event, "step": step, "epoch": epoch, **values}) + "\n")
-        self.file.flush()
-        self.accelerator.log({f"{event}/{key}": value for key, value in values.items()}, step=step)
+        try:
+            self.file.write(json.dumps({"event": event, "step": step, "epoch": epoch, **values}) + "\n")
+            self.accelerator.log({f"{event}/{key}": value for key, value in values.items()}, step=step)
+        except OSError as error:
+            raise SkdError(
+                f"can't write {self.path} or a tracker's file: {error}; make room, then continue with --resume"
+            ) from error
 
     def close(self) -> None:
         """Closes the file; what was written is on disk already."""
         if self.file is not None:
             self.file.close()
+        self.lock.close()
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

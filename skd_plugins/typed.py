@@ -22,6 +22,13 @@ def check_value(value: Any, hint: Any, *, what: str) -> Any:
         raise SkdError(f"{what} should be {reason}, got {value!r}") from None
 
 
+def first_problem(error: ValidationError) -> str:
+    """Where the first thing is that is wrong, and what."""
+    first: Any = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place or 'content'}: {first['msg'].removeprefix('Value error, ')}"
+
+
 @cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
     """Making one costs more than all its checks: a plan of hundreds of recipes would take seconds."""

@@ -44,7 +44,9 @@ def register(tmp_path: Path) -> Iterator[Any]:
 def test_sizes_are_counted_as_detectron2_filters(register: Any) -> None:
     boxes = [{"image_id": 1, "iscrowd": 0}, {"image_id": 1, "iscrowd": 0}, {"image_id": 2, "iscrowd": 1},
              {"image_id": 4}, {"image_id": 99, "iscrowd": 0}]  # fmt: skip
-    register({"images": [{"id": n} for n in (1, 2, 3, 4)], "annotations": boxes})
+    boxes = [{"id": n, "category_id": 1, "bbox": [1, 2, 3, 4]} | box for n, box in enumerate(boxes)]
+    images = [{"id": n, "file_name": f"{n}.jpg", "height": 9, "width": 9} for n in (1, 2, 3, 4)]
+    register({"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "x"}]})
     assert size_of(NAME) == Size(images=4, annotated=2)  # image 2 has a crowd only, 3 nothing, 99 is not there
     cfg = load_config("faster_rcnn_ce")
     assert size_of(NAME).training(cfg) == 2
@@ -56,6 +58,28 @@ def test_sizes_are_counted_as_detectron2_filters(register: Any) -> None:
 def test_damaged_annotations(content: str, register: Any) -> None:
     register(content)
     with pytest.raises(SkdError, match=r"set.json is not a COCO annotation file"):
+        size_of(NAME)
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ({"bbox": [1, 2, 3]}, "annotations.0.bbox"),
+        ({"bbox": [1, 2, 3, "NaN"]}, "annotations.0.bbox.3"),
+        ({"category_id": 7}, "annotation 5 has the category 7, which is not listed"),
+        ({"iscrowd": 3}, "annotations.0.iscrowd"),
+    ],
+)
+def test_what_detectron2_would_trip_over_is_named(box: dict[str, object], reason: str, register: Any) -> None:
+    sound = {"id": 5, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    images = [{"id": 1, "file_name": "1.jpg", "height": 9, "width": 9}]
+    content = {"images": images, "annotations": [sound], "categories": [{"id": 1, "name": "x"}]}
+    register(content)
+    assert size_of(NAME) == Size(images=1, annotated=1)
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+    register(content | {"annotations": [sound | box]})
+    with pytest.raises(SkdError, match=rf"set\.json.*{reason}"):
         size_of(NAME)
 
 

@@ -70,8 +70,8 @@ def locked(python: str) -> dict[str, str]:
     """The versions that the lock gives."""
     versions: dict[str, str] = {}
     for line in LOCK.splitlines():
-        if line.strip() and not line.lstrip().startswith("#"):
-            pin = Requirement(line)
+        if line.strip() and not line.lstrip().startswith(("#", "--hash=")):
+            pin = Requirement(line.rstrip("\\ "))
             if pin.marker is None or pin.marker.evaluate(linux(python)):
                 name = canonicalize_name(pin.name)
                 assert name not in versions, f"{name} is locked twice for Python {python}"
@@ -90,6 +90,14 @@ def test_lock_has_every_dependency_in_a_version_that_fits(python: str) -> None:
         version = versions.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not locked; run: make lock"
         assert version in requirement.specifier, f"{requirement} is locked as {version}; run: make lock"
+
+
+def test_every_version_is_locked_with_its_hashes() -> None:
+    """A file that somebody exchanged on an index is refused."""
+    parts = re.split(r"\n(?=[a-z0-9])", LOCK)[1:]
+    assert len(parts) > 100
+    for part in parts:
+        assert re.search(r"^    --hash=sha256:[0-9a-f]{64}", part, re.MULTILINE), part.splitlines()[0]
 
 
 def test_lock_has_no_address_and_no_path() -> None:

@@ -154,6 +154,13 @@ def test_errors(run: Path, digits_beton: Path, jpeg_folder: Path, tmp_path: Path
     exported.write_bytes(whole[:1000])
     with pytest.raises(SkdError, match="damaged"):
         load_network(exported)
+    flipped = bytearray(whole)
+    flipped[-9] ^= 1
+    exported.write_bytes(flipped)
+    with pytest.raises(SkdError, match="is damaged, or not the (file|one) .*SHA-256 differs"):
+        load_network(exported)
+    card = exported.with_suffix(".json")  # what somebody else made need not have a checksum
+    card.write_text(json.dumps({key: value for key, value in json.loads(card.read_text()).items() if key != "sha256"}))
     tensors = {
         key: value.contiguous() for key, value in torch.load(run / "last.pt", weights_only=True)["state_dict"].items()
     }
@@ -164,10 +171,16 @@ def test_errors(run: Path, digits_beton: Path, jpeg_folder: Path, tmp_path: Path
     save_file({**load_file(exported), "fc.weight": torch.zeros(7, 16)}, exported)
     with pytest.raises(SkdError, match=r"1 of another shape: fc.weight \[7, 16\] instead of \[10, 16\]"):
         load_network(exported)
-    card = exported.with_suffix(".json")
-    card.write_text("{}")
-    with pytest.raises(SkdError, match="is not a weights card: it lacks model"):
-        load_network(exported)
+    sound = json.loads(card.read_text())
+    for content, reason in [
+        ({}, "model: Field required"),
+        (sound | {"num_classes": "ten"}, "num_classes: "),
+        (sound | {"model": "hf-hub:somebody/net"}, "model: "),
+        (sound | {"mean": [0.5, 0.5]}, "mean.2"),
+    ]:
+        card.write_text(json.dumps(content))
+        with pytest.raises(SkdError, match=f"is not a weights card: {reason}"):
+            load_network(exported)
     card.unlink()
     with pytest.raises(SkdError, match="does not exist"):
         load_network(exported)

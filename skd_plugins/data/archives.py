@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from ..errors import SkdError
@@ -110,6 +112,27 @@ def _unpack_into(path: Path, folder: Path) -> None:
         raise SkdError(f"{path} is neither a tar nor a zip archive; fetch it again")
 
 
+class _Size:
+    """Counts what comes out of an archive, and refuses what can't be a data set: a small file that fills the disk.
+
+    Images do not get smaller in an archive; tables of numbers by up to a factor of about ten.
+    """
+
+    _FACTOR, _ALWAYS, _ENTRY = 100, 1 << 30, 1024  # bytes, and those that a member costs however small it is
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.total = path, 0
+        self.limit = max(self._FACTOR * path.stat().st_size, self._ALWAYS)
+
+    def add(self, size: int) -> None:
+        self.total += size + self._ENTRY
+        if self.total > self.limit:
+            raise SkdError(
+                f"{self.path} unpacks to more than {self.limit >> 20} MB, {self._FACTOR} times its size or more: it is "
+                "no data set, and is not unpacked"
+            )
+
+
 def _unpack_zip(path: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -117,8 +140,11 @@ def _unpack_zip(path: Path, folder: Path) -> None:
                 parts = PurePosixPath(name.replace("\\", "/"))
                 if parts.is_absolute() or ".." in parts.parts or ":" in name:
                     raise SkdError(f"{path} has a member outside its folder ({name!r}); it is not unpacked")
+            size = _Size(path)
+            for member in archive.infolist():
+                size.add(member.file_size)  # zipfile gives no more than that
             archive.extractall(folder)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, RuntimeError, ValueError) as error:
         raise SkdError(f"{path} is damaged: {error}") from None
 
 
@@ -127,8 +153,14 @@ def _unpack_tar(path: Path, folder: Path) -> None:
         raise SkdError(f"{path}: this Python can't unpack safely; unpack it in {folder.parent}, or update Python")
     try:
         with tarfile.open(path) as archive:
-            archive.extractall(folder, filter="data")
+            size = _Size(path)
+
+            def counted(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+                size.add(member.size)
+                return tarfile.data_filter(member, folder)
+
+            archive.extractall(folder, filter=counted)
     except tarfile.FilterError as error:
         raise SkdError(f"{path} has a member outside its folder or of a special kind ({error})") from None
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
         raise SkdError(f"{path} is damaged: {error}") from None

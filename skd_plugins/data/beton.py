@@ -30,6 +30,7 @@ _ALLOCATION = np.dtype([("sample", "<u8"), ("pointer", "<u8"), ("size", "<u8")])
 _IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data", "<u8")])
 _FIELD_TYPES = {0: np.dtype("<f8"), 1: np.dtype("<i8"), 2: _IMAGE}
 _JPEG, _RAW = 0, 1
+_MOST_CLASSES = 1 << 24
 
 
 class BetonFile:
@@ -182,6 +183,9 @@ class BetonFile:
         if self.targets.min() < 0:
             index = int(self.targets.argmin())
             raise SkdError(f"{self.path}: image {index} has the label {self.targets[index]}; labels start at 0")
+        if self.targets.max() >= _MOST_CLASSES:
+            index = int(self.targets.argmax())
+            raise SkdError(f"{self.path}: image {index} has the label {self.targets[index]}, which can't be a class")
 
     def _read_info(self) -> dict[str, Any]:
         path = self.path.with_name(self.path.name + ".json")

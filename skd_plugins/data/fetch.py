@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from shutil import disk_usage
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..errors import SkdError
 from .augment import Augmentation, center_boxes, training_boxes
 from .beton import BetonFile
 from .folder import FolderImages, Request
 from .order import Batch
 
+_SHARED = Path("/dev/shm")
+_PATIENCE = 600  # seconds that torch waits for a batch of a worker
 Raw = tuple[Tensor, dict[int, str]]  # uint8 [n, H, W, 3], and why rows of it could not be decoded
 
 
@@ -117,13 +122,29 @@ class FolderBatches:
             collate_fn=_collate,
             pin_memory=pin,
             persistent_workers=workers > 0,
+            timeout=_PATIENCE if workers else 0,
         )
 
     def fetch(self, batches: Iterator[Batch], epoch: int) -> Generator[tuple[Batch, Raw], None, None]:
         """The batches with their pixels, in order; the workers run ahead as torch has them do."""
+        batches = self._checked(batches)
         pending = self._requests.start(batches, epoch)
         for pixels, broken in self._loader:
             yield pending.popleft(), (pixels, dict(zip(*broken, strict=True)))
+
+    def _checked(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; raises SkdError where torch's workers would wait for ever for shared memory to put one."""
+        for number, batch in enumerate(batches):
+            if number == 0 and self._loader.num_workers and _SHARED.is_dir():
+                ahead = 2 * self._loader.num_workers  # torch's prefetch_factor
+                needed, free = ahead * len(batch.indices) * 3 * self.images.spec.image_size**2, disk_usage(_SHARED).free
+                if needed > free:
+                    raise SkdError(
+                        f"{_SHARED} has {free >> 20} MB free, but {self._loader.num_workers} workers need up to "
+                        f"{(needed >> 20) + 1} MB for the batches of {self.images.data.path}; make it larger (docker: "
+                        "--shm-size), use fewer workers, workers=0, or a .beton file, which needs none"
+                    )
+            yield batch
 
     def one(self, index: int, epoch: int, position: int, segment: int) -> tuple[Tensor, str]:
         """One image ``[H, W, 3]`` and why it can't be decoded (empty if it can)."""

@@ -66,8 +66,16 @@ def cache_folder() -> Path:
 
 def embedded_digits(folder: Path, *, per_class: int | None = DIGITS_PER_CLASS) -> Path:
     """Writes the digits as `.beton` (as PNG folders without FFCV) unless they are there; returns the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:  # the processes of a launch all come here at once
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        if all((folder / half).exists() for half in ("train.beton", "val.beton")):
+            return folder  # somebody else's cache, which is complete
+        raise SkdError(
+            f"{folder} can't be written: {error.strerror or error}; SKD_CACHE=FOLDER puts the cache elsewhere"
+        ) from None
+    with lock:  # the processes of a launch all come here at once
         fcntl.flock(lock, fcntl.LOCK_EX)
         _write_digits(folder, per_class)
     return folder

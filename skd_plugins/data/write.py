@@ -20,6 +20,7 @@ import numpy as np
 from .. import __version__
 from ..errors import SkdError
 from .beton import BetonFile
+from .lock import only_one
 from .rng import keys
 from .sources import Image, Source
 
@@ -75,7 +76,11 @@ def write_beton(
     options: dict[str, Any] = {
         "max_resolution": max_resolution, "jpeg_quality": jpeg_quality, "raw_share": raw_share,
     }  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with only_one(path):
+        return _write(source, path, options, workers)
+
+
+def _write(source: Source, path: Path, options: dict[str, Any], workers: int) -> Path:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     part = Path(name)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..environment import machine
+from ..errors import SkdError
 from ..evaluation.files import write_json
 from .planning import Job
 
@@ -106,4 +107,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         values: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise SkdError(f"{path} is damaged ({error}); remove it, and what it is about is done again") from None
     return values

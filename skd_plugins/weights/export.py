@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from pathlib import Path
 
+from ..errors import SkdError
+from ..evaluation.files import atomic
 from .load import Which, read_weights
+from .transfer import file_sha256
 
 
 def export_weights(
@@ -28,19 +29,19 @@ def export_weights(
         the safetensors file.
 
     Raises:
-        SkdError: see `read_weights`.
+        SkdError: see `read_weights`; the disk is full or not writable.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     weights, card = read_weights(checkpoint, which=which, ema=ema)
     name = name or card.get("name") or card["recipe"]["name"]
     path = Path(out) / f"{name}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    save_file({key: value.contiguous() for key, value in weights.items()}, part, metadata={"format": "pt"})
-    card = card | {"name": name, "sha256": hashlib.sha256(part.read_bytes()).hexdigest(), "size": part.stat().st_size}
-    card_part = path.with_name(f".{name}.json.part")
-    card_part.write_text(json.dumps(card, indent=1) + "\n")
-    os.replace(part, path)
-    os.replace(card_part, path.with_suffix(".json"))
+    try:
+        with atomic(path) as part, atomic(path.with_name(f"{name}.json")) as card_part:
+            save_file({key: value.contiguous() for key, value in weights.items()}, part, metadata={"format": "pt"})
+            card = card | {"name": name, "sha256": file_sha256(part), "size": part.stat().st_size}
+            card_part.write_text(json.dumps(card, indent=1) + "\n")
+    except (OSError, SafetensorError) as error:
+        raise SkdError(f"can't write {path}: {error}; make room, or give another --out") from None
     return path

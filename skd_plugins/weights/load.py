@@ -4,18 +4,40 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
 from .. import checkpoint as checkpoints
 from ..errors import SkdError
 from ..models import create_model
+from ..typed import first_problem
 from .download import download
 from .manifest import CARD_FILE, WEIGHTS_FILE, check_name, find_release, load_manifest
 from .published import create_published, is_published, read_published
+from .transfer import file_sha256
 
 Which = Literal["last", "best"]
+_Positive = Annotated[FiniteFloat, Field(gt=0)]
+
+
+class _Card(BaseModel):
+    """What a card needs, and of which kind what it may have has to be: it decides which network is made."""
+
+    model: Annotated[str, Field(pattern=r"^(torchvision/|timm/)?[\w.-]+$", max_length=200)]  # never hf-hub:, local-dir:
+    model_args: dict[str, Any]
+    num_classes: Annotated[int, Field(gt=0, le=1_000_000)]
+    name: str = ""
+    classes: list[str] | None = None
+    input_size: tuple[Literal[3], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (3, 1, 1)
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = (0, 0, 0)
+    std: tuple[_Positive, _Positive, _Positive] = (1, 1, 1)
+    crop_pct: _Positive = 1
+    interpolation: str = ""
+    color: Literal["RGB", "BGR"] = "RGB"
+    recipe: dict[str, Any] | None = None
+    environment: dict[str, Any] | None = None
 
 
 class NoCardError(SkdError):
@@ -94,17 +116,20 @@ def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     released = path.name == WEIGHTS_FILE and path.with_name(CARD_FILE).exists()
     card_path = path.with_name(CARD_FILE) if released else path.with_suffix(".json")
     try:
+        content = file_sha256(path)
         weights = load_file(path)
         card: dict[str, Any] = json.loads(card_path.read_text())
         if released:  # the file is timm's, and our card a part of it
             card = card.get("skd", {})
-        missing = [key for key in ("model", "model_args", "num_classes") if key not in card]
+        _Card.model_validate(card)
     except FileNotFoundError as error:
         raise SkdError(f"{error.filename or path} does not exist (weights come with a card beside them)") from None
-    except (SafetensorError, ValueError, OSError) as error:
+    except ValidationError as error:
+        raise SkdError(f"{card_path} is not a weights card: {first_problem(error)}") from None
+    except (SafetensorError, ValueError, AttributeError, OSError) as error:
         raise SkdError(f"{path} or its card is damaged: {error}") from None
-    if missing:
-        raise SkdError(f"{card_path} is not a weights card: it lacks {', '.join(missing)}")
+    if card.get("sha256", content) != content:
+        raise SkdError(f"{path} is damaged, or not the one that {card_path} is for (SHA-256 differs); export it again")
     return weights, card
 
 
@@ -116,7 +141,10 @@ def load_network(
         model, card = create_published(str(source))
         return model.eval(), card
     weights, card = read_weights(source, which=which, ema=ema)
-    model = create_model(card["model"], num_classes=card["num_classes"], **card["model_args"])
+    try:
+        model = create_model(card["model"], num_classes=card["num_classes"], **card["model_args"])
+    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
+        raise SkdError(f"the card of {source} names a network that can't be made: {error}") from None
     load_into(model, weights, what=str(source))
     return model.eval(), card
 

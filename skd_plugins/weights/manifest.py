@@ -6,11 +6,12 @@ import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import SkdError, unknown
+from ..typed import first_problem
 
 MANIFEST = Path(__file__).with_name("manifest.json")
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "config.json"
@@ -135,9 +136,7 @@ def load_manifest(path: Path = MANIFEST) -> dict[str, Release]:
     try:
         manifest = _Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
-        first: Any = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise SkdError(f"{path}: {place or 'content'}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise SkdError(f"{path}: {first_problem(error)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SkdError(f"{path} is not a readable manifest: {error}") from None
     return {release.name: release for release in manifest.weights}

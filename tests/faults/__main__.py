@@ -1,0 +1,159 @@
+"""Runs the campaigns at full length and writes the table in docs/reliability.md.
+
+python -m tests.faults [--only NAME ...] [--share 0.1] [--json FILE] [--folder FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' own helpers
+
+from skd_plugins.environment import versions
+
+from . import (
+    contention,
+    detectors,
+    disk,
+    hostile,
+    interrupted,
+    kills,
+    leaks,
+    mistyped,
+    mutated,
+    numbers,
+    ranks,
+    surroundings,
+)
+from .common import ROOT, Campaign, Report
+
+PAGE = ROOT / "docs" / "reliability.md"
+BEGIN, END = "<!-- campaigns: begin -->", "<!-- campaigns: end -->"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A campaign.
+
+    Attributes:
+        run: the function.
+        count: of its cases, at full length.
+        shows: what it shows.
+        test: the module that runs a few of its cases.
+    """
+
+    run: Campaign
+    count: int
+    shows: str
+    test: str
+
+
+CAMPAIGNS = {
+    "ranks": Entry(ranks.run, 12, "one of two processes dies, hangs, fails: the other ends, resumed", "training"),
+    "disk": Entry(disk.run, 10, "full or read-only disk: said, checkpoint intact, resumed bit-equal", "training"),
+    "numbers": Entry(numbers.run, 16, "NaN, infinite gradients, odd labels and batches", "training"),
+    "kills": Entry(kills.run, 50, "kill -9 at random moments: resumed bit-equal, no unreadable checkpoint", "training"),
+    "mutated": Entry(mutated.run, 2500, "damaged data, images, weights, cards: refused or counted", "files"),
+    "hostile": Entry(hostile.run, 14, "pickles, bombs, links: refused, nothing executed or written", "files"),
+    "mistyped": Entry(mistyped.run, 500, "mistyped commands and recipe values: code 2, no traceback", "files"),
+    "contention": Entry(contention.run, 20, "several processes at once: no corruption, the loser is told", "machine"),
+    "interrupted": Entry(interrupted.run, 24, "writer and reproduction killed: nothing half, continued", "machine"),
+    "surroundings": Entry(surroundings.run, 7, "clock, locale, paths, home, shared memory", "machine"),
+    "leaks": Entry(leaks.run, 200, "200 epochs left early, 10,000 iterations: flat", "machine"),
+    "detectors": Entry(detectors.run, 8, "detection: kill and resume, odd images and annotations", "detection"),
+}
+
+
+def main() -> int:
+    """Runs, reports, writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=CAMPAIGNS, default=list(CAMPAIGNS))
+    parser.add_argument("--share", type=float, default=1.0, help="of the full counts")
+    parser.add_argument("--json", type=Path, help="also write the results there")
+    parser.add_argument("--folder", type=Path, help="work there instead of in a temporary folder")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page whose table is written")
+    arguments = parser.parse_args()
+    results = read_table(arguments.page)
+    failed = 0
+    for name in arguments.only:
+        entry = CAMPAIGNS[name]
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(dir=arguments.folder, prefix=f"faults-{name}-") as folder:
+            try:
+                report = entry.run(max(1, round(entry.count * arguments.share)), Path(folder))
+            except Exception:  # the campaign itself: shown like a failure of what it tries
+                report = Report(Counter(), [traceback.format_exc()])
+            if name == "leaks" and (Path(folder) / "curves.json").exists():
+                leaks.draw(json.loads((Path(folder) / "curves.json").read_text()), PAGE.with_name("leaks.svg"))
+        results[name] = {
+            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            "cases": report.cases,
+            "failures": report.failures,
+            "outcomes": dict(report.outcomes),
+            "skipped": report.skipped,
+            "seconds": round(time.monotonic() - began),
+            "versions": versions(),
+            "cores": os.cpu_count(),
+        }
+        failed += len(report.failures)
+        print(
+            f"{name}: {report.cases} cases, {len(report.failures)} failures, {results[name]['seconds']} s", flush=True
+        )
+        for story in [*report.failures, *report.skipped]:
+            print(f"  {story}", flush=True)
+        write_table(arguments.page, results)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    return int(failed > 0)
+
+
+def read_table(page: Path) -> dict[str, dict[str, Any]]:
+    """The results that are on the page, from the comment beneath its table."""
+    text = page.read_text() if page.exists() else ""
+    marker = "<!-- results: "
+    return json.loads(text.split(marker)[1].split(" -->")[0]) if marker in text else {}
+
+
+def write_table(page: Path, results: dict[str, dict[str, Any]]) -> None:
+    """Replaces the generated part of the page."""
+    rows = ["| campaign | cases | failures | outcomes | date, time |", "|---|---|---|---|---|"]
+    for name, entry in CAMPAIGNS.items():
+        result = results.get(name)
+        module = entry.run.__module__.rsplit(".", 1)[-1]
+        link = f"[{name}](../tests/faults/{module}.py) ([test](../tests/test_faults_{entry.test}.py))"
+        if result is None:
+            rows.append(f"| {link}: {entry.shows} | not run yet (full: {entry.count}) | | | |")
+            continue
+        outcomes = "; ".join(f"{count} {what}" for what, count in sorted(result["outcomes"].items()))
+        skipped = "".join(f"; not tried: {reason}" for reason in result["skipped"])
+        rows.append(
+            f"| {link}: {entry.shows} | {result['cases']} | {len(result['failures'])} | {outcomes}{skipped} | "
+            f"{result['date']}, {result['seconds']} s |"
+        )
+    made = next(iter(results.values()), {}).get("versions", {})
+    with_what = ", ".join(f"{name} {version}" for name, version in made.items())
+    kept = {
+        name: {key: value for key, value in result.items() if key != "failures"}
+        | {"failures": [str(story)[:200] for story in result["failures"]]}
+        for name, result in results.items()
+    }
+    comment = json.dumps(kept).replace("-->", "")
+    table = "\n".join([BEGIN, *rows, "", f"With {with_what}.", f"<!-- results: {comment} -->", END])
+    text = page.read_text()
+    before, _, rest = text.partition(BEGIN)
+    page.write_text(before + table + rest.partition(END)[2])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,30 @@
+"""Short versions of the campaigns with files and arguments; `make faults` runs them at full length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from faults import hostile, mistyped, mutated
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mutated")
+    mutated.prepare(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["beton tables", "beton images", "folder jpeg", "checkpoint", "card", "coco"])
+def test_damaged_files(kind: str, sound: Path) -> None:
+    mutated.run_kind(kind, 8, sound).verdict(8)
+
+
+def test_hostile_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = {name: case for name, case in hostile.CASES.items() if "bomb" not in name or name == "tar bomb, gz"}
+    monkeypatch.setattr(hostile, "CASES", quick)
+    hostile.run(len(quick), tmp_path).verdict(9)
+
+
+def test_mistyped_arguments(tmp_path: Path) -> None:
+    mistyped.run(40, tmp_path).verdict(60)
