@@ -157,9 +157,10 @@ class TrainingOrder:
         fewer than six have no room for them). Samples that are alone in their class and a triple left over come last.
         """
         shuffled = generator.permutation(len(self.targets))
-        shuffled = shuffled[_stable_order(self.targets[shuffled], len(self.counts))]
-        classes = self.targets[shuffled]
-        within, count = np.arange(len(shuffled)) - self.starts[classes], self.counts[classes]
+        shuffled = shuffled[_stable_order(_narrow(self.targets, len(self.counts))[shuffled], len(self.counts))]
+        # Class by class now, so what belongs to a class is repeated, which is faster than to look it up.
+        within = np.arange(len(shuffled)) - np.repeat(self.starts, self.counts)
+        count = np.repeat(self.counts, self.counts)
         alone = shuffled[count == 1]
         in_triple = (count % 2 == 1) & (count >= 3) & (within < 3)
         triples = shuffled[in_triple].reshape(-1, 3)
@@ -193,9 +194,14 @@ class TrainingOrder:
         return order
 
 
-def _stable_order(labels: Indices, classes: int) -> Indices:
+def _narrow(labels: Indices, classes: int) -> NDArray[np.integer]:
+    """The labels as 16-bit integers, if they fit."""
+    return labels.astype(np.uint16, copy=False) if classes <= 1 << 16 else labels
+
+
+def _stable_order(labels: NDArray[np.integer], classes: int) -> Indices:
     """Indices that sort the labels. NumPy sorts 16-bit integers in linear time, wider ones five times as slowly."""
-    return np.argsort(labels.astype(np.uint16) if classes <= 1 << 16 else labels, kind="stable")
+    return np.argsort(_narrow(labels, classes), kind="stable")
 
 
 def _step_sizes(samples: int, batch_size: int, least: int, unit: int, drop_last: bool) -> list[int]:
