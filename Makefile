@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo demo-detection methods-demo reproduce-mini test oldest slow lint format lock clean distclean
+.PHONY: help setup setup-tests demo demo-detection methods-demo reproduce-mini test oldest slow docs docs-serve lint format lock clean distclean
 
 VENV ?= .venv
 export VENV
@@ -40,6 +40,15 @@ test: setup-tests ## the tests, without the slow ones
 slow: setup-tests ## the slow tests, one after the other
 	@$(BIN)/pytest -m slow $(ARGS)
 
+# mkdocs-material and a plugin each print a page about the future of mkdocs.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+docs docs-serve: export DISABLE_MKDOCS_2_WARNING = true
+docs: setup ## the documentation, as a site in site/
+	@$(BIN)/mkdocs build --strict --quiet && echo "docs: site/index.html"
+
+docs-serve: setup ## the documentation on this machine, built anew when a page changes
+	@$(BIN)/mkdocs serve
+
 lint: setup-tests ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -55,7 +64,7 @@ lock: ## writes requirements.lock from pyproject.toml
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock $(ARGS)
 
 clean: ## removes caches and builds
-	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 distclean: clean ## and the environment
