@@ -29,23 +29,21 @@ Batch: its segments, as many images each. Extra parameters: in training only, on
 passes through the network over those of cross-entropy, counted (a forward pass is 1, a backward pass 2) with the
 default arguments; heads and data loading are not counted, and a teacher counts as a network like the student.
 """
-PAGE = """---
-title: {name}
----
+PAGE = """# {name}
+
+`create_task("{name}", model, ...)`, or `method="{name}"` in a recipe. Batch: {batch}. Step: {cost:.2f} of
+cross-entropy's.
 
 ::: {path}
-    options:
-      heading_level: 1
-      show_root_full_path: true
 """
 
 lines, pages = [], ["methods/index.md"]
 for row in method_rows():
     method = get_method(row.name)
-    page = f"methods/{row.name}.md"
+    page, batch = f"methods/{row.name}.md", " ".join(row.segments)
+    path = f"{method.__module__}.{method.__qualname__}"
     with mkdocs_gen_files.open(page, "w") as file:
-        file.write(PAGE.format(name=row.name, path=f"{method.__module__}.{method.__qualname__}"))
-    batch = " ".join(row.segments)
+        file.write(PAGE.format(name=row.name, path=path, batch=batch, cost=row.cost))
     lines.append(f"| [`{row.name}`]({row.name}.md) | {row.source} | {batch} | {row.extra:,} | {row.cost:.2f} |")
     pages.append(page)
 with mkdocs_gen_files.open("methods/index.md", "w") as file:
