@@ -324,6 +324,16 @@ def test_the_navigation_has_every_page() -> None:
     assert {str(page.relative_to(DOCS)) for page in PAGES[1:]} <= set(entries)
 
 
+def test_the_reference_has_every_public_name() -> None:
+    import skd_plugins
+
+    named = re.findall(r"^::: (\S+)$", (DOCS / "reference.md").read_text(), re.MULTILINE)
+    assert {f"skd_plugins.{name}" for name in skd_plugins.__all__} <= set(named)
+    detection = re.search(r"__all__ = (\[.*?\])", (ROOT / "detection" / "__init__.py").read_text(), re.DOTALL)
+    assert detection
+    assert {f"detection.{name}" for name in ast.literal_eval(detection[1])} <= set(named)
+
+
 def quoted_messages() -> list[str]:
     headings = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
     return [str(heading) for heading in headings]
