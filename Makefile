@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo demo-detection methods-demo bench bench-quick reproduce-mini test faults audit oldest slow lint format lock clean distclean
+.PHONY: help setup setup-tests demo demo-detection methods-demo bench bench-quick reproduce-mini test faults audit oldest slow docs docs-serve lint format lock clean distclean
 
 VENV ?= .venv
 export VENV
@@ -54,6 +54,15 @@ faults: setup-tests ## hours: every campaign of faults at full length, into docs
 audit: ## known vulnerabilities of the locked packages (asks a service on the network)
 	@scripts/uv.sh tool run pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict $(ARGS)
 
+# mkdocs-material and a plugin each print a page about the future of mkdocs.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+docs docs-serve: export DISABLE_MKDOCS_2_WARNING = true
+docs: setup ## the documentation, as a site in site/
+	@$(BIN)/mkdocs build --strict --quiet && echo "docs: site/index.html"
+
+docs-serve: setup ## the documentation on this machine, built anew when a page changes
+	@$(BIN)/mkdocs serve
+
 lint: setup-tests ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -69,7 +78,7 @@ lock: ## writes requirements.lock from pyproject.toml
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock $(ARGS)
 
 clean: ## removes caches and builds
-	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 distclean: clean ## and the environment
