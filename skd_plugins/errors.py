@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -27,7 +28,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> SkdError:
 
 
 def fail(error: Exception) -> NoReturn:
-    """Prints the error as one line on stderr and exits with 2."""
+    """Prints the error as one line on stderr and exits with 2; silently with 1 if nobody reads the output any more."""
+    if isinstance(error, BrokenPipeError):  # skd ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not tried again at exit
+        raise SystemExit(1)
     text = str(error).rsplit("skd_plugins.errors.SkdError: ", 1)[-1]  # torch's workers put their traceback before it
     print(f"error: {' '.join(text.split())}", file=sys.stderr)
     raise SystemExit(2)

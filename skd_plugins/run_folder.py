@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from . import checkpoint
 from .data.lock import only_one
@@ -35,7 +35,15 @@ def open_run(accelerator: Accelerator, recipe: Recipe, run: Path, data: Path, re
     broadcast_object_list(message)
     if message[0]:
         raise SkdError(message[0])
-    return checkpoint.load(run / "last.pt") if resume and (run / "last.pt").exists() else None
+    state = checkpoint.load(run / "last.pt") if resume and (run / "last.pt").exists() else None
+    # Machines whose folders differ would train different networks.
+    steps = gather_object([state["step"] if state else 0])
+    if len(set(steps)) > 1:
+        raise SkdError(
+            f"the processes find checkpoints of different steps in {run} ({', '.join(map(str, steps))}, 0 for none): "
+            "--out has to be one folder that all machines share"
+        )
+    return state
 
 
 # What may differ between a run and its continuation without changing its result.

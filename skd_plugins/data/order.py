@@ -194,7 +194,7 @@ class TrainingOrder:
         return order
 
 
-def _narrow(labels: Indices, classes: int) -> NDArray[np.integer]:
+def _narrow(labels: NDArray[np.integer], classes: int) -> NDArray[np.integer]:
     """The labels as 16-bit integers, if they fit."""
     return labels.astype(np.uint16, copy=False) if classes <= 1 << 16 else labels
 

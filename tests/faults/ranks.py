@@ -56,8 +56,10 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def start(recipe: Path, data: Path, out: Path, *arguments: str, **more: str) -> list[subprocess.Popen[str]]:
-    """Two processes of one training."""
+def start(
+    recipe: Path, data: Path, out: Path, *arguments: str, other_out: Path | None = None, **more: str
+) -> list[subprocess.Popen[str]]:
+    """Two processes of one training; the second can have another folder, as on a machine that does not share it."""
     port = str(free_port())
     processes = []
     for rank in range(2):
@@ -66,7 +68,8 @@ def start(recipe: Path, data: Path, out: Path, *arguments: str, **more: str) -> 
             MASTER_PORT=port, **more,
         )  # fmt: skip
         log = (out.parent / f"{out.name}-{rank}.txt").open("w")
-        command = [sys.executable, str(recipe), "--data", str(data), "--out", str(out), *arguments]
+        command = [sys.executable, str(recipe), "--data", str(data)]
+        command += ["--out", str(other_out if rank and other_out else out), *arguments]
         processes.append(subprocess.Popen(command, env=settings, stdout=log, stderr=subprocess.STDOUT, text=True))
     return processes
 
