@@ -20,6 +20,7 @@ OURS = {"SkdError", "NoCardError", "unknown", "unwritable", "_unwritten", "misfi
 # programmers, which deserve a traceback.
 OTHERS = {
     ("skd_plugins/__init__.py", "AttributeError"): "module __getattr__",
+    ("skd_plugins/cli.py", "SystemExit"): "skd doctor found a problem",
     ("skd_plugins/data/catalog/dogs.py", "ValueError"): "caught: the list is damaged",
     ("skd_plugins/data/lock.py", "BlockingIOError"): "caught: somebody else has the lock",
     ("skd_plugins/data/write.py", "ValueError"): "caught: the image is named",
@@ -51,7 +52,6 @@ PLAIN = (
     "common mistakes need",
     "compare needs at least one run",
     "confidences must be",
-    "frost needs",
     "from .beton files, evaluation crops",
     "give a config, for example",
     "give the folder of the scale",
