@@ -23,6 +23,7 @@ OTHERS = {
     ("skd_plugins/cli.py", "SystemExit"): "skd doctor found a problem",
     ("skd_plugins/data/catalog/dogs.py", "ValueError"): "caught: the list is damaged",
     ("skd_plugins/data/lock.py", "BlockingIOError"): "caught: somebody else has the lock",
+    ("skd_plugins/data/native/build.py", "BuildError"): "its caller goes on without the decoder",
     ("skd_plugins/data/write.py", "ValueError"): "caught: the image is named",
     ("skd_plugins/engine.py", "SystemExit"): "a signal",
     ("skd_plugins/errors.py", "SystemExit"): "the end of every error",
