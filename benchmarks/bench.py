@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rounds import ROOT, TIMM
-from row import Row, machine, table
+from row import Row, table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -64,7 +64,7 @@ def plot(rows: list[Row], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     measured = [row for row in rows if row.verdict in ("pass", "miss") and row.value is not None and row.target]
-    figure, axes = plt.subplots(figsize=(8, 1 + 0.26 * max(len(measured), 1)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(11, 1 + 0.26 * max(len(measured), 1)), layout="constrained")
     for verdict, marker, colour in (("pass", "o", "#0072b2"), ("miss", "X", "#d55e00")):
         # To the left of 1 is better, whichever way the target points.
         points = [
@@ -75,7 +75,7 @@ def plot(rows: list[Row], path: Path) -> None:
         if points:
             axes.scatter(*zip(*points, strict=True), marker=marker, color=colour, label=verdict, zorder=3)
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_yticks(range(len(measured), 0, -1), [row.name for row in measured], fontsize=8)
+    axes.set_yticks(range(len(measured), 0, -1), [f"{row.name}, against {row.against}" for row in measured], fontsize=7)
     axes.set_xlabel("share of the target: left of 1 it is met")
     axes.grid(axis="x", alpha=0.3)
     axes.legend()
@@ -101,26 +101,23 @@ def main() -> None:
         return
     out = given.out or (ROOT / "runs" / "bench" if given.quick or given.only else RESULTS)
     begin = time.monotonic()
-    content: dict[str, Any] = {
-        "command": " ".join(["python", "benchmarks/bench.py", *sys.argv[1:]]), "machine": machine(),
-        "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "benchmarks": {},
-    }  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "bench.json"
+    content: dict[str, Any] = {"benchmarks": {}}
+    if path.is_file() and given.only:  # the others' results stay
+        content = json.loads(path.read_text())
     for name in given.only or names():
         print(f"\n{name}", flush=True)
-        content["benchmarks"][name] = run_one(name, given.quick, given.timm)
-    content["duration_seconds"] = round(time.monotonic() - begin)
+        started = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        content["benchmarks"][name] = run_one(name, given.quick, given.timm) | {"started": started}
+        path.write_text(json.dumps(content, indent=1) + "\n")  # now: a later one may fail
     rows = rows_of(content)
-    doubled = {row.name for row in rows if sum(row.name == other.name for other in rows) > 1}
-    if doubled:
-        raise SystemExit(f"two rows have one name: {', '.join(sorted(doubled))}")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "bench.json").write_text(json.dumps(content, indent=1) + "\n")
     plot(rows, out / "bench.svg")
     verdicts = [row.verdict for row in rows]
     print(f"\n{table(rows)}\n")
     print(
         f"{verdicts.count('pass')} of {len([v for v in verdicts if v])} targets met, {verdicts.count('miss')} missed, "
-        f"{verdicts.count('not run')} not run; {content['duration_seconds']} s; {out}/bench.json, bench.svg"
+        f"{verdicts.count('not run')} not run; {time.monotonic() - begin:.0f} s; {path}, bench.svg"
     )
 
 

@@ -18,7 +18,7 @@ class Row:
     """A measured ratio.
 
     Attributes:
-        name: what was measured, unique over all benchmarks.
+        name: what was measured; with `against`, unique over all benchmarks.
         against: what it was measured against.
         value: the ratio (median over rounds), or a plain number where `unit` says so; None if it could not be run.
         target: what the project promises.
