@@ -160,7 +160,7 @@ def wrong(exported: Path, change: str) -> tuple[object, dict[str, Any]]:
         ("other arguments", "but the config wants resnet10t with {'channels': [8, 16, 24, 64]}"),
         ("no classifier", "2 missing: fc.bias, fc.weight"),
         ("half a file", "resnet10t.test.safetensors or its card is damaged"),
-        ("card without classes", "is not a weights card: it lacks num_classes"),
+        ("card without classes", "is not a weights card: num_classes: Field required"),
         ("no card", "weights come with a card beside them"),
         ("renamed key", "1 missing: layer1.0.conv1.weight; 1 unexpected: layer1.0.conv9.weight"),
         ("damaged .pth", "damaged.pth is not a readable checkpoint"),

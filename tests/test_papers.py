@@ -361,10 +361,11 @@ def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_outside_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from skd_plugins import project
     from skd_plugins.papers import recipe_files
 
-    monkeypatch.setattr(recipe_files, "CHECKOUT", tmp_path)
-    with pytest.raises(SkdError, match="run in a checkout"):
+    monkeypatch.setattr(project, "_PACKAGE", tmp_path / "package")
+    with pytest.raises(SkdError, match="has no recipes; install the wheel or a checkout"):
         recipe_files.recipe_of.__wrapped__("digits_ce")
     monkeypatch.undo()
     with pytest.raises(SkdError, match="did you mean 'digits_ce'"):
