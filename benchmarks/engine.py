@@ -42,7 +42,7 @@ def bare(recipe: Recipe, data: Path) -> float:
     loader = make_loader(
         data / "train.beton", batch_size=recipe.batch_size, augmentation=augmentation(recipe), workers=recipe.workers
     )
-    model = create_model(recipe.model, num_classes=recipe.num_classes).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model = create_model(recipe.model, num_classes=recipe.num_classes).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # missing from torch's overloads
     optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=0.9, weight_decay=1e-4)
     begin = time.perf_counter()
     for input, target in loader:

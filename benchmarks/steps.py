@@ -75,9 +75,9 @@ def make_step(
     torch.manual_seed(0)
     classifier = "cosine" if method == "adacos" else "linear"
     model = create_model(network, num_classes=CLASSES, classifier=classifier).to(device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
     if method == "kd":
-        arguments = {"teacher": create_model(network, num_classes=CLASSES).to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
+        arguments = {"teacher": create_model(network, num_classes=CLASSES).to(memory_format=torch.channels_last)}  # type: ignore[call-overload]  # missing from torch's overloads
     task = create_task(method, model, verbose=False, **arguments).train()
     optimizer = torch.optim.SGD(task.method.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     segments = len(task.method.segments)

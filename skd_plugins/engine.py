@@ -37,7 +37,7 @@ from .environment import environment
 from .errors import SkdError
 from .failures import explains
 from .methods import Method
-from .models import create_model
+from .models import check_image_size, create_model
 from .progress import Progress
 from .recipe import Recipe
 from .run_folder import RunLog, open_run
@@ -98,6 +98,7 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     # ---- network and method ------------------------------------------------------------------------------------------
     task = build_task(recipe, num_classes, device)
     method = task.method
+    check_image_size(method.model, recipe.image_size)
     mixes = bool(recipe.mixup or recipe.cutmix)
     check_mixing(recipe, method)
     train_loader = make_loader(

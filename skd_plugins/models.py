@@ -251,6 +251,25 @@ def _check_features(model: nn.Module, features: Tensor, input: Tensor) -> None:
 
 
 @torch.no_grad()
+def check_image_size(model: nn.Module, side: int) -> None:
+    """Raises SkdError for a network that can't take images of `side` x `side` pixels, before any data is read.
+
+    Networks say so each in its own way, most of them in the middle of the first step; so one image goes through.
+    """
+    training = model.training
+    device = next(model.parameters()).device
+    try:
+        model.eval()(torch.zeros(1, 3, side, side, device=device))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SkdError(f"image_size={side}: {type(model).__name__} can't take such images: {reason}") from None
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
 def features_of(model: nn.Module, input: Tensor) -> tuple[Tensor, Tensor]:
     """`forward_with_features` without gradient: ``(features [B, D], logits [B, C])``."""
     return forward_with_features(model, input)

@@ -14,7 +14,7 @@ from .data.splits import KNOWN, find_split, resolve_data
 from .engine import build_optimizer, check_mixing
 from .errors import unknown
 from .methods import create_method
-from .models import create_model
+from .models import check_image_size, create_model
 from .recipe import Recipe
 
 
@@ -47,6 +47,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
     with torch.device("meta"):
         model = create_model(recipe.model, num_classes=num_classes, **recipe.model_args)
         method = create_method(recipe.method, model, nn.CrossEntropyLoss(), **recipe.method_args)
+    check_image_size(model, recipe.image_size)
     check_mixing(recipe, method)
     order = TrainingOrder(
         targets, segments=method.segments, batch_size=recipe.batch_size, couples=method.couples,

@@ -322,6 +322,7 @@ def test_errors_come_early_and_lose_nothing(data: dict[str, Path], tmp_path: Pat
         ({"seed": 1}, str(tmp_path), "neither train.beton nor"),
         ({"seed": 1, "model": "resnet11"}, beton, "unknown model 'resnet11'"),
         ({"seed": 1, "model_args": {"chanels": 3}}, beton, "model_args"),
+        ({"seed": 1, "model": "densenet121", "model_args": {}, "image_size": 3}, beton, "image_size=3: DenseNet can't"),
         ({"seed": 1, "optimizer": "sdg"}, beton, "sdg"),
         (
             {"seed": 1, "trackers": ("tensorbord",)},

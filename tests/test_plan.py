@@ -65,6 +65,12 @@ def test_memory_is_what_autograd_keeps() -> None:
     assert loss.isfinite()
 
 
+@pytest.mark.parametrize(("model", "side"), [("torchvision/alexnet", 3), ("densenet121", 1)])
+def test_an_image_size_that_the_network_cant_take_is_refused(model: str, side: int) -> None:
+    with pytest.raises(SkdError, match=rf"image_size={side}: \w+ can't take such images: .+[Ss]ize"):
+        make_plan(replace(R152, model=model, image_size=side))
+
+
 def test_data_is_found_and_counted(digits_beton: Path) -> None:
     plan = make_plan(Recipe(name="a.b", model="resnet10t", image_size=32, batch_size=50), data=str(digits_beton))
     assert (plan["training anchors"], plan["validation images"], plan["steps an epoch"]) == (200, 797, 4)
@@ -73,3 +79,8 @@ def test_data_is_found_and_counted(digits_beton: Path) -> None:
         make_plan(R152, data=str(digits_beton / "no"))
     with pytest.raises(SkdError, match="batch_size=7"):
         make_plan(replace(R152, batch_size=7, grad_accumulation=2))
+
+
+def test_byot_refuses_images_that_its_branches_cant_shrink() -> None:
+    with pytest.raises(SkdError, match=r"byot: image_size is too small, a stage's maps of 4 x 4 .* 8 times smaller"):
+        make_plan(replace(R152, method="byot", method_args={}, image_size=16))

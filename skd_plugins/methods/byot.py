@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import SkdError
 from ..models import classifier_of, num_classes_of
 from ..stages import StageTap, stage_modules, stage_shapes, watching
 from ._base import Method, at_least, full_precision, kl_divergence, register_method
@@ -96,6 +97,7 @@ class Branch(nn.Module):
             nn.Conv2d(middle, middle, shrink, stride=shrink), nn.BatchNorm2d(middle), nn.ReLU(),
             nn.Conv2d(middle, features, 1), nn.BatchNorm2d(features), nn.ReLU(),
         )  # fmt: skip
+        self.shrink = shrink
         self.fc = nn.Linear(features, classes)
         for layer in self.bottleneck:
             if isinstance(layer, nn.Conv2d):
@@ -103,6 +105,11 @@ class Branch(nn.Module):
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
+        if min(maps.shape[2:]) < self.shrink:
+            raise SkdError(
+                f"byot: image_size is too small, a stage's maps of {maps.shape[2]} x {maps.shape[3]} can't be made "
+                f"{self.shrink} times smaller; take a larger image_size"
+            )
         features = self.bottleneck(maps).mean(dim=(2, 3))
         return features, self.fc(features)
 

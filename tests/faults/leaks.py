@@ -12,8 +12,9 @@ from pathlib import Path
 
 from .common import ROOT, Report, environment, tiny_data
 
-# threads, handles and MB that may come in the second half of the measurements
-ALLOWED = {"threads": 0, "handles": 0, "megabytes": 25.0}
+# threads, handles and MB that may come in the second half of the measurements; each of the two workers may have an
+# image of a folder open just then, so a leak is more handles than that
+ALLOWED = {"threads": 0, "handles": 2, "megabytes": 25.0}
 
 
 def run(count: int, folder: Path) -> Report:
