@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -38,7 +39,7 @@ def fail(error: Exception) -> NoReturn:
 
 
 def one_line(main: Callable[..., R]) -> Callable[..., R]:
-    """Makes a command line's entry point report an `SkdError` or `OSError` as one line and exit code 2."""
+    """Makes a command line's entry point report a user's or the system's error as one line, with exit code 2."""
 
     @wraps(main)
     def wrapped(*args: object, **kwargs: object) -> R:
@@ -46,5 +47,10 @@ def one_line(main: Callable[..., R]) -> Callable[..., R]:
             return main(*args, **kwargs)
         except (SkdError, OSError) as error:  # the system's own errors name the file and the reason
             fail(error)
+        except UnicodeError as error:  # the system speaks another encoding than libraries expect of it
+            encoding = locale.getpreferredencoding(False)
+            if encoding.upper().replace("-", "") == "UTF8":
+                raise
+            fail(SkdError(f"{error}; this machine's language is written in {encoding}: set LC_ALL=C.UTF-8"))
 
     return wrapped

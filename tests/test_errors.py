@@ -174,3 +174,19 @@ def test_mistakes_of_ours_keep_their_traceback() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert "IndexError" in done.stderr
+
+
+def test_text_in_another_encoding_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @one_line
+    def main() -> None:
+        b"\xfe".decode()
+
+    monkeypatch.setattr("locale.getpreferredencoding", lambda do_setlocale=True: "UTF-8")
+    with pytest.raises(UnicodeDecodeError):  # not the machine's fault
+        main()
+    monkeypatch.setattr("locale.getpreferredencoding", lambda do_setlocale=True: "ISO-8859-9")
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err.endswith("is written in ISO-8859-9: set LC_ALL=C.UTF-8\n")

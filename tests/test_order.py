@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
-from skd_plugins.data.order import Batch, TrainingOrder, _stable_order, evaluation_shard
+from skd_plugins.data.order import Batch, TrainingOrder, evaluation_shard
 from skd_plugins.errors import SkdError
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
@@ -405,4 +405,4 @@ def test_classes_are_sorted_stably(classes: int) -> None:
     labels = np.random.default_rng(0).integers(0, classes, 5000)
     labels[::7] = classes - 1
     expected = sorted(range(len(labels)), key=lambda index: labels[index])
-    assert _stable_order(labels, classes).tolist() == expected
+    assert TrainingOrder(labels, batch_size=8).by_class.tolist() == expected

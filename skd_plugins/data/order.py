@@ -93,7 +93,8 @@ class TrainingOrder:
         self.rank, self.world, self.accumulation = rank, world, accumulation
         self.counts = np.bincount(self.targets)
         self.starts = np.cumsum(self.counts) - self.counts
-        self.by_class = _stable_order(self.targets, len(self.counts))
+        self._labels = _narrow(self.targets, len(self.counts))  # small, since every look-up in it misses the cache
+        self.by_class = np.argsort(self._labels, kind="stable")
         least = max(2 * parts, batch_size // 2 // unit * unit)
         sizes = _step_sizes(len(targets), batch_size, least, unit, drop_last)
         self._shares = [_split(size, parts, unit) for size in sizes]
@@ -145,7 +146,7 @@ class TrainingOrder:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch, stream])))
 
     def _draw_pairs(self, anchors: Indices, epoch: int) -> Indices:
-        classes = self.targets[anchors]
+        classes = self._labels[anchors]
         offset = (self._generator(epoch, 1).random(len(anchors)) * self.counts[classes]).astype(np.int64)
         pairs: Indices = self.by_class[self.starts[classes] + offset]
         return pairs
@@ -157,15 +158,13 @@ class TrainingOrder:
         fewer than six have no room for them). Samples that are alone in their class and a triple left over come last.
         """
         shuffled = generator.permutation(len(self.targets))
-        shuffled = shuffled[_stable_order(_narrow(self.targets, len(self.counts))[shuffled], len(self.counts))]
-        # Class by class now, so what belongs to a class is repeated, which is faster than to look it up.
-        within = np.arange(len(shuffled)) - np.repeat(self.starts, self.counts)
-        count = np.repeat(self.counts, self.counts)
-        alone = shuffled[count == 1]
-        in_triple = (count % 2 == 1) & (count >= 3) & (within < 3)
-        triples = shuffled[in_triple].reshape(-1, 3)
+        shuffled = shuffled[np.argsort(self._labels[shuffled], kind="stable")]  # class by class now
+        alone = self.starts[self.counts == 1]
+        in_triple = self.starts[(self.counts % 2 == 1) & (self.counts >= 3)][:, None] + np.arange(3)
+        in_pair = np.ones(len(shuffled), dtype=bool)
+        in_pair[alone], in_pair[in_triple] = False, False
+        alone, triples, pairs = shuffled[alone], shuffled[in_triple], shuffled[in_pair].reshape(-1, 2)
         triples = triples[generator.permutation(len(triples))]
-        pairs = shuffled[~in_triple & (count > 1)].reshape(-1, 2)
 
         odd = len(triples) % 2
         sizes = np.concatenate(self._shares)
@@ -190,18 +189,14 @@ class TrainingOrder:
         for offset in range(6):
             order[at_start + offset] = triples[: 2 * twice].reshape(-1, 6)[:, offset]
         order[len(order) - len(tail) :] = tail
-        order[order < 0] = pairs[generator.permutation(len(pairs))].ravel()
+        # `take`, as indexing copies rows six times as slowly
+        order[order < 0] = np.take(pairs, generator.permutation(len(pairs)), axis=0).ravel()
         return order
 
 
 def _narrow(labels: NDArray[np.integer], classes: int) -> NDArray[np.integer]:
-    """The labels as 16-bit integers, if they fit."""
+    """The labels as 16-bit integers, if they fit. NumPy sorts those in linear time, wider ones five times as slowly."""
     return labels.astype(np.uint16, copy=False) if classes <= 1 << 16 else labels
-
-
-def _stable_order(labels: NDArray[np.integer], classes: int) -> Indices:
-    """Indices that sort the labels. NumPy sorts 16-bit integers in linear time, wider ones five times as slowly."""
-    return np.argsort(_narrow(labels, classes), kind="stable")
 
 
 def _step_sizes(samples: int, batch_size: int, least: int, unit: int, drop_last: bool) -> list[int]:

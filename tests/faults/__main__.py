@@ -69,7 +69,7 @@ CAMPAIGNS = {
     "mistyped": Entry(mistyped.run, 500, "mistyped commands and recipe values: code 2, no traceback", "files"),
     "contention": Entry(contention.run, 20, "several processes at once: no corruption, the loser is told", "machine"),
     "interrupted": Entry(interrupted.run, 24, "writer and reproduction killed: nothing half, continued", "machine"),
-    "surroundings": Entry(surroundings.run, 7, "clock, locale, paths, home, shared memory", "machine"),
+    "surroundings": Entry(surroundings.run, 8, "clock, locale, paths, home, shared memory", "machine"),
     "leaks": Entry(leaks.run, 200, "200 epochs left early, 10,000 iterations: flat", "machine"),
     "detectors": Entry(detectors.run, 8, "detection: kill and resume, odd images and annotations", "detection"),
 }
