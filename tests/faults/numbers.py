@@ -49,7 +49,7 @@ FINITE = {
     ),
     "a weight is NaN, without checkpoints in an epoch": (
         "next(task.method.model.parameters()).data.fill_(float('nan'))", {"save_minutes": 0.0},
-        ("not finite", "step 12"),
+        ("not finite", "step 13"),  # the first loss that comes of it
     ),
 }  # fmt: skip
 
