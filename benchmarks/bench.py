@@ -84,8 +84,22 @@ def plot(rows: list[Row], path: Path) -> None:
 
 
 def readme_table(content: dict[str, Any]) -> str:
-    """What stands between the README's markers."""
-    return f"{MARKERS[0]}\n{table(rows_of(content))}\n{MARKERS[1]}"
+    """What stands between the README's markers: the counts, the table, and what was tried where a target is missed."""
+    rows = rows_of(content)
+    lines = [MARKERS[0], f"<details open><summary>{counts(rows)}</summary>", "", table(rows), ""]
+    for row in rows:
+        if row.verdict == "miss":
+            lines.append(
+                f"- Missed: {row.name}: {row.value:.3g} {row.unit} for {row.sense} {row.target:g}. {row.note}."
+            )
+    return "\n".join([*lines, "", "</details>", MARKERS[1]])
+
+
+def counts(rows: list[Row]) -> str:
+    """How many targets were met."""
+    verdicts = [row.verdict for row in rows if row.verdict]
+    text = f"{verdicts.count('pass')} of {len(verdicts)} targets met, {verdicts.count('miss')} missed"
+    return text + (f", {verdicts.count('not run')} not run" if "not run" in verdicts else "")
 
 
 def main() -> None:
@@ -113,12 +127,8 @@ def main() -> None:
         path.write_text(json.dumps(content, indent=1) + "\n")  # now: a later one may fail
     rows = rows_of(content)
     plot(rows, out / "bench.svg")
-    verdicts = [row.verdict for row in rows]
     print(f"\n{table(rows)}\n")
-    print(
-        f"{verdicts.count('pass')} of {len([v for v in verdicts if v])} targets met, {verdicts.count('miss')} missed, "
-        f"{verdicts.count('not run')} not run; {time.monotonic() - begin:.0f} s; {path}, bench.svg"
-    )
+    print(f"{counts(rows)}; {time.monotonic() - begin:.0f} s; {path}, bench.svg")
 
 
 if __name__ == "__main__":

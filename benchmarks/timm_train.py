@@ -1,7 +1,7 @@
 """`skd timm-train` against the same train.py without it: seconds of a training step, as the script itself logs them.
 
-The script is timm's own, from its repository; each measurement is a process of its own, and the average is that of the
-last epoch. The photographs' folder, network, batch and workers are the same.
+The script is timm's own, from its repository; each measurement is a process of its own, and counts with the median step
+of its last epoch. The photographs' folder, network, batch and workers are the same.
 
 Run: python benchmarks/timm_train.py --timm pytorch-image-models [--quick] [--json FILE]
 """
@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 
 from rounds import interleaved, options, photographs, printed, run_script, timm_script
 from row import Row, ratio, report
@@ -20,16 +21,16 @@ METHODS = {"ce": "1.00", "sd_dropout": "1.00: no pass is added"}
 
 
 def seconds_of(log: str, batch: int) -> float:
-    """The average seconds of a step of the last epoch, from its images a second, which have more digits."""
-    rates = re.findall(r"Train: .*?\(\s*[\d.]+s,\s*([\d.]+)/s\)", log)
-    if not rates:
+    """The median seconds of a step of the last epoch, from their images a second, which have more digits."""
+    steps = re.findall(r"Train: (\d+) .*?Time: [\d.]+s,\s*([\d.]+)/s", log)
+    if not steps:
         raise RuntimeError(f"no training rate in the log:\n{log[-2000:]}")
-    return batch / float(rates[-1])
+    return batch / median(float(rate) for epoch, rate in steps if epoch == steps[-1][0])
 
 
 def main() -> None:
     given = options(__doc__, timm=True)
-    images, batch, side, network, rounds = (16, 4, 32, "resnet10t", 1) if given.quick else (320, 16, 112, "resnet18", 5)
+    images, batch, side, network, rounds = (16, 4, 32, "resnet10t", 1) if given.quick else (320, 16, 112, "resnet18", 9)
     script, reason = timm_script(given.timm, "train.py")
     common = {"target": 1.03, "sense": "<="}
     if script is None:
