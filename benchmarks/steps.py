@@ -32,6 +32,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], float, str]] = {  # label: method
 # Shown where a target is missed.
 TRIED = {
     "SD-Dropout": "its head and losses take under 1 % of a step by themselves (profile); runs differ by 2 %",
+    "CS-KD sampled": "its pairs' forward pass takes a third of a step, which nothing hides on a CPU; runs differ by 5 %",
     "byot": "its branches' small convolutions reach fewer FLOPs a second than the network's, which the floor assumes",
 }
 
@@ -154,7 +155,7 @@ def main() -> None:
     if given.quick:
         rows = against_ce("resnet10t", list(VARIANTS), 2, 32, 2) + against_floor("resnet10t", 2, 32, 2)
     else:
-        rows = against_ce("resnet50", list(VARIANTS), 16, 112, 15)
+        rows = against_ce("resnet50", list(VARIANTS), 16, 112, 31)
         rows += against_ce("resnet152", ["SD-Dropout"], 8, 112, 25)
         rows += against_floor("resnet18", 16, 112, 12)
     report(rows, given.json)
