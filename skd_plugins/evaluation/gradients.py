@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SkdError
+from ..features import forward_with_features
 from ..methods._base import full_precision
 from ..methods.sd_dropout import self_distillation
-from ..models import classifier_of, forward_with_features
+from ..models import classifier_of
 from .predict import evaluation_mode
 
 Of = Literal["all", "classifier"]

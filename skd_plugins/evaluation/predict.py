@@ -147,7 +147,7 @@ def _predict_shard(
 ) -> _Shard:
     import torch
 
-    from ..models import forward_with_features
+    from ..features import forward_with_features
 
     parts: dict[str, list[Tensor]] = {"logits": [], "targets": [], "features": []}
     for input, target in loader:

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..build import build_task, evaluation_loader
 from ..data.catalog.cifar100c import CORRUPTIONS, SEVERITIES
 from ..data.loader import Loader
 from ..data.splits import find_split
-from ..engine import build_task, evaluation_loader, seed_step
+from ..determinism import seed_step
 from ..errors import SkdError
 from ..evaluation.attacks import FGSM
 from ..evaluation.gradients import mean_assumptions, mean_kl_gradients
