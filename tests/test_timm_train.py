@@ -21,7 +21,9 @@ from timm.data.mixup import FastCollateMixup
 from skd_plugins.data import Source, TrainingOrder, open_source, write_beton
 from skd_plugins.data.write import write_folder
 from skd_plugins.errors import SkdError
-from skd_plugins.timm_data import PairedCollateMixup, WholeBatches, find_beton, labels_of
+from skd_plugins.timm_beton import BetonDataset, find_beton
+from skd_plugins.timm_order import WholeBatches
+from skd_plugins.timm_pairs import PairedCollateMixup, labels_of
 from skd_plugins.timm_train import timm_train
 
 ROOT = Path(__file__).parents[1]
@@ -351,9 +353,7 @@ def test_two_processes(data: dict[str, Path], tmp_path: Path) -> None:
 
 def test_evaluation_shards_are_padded_to_equal_length(data: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """30 images for four processes: 8 each, the last two of which are the first two images again."""
-    from skd_plugins.timm_data import BetonDataset
-
-    monkeypatch.setattr("skd_plugins.timm_data.processes", lambda options: (options["rank"], 4))
+    monkeypatch.setattr("skd_plugins.timm_beton.processes", lambda options: (options["rank"], 4))
     options = {
         name: parameter.default for name, parameter in inspect.signature(timm.data.create_loader).parameters.items()
     }
