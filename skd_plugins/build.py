@@ -109,6 +109,7 @@ def build_optimizer(recipe: Recipe, module: nn.Module | None) -> torch.optim.Opt
 
 def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Scheduler | None:
     """timm's scheduler, to be stepped after every optimizer step; None for a constant learning rate."""
+    scheduler: Scheduler | None
     scheduler, _ = create_scheduler_v2(
         optimizer, sched=recipe.schedule if recipe.schedule != "constant" else "none", num_epochs=recipe.epochs,
         # timm lowers the rate one update before a milestone; half an update later is at it.
