@@ -12,8 +12,8 @@ from detectron2.data.datasets import load_coco_json
 from numpy.typing import NDArray
 from PIL import Image
 
+from skd_plugins.data.catalog.digits import digits
 from skd_plugins.data.lock import make_folder_once
-from skd_plugins.data.sources import digits
 from skd_plugins.data.splits import cache_folder
 
 CLASSES = [str(digit) for digit in range(10)]
