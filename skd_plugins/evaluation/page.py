@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .files import jsonable, write_text
+from ..files import jsonable, write_text
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import SkdError
-from .files import atomic
+from ..files import atomic
 
 if TYPE_CHECKING:  # torch is imported by the functions: reading a report should not need it
     import torch

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from ..data.splits import find_split
+from ..files import file_sha256
 
 _SMALL = 100e6  # bytes of a folder whose files are read; of larger ones, ImageNet's say, names and sizes are taken
 
@@ -30,11 +31,7 @@ def _half(path: Path) -> str:
         known = json.loads(described.read_text()).get("sha256")
         if isinstance(known, str):
             return known
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 24):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_sha256(path)
 
 
 def _folder(path: Path) -> str:

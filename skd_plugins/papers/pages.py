@@ -13,8 +13,8 @@ import numpy as np
 
 from ..environment import environment
 from ..errors import SkdError
-from ..evaluation.files import write_json, write_text
 from ..evaluation.page import write_page
+from ..files import write_json, write_text
 from . import artefacts
 from .artefact import Artefact
 from .layout import Layout, cell_texts, lay_out, what_of
