@@ -114,18 +114,22 @@ def corrupt(image: NDArray[np.uint8], name: str, severity: int, *, seed: int = 0
     Raises:
         SkdError: an unknown name or severity, something that is not an image, or no photographs for frost.
     """
-    if name not in _KINDS:
-        raise unknown("corruption", name, _KINDS)
-    if severity not in SEVERITIES:
-        raise SkdError(f"severity of {name} is 1 to 5, got {severity}")
+    kind = _kind(name, severity)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or min(image.shape) < 1:
         raise SkdError(f"corruptions take uint8 images [H, W, 3], got {image.dtype} {list(image.shape)}")
-    kind = _KINDS[name]
     parameter = (kind.small if min(image.shape[:2]) <= SMALL else kind.large)[severity - 1]
     draw = generator_of(image, seed, f"{name}/{severity}")
     result = kind.apply(image / 255, parameter, draw)
     # Cut off, as the benchmark does, but not below a whole number that a rounding error made 1e-13 smaller.
     return np.floor(np.clip(result, 0, 1) * 255 + 1e-6).astype(np.uint8)
+
+
+def _kind(name: str, severity: int) -> _Kind:
+    if name not in _KINDS:
+        raise unknown("corruption", name, _KINDS)
+    if severity not in SEVERITIES:
+        raise SkdError(f"severity of {name} is 1 to 5, got {severity}")
+    return _KINDS[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +148,7 @@ class Corruption(Normalised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        corrupt(np.zeros((1, 1, 3), np.uint8), "contrast" if self.name in _KINDS else self.name, self.severity)
+        _kind(self.name, self.severity)
         if self.name == "frost":
             photographs()  # say now that they are missing
 
