@@ -246,7 +246,7 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
             done = step // steps_per_epoch
             names = []
             if done % recipe.validate_every == 0 or step == total_steps:
-                metrics = validate(accelerator, task, val_loader, ema=bool(recipe.ema_decay))
+                metrics = validate(accelerator, task, val_loader, ema=bool(recipe.ema_decay), progress=progress)
                 log.write("validate", step, epoch, metrics)
                 if metrics["top1"] > best:
                     best, best_epoch = metrics["top1"], epoch
@@ -343,7 +343,9 @@ def seed_step(seed: int, step: int, part: int) -> None:
 
 
 @torch.no_grad()
-def validate(accelerator: Accelerator, task: MethodTask, loader: Loader, *, ema: bool = False) -> dict[str, float]:
+def validate(
+    accelerator: Accelerator, task: MethodTask, loader: Loader, *, ema: bool = False, progress: Progress | None = None
+) -> dict[str, float]:
     """Exact metrics over all processes: every sample counts once, whatever the number of samples.
 
     Returns:
@@ -358,7 +360,7 @@ def validate(accelerator: Accelerator, task: MethodTask, loader: Loader, *, ema:
     was_training = model.training
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
-    for input, target in loader:
+    for input, target in progress.validation(loader, len(loader)) if progress else loader:
         with accelerator.autocast():
             logits = model(input).float()
         ranked = logits.topk(min(5, logits.shape[1])).indices == target[:, None]

@@ -15,6 +15,7 @@ from ..errors import SkdError
 from ..methods._base import full_precision
 from ..methods.sd_dropout import self_distillation
 from ..models import classifier_of, forward_with_features
+from ..progress import tracked
 from .predict import evaluation_mode
 
 Of = Literal["all", "classifier"]
@@ -180,7 +181,7 @@ def mean_kl_gradients(
     """
     parts = [
         kl_gradients(model, input, temperature=temperature, drop_rate=drop_rate, seed=seed + number, of=of)
-        for number, (input, _) in enumerate(islice(loader, batches))
+        for number, (input, _) in enumerate(tracked(islice(loader, batches), "gradients", batches))
     ]
     weights = [1.0] * len(parts)
     return KLGradients(
@@ -216,7 +217,7 @@ def mean_assumptions(
     """
     parts = [
         check_assumptions(model, input, temperature=temperature, drop_rate=drop_rate, seed=seed + number, of=of)
-        for number, (input, _) in enumerate(islice(loader, batches))
+        for number, (input, _) in enumerate(tracked(islice(loader, batches), "assumptions", batches))
     ]
     weights = [float(part.pairs) for part in parts]
     return Assumptions(
