@@ -501,6 +501,7 @@ def test_curves_that_are_a_point_or_flat() -> None:
         drawn = curve_plot("x", [Series("a", 0, points)], percent=True)
         assert "nan" not in drawn
         assert "inf" not in drawn
-        heights = [float(y) for y in re.findall(r"[\d.]+,([\d.]+)", drawn)]
+        heights = [float(y) for y in re.findall(r"(?:[\d.]+,|cy=\")([\d.]+)", drawn)]
+        assert ("<circle" in drawn) == (len(points) == 1), "a point is seen"
         assert heights
         assert all(0 <= y <= 300 for y in heights)
