@@ -77,9 +77,9 @@ def test_only_the_first_process_shows_it(
 
 
 def test_an_error_goes_through(seconds: None) -> None:
-    with pytest.raises(ZeroDivisionError), Meter("failing", 10) as meter:
-        meter.advance()
-        raise ZeroDivisionError
+    meter = Meter("failing", 10)
+    with pytest.raises(ZeroDivisionError), meter:
+        meter.advance(1 / 0)
     assert Meter._open == 0
 
 

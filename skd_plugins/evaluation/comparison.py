@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,7 +214,7 @@ def _table(groups: Sequence[Group], *, narrow: bool) -> Any:
         table.add_column(f"{metric.name}\n{metric.unit}", justify="right", no_wrap=True)
     for group in groups:
         count = len(group.runs)
-        name = group.name.replace(".", ".\n", 1) if narrow else group.name
+        name = re.sub(r"^(\w+\.)(?=\w)", "\\1\n", group.name) if narrow else group.name
         cells = [Text(name + (f"\n{count} seeds" if count > 1 else ""))]
         for metric in metrics:
             won = group.name in winners[metric.key]

@@ -45,4 +45,4 @@ def breakable(name: str) -> Markup:
     """A name, escaped, that a narrow column breaks after a dot, an underscore or a slash."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"([._/]+)(?=\w)", r"\1<wbr>", str(escape(name))))
+    return Markup(re.sub(r"([._/]+)(?=[A-Za-z])", r"\1<wbr>", str(escape(name))))
