@@ -217,7 +217,7 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
             done = step // steps_per_epoch
             names = []
             if done % recipe.validate_every == 0 or step == total_steps:
-                metrics = validate(accelerator, task, val_loader, ema=bool(recipe.ema_decay))
+                metrics = validate(accelerator, task, val_loader, ema=bool(recipe.ema_decay), progress=progress)
                 log.write("validate", step, epoch, metrics)
                 if metrics["top1"] > best:
                     best, best_epoch = metrics["top1"], epoch

@@ -9,11 +9,14 @@ from torch import nn
 
 from .data.loader import Loader
 from .errors import SkdError
+from .progress import Progress
 from .task import MethodTask
 
 
 @torch.no_grad()
-def validate(accelerator: Accelerator, task: MethodTask, loader: Loader, *, ema: bool = False) -> dict[str, float]:
+def validate(
+    accelerator: Accelerator, task: MethodTask, loader: Loader, *, ema: bool = False, progress: Progress | None = None
+) -> dict[str, float]:
     """Exact metrics over all processes: every sample counts once, whatever the number of samples.
 
     Returns:
@@ -28,7 +31,7 @@ def validate(accelerator: Accelerator, task: MethodTask, loader: Loader, *, ema:
     was_training = model.training
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
-    for input, target in loader:
+    for input, target in progress.validation(loader, len(loader)) if progress else loader:
         with accelerator.autocast():
             logits = model(input).float()
         ranked = logits.topk(min(5, logits.shape[1])).indices == target[:, None]

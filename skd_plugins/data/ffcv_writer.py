@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SkdError
+from ..progress import tracked
 from .rng import keys
 from .sources import Image, Source
 
@@ -72,7 +73,8 @@ def _largest_image(source: Source, max_resolution: int | None) -> int:
     """Bytes of the largest image as pixels."""
     if max_resolution is not None:
         return 3 * max_resolution**2
-    return max(_load(source, index).nbytes for index in range(len(source.targets)))
+    indices = tracked(range(len(source.targets)), "looking for the largest image")
+    return max(_load(source, index).nbytes for index in indices)
 
 
 def _load(source: Source, index: int, max_resolution: int | None = None) -> Image:

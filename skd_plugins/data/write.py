@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import __version__
 from ..errors import SkdError
+from ..progress import Meter, tracked
 from .beton import BetonFile
 from .ffcv_writer import run_writer
 from .lock import only_one
@@ -76,7 +77,8 @@ def _write(source: Source, path: Path, options: dict[str, Any], workers: int) ->
     try:
         run_writer(source, part, workers=workers, **options)
         written, checksum = _verify(source, part)
-        sums = [zlib.crc32(written.stored(index).data) for index in range(len(written))]
+        indices = tracked(range(len(written)), "checksums of the images")
+        sums = [zlib.crc32(written.stored(index).data) for index in indices]
         checks = np.array(sums, dtype="<u4").tobytes()
         info = {
             "classes": source.classes,
@@ -109,22 +111,19 @@ def _verify(source: Source, part: Path) -> tuple[BetonFile, str]:
     written = BetonFile(part)
     if len(written) != len(source.targets) or not np.array_equal(written.targets, source.targets):
         raise SkdError(f"FFCV wrote {len(written)} samples that are not the source's {len(source.targets)}; try again")
-    with part.open("rb") as file:
-        return written, _sha256(file)
-
-
-def _sha256(file: Any) -> str:
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+    with part.open("rb") as file, Meter("checksum of the file", part.stat().st_size) as meter:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            meter.advance(len(block))
+    return written, digest.hexdigest()
 
 
 def write_folder(source: Source, path: Path) -> Path:
     """Writes a source as PNG files, one folder a class, for training without FFCV."""
     from PIL import Image as PIL
 
-    for index, target in enumerate(source.targets):
+    for index, target in enumerate(tracked(source.targets, "writing")):
         folder = path / source.classes[target]
         folder.mkdir(parents=True, exist_ok=True)
         PIL.fromarray(source.load(index)).save(folder / f"{index:06d}.png")
