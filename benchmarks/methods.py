@@ -101,7 +101,7 @@ def step_times(rounds: int, teacher: Path) -> dict[str, dict[str, float]]:
     """Each row's step (forward, backward, optimizer) over cross-entropy's, the median over interleaved rounds."""
     import torch
 
-    from skd_plugins.engine import build_optimizer, build_task
+    from skd_plugins.build import build_optimizer, build_task
 
     torch.set_num_threads(1)
     steps: dict[str, Callable[[], None]] = {}

@@ -23,7 +23,7 @@ NORMS = ("FrozenBN", "BN", "SyncBN")
 class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
     """A timm or torchvision ResNet or ResNeXt without its classifier.
 
-    Its features equal those of detectron2's own ResNet with the same weights (tests/detection/test_backbone.py).
+    Its features equal those of detectron2's own ResNet with the same weights (tests/test_detection_backbone.py).
 
     Args:
         network: the classifier, with its weights.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,8 @@ from detectron2.data.datasets import load_coco_json
 from numpy.typing import NDArray
 from PIL import Image
 
-from skd_plugins.data.sources import digits
+from skd_plugins.data.catalog.digits import digits
+from skd_plugins.data.lock import make_folder_once
 from skd_plugins.data.splits import cache_folder
 
 CLASSES = [str(digit) for digit in range(10)]
@@ -53,16 +51,13 @@ def make_digits(folder: Path) -> Path:
     ink. The digits of the training half are those that the digits recipes may train on, 100 a class; the validation
     half has the other 797 only. The photographs' left parts are for training, the right ones for validation.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            part = folder.with_suffix(f".{os.getpid()}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            for train in (True, False):
-                _write_half(part, train)
-            os.replace(part, folder)
+    make_folder_once(folder, _write_halves)
     return folder
+
+
+def _write_halves(folder: Path) -> None:
+    for train in (True, False):
+        _write_half(folder, train)
 
 
 def _write_half(folder: Path, train: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads, StandardROIHeads
@@ -13,7 +12,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from torch import Tensor
 
 from skd_plugins.errors import SkdError
-from skd_plugins.methods._base import at_least
+from skd_plugins.methods._base import at_least, dropped
 from skd_plugins.methods.sd_dropout import self_distillation
 
 
@@ -52,7 +51,7 @@ class SDDropoutOutputLayers(FastRCNNOutputLayers):  # type: ignore[misc]  # dete
         if not self.training:
             return scores, deltas
         x = x.flatten(start_dim=1)
-        u, v = self.cls_score(torch.cat([F.dropout(x, self.drop_rate, training=True) for _ in range(2)])).chunk(2)
+        u, v = self.cls_score(torch.cat(dropped(x, self.drop_rate, 2))).chunk(2)
         return scores, deltas, u, v
 
     def losses(self, predictions: tuple[Tensor, ...], proposals: list[Any]) -> dict[str, Tensor]:

@@ -70,5 +70,4 @@ def replace_classifier(model: nn.Module, classifier: nn.Linear, kind: str) -> No
         kind: ``cosine`` or ``mlp``.
     """
     name = next(name for name, module in model.named_modules() if module is classifier)
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, CLASSIFIERS[kind](classifier.in_features, classifier.out_features))
+    model.set_submodule(name, CLASSIFIERS[kind](classifier.in_features, classifier.out_features))

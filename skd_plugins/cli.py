@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from .errors import SkdError, fail
+from .progress import quieten_bars
 
 
 def write(
@@ -368,6 +369,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``skd``."""
     arguments = sys.argv[1:] if argv is None else argv
+    quieten_bars()
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,

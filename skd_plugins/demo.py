@@ -7,11 +7,13 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .errors import SkdError
+from .progress import clock
 
 RECIPES = ("digits_ce", "digits_cskd", "digits_sddropout")
 _COLUMNS = (("top1 error", "top1"), ("ECE", "ece"), ("R@1", "recall_at_1"))
@@ -47,8 +49,13 @@ def run_demo(out: Path, seeds: int, recipes: Sequence[str] = RECIPES, overrides:
     )
     jobs = [(folder / f"{name}.py", seed) for seed in range(seeds) for name in recipes]
     # One thread a run and one run a core: two runs of two threads each would wait for one another.
+    began, runs = time.monotonic(), []
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        runs = list(pool.map(lambda job: train_recipe(job[0], job[1], data, out, overrides), jobs))
+        for run in pool.map(lambda job: train_recipe(job[0], job[1], data, out, overrides), jobs):
+            runs.append(run)
+            took = time.monotonic() - began
+            times = f"{clock(took)}, ETA {clock(took * (len(jobs) / len(runs) - 1))}"
+            print(f"[{len(runs)}/{len(jobs)}, {times}] trained: {run}", flush=True)
 
     reports = [evaluate_weights(run, data=str(data), workers=2).parent for run in runs]
     exported = {run.parent.name: export_weights(run, out / "weights") for run in reversed(runs)}

@@ -1,10 +1,14 @@
-"""The switch for bit-equal repetitions on a GPU."""
+"""Repetitions: the seeds of a step, and the switch for bit-equal results on a GPU."""
 
 from __future__ import annotations
 
 import os
+import random
 
+import numpy as np
 import torch
+
+from .data.rng import keys
 
 
 def use_deterministic_algorithms() -> None:
@@ -18,3 +22,14 @@ def use_deterministic_algorithms() -> None:
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+
+
+def seed_step(seed: int, step: int, part: int) -> None:
+    """Seeds every global generator for one micro-batch.
+
+    Dropout and mixup then depend on the step alone, so a resumed run needs no generator states.
+    """
+    key = int(keys(seed, step, part)[0])
+    torch.manual_seed(key & (2**63 - 1))
+    np.random.seed(key & (2**32 - 1))
+    random.seed(key)

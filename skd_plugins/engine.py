@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import random
 import signal
 import time
 from collections import defaultdict
@@ -13,37 +11,38 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs
-from timm.data.mixup import Mixup
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from timm.utils import distribute_bn
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import checkpoint
-from .data.augment import Augmentation
-from .data.loader import Loader, make_loader
+from .build import (
+    build_mixup,
+    build_optimizer,
+    build_scheduler,
+    build_task,
+    check_mixing,
+    evaluation_loader,
+    training_loader,
+)
+from .data.loader import Loader
 from .data.mixing import mix_segments
-from .data.rng import keys
 from .data.splits import find_split, resolve_data
-from .determinism import use_deterministic_algorithms
+from .determinism import seed_step, use_deterministic_algorithms
 from .environment import environment
 from .errors import SkdError
 from .failures import explains
 from .methods import Method
-from .models import check_image_size, create_model
+from .models import check_image_size
 from .progress import Progress
 from .recipe import Recipe
 from .run_folder import RunLog, open_run
 from .signals import any_process, collected_signals
-from .task import MethodTask, create_task
-from .weights.load import load_into, read_weights
+from .validation import validate
 
 
 @explains
@@ -67,21 +66,7 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     """
     # ---- processes ---------------------------------------------------------------------------------------------------
     run = Path(out) / recipe.name / f"seed{recipe.seed}"
-    if not dist.is_initialized():  # accelerate keeps an earlier training's precision for the life of the process
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-    available = [tracker.value for tracker in get_available_trackers()]
-    for tracker in recipe.trackers:
-        if tracker not in available:
-            raise SkdError(f"tracker {tracker!r} is unknown or not installed; available: {', '.join(available)}")
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision=recipe.precision,
-        gradient_accumulation_steps=recipe.grad_accumulation,
-        log_with=list(recipe.trackers) or None,
-        project_dir=run,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.timeout_minutes))],
-    )
+    accelerator = _accelerator(recipe, run)
     rank, world = accelerator.process_index, accelerator.num_processes
     device = accelerator.device
     if recipe.deterministic:
@@ -99,31 +84,17 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     task = build_task(recipe, num_classes, device)
     method = task.method
     check_image_size(method.model, recipe.image_size)
-    mixes = bool(recipe.mixup or recipe.cutmix)
     check_mixing(recipe, method)
-    train_loader = make_loader(
-        train_path, train=True, segments=method.segments, couples=method.couples, batch_size=recipe.batch_size,
-        augmentation=augmentation(recipe), seed=recipe.seed, workers=_workers(recipe), even=mixes,
-        accumulation=recipe.grad_accumulation, rank=rank, world=world, skip_broken=recipe.skip_broken, device=device,
-        mean=recipe.mean, std=recipe.std,
-    )  # fmt: skip
+    train_loader = training_loader(recipe, train_path, method, rank=rank, world=world, device=device)
     _check_classes(train_loader, val_loader, num_classes)
-    mixup = None
-    if mixes:
-        mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
+    mixup = build_mixup(recipe, num_classes)
     assert train_loader.order is not None
     steps_per_epoch = train_loader.order.steps
     total_steps = min(recipe.epochs * steps_per_epoch, recipe.max_steps or math.inf)
 
     # ---- optimizer, schedule, average --------------------------------------------------------------------------------
     optimizer = accelerator.prepare(build_optimizer(recipe, task.get_trainable_module()))
-    scheduler, _ = create_scheduler_v2(
-        optimizer, sched=recipe.schedule if recipe.schedule != "constant" else "none", num_epochs=recipe.epochs,
-        # timm lowers the rate one update before a milestone; half an update later is at it.
-        decay_milestones=[epoch + 0.5 / steps_per_epoch for epoch in recipe.milestones],  # type: ignore[misc]  # int: timm
-        decay_rate=recipe.lr_decay, min_lr=recipe.min_lr,
-        warmup_epochs=recipe.warmup_epochs, warmup_lr=0.0, step_on_epochs=False, updates_per_epoch=steps_per_epoch,
-    )  # fmt: skip
+    scheduler = build_scheduler(recipe, optimizer, steps_per_epoch)
     if recipe.ema_decay:
         task.setup_ema(decay=recipe.ema_decay)
     if recipe.compile:
@@ -246,7 +217,7 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
             done = step // steps_per_epoch
             names = []
             if done % recipe.validate_every == 0 or step == total_steps:
-                metrics = validate(accelerator, task, val_loader, ema=bool(recipe.ema_decay))
+                metrics = validate(accelerator, task, val_loader, ema=bool(recipe.ema_decay), progress=progress)
                 log.write("validate", step, epoch, metrics)
                 if metrics["top1"] > best:
                     best, best_epoch = metrics["top1"], epoch
@@ -267,108 +238,23 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     return run
 
 
-# ---- parts that tests, the plan and the evaluation use too -----------------------------------------------------------
-
-
-def augmentation(recipe: Recipe) -> Augmentation:
-    """The recipe's augmentation."""
-    return Augmentation(
-        image_size=recipe.image_size, mode=recipe.augment, scale=recipe.scale, ratio=recipe.ratio,
-        padding=recipe.padding, hflip=recipe.hflip, crop_pct=recipe.crop_pct, interpolation=recipe.interpolation,
-    )  # fmt: skip
-
-
-def _workers(recipe: Recipe) -> int:
-    """No more than there are cores; the batches do not depend on it."""
-    return min(recipe.workers, os.cpu_count() or 1)
-
-
-def evaluation_loader(
-    recipe: Recipe, path: Path, *, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
-) -> Loader:
-    """Centre crops of `path` with the recipe's pre-processing."""
-    return make_loader(
-        path, train=False, batch_size=recipe.eval_batch_size or max(recipe.batch_size // world, 1),
-        augmentation=augmentation(recipe), workers=_workers(recipe), rank=rank, world=world,
-        skip_broken=recipe.skip_broken, device=device, mean=recipe.mean, std=recipe.std,
-    )  # fmt: skip
-
-
-def build_task(recipe: Recipe, num_classes: int, device: torch.device) -> MethodTask:
-    """The network with its initial weights, and the method around it."""
-    model = create_model(recipe.model, num_classes=num_classes, **recipe.model_args)
-    if recipe.initial_weights:
-        weights, _ = read_weights(recipe.initial_weights)
-        load_into(model, weights, what=recipe.initial_weights)
-    model.to(device)
-    if recipe.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
-    if recipe.sync_bn and device.type == "cuda":
-        from timm.layers import convert_sync_batchnorm
-
-        model = convert_sync_batchnorm(model)
-    # With mixup, timm's mixup smooths the targets itself.
-    smoothing = 0.0 if recipe.mixup or recipe.cutmix else recipe.label_smoothing
-    criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
-    return create_task(recipe.method, model, criterion, device=device, verbose=False, **recipe.method_args)
-
-
-def check_mixing(recipe: Recipe, method: Method) -> None:
-    """Raises SkdError for mixup or cutmix with a method that needs class indices."""
-    if (recipe.mixup or recipe.cutmix) and "mixup" in method.refuses:
-        raise SkdError(f"mixup={recipe.mixup:g}, cutmix={recipe.cutmix:g}: {method.refuses['mixup']}; leave them out")
-
-
-def build_optimizer(recipe: Recipe, module: nn.Module | None) -> torch.optim.Optimizer:
-    """timm's optimizer of that name over all parameters of the method."""
-    assert module is not None
-    try:
-        return create_optimizer_v2(
-            module, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
-            filter_bias_and_bn=not recipe.decay_norm_and_bias,
-        )  # fmt: skip
-    except (ValueError, AssertionError) as error:
-        raise SkdError(f"optimizer {recipe.optimizer!r}: {error}") from None
-
-
-def seed_step(seed: int, step: int, part: int) -> None:
-    """Seeds every global generator for one micro-batch.
-
-    Dropout and mixup then depend on the step alone, so a resumed run needs no generator states.
-    """
-    key = int(keys(seed, step, part)[0])
-    torch.manual_seed(key & (2**63 - 1))
-    np.random.seed(key & (2**32 - 1))
-    random.seed(key)
-
-
-@torch.no_grad()
-def validate(accelerator: Accelerator, task: MethodTask, loader: Loader, *, ema: bool = False) -> dict[str, float]:
-    """Exact metrics over all processes: every sample counts once, whatever the number of samples.
-
-    Returns:
-        ``top1``, ``top5`` (fractions), ``nll`` and ``count``.
-    """
-    model = task.get_eval_model(ema=ema)
-    assert model is not None
-    if accelerator.num_processes > 1:
-        for part in (task.method.model, task.get_eval_model(ema=True)):
-            if part is not None:  # all processes evaluate the statistics that the first one saves
-                distribute_bn(part, accelerator.num_processes, reduce=False)
-    was_training = model.training
-    model.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
-    for input, target in loader:
-        with accelerator.autocast():
-            logits = model(input).float()
-        ranked = logits.topk(min(5, logits.shape[1])).indices == target[:, None]
-        nll = nn.functional.cross_entropy(logits, target, reduction="sum")
-        sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), nll, torch.tensor(len(target), device=nll.device)])
-    model.train(was_training)
-    top1, top5, nll, count = accelerator.reduce(sums, reduction="sum").tolist()
-    if not count:
-        raise SkdError(f"no image of {loader.data.path} could be evaluated")
-    return {"top1": top1 / count, "top5": top5 / count, "nll": nll / count, "count": count}
+def _accelerator(recipe: Recipe, run: Path) -> Accelerator:
+    """The processes, as the launcher started them, the precision and the trackers."""
+    if not dist.is_initialized():  # accelerate keeps an earlier training's precision for the life of the process
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+    available = [tracker.value for tracker in get_available_trackers()]
+    for tracker in recipe.trackers:
+        if tracker not in available:
+            raise SkdError(f"tracker {tracker!r} is unknown or not installed; available: {', '.join(available)}")
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=recipe.precision,
+        gradient_accumulation_steps=recipe.grad_accumulation,
+        log_with=list(recipe.trackers) or None,
+        project_dir=run,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.timeout_minutes))],
+    )
 
 
 def _check_classes(train_loader: Loader, val_loader: Loader, num_classes: int) -> None:
@@ -379,8 +265,7 @@ def _check_classes(train_loader: Loader, val_loader: Loader, num_classes: int) -
             f"{train_data.path} and {val_data.path} have different classes: {', '.join(different[:5]) or 'order'}"
         )
     for loader in (train_loader, val_loader):
-        fits = loader.num_classes == num_classes if loader.classes else loader.num_classes <= num_classes
-        if not fits:
+        if not loader.fits(num_classes):
             raise SkdError(
                 f"{loader.data.path} has {loader.num_classes} classes, but the network would have {num_classes}; "
                 "leave num_classes out to take the data's"

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .build import build_optimizer, check_mixing, mixes
 from .data.loader import open_data
 from .data.order import TrainingOrder
 from .data.splits import KNOWN, find_split, resolve_data
-from .engine import build_optimizer, check_mixing
 from .errors import unknown
 from .methods import create_method
 from .models import check_image_size, create_model
@@ -51,7 +51,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
     check_mixing(recipe, method)
     order = TrainingOrder(
         targets, segments=method.segments, batch_size=recipe.batch_size, couples=method.couples,
-        even=bool(recipe.mixup or recipe.cutmix), world=processes, accumulation=recipe.grad_accumulation,
+        even=mixes(recipe), world=processes, accumulation=recipe.grad_accumulation,
     )  # fmt: skip
     anchors = recipe.batch_size // (processes * recipe.grad_accumulation)
     steps = min(recipe.epochs * order.steps, recipe.max_steps or recipe.epochs * order.steps)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from .errors import SkdError, unknown
 from .typed import check_value, parse_assignments
@@ -125,8 +125,6 @@ class Recipe:
     trackers: tuple[str, ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
-        from typing import get_type_hints
-
         for name, hint in get_type_hints(type(self)).items():
             object.__setattr__(self, name, check_value(getattr(self, name), hint, what=name))
         for name in ("model_args", "method_args"):

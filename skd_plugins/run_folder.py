@@ -14,7 +14,7 @@ from . import checkpoint
 from .data.lock import only_one
 from .environment import environment
 from .errors import SkdError
-from .evaluation.files import atomic
+from .files import atomic
 from .recipe import Recipe, load_recipe
 
 

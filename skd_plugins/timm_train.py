@@ -24,7 +24,8 @@ from .methods import Method, create_method, get_method
 from .models import num_classes_of
 from .networks import NETWORKS  # noqa: F401  registers them, so that --model finds them
 from .task import MethodTask, create_task
-from .timm_data import BetonDataset, PairedMixup, find_beton, paired_loader, paired_order
+from .timm_beton import BetonDataset, find_beton
+from .timm_pairs import PairedMixup, paired_loader, paired_order
 from .typed import parse_assignments
 
 _logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # spinning threads of several test processes starve one another
-# For tests that import FFCV themselves; see `_ffcv` in skd_plugins/data/write.py.
+# For tests that import FFCV themselves; see `_ffcv` in skd_plugins/data/ffcv_writer.py.
 os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
 
 import numpy as np

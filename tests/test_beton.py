@@ -335,7 +335,7 @@ def test_a_size_that_is_not_the_jpegs_is_reported(foreign: Path, copied: Copy) -
     assert [isinstance(crop, str) for crop in got] == [index == jpeg for index in range(len(got))]
 
 
-def testjpeg_shape(foreign: Path) -> None:
+def test_jpeg_shape(foreign: Path) -> None:
     data = BetonFile(foreign)
     for index in np.flatnonzero(data._modes == 0):
         assert jpeg_shape(data.stored(index).data) == (data.heights[index], data.widths[index])

@@ -16,7 +16,8 @@ from test_attacks import MEAN, STD, Net, batch
 from skd_plugins.data.catalog.cifar100c import CORRUPTIONS
 from skd_plugins.errors import SkdError
 from skd_plugins.evaluation import frost, predict
-from skd_plugins.evaluation.corruptions import _KINDS, Corruption, _enlarged, _moved, _plasma, corrupt
+from skd_plugins.evaluation.corruptions import _KINDS, Corruption, corrupt
+from skd_plugins.evaluation.distortions import _enlarged, _moved, _plasma
 
 Pixels = NDArray[np.uint8]
 

@@ -18,7 +18,7 @@ from detection.config import load_config
 from detection.datasets import PUBLISHED, Size, check_datasets, missing, size_of
 from detection.digits import CLASSES, SIDE, _paste, make_digits
 from skd_plugins import SkdError
-from skd_plugins.data.sources import digits
+from skd_plugins.data.catalog.digits import digits
 
 NAME = "a_set_of_the_tests"
 
@@ -138,7 +138,7 @@ def test_halves_share_no_digit_and_the_set_is_always_the_same(digits_set: Path, 
     files = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert len(files) == 502
     assert all((again / file).read_bytes() == (digits_set / file).read_bytes() for file in files)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "again.lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".again.lock", "again"]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 
 from skd_plugins import Recipe, make_loader, replace, train
+from skd_plugins.build import augmentation
 from skd_plugins.data import Source, open_source, write_beton
 from skd_plugins.data.write import write_folder
-from skd_plugins.engine import augmentation, seed_step
+from skd_plugins.determinism import seed_step
 from skd_plugins.errors import SkdError
 from skd_plugins.models import create_model
 

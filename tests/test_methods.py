@@ -12,13 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from timm.optim import create_optimizer_v2
 from timm.utils import unwrap_model
 
-from skd_plugins import create_model, create_task, get_method, list_methods, load_weights
+from skd_plugins import create_model, create_task, get_method, list_methods
 from skd_plugins.errors import SkdError
-from skd_plugins.methods.sd_dropout import self_distillation
-from skd_plugins.stages import STAGES, StageTap, check_resumable, resume_after, stage_modules, watching
 from skd_plugins.task import MethodTask
 
 CLASSES, BATCH, SIZE = 5, 4, 32
@@ -252,106 +249,6 @@ def test_passes_are_counted(variant: str) -> None:
     task(*batch)
     assert (rows[True] / BATCH, rows[False] / BATCH) == task.method.passes
     assert task.method.step_cost == pytest.approx(task.method.passes[0] + task.method.passes[1] / 3)
-
-
-def test_a_teacher_by_name() -> None:
-    """Released weights, which are the frozen teacher's."""
-    model = create_model("resnet10t", num_classes=10, channels=(8, 8, 16, 16))
-    teacher = create_task("kd", model, teacher="resnet10t_digits.ce").method._teacher[0]
-    assert torch.equal(teacher.state_dict()["fc.weight"], load_weights("resnet10t_digits.ce")["fc.weight"])
-
-
-def test_a_teacher_stays_as_it_is() -> None:
-    task = make_task("kd-cs_kd")
-    teacher = task.method._teacher[0]
-    before = copy.deepcopy(teacher.state_dict())
-    task.train()
-    optimizer = create_optimizer_v2(task.get_trainable_module(), opt="momentum", lr=0.1, filter_bias_and_bn=False)
-    two_steps(task)["loss"].backward()
-    optimizer.step()
-    assert not any(module.training for module in teacher.modules())
-    assert all(torch.equal(teacher.state_dict()[key], value) for key, value in before.items())
-    given = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    assert given == {id(parameter) for parameter in task.method.model.parameters()}
-    assert not any("teacher" in key for key in task.method.state_dict())
-    task.to(torch.float64)
-    assert {parameter.dtype for parameter in teacher.parameters()} == {torch.float64}
-
-
-def test_a_peer_starts_with_other_weights_of_the_same_kind() -> None:
-    method = make_task("dml").method
-    for parameter, other in zip(method.model.parameters(), method.peer.parameters(), strict=True):
-        assert torch.equal(parameter.flatten().sort().values, other.flatten().sort().values)
-    assert not torch.equal(method.model.conv1[0].weight, method.peer.conv1[0].weight)
-    again = make_task("dml").method
-    assert torch.equal(again.peer.conv1[0].weight, method.peer.conv1[0].weight), "the seed's"
-
-
-@pytest.mark.parametrize("model", ["resnet10t", "torchvision/resnet18", "torchvision/densenet121", "convnext_atto"])
-@pytest.mark.parametrize("position", ["layer1", "layer2", "layer3"])
-def test_the_rest_of_a_network_is_the_network(model: str, position: str) -> None:
-    """Continued from a stage's own maps it gives its own logits, and leaves BatchNorm's running statistics alone."""
-    torch.manual_seed(0)
-    network = create_model(model, num_classes=CLASSES).train()
-    stage = stage_modules(network)[STAGES.index(position)]
-    check_resumable(network, stage)
-    assert network.training
-    for module in network.modules():
-        if isinstance(module, torch.nn.Dropout) or type(module).__name__ == "DropPath":
-            module.eval()
-    tap = StageTap(network, stage)
-    input = torch.randn(BATCH, 3, 64, 64)
-    with watching(tap):
-        logits = network(input)
-    state = copy.deepcopy(network.state_dict())
-    torch.testing.assert_close(resume_after(network, stage, tap.take()), logits)
-    assert all(torch.equal(value, network.state_dict()[key]) for key, value in state.items())
-    torch.testing.assert_close(network(input), logits)
-
-
-class Folded(torch.nn.Module):
-    """Has stages, but does something between them that is not one of its modules."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for number in (1, 2, 3, 4):
-            self.add_module(f"layer{number}", torch.nn.Conv2d(3, 3, 2, stride=2))
-        self.fc = torch.nn.Linear(3, CLASSES)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.layer1(x - 1)
-        return self.fc(self.layer4(self.layer3(self.layer2(x))).mean((2, 3)))
-
-
-def test_networks_without_stages_are_refused() -> None:
-    vit = create_model("test_vit", num_classes=CLASSES)
-    small = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4, CLASSES))
-    for name, arguments, model, message in [
-        ("byot", {}, small, "Sequential has no four stages .* a ResNet say"),
-        ("byot", {}, vit, r"the stages of VisionTransformer give \[2, 257, 64\]"),
-        ("sd_dropout", {"position": "layer2"}, small, "Sequential has no four stages"),
-        ("sd_dropout", {"position": "layer1"}, Folded(), "Folded can't be continued after 'layer1'"),
-    ]:
-        with pytest.raises(SkdError, match=message):
-            create_task(name, model, **arguments)
-
-
-def test_two_layer_classifier() -> None:
-    """Table 13: dropout comes before the first of the two layers."""
-    model = create_model("resnet10t", num_classes=CLASSES, classifier="mlp", **MODELS["timm"][1])
-    assert [type(layer).__name__ for layer in model.fc] == ["Linear", "ReLU", "Linear"]
-    assert model.fc[0].out_features == 512
-    task = create_task("sd_dropout", model).train()
-    result = task(*make_batch(task))
-    assert result["features"].shape == (BATCH, 32)
-    torch.manual_seed(3)
-    result = task(*make_batch(task))
-    torch.manual_seed(3)
-    u, v = (model.fc(torch.nn.functional.dropout(result["features"], 0.5)) for _ in range(2))
-    assert result["sdd"].item() == pytest.approx(self_distillation(u, v, 3.0).item(), rel=1e-5)
-    create_task("cs_kd", model, pairing="bank")
-    with pytest.raises(SkdError, match=r"one nn\.Linear"):
-        create_task("virtual_softmax", model)
 
 
 def test_a_batch_of_the_wrong_shape_is_refused() -> None:

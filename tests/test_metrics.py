@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from skd_plugins.errors import SkdError
 from skd_plugins.evaluation import Predictions, ece, nll, recall_at_1, reliability, summarize, top1, top5
 from skd_plugins.evaluation.metrics import bin_confidences, score, top_k
-from skd_plugins.evaluation.nearest import nearest_candidates
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 small_floats = st.floats(-40, 40, width=32)
@@ -195,168 +194,6 @@ def test_constant_logits_predict_the_first_class() -> None:
 
 def test_five_of_three_classes() -> None:
     assert top5(np.array([[1.0, 2.0, 3.0]]), np.array([0])) == 1.0
-
-
-# ------------------------------------------------------------------------------------------------------- recall at 1
-
-
-def slow_recall(features: NDArray[Any], targets: NDArray[Any]) -> float:
-    """Exact rational distances; neighbours at the same distance share the vote."""
-    rows = [[Fraction(float(x)) for x in row] for row in features]
-    votes = []
-    for i, row in enumerate(rows):
-        distances = {
-            j: sum((a - b) ** 2 for a, b in zip(row, other, strict=True)) for j, other in enumerate(rows) if j != i
-        }
-        nearest = [j for j, d in distances.items() if d == min(distances.values())]
-        votes.append(np.mean([targets[j] == targets[i] for j in nearest]))
-    return float(np.mean(votes))
-
-
-def test_recall_agrees_with_scikit_learn() -> None:
-    from sklearn.datasets import load_digits
-    from sklearn.neighbors import NearestNeighbors
-
-    digits = load_digits()
-    rng = np.random.default_rng(0)
-    features = (digits.data @ rng.normal(size=(64, 48))).astype(np.float32)
-    neighbours = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(features).kneighbors(features)[1][:, 1]
-    expected = float((digits.target[neighbours] == digits.target).mean())
-    assert 0.9 < expected < 1
-    assert recall_at_1(features, digits.target) == pytest.approx(expected, abs=1e-12)
-    assert recall_at_1(torch.from_numpy(features), torch.from_numpy(digits.target)) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("offset", [0.0, 100.0, 4096.0, 1e6])
-def test_recall_of_near_duplicates_far_from_the_origin(offset: float) -> None:
-    """``|a|^2 + |b|^2 - 2ab`` in float32 sees nothing but noise here."""
-    rng = np.random.default_rng(3)
-    near = rng.integers(-2, 3, (60, 6)) * max(0.125, offset * 2.0**-22)
-    features = (offset + near).astype(np.float32)
-    targets = rng.integers(0, 4, 60)
-    assert recall_at_1(features, targets) == pytest.approx(slow_recall(features, targets), abs=1e-12)
-
-
-def test_recall_of_tight_clusters_with_a_far_outlier() -> None:
-    rng = np.random.default_rng(4)
-    features = (rng.integers(0, 3, 40)[:, None] * 1000 + rng.normal(size=(40, 5)) * 1e-3).astype(np.float32)
-    features[7] = 1e7
-    targets = rng.integers(0, 3, 40)
-    assert recall_at_1(features, targets) == pytest.approx(slow_recall(features, targets), abs=1e-12)
-
-
-@quick
-@given(
-    st.integers(2, 14).flatmap(
-        lambda n: st.tuples(
-            st.lists(st.lists(st.integers(-2, 2), min_size=3, max_size=3), min_size=n, max_size=n),
-            st.lists(st.integers(0, 2), min_size=n, max_size=n),
-            st.permutations(range(n)),
-        )
-    ),
-    st.sampled_from([0.0, 1000.0]),
-)
-def test_recall_with_ties_and_duplicates(data: tuple[list[list[int]], list[int], list[int]], offset: float) -> None:
-    features, targets = np.array(data[0], np.float32) * np.float32(0.1) + np.float32(offset), np.array(data[1])
-    value = recall_at_1(features, targets)
-    if offset:  # rounding to float32 leaves ties exact ties
-        assert value == pytest.approx(slow_recall(features, targets), abs=1e-12)
-    order = data[2]
-    assert recall_at_1(features[order], targets[order]) == pytest.approx(value, abs=1e-12), "depends on the order"
-
-
-def test_recall_of_ties_that_rounding_would_break() -> None:
-    """The same squares, summed in another order, differ in the last bit of a float64."""
-    rng = np.random.default_rng(6)
-    point = rng.normal(size=40).astype(np.float32)
-    features = np.stack([np.zeros(40, np.float32), *(rng.permutation(point) for _ in range(12))])
-    assert len(set((features[1:].astype(float) ** 2).sum(axis=1))) > 1
-    targets = np.array([0] * 5 + [1] * 8)
-    assert recall_at_1(features, targets) == pytest.approx(slow_recall(features, targets), abs=1e-12)
-
-
-def test_recall_of_duplicates_by_hand() -> None:
-    #          three duplicates (0 0 1), one point next to them, a pair of zeros with different signs
-    features = np.array([[5, 5], [5, 5], [5, 5], [5, 6], [0.0, -9], [-0.0, -9]], np.float32)
-    targets = np.array([0, 0, 1, 1, 2, 2])
-    #       0: the others are 0 and 1; 1: the same; 2: both are 0; 3: nearest are the three; 4 and 5: each other
-    votes = [1 / 2, 1 / 2, 0, 1 / 3, 1, 1]
-    assert recall_at_1(features, targets) == pytest.approx(np.mean(votes))
-
-
-def test_recall_of_a_collapsed_network_is_chance_and_quick() -> None:
-    """All features equal: no [N, N] comparison, no class that wins because it comes first."""
-    targets = np.repeat(np.arange(100), 300)
-    assert recall_at_1(np.ones((30000, 16), np.float32), targets) == pytest.approx(299 / 29999)
-
-
-def test_recall_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(5)
-    features, targets = rng.normal(size=(83, 5)).astype(np.float32), rng.integers(0, 3, 83)
-    features[50] = features[60]  # one pair of duplicates
-    whole = recall_at_1(features, targets)
-    monkeypatch.setattr("skd_plugins.evaluation.retrieval._BLOCK", 20)
-    monkeypatch.setattr("skd_plugins.evaluation.nearest._BLOCK", 300)
-    for tile, few in ((2, 64), (16, 64), (16, 0), (82, 1), (100, 64)):  # few=0: float32 gives every query up
-        monkeypatch.setattr("skd_plugins.evaluation.nearest._TILE", tile)
-        monkeypatch.setattr("skd_plugins.evaluation.nearest._FEW", few)
-        assert recall_at_1(features, targets) == whole == pytest.approx(slow_recall(features, targets))
-
-
-@quick
-@given(
-    st.integers(2, 30), st.integers(1, 12), st.integers(0, 2**32 - 1), st.sampled_from([1.0, 1e-3, 1e3, 1e-30, 1e30]),
-    st.sampled_from([0.0, 1.0, 300.0]), st.sampled_from([1, 3, 7, 64]), st.sampled_from([2, 64]),
-)  # fmt: skip
-def test_float32_leaves_what_is_nearest(
-    count: int, width: int, seed: int, scale: float, offset: float, tile: int, few: int
-) -> None:
-    """Whatever it leaves out is farther away, in exact arithmetic; what it can't tell is float64's."""
-    rng = np.random.default_rng(seed)
-    rows = ((offset + rng.integers(-3, 4, (count, width)) * rng.choice([1, 1e-4], (count, 1))) * scale).astype("f4")
-    rows = np.unique(rows, axis=0)
-    assume(len(rows) > 1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skd_plugins.evaluation.nearest._TILE", tile)
-        patch.setattr("skd_plugins.evaluation.nearest._FEW", few)
-        given_back = list(nearest_candidates(rows, np.arange(len(rows)), np.arange(len(rows))))
-    assert sorted(query for query, _ in given_back) == list(range(len(rows)))
-    exact = [[Fraction(float(x)) for x in row] for row in rows]
-    for query, candidates in given_back:
-        distances = [sum((a - b) ** 2 for a, b in zip(exact[query], other, strict=True)) for other in exact]
-        others = [d for j, d in enumerate(distances) if j != query]
-        nearest = [j for j, d in enumerate(distances) if j != query and d == min(others)]
-        assert set(nearest) <= set(candidates.tolist())
-        assert query not in candidates
-
-
-def test_most_queries_are_settled_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features as networks have them; float64 is left with none."""
-    rng = np.random.default_rng(8)
-    features, targets = np.maximum(rng.normal(size=(500, 64)), 0).astype(np.float32), rng.integers(0, 9, 500)
-    expected = recall_at_1(features, targets)
-    monkeypatch.delattr("skd_plugins.evaluation.nearest._in_float64")
-    assert recall_at_1(features, targets) == expected
-    monkeypatch.setattr("skd_plugins.evaluation.nearest._FEW", 0)
-    with pytest.raises(NameError):
-        recall_at_1(features, targets)
-
-
-def test_recall_keeps_to_its_memory() -> None:
-    """12,000 samples: the distance matrix would be 1.1 GiB, the blocks are 128 MiB and a mask of 16 MiB."""
-    code = (
-        "import resource, numpy as np; from skd_plugins.evaluation import recall_at_1\n"
-        "x = np.random.default_rng(0).normal(size=(12000, 8)).astype('float32')\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "recall_at_1(x, np.arange(12000) % 7)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(result.stdout) < 400 * 1024, f"{int(result.stdout) // 1024} MiB"
-
-
-def test_recall_of_one_sample_is_not_a_number() -> None:
-    assert math.isnan(recall_at_1(np.ones((1, 3)), np.array([0])))
 
 
 # ----------------------------------------------------------------------------------------------- summary and bad input

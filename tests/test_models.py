@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from skd_plugins import SkdError, create_model
-from skd_plugins.models import classifier_of, features_of, forward_with_features
+from skd_plugins.features import forward_with_features
+from skd_plugins.models import classifier_of
 
 NETWORKS = [
     *("resnet10t", "test_vit", "test_efficientnet", "test_convnext", "torchvision/resnet18", "torchvision/vgg11"),
@@ -27,7 +28,7 @@ def test_features_are_the_classifiers_input(name: str) -> None:
     input = torch.randn(2, 3, size, size)
     with torch.no_grad():
         plain = model(input)
-    features, logits = features_of(model, input)
+        features, logits = forward_with_features(model, input)
     assert torch.equal(logits, plain), "the same operations, the same bits"
     torch.testing.assert_close(classifier_of(model)(features), plain)
     # More rows for the classifier, in one call; the first are unchanged.

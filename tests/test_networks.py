@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
 from skd_plugins import create_model
-from skd_plugins.models import classifier_of, features_of
+from skd_plugins.features import forward_with_features
+from skd_plugins.models import classifier_of
 from skd_plugins.networks import NETWORKS
 
 # Parameters with 100 classes, counted in the authors' networks (alinlab/cs-kd b447f25, yechanp/self_kd 9abb7e5).
@@ -58,7 +59,7 @@ def test_timms_interface(name: str) -> None:
         assert torch.equal(model.forward_head(maps), model(input))
         assert torch.equal(model.get_classifier()(features), model(input))
         assert model(input).shape == (2, 7)
-    assert torch.equal(features_of(model, input)[0], features)
+        assert torch.equal(forward_with_features(model, input)[0], features)
     assert model.get_classifier() is classifier_of(model)
     assert model.get_submodule(model.pretrained_cfg["classifier"]) is model.get_classifier()
     assert isinstance(model.get_submodule(model.pretrained_cfg["first_conv"]), nn.Conv2d)

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from skd_plugins.errors import SkdError
 from skd_plugins.evaluation import Predictions, compare, summarize, write_report
 from skd_plugins.evaluation.comparison import METRICS, best, group_runs
-from skd_plugins.evaluation.files import jsonable
+from skd_plugins.evaluation.page import breakable
 from skd_plugins.evaluation.pictures import data_uri
 from skd_plugins.evaluation.plots import Series, curve_plot, nice_ticks
 from skd_plugins.evaluation.report import reliability_from_json
 from skd_plugins.evaluation.runs import read_run
+from skd_plugins.files import jsonable
 
 EVIL = "<script>alert('x')</script>"
 
@@ -39,7 +40,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.cells: list[str] = []
         self._inside: list[str] = []
-        self.feed(source)
+        self.feed(source.replace("<wbr>", ""))  # where a name may be broken
         self.text = " ".join(" ".join(self.cells).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -300,6 +301,13 @@ def test_pictures() -> None:
         data_uri(np.zeros((3, 8, 8), np.float32), index=7)
 
 
+def test_names_break_after_their_parts() -> None:
+    assert str(breakable("resnet10t_digits.sd__x")) == "resnet10t_<wbr>digits.<wbr>sd__<wbr>x"
+    assert str(breakable("ce (weight=3.0)")) == "ce (weight=3.0)", "numbers stay whole"
+    assert str(breakable("a/<b>&")) == "a/&lt;b&gt;&amp;"
+    assert str(breakable("_end_")) == "_<wbr>end_"
+
+
 def test_jsonable() -> None:
     value = {"a": np.float32(0.5), 1: (np.int64(2), float("inf")), "p": Path("x"), "t": torch.ones(1), "b": True}
     assert jsonable(value) == {"a": 0.5, "1": [2, None], "p": "x", "t": [1.0], "b": True}
@@ -387,6 +395,28 @@ def test_comparison_on_the_terminal(
     assert max(map(len, lines)) <= 80
     compare(six_runs, tmp_path / "out", show=False)
     assert "92.00" not in capsys.readouterr().out
+
+
+def test_long_names_on_a_narrow_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They break where network and tag meet, not somewhere in a word."""
+    names = ("resnet10t_digits.sd_dropout", "resnet10t_digits.byot__sd_dropout")
+    runs = [make_run(tmp_path / name, top1=0.9, recipe=recipe(name=name)) for name in names]
+    for columns, words in (("80", ["resnet10t_digits.", "sd_dropout", "byot__sd_dropout"]), ("140", list(names))):
+        monkeypatch.setenv("COLUMNS", columns)
+        compare(runs, tmp_path / "out")
+        printed = capsys.readouterr().out.split()
+        assert set(words) <= set(printed)
+
+
+def test_a_single_validation_is_no_curve(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, top1=0.9, recipe=recipe(name=name)) for name in "ab"]
+    assert "Validation top-1" in compare(runs, tmp_path / "out").read_text()
+    for run in runs:
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        (run / "metrics.jsonl").write_text(lines[-1])
+    assert "Validation top-1" not in compare(runs, tmp_path / "out").read_text()
 
 
 @pytest.mark.browser
@@ -501,6 +531,7 @@ def test_curves_that_are_a_point_or_flat() -> None:
         drawn = curve_plot("x", [Series("a", 0, points)], percent=True)
         assert "nan" not in drawn
         assert "inf" not in drawn
-        heights = [float(y) for y in re.findall(r"[\d.]+,([\d.]+)", drawn)]
+        heights = [float(y) for y in re.findall(r"(?:[\d.]+,|cy=\")([\d.]+)", drawn)]
+        assert ("<circle" in drawn) == (len(points) == 1), "a point is seen"
         assert heights
         assert all(0 <= y <= 300 for y in heights)

@@ -14,7 +14,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from skd_plugins.data import Source, open_source
-from skd_plugins.data.sources import cifar100, image_folder, split_folder
+from skd_plugins.data.catalog import cifar100
+from skd_plugins.data.sources import image_folder, split_folder
 from skd_plugins.errors import SkdError
 
 # ------------------------------------------------------------------------------------------------------------- digits
@@ -170,7 +171,7 @@ def test_cifar100_damaged_and_without_network(small_cifar: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     start = time.monotonic()
     with pytest.raises(SkdError, match=f"CIFAR-100 is not in {small_cifar} and could not be downloaded"):
-        cifar100(True, small_cifar)
+        cifar100.read(small_cifar, True, "")
     assert time.monotonic() - start < 20
 
 

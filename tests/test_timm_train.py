@@ -1,4 +1,4 @@
-"""`timm_train` on a stand-in for timm's train.py: which batches the script gets, what it saves, what is refused."""
+"""`timm_train` on a stand-in for timm's train.py: which batches the script gets, and what it saves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,10 @@ import pytest
 import timm.data
 import timm.task
 import torch
-from timm.data.mixup import FastCollateMixup
 
 from skd_plugins.data import Source, TrainingOrder, open_source, write_beton
 from skd_plugins.data.write import write_folder
-from skd_plugins.errors import SkdError
-from skd_plugins.timm_data import PairedCollateMixup, WholeBatches, find_beton, labels_of
+from skd_plugins.timm_beton import BetonDataset, find_beton
 from skd_plugins.timm_train import timm_train
 
 ROOT = Path(__file__).parents[1]
@@ -43,8 +40,8 @@ def colours(per_class: int) -> Source:
     return Source(description="colours", classes=classes, targets=targets, load=load, name_of=str)
 
 
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+@pytest.fixture(scope="session", name="data")
+def timm_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The colours as folders and as `.beton`; 80 to train, 30 to validate. ``mixed`` has one half of each kind."""
     root = tmp_path_factory.mktemp("timm")
     for half, source in (("train", colours(PER_CLASS)), ("val", colours(3))):
@@ -58,8 +55,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: root / kind for kind in ("folder", "beton", "mixed")}
 
 
-@pytest.fixture
-def run(data: dict[str, Path], tmp_path: Path) -> Any:
+@pytest.fixture(name="run")
+def timm_run(data: dict[str, Path], tmp_path: Path) -> Any:
     """Runs the stand-in and returns what it recorded."""
     runs = iter(range(100))
 
@@ -215,48 +212,6 @@ def test_mixup_ends_where_the_script_says(run: Any, kind: str) -> None:
         assert all(sharp)
 
 
-def test_collate_mixup_is_timms_on_each_segment() -> None:
-    settings: dict[str, Any] = dict(mixup_alpha=0.5, label_smoothing=0.1, num_classes=3)
-    draw = np.random.default_rng(0)
-    batch = [(draw.integers(0, 256, (3, 4, 4), dtype=np.uint8), label) for label in (0, 1, 2, 1, 0, 1, 2, 1)]
-    parts = []
-    for part in (batch[:4], batch[4:]):
-        np.random.seed(5)
-        parts.append(FastCollateMixup(**settings)(part))
-    np.random.seed(5)
-    input, target = PairedCollateMixup(FastCollateMixup(**settings), 2)(batch)
-    assert torch.equal(input, torch.cat([part[0] for part in parts]))
-    assert torch.equal(target, torch.cat([part[1] for part in parts]))
-
-
-def test_whole_batches_only() -> None:
-    targets = np.arange(100) % 10
-    for world in (1, 2):
-        orders = [WholeBatches(targets, batch_size=33 // world, world=world, rank=rank) for rank in range(world)]
-        steps = {order.steps for order in orders}
-        assert steps == {3}
-        seen = [batch.indices for order in orders for batch in order.batches(0)]
-        assert {len(indices) for indices in seen} == {33 // world}
-        assert len(set(np.concatenate(seen))) == 3 * world * (33 // world)
-    couples = WholeBatches(targets, batch_size=8, world=1, rank=0, couples=True)
-    for epoch in range(5):
-        for batch in couples.batches(epoch):
-            assert np.bincount(targets[batch.indices])[targets[batch.indices]].min() >= 2
-    with pytest.raises(SkdError, match="100 training images are less than one batch of 51 on 2"):
-        WholeBatches(targets, batch_size=51, world=2, rank=0)
-
-
-def test_labels_of_timms_data_sets() -> None:
-    assert labels_of(SimpleNamespace(reader=SimpleNamespace(samples=[("a", 1), ("b", 0)]))).tolist() == [1, 0]
-    assert labels_of(SimpleNamespace(reader=SimpleNamespace(samples=["a"], targets=np.array([4])))).tolist() == [4]
-    assert labels_of(SimpleNamespace(targets=[2, 3], target_transform=lambda label: label - 2)).tolist() == [0, 1]
-    assert labels_of(SimpleNamespace(reader=SimpleNamespace(iter_targets=lambda: iter([5, 6])))).tolist() == [5, 6]
-    with pytest.raises(SkdError, match="SimpleNamespace does not list one class index a sample"):
-        labels_of(SimpleNamespace())
-    with pytest.raises(SkdError, match="a stream"):
-        labels_of(type("Stream", (torch.utils.data.IterableDataset,), {"__iter__": lambda self: iter([])})())
-
-
 # ---- training, checkpoints, resume -----------------------------------------------------------------------------------
 
 
@@ -351,9 +306,7 @@ def test_two_processes(data: dict[str, Path], tmp_path: Path) -> None:
 
 def test_evaluation_shards_are_padded_to_equal_length(data: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """30 images for four processes: 8 each, the last two of which are the first two images again."""
-    from skd_plugins.timm_data import BetonDataset
-
-    monkeypatch.setattr("skd_plugins.timm_data.processes", lambda options: (options["rank"], 4))
+    monkeypatch.setattr("skd_plugins.timm_beton.processes", lambda options: (options["rank"], 4))
     options = {
         name: parameter.default for name, parameter in inspect.signature(timm.data.create_loader).parameters.items()
     }
@@ -392,119 +345,7 @@ def test_the_criterion_is_the_scripts(tmp_path: Path) -> None:
     timm_train(script, "ce", [], [])
 
 
-# ---- what is refused, and what is left as it was ---------------------------------------------------------------------
-
-
-def attributes() -> list[Any]:
-    return [sys.argv, *vars(timm.data).values(), *vars(timm.task).values(), sys.modules["__main__"]]
-
-
-def test_everything_is_restored(run: Any, data: dict[str, Path]) -> None:
-    before = attributes()
-    record = run("beton", "cs_kd", "")
-    assert record["argv"][0] == str(STANDIN)
-    assert record["argv"][1:3] == ["--data-dir", str(data["beton"])]
-    assert [a is b for a, b in zip(before, attributes(), strict=True)].count(False) == 0
-    with pytest.raises(SkdError):
-        run("beton", "cs_kd", "", "--aa", "rand-m9")
-    with pytest.raises(SystemExit):
-        run("beton", "cs_kd", "", "--unknown")
-    assert [a is b for a, b in zip(before, attributes(), strict=True)].count(False) == 0
-
-
-@pytest.mark.parametrize(
-    ("method", "method_args", "message"),
-    [
-        ("cskd", "", "unknown method 'cskd'; did you mean 'cs_kd'"),
-        ("sd_dropout", "weight=abc", "method 'sd_dropout': weight should be a valid number"),
-        ("sd_dropout", "weight", "expected field=value, got 'weight'"),
-        ("sd_dropout", "drop_rate=2", "drop_rate must be between 0 and 1, got 2"),
-        ("sd_dropout", "base=cs_kd base_args.paring=bank", "did you mean 'pairing'"),
-        ("ce", "weight=1", "method 'ce' takes no arguments, got 'weight'"),
-        ("adacos", "", "adacos needs a network with a cosine classifier, which timm's train.py can't make"),
-        ("kd", "teacher=resnet18 base=kd", "method 'kd' needs the argument 'teacher'"),
-    ],
-)
-def test_bad_methods_are_refused_before_the_script_runs(
-    tmp_path: Path, method: str, method_args: str, message: str
-) -> None:
-    script = tmp_path / "script.py"
-    script.write_text("from timm.task import ClassificationTask\nraise AssertionError('this should not run')")
-    with pytest.raises(SkdError, match=message):
-        timm_train(script, method, method_args.split(), [])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, r"can't read .*script.py \(No such file or directory\); get train.py from .*1\.0\.27"),
-        ("from timm.utils import NativeScaler", "does not use timm.task.ClassificationTask; get train.py from"),
-        ("from timm.task import ClassificationTask", "ended without creating its ClassificationTask"),
-        (
-            "from timm.task import ClassificationTask, Nothing",
-            r"does not fit the installed timm 1\.\S+ \(cannot import",
-        ),
-        (
-            "import timm.data\nfrom timm.task import ClassificationTask\ntimm.data.create_loader(0, 8, 8, new=1)",
-            r"does not fit the installed timm .*create_loader.*new.*use train.py of tag v1",
-        ),
-        (
-            "import timm.data\nfrom timm.task import ClassificationTask\ntimm.data.create_naflex_loader(None)",
-            "--naflex-loader gives batches of patches",
-        ),
-    ],
-)
-def test_scripts_that_do_not_fit(tmp_path: Path, text: str | None, message: str) -> None:
-    script = tmp_path / "script.py"
-    if text is not None:
-        script.write_text(text)
-    with pytest.raises(SkdError, match=message):
-        timm_train(script, "ce", [], [])
-
-
-def test_an_import_error_that_is_not_timms_stays(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text("from timm.task import ClassificationTask\nimport not_there")
-    with pytest.raises(ModuleNotFoundError, match="not_there"):
-        timm_train(script, "ce", [], [])
-
-
-@pytest.mark.parametrize(
-    ("kind", "method", "method_args", "arguments", "message"),
-    [
-        (
-            "folder",
-            "cs_kd",
-            "",
-            "--use-multi-epochs-loader",
-            "--use-multi-epochs-loader can't be used with .*anchor | pair",
-        ),
-        ("folder", "cs_kd", "", "--resplit", "--resplit can't be used"),
-        ("folder", "cs_kd", "", "--aug-repeats 3", "--aug-repeats can't be used"),
-        ("folder", "cs_kd", "pairing=batch", "--resplit", "--resplit can't be used with .*two images of each class"),
-        ("folder", "cs_kd", "", "-b 100", "80 training images are less than one batch of 100"),
-        ("folder", "cs_kd", "", "-b 7 --mixup 0.2", "batch_size=7 does not divide .* even number"),
-        ("folder", "cs_kd", "", "-b 7 --mixup 0.2 --no-prefetcher", "mixup needs an even --batch-size, got 7"),
-        ("folder", "cs_kd", "pairing=batch", "--mixup 0.2", "needs class indices as targets, but mixup"),
-        ("folder", "virtual_softmax", "", "--mixup 0.2", "needs class indices as targets, but mixup"),
-        ("folder", "cs_kd_e", "", "", "a 'clean' segment needs two transforms, .* train from .beton"),
-        ("folder", "label_smoothing", "", "--smoothing 0.1", "brings its own cross-entropy"),
-        ("folder", "kd", "teacher=nowhere.pt", "", "nowhere.pt does not exist"),
-        ("folder", "cs_kd", "", "--num-classes 5", "the data has the label 9, but the network 5 classes"),
-        ("folder", "ce", "", "--kd-model-name resnet18", "use timm's LogitDistillationTask instead of method 'ce'"),
-        ("folder", "ce", "", "--data-dir /not/there", "data path /not/there does not exist"),
-        ("beton", "ce", "", "--num-classes 5", "the data has the label 9, but the network 5 classes"),
-        ("beton", "ce", "", "--aa rand-m9", "--aa can't be used with training from .beton"),
-        ("beton", "ce", "", "--reprob 0.1", "--reprob can't be used with training from .beton"),
-        ("beton", "ce", "", "--color-jitter 0.3", "--color-jitter can't be used with training from .beton"),
-        ("beton", "ce", "", "--no-aug", "--no-aug can't be used with training from .beton"),
-        ("beton", "ce", "", "--mixup 0.2 --mixup-mode half", "--mixup-mode half is not available"),
-        ("beton", "ce", "", "--val-split other", "neither a file nor a folder for the split 'other'"),
-    ],
-)
-def test_refused_arguments(run: Any, kind: str, method: str, method_args: str, arguments: str, message: str) -> None:
-    with pytest.raises(SkdError, match=message):
-        run(kind, method, method_args, *arguments.split())
+# ---- .beton files ----------------------------------------------------------------------------------------------------
 
 
 def test_beton_files_say_that_there_is_no_colour_jitter(run: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -524,22 +365,3 @@ def test_which_file_a_split_is(data: dict[str, Path]) -> None:
     assert find_beton(folder, "train") is None
     assert find_beton(mixed, "train") is None
     assert find_beton(mixed, "validation") == mixed / "val.beton"
-
-
-def test_errors_are_one_line_and_exit_with_2(tmp_path: Path) -> None:
-    """What the command line makes of them."""
-    code = (
-        "import sys; from pathlib import Path; from skd_plugins.errors import one_line\n"
-        "from skd_plugins.timm_train import timm_train\n"
-        "one_line(timm_train)(Path(sys.argv[1]), 'sd_dropout', ['weight=0.1'], sys.argv[2:])"
-    )
-    damaged = tmp_path / "train.beton"
-    damaged.write_bytes(b"not a beton file")
-    command = [sys.executable, "-c", code, str(STANDIN), "--data-dir", str(damaged), *NARROW]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert str(damaged) in errors[0]

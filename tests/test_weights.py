@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from skd_plugins import Recipe, SkdError, create_model, create_task, export_weights, replace, train
 from skd_plugins.evaluation.evaluate import evaluate_weights
-from skd_plugins.models import features_of
+from skd_plugins.features import forward_with_features
 from skd_plugins.plan import make_plan
 from skd_plugins.weights import load_network
 
@@ -59,8 +59,8 @@ def test_another_classifier_travels_with_the_card(
     if method == "adacos":
         assert trained["fc.scale"].item() != pytest.approx(2**0.5 * torch.tensor(9.0).log().item(), rel=1e-3)
     input = torch.randn(2, 3, 32, 32)
-    features, logits = features_of(model, input)
     with torch.no_grad():
+        features, logits = forward_with_features(model, input)
         assert torch.equal(model(input), logits)
     if method == "adacos":
         w = torch.nn.functional.normalize(trained["fc.weight"])

@@ -7,9 +7,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,9 +19,9 @@ import pytest
 from conftest import CLASSES, Pixels
 
 from skd_plugins import __version__
-from skd_plugins.data import Source, decode, write_beton
+from skd_plugins.data import Source, write_beton
 from skd_plugins.data.augment import Augmentation, center_boxes
-from skd_plugins.data.beton import BetonFile, beton_available
+from skd_plugins.data.beton import BetonFile
 from skd_plugins.data.sources import image_folder
 from skd_plugins.data.write import write_folder
 from skd_plugins.errors import SkdError
@@ -203,17 +200,6 @@ def test_shows_progress(photographs: list[Pixels], tmp_path: Path, capfd: pytest
     assert "16/16" in capfd.readouterr().err
 
 
-def test_torchs_threads_are_left_alone(photographs: list[Pixels], tmp_path: Path) -> None:
-    import torch
-
-    torch.set_num_threads(2)
-    try:
-        write_beton(source_of(photographs), tmp_path / "a.beton", workers=1)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)
-
-
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
@@ -230,54 +216,6 @@ def broken(index: int, images: list[Pixels], what: Any) -> Callable[[int], Any]:
 
 def fails() -> None:
     raise OSError("broken data stream when reading image file")
-
-
-BAD_IMAGES = {
-    "broken data stream": fails,
-    "by zero": lambda: 1 // 0,
-    "not an RGB image: float64": np.zeros((4, 4, 3)),
-    "not an RGB image: uint8 .4, 4.": np.zeros((4, 4), np.uint8),
-    "not an RGB image: uint8 .4, 4, 4.": np.zeros((4, 4, 4), np.uint8),
-    "not from 1 to 65535 pixels": np.zeros((0, 4, 3), np.uint8),
-    "not from 1 to 65535 pixels a side: .1, 65536": np.zeros((1, 65536, 3), np.uint8),
-}
-assert BAD_IMAGES
-
-
-@pytest.mark.parametrize("message", BAD_IMAGES)
-def test_a_bad_image_is_named(photographs: list[Pixels], tmp_path: Path, message: str) -> None:
-    source = source_of(photographs, broken(11, photographs, BAD_IMAGES[message]))
-    with pytest.raises(SkdError, match=rf"picture number 11 \(index 11\) can't be read: .*{message}"):
-        write_beton(source, tmp_path / "a.beton", workers=2)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("options", [{}, {"max_resolution": 60}], ids=str)
-def test_a_bad_image_is_named_in_raw_files_too(photographs: list[Pixels], tmp_path: Path, options: Any) -> None:
-    """There all images are looked at beforehand, for the page's size."""
-    with pytest.raises(SkdError, match=r"picture number 5 \(index 5\) can't be read: broken data"):
-        write_beton(
-            source_of(photographs, broken(5, photographs, fails)), tmp_path / "a.beton", raw_share=0.5, **options
-        )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_image_that_would_vanish_is_named(photographs: list[Pixels], tmp_path: Path) -> None:
-    """1,000 x 3 pixels scaled down to 100: OpenCV would fail, and FFCV's writer with it."""
-    source = source_of(photographs, broken(2, photographs, np.zeros((3, 1000, 3), np.uint8)))
-    with pytest.raises(SkdError, match=r"\(index 2\) can't be read: too narrow to be scaled down to 100 pixels"):
-        write_beton(source, tmp_path / "a.beton", max_resolution=100, workers=1)
-
-
-def test_a_truncated_jpeg_is_named(jpeg_folder: Path, tmp_path: Path) -> None:
-    import shutil
-
-    folder = shutil.copytree(jpeg_folder, tmp_path / "data" / "train")
-    victim = sorted((folder / "bee").iterdir())[2]
-    victim.write_bytes(victim.read_bytes()[:900])
-    with pytest.raises(SkdError, match=rf"{victim} \(index 8\) can't be read: image file is truncated"):
-        write_beton(image_folder(folder), tmp_path / "out" / "a.beton", workers=2)
-    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_failed_rewrite_leaves_the_old_file(photographs: list[Pixels], tmp_path: Path) -> None:
@@ -318,127 +256,6 @@ def test_wrong_labels(photographs: list[Pixels], tmp_path: Path, targets: list[i
     with pytest.raises(SkdError, match=f"test pictures {message}|test pictures has {message}"):
         write_beton(source, tmp_path / "a.beton")
     assert list(tmp_path.iterdir()) == []
-
-
-# ---------------------------------------------------------------------------------------------- processes that die
-
-
-def dies() -> None:
-    """The end of a writer's process, as by the kernel when memory runs out; never of the tests' own."""
-    assert os.getpid() != MAIN
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def fills_the_disk() -> Pixels:
-    """What is written after this fails, as on a full disk, though every sample has been counted."""
-    import resource
-
-    assert os.getpid() != MAIN
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-    return np.zeros((4, 4, 3), np.uint8)
-
-
-MAIN = os.getpid()
-DEATHS = {"first": (0, dies), "last": (15, dies), "full disk": (15, fills_the_disk)}
-assert DEATHS
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("interrupts", ["handled", "ignored"])
-@pytest.mark.parametrize("death", DEATHS)
-def test_a_dead_process_is_an_error(
-    photographs: list[Pixels], tmp_path: Path, death: str, interrupts: str, workers: int
-) -> None:
-    """FFCV would wait for it for ever. A shell's background jobs ignore interrupts, so those are no way to notice."""
-    index, what = DEATHS[death]
-    source = source_of(photographs, broken(index, photographs, what))
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if interrupts == "ignored" else None
-    start = time.monotonic()
-    try:
-        with pytest.raises(SkdError, match="a process of FFCV's writer died"):
-            write_beton(source, tmp_path / "a.beton", workers=workers)
-    finally:
-        if handler is not None:
-            signal.signal(signal.SIGINT, handler)
-    assert time.monotonic() - start < 20
-    assert list(tmp_path.iterdir()) == []
-
-
-def _interrupted(path: Path, whom: str) -> None:
-    """Runs in a process of its own, in a session of its own, so that only it and its children can be interrupted."""
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
-    main = os.getpid()
-
-    def load(index: int) -> Pixels:
-        if index == 30:
-            time.sleep(0.3)
-            os.killpg(main, signal.SIGINT) if whom == "group" else os.kill(main, signal.SIGINT)
-            time.sleep(600)
-        return np.full((8, 8, 3), index, np.uint8)
-
-    try:
-        write_beton(Source("x", ["one"], np.zeros(60, np.int64), load, str), path, workers=2)
-    except KeyboardInterrupt:
-        os._exit(40 + len(multiprocessing.active_children()))
-
-
-@pytest.mark.parametrize("whom", ["main", "group"])
-def test_ctrl_c_leaves_nothing(beton: Path, tmp_path: Path, whom: str) -> None:
-    """A terminal interrupts all processes, ``kill -INT`` one. (With `beton` FFCV is imported before the fork.)"""
-    process = multiprocessing.get_context("fork").Process(target=_interrupted, args=(tmp_path / "a.beton", whom))
-    process.start()
-    process.join(60)
-    process.kill()
-    assert process.exitcode == 40  # KeyboardInterrupt, and no process was left
-    assert list(tmp_path.iterdir()) == []
-
-
-ONE_PROCESSOR = """
-import os, sys
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from pathlib import Path
-from skd_plugins.data import open_source, write_beton
-write_beton(open_source("digits", True).subset(2, seed=0), Path(sys.argv[1]), workers=1)
-print("written", flush=True)
-"""
-
-
-def test_the_process_ends_on_one_processor(tmp_path: Path) -> None:
-    """Where numba's default threads (TBB), which FFCV starts, would keep a process that has forked for ever."""
-    done = subprocess.run(
-        [sys.executable, "-c", ONE_PROCESSOR, str(tmp_path / "a.beton")],
-        capture_output=True, text=True, timeout=200, check=False, cwd=Path(__file__).parents[1],
-        env={name: value for name, value in os.environ.items() if name != "NUMBA_THREADING_LAYER"},
-    )  # fmt: skip
-    assert done.stdout == "written\n", done.stderr[-2000:]
-    assert done.returncode == 0
-    assert len(BetonFile(tmp_path / "a.beton")) == 20
-
-
-def test_from_another_thread(photographs: list[Pixels], tmp_path: Path) -> None:
-    """Signals can't be handled there, but writing works."""
-    results: list[Any] = []
-    thread = threading.Thread(
-        target=lambda: results.append(write_beton(source_of(photographs), tmp_path / "a.beton", workers=1))
-    )
-    thread.start()
-    thread.join(60)
-    assert results == [tmp_path / "a.beton"]
-    assert len(BetonFile(results[0])) == 16
-
-
-def test_without_ffcv(digits_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writing and reading say what to install."""
-    for name in [name for name in sys.modules if name.split(".")[0] == "ffcv"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "ffcv", None)  # Python's own way to say that there is none
-    with pytest.raises(SkdError, match=r"writing .beton files needs FFCV .*: install skd_plugins\[ffcv\]"):
-        write_beton(digits_source, tmp_path / "a.beton")
-    assert list(tmp_path.iterdir()) == []
-    assert not beton_available()
-    with pytest.raises(SkdError, match=r"reading .beton files needs FFCV: install skd_plugins\[ffcv\]"):
-        decode.ffcv.__wrapped__()
 
 
 # ------------------------------------------------------------------------------------------------------------ folders

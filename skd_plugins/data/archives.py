@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import os
 import shutil
@@ -12,6 +13,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from ..errors import SkdError
+from ..progress import Meter, tracked
 from .catalog.dataset import Archive
 
 
@@ -70,9 +72,12 @@ def fetch(archive: Archive, folder: Path) -> Path:
 
 
 def _check_sum(path: Path, md5: str) -> None:
-    from torchvision.datasets.utils import calculate_md5
-
-    found = calculate_md5(str(path))
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file, Meter(f"checking {path.name}", path.stat().st_size) as meter:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            meter.advance(len(block))
+    found = digest.hexdigest()
     if found != md5:
         raise SkdError(f"{path} is damaged or incomplete (MD5 {found}, not {md5}); remove it and fetch it again")
 
@@ -90,7 +95,7 @@ def unpack(path: Path, folder: Path, *, nested: bool = False) -> None:
     part = Path(tempfile.mkdtemp(prefix=".unpack-", dir=folder))
     try:
         _unpack_into(path, part)
-        for inner in sorted(part.glob("*.tar")) if nested else ():
+        for inner in tracked(sorted(part.glob("*.tar")) if nested else (), f"unpacking the archives of {path.name}"):
             inner.with_suffix("").mkdir()
             _unpack_into(inner, inner.with_suffix(""))
             inner.unlink()
@@ -141,9 +146,11 @@ def _unpack_zip(path: Path, folder: Path) -> None:
                 if parts.is_absolute() or ".." in parts.parts or ":" in name:
                     raise SkdError(f"{path} has a member outside its folder ({name!r}); it is not unpacked")
             size = _Size(path)
-            for member in archive.infolist():
+            members = archive.infolist()
+            for member in members:
                 size.add(member.file_size)  # zipfile gives no more than that
-            archive.extractall(folder)
+            for member in tracked(members, f"unpacking {path.name}", size.total, lambda member: member.file_size):
+                archive.extract(member, folder)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, RuntimeError, ValueError) as error:
         raise SkdError(f"{path} is damaged: {error}") from None
 
@@ -152,11 +159,12 @@ def _unpack_tar(path: Path, folder: Path) -> None:
     if not hasattr(tarfile, "data_filter"):
         raise SkdError(f"{path}: this Python can't unpack safely; unpack it in {folder.parent}, or update Python")
     try:
-        with tarfile.open(path) as archive:
-            size = _Size(path)
+        size, meter = _Size(path), Meter(f"unpacking {path.name}", path.stat().st_size)
+        with path.open("rb") as file, tarfile.open(fileobj=file) as archive, meter:
 
             def counted(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
                 size.add(member.size)
+                meter.advance(file.tell() - meter.done)  # also of a compressed archive
                 return tarfile.data_filter(member, folder)
 
             archive.extractall(folder, filter=counted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,10 @@ class Loader:
                         continue
                 target = torch.from_numpy(self.data.targets[indices])
                 yield pixels.permute(0, 3, 1, 2), target.pin_memory() if self._pin else target
+
+    def fits(self, num_classes: int) -> bool:
+        """Whether a network of so many classes can be used on the data: of named classes it has to have as many."""
+        return self.num_classes == num_classes if self.classes else self.num_classes <= num_classes
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """What a network sees of a sample, before normalisation: uint8 ``[H, W, 3]``."""
@@ -242,8 +247,6 @@ def make_loader(
     """
     spec = augmentation or Augmentation()
     if image_size is not None:
-        from dataclasses import replace
-
         spec = replace(spec, image_size=image_size)
     if batch_size < 1 or workers < 0 or spec.image_size < 1:
         raise SkdError(f"batch_size={batch_size}, workers={workers}, image_size={spec.image_size}: must be positive")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -43,3 +44,22 @@ def only_one(path: Path) -> Iterator[None]:
         finally:
             with suppress(OSError):
                 lock.unlink()
+
+
+def make_folder_once(path: Path, write: Callable[[Path], None]) -> None:
+    """Makes a folder that is not there, whole or not at all; processes that come at once wait for the one that does.
+
+    Args:
+        path: the folder.
+        write: writes its content to the folder that it is given, which is not there yet.
+    """
+    if path.is_dir():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.is_dir():
+            part = path.with_name(f".{path.name}.{os.getpid()}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            write(part)
+            os.replace(part, path)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 import numpy as np
 import torch
 from timm.data.mixup import Mixup, mixup_target
 from torch import Tensor
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 def mix_segments(mixup: Mixup, input: Tensor, target: Tensor, segments: int) -> tuple[Tensor, Tensor]:
@@ -23,15 +29,24 @@ def mix_segments(mixup: Mixup, input: Tensor, target: Tensor, segments: int) -> 
     Returns:
         input and the target as probabilities ``[S * B, C]``.
     """
+    parts = list(zip(input.chunk(segments), target.chunk(segments), strict=True))
+    return input, torch.cat(from_same_state(lambda part: _mix(mixup, *part), parts))
+
+
+def _mix(mixup: Mixup, images: Tensor, labels: Tensor) -> Tensor:
+    """Mixes the images of a segment in place; returns the mixed targets ``[B, C]``."""
+    even = len(images) // 2 * 2
+    soft = [mixup(images[:even], labels[:even])[1]] if even else []
+    if even < len(images):  # timm refuses odd batches; the last image of an epoch may be left over, and stays as it is
+        soft.append(mixup_target(labels[even:], mixup.num_classes, 1.0, mixup.label_smoothing))
+    return torch.cat(soft)
+
+
+def from_same_state(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """Applies `function` to each part; NumPy's global generator, timm's source for mixup, starts the same each time."""
     state = np.random.get_state()
-    mixed = []
-    for images, labels in zip(input.chunk(segments), target.chunk(segments), strict=True):
+    results = []
+    for part in parts:
         np.random.set_state(state)
-        even = len(images) // 2 * 2
-        # timm refuses odd batches; only the last image of an epoch can be left over, and it stays as it is.
-        last = (
-            mixup_target(labels[even:], mixup.num_classes, 1.0, mixup.label_smoothing) if even < len(images) else None
-        )
-        soft = mixup(images[:even], labels[:even])[1] if even else None
-        mixed.append(torch.cat([part for part in (soft, last) if part is not None]))
-    return input, torch.cat(mixed)
+        results.append(function(part))
+    return results

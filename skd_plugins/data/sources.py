@@ -1,4 +1,4 @@
-"""Where images come from before they are written: folders, CIFAR-100, the embedded digits, and the catalog's sets."""
+"""Where images come from before they are written: a folder, or a set of the catalog."""
 
 from __future__ import annotations
 
@@ -114,49 +114,4 @@ def image_folder(path: Path) -> Source:
         targets=np.array([label for _, label in reader.samples], dtype=np.int64),
         load=load,
         name_of=lambda index: str(reader.samples[index][0]),
-    )
-
-
-def cifar100(train: bool, root: Path) -> Source:
-    """CIFAR-100, by torchvision: checked, and downloaded if it is not there."""
-    from torchvision.datasets import CIFAR100
-
-    try:
-        data = CIFAR100(str(root), train=train, download=True)
-    except (OSError, RuntimeError) as error:
-        raise SkdError(f"CIFAR-100 is not in {root} and could not be downloaded: {error}") from None
-    half = "training" if train else "test"
-    return Source(
-        description=f"CIFAR-100 {half} set",
-        classes=list(data.classes),
-        targets=np.array(data.targets, dtype=np.int64),
-        load=lambda index: np.asarray(data.data[index]),
-        name_of=lambda index: f"image {index} of CIFAR-100's {half} set",
-    )
-
-
-def digits(train: bool) -> Source:
-    """scikit-learn's 1,797 handwritten digits, 32 x 32 pixels: 100 a class to train, the other 797 to validate.
-
-    They come with scikit-learn (8 x 8 pixels, 17 grey levels; UCI's Optical Recognition of Handwritten Digits test
-    set), so this real data needs no download.
-    """
-    from PIL import Image as PIL
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    shuffled = np.random.default_rng(0).permutation(len(data.target))
-    training = np.concatenate([shuffled[data.target[shuffled] == label][:100] for label in range(10)])
-    chosen = np.sort(training if train else np.setdiff1d(shuffled, training))
-    grey = np.rint(data.images[chosen] * (255 / 16)).astype(np.uint8)
-    images = [
-        np.asarray(PIL.fromarray(image).resize((32, 32), PIL.Resampling.BICUBIC).convert("RGB")) for image in grey
-    ]
-    half = "training" if train else "validation"
-    return Source(
-        description=f"scikit-learn digits, {half} half",
-        classes=[str(label) for label in range(10)],
-        targets=np.asarray(data.target[chosen], dtype=np.int64),
-        load=lambda index: images[index],
-        name_of=lambda index: f"image {index} of the digits' {half} half",
     )

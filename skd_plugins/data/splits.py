@@ -27,15 +27,14 @@ def find_split(data: str | Path, train: bool) -> Path:
     data = Path(data)
     if not data.exists():
         raise SkdError(f"data path {data} does not exist")
-    names = ("train.beton",) if train else ("val.beton",)
-    for name in names:
-        if (data / name).is_file():
-            return data / name
+    half = "train" if train else "val"
+    if (data / f"{half}.beton").is_file():
+        return data / f"{half}.beton"
     try:
         return split_folder(data, train)
     except SkdError:
         raise SkdError(
-            f"{data} has neither {names[0]} nor a folder {'train' if train else 'val'}; write the data with "
+            f"{data} has neither {half}.beton nor a folder {half}; write the data with "
             f"skd write SOURCE --out {data}, or give the folder that holds them"
         ) from None
 

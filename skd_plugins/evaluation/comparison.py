@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, show: bool = True) -
     warnings = _warnings(groups)
     console = Console()
     if show:
-        console.print(_table(groups))
+        console.print(_table(groups, narrow=console.width < 100))
         console.print("* best of the column, ± sample standard deviation over the seeds", markup=False, highlight=False)
     for warning in warnings:
         console.print(f"note: {warning}", markup=False, highlight=False)
@@ -200,7 +201,7 @@ def _cell(group: Group, metric: Metric, mark: str = "", join: str = " ") -> str:
     return metric.show(mean) + mark + ("" if std is None else f"{join}± {metric.show(std)}")
 
 
-def _table(groups: Sequence[Group]) -> Any:
+def _table(groups: Sequence[Group], *, narrow: bool) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -213,7 +214,8 @@ def _table(groups: Sequence[Group]) -> Any:
         table.add_column(f"{metric.name}\n{metric.unit}", justify="right", no_wrap=True)
     for group in groups:
         count = len(group.runs)
-        cells = [Text(group.name + (f"\n{count} seeds" if count > 1 else ""))]
+        name = re.sub(r"^(\w+\.)(?=\w)", "\\1\n", group.name) if narrow else group.name
+        cells = [Text(name + (f"\n{count} seeds" if count > 1 else ""))]
         for metric in metrics:
             won = group.name in winners[metric.key]
             # The deviation on a line of its own, so that all columns fit in 80 characters.
@@ -258,7 +260,7 @@ def _write_page(path: Path, groups: Sequence[Group], warnings: list[str]) -> Non
             for run in group.runs
             if (points := run.validation.get(key))
         ]
-        if series:
+        if any(len(one.points) > 1 for one in series):
             curves.append((title, curve_plot(title, series, percent=percent)))
     with_curve = [(n, g) for n, g in enumerate(groups) if any(any(run.validation.values()) for run in g.runs)]
     diagrams = [(group, bins) for group in groups if (bins := group.reliability()) is not None]

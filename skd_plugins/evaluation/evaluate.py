@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import torch
 
+from ..build import evaluation_loader
 from ..data.loader import Loader
 from ..data.splits import find_split, resolve_data
-from ..engine import evaluation_loader
 from ..environment import environment
 from ..errors import SkdError
 from ..recipe import Recipe, replace
@@ -120,8 +120,7 @@ def _validation_half(dataset: str, data: str | None) -> Path:
 
 
 def _check_classes(loader: Loader, card: dict[str, Any], weights: str | Path) -> None:
-    fits = loader.num_classes == card["num_classes"] if loader.classes else loader.num_classes <= card["num_classes"]
-    if not fits:
+    if not loader.fits(card["num_classes"]):
         raise SkdError(
             f"{weights} was trained for {card['num_classes']} classes, {loader.data.path} has {loader.num_classes}"
         )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SkdError
-from .files import atomic
+from ..files import atomic
 from .hierarchy import Confusion
 from .metrics import Reliability
 from .mistakes import Distribution, LogProbHistograms

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SkdError
+from ..features import forward_with_features
 from ..methods._base import full_precision
 from ..methods.sd_dropout import self_distillation
-from ..models import classifier_of, forward_with_features
+from ..models import classifier_of
+from ..progress import tracked
 from .predict import evaluation_mode
 
 Of = Literal["all", "classifier"]
@@ -180,7 +182,7 @@ def mean_kl_gradients(
     """
     parts = [
         kl_gradients(model, input, temperature=temperature, drop_rate=drop_rate, seed=seed + number, of=of)
-        for number, (input, _) in enumerate(islice(loader, batches))
+        for number, (input, _) in enumerate(tracked(islice(loader, batches), "gradients", batches))
     ]
     weights = [1.0] * len(parts)
     return KLGradients(
@@ -216,7 +218,7 @@ def mean_assumptions(
     """
     parts = [
         check_assumptions(model, input, temperature=temperature, drop_rate=drop_rate, seed=seed + number, of=of)
-        for number, (input, _) in enumerate(islice(loader, batches))
+        for number, (input, _) in enumerate(tracked(islice(loader, batches), "assumptions", batches))
     ]
     weights = [float(part.pairs) for part in parts]
     return Assumptions(

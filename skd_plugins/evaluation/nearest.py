@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..progress import tracked
+
 _TILE = 2048  # rows and columns of distances at a time in float32: 16 MiB
 _BLOCK = 2**24  # float64 distances at a time: 128 MiB
 _FEW = 64  # candidates of a query that float32 may leave
@@ -68,7 +70,10 @@ def _in_float32(
     best = np.full(len(order), np.inf, np.float32)  # the lowest upper bound so far
     best[~wanted[order] | (norms < _TINY)] = -np.inf  # nothing is a candidate
     found = _Found(len(order))
-    for b in range(0, len(order), _TILE):
+    tiles = -(-len(order) // _TILE)
+    for b in tracked(  # a row of tiles is one longer than the one before
+        range(0, len(order), _TILE), "Recall@1", total=tiles * (tiles + 1) / 2, size=lambda b: b // _TILE + 1
+    ):
         columns = slice(b, b + _TILE)
         right = -2 * left[columns]
         right[:, -2], right[:, -1] = 1, left[columns, -2]
@@ -164,7 +169,7 @@ def _in_float64(
     # |computed - true squared distance| <= bound * (norm_i + norm_j), for a dot product of any summation order.
     bound = (rows.shape[1] + 16) * float(np.finfo(np.float64).eps)
     step = max(1, _BLOCK // len(first))
-    for start in range(0, len(queries), step):
+    for start in tracked(range(0, len(queries), step), "Recall@1"):
         block = queries[start : start + step]
         low = centred[block] @ centred.T
         low *= -2

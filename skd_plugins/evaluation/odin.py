@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import SkdError
 from ..methods._base import full_precision
+from ..progress import tracked
 from .attacks import check_eps, input_gradient
 from .ood import Scores, fpr95, max_softmax
 from .pixels import Normalised
@@ -121,10 +123,9 @@ def tune_odin(
     if not temperatures or not eps:
         raise SkdError("tune_odin needs at least one temperature and one eps")
     table: dict[tuple[float, float], float] = {}
-    for temperature in temperatures:
-        for size in eps:
-            perturb = ODIN(eps=size, temperature=temperature, mean=mean, std=std)
-            table[temperature, size] = fpr95(odin_scores(model, inside, perturb), odin_scores(model, outside, perturb))
+    for temperature, size in tracked(list(product(temperatures, eps)), "tuning ODIN"):
+        perturb = ODIN(eps=size, temperature=temperature, mean=mean, std=std)
+        table[temperature, size] = fpr95(odin_scores(model, inside, perturb), odin_scores(model, outside, perturb))
     best = min(table, key=lambda point: (table[point], point[1], point[0]))
     return ODIN(eps=best[1], temperature=best[0], mean=mean, std=std), table
 
@@ -153,7 +154,7 @@ def hold_out(
     held = np.zeros(len(indices), dtype=np.bool_)
     held[np.random.default_rng(seed).permutation(len(indices))[:count]] = True
     batches, start = [], 0
-    for input, target in loader:
+    for input, target in tracked(loader, "reading images to hold out"):
         mask = torch.from_numpy(held[start : start + len(target)]).to(input.device)
         start += len(target)
         if mask.any():

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .files import jsonable, write_text
+from ..files import jsonable, write_text
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
@@ -20,7 +24,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "plain": plain}
+    environment.filters |= {"percent": percent, "plain": plain, "breakable": breakable}
     # A lone surrogate (a file name that was not UTF-8) can't be written; a question mark can.
     text = environment.get_template(template).render(**values)
     write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
@@ -35,3 +39,10 @@ def plain(value: Any) -> str:
     """A setting for a table: text as it is, anything else as JSON."""
     value = jsonable(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def breakable(name: str) -> Markup:
+    """A name, escaped, that a narrow column breaks after a dot, an underscore or a slash."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([._/]+)(?=[A-Za-z])", r"\1<wbr>", str(escape(name))))

@@ -183,6 +183,10 @@ def curve_plot(title: str, series: Sequence[Series], *, percent: bool) -> Markup
     for one in series:
         path = " ".join(f"{plot.x(x):.2f},{plot.y(y):.2f}" for x, y in one.points)
         final = f"{one.points[-1][1]:.2%}" if percent else f"{one.points[-1][1]:.4f}"
+        if len(one.points) == 1:  # a line of one point is not seen
+            (x, y), style = one.points[0], one.style % SERIES_COLOURS
+            plot.add("circle", f"dot s{style}", f"{one.name}: {final}", cx=plot.x(x), cy=plot.y(y), r=2)
+            continue
         plot.add(
             "polyline",
             f"curve s{one.style % SERIES_COLOURS}",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import SkdError
-from .files import atomic
+from ..files import atomic
+from ..progress import tracked
 
 if TYPE_CHECKING:  # torch is imported by the functions: reading a report should not need it
     import torch
@@ -147,10 +148,10 @@ def _predict_shard(
 ) -> _Shard:
     import torch
 
-    from ..models import forward_with_features
+    from ..features import forward_with_features
 
     parts: dict[str, list[Tensor]] = {"logits": [], "targets": [], "features": []}
-    for input, target in loader:
+    for input, target in tracked(loader, "predicting"):
         if perturb is not None:
             with torch.inference_mode(False), torch.enable_grad():
                 input = perturb(model, input, target).detach()

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SkdError
+from ..files import write_json
 from .arrays import to_numpy
-from .files import write_json
 from .metrics import Reliability, Scores, bin_confidences, bin_index, score, summarize
 
 if TYPE_CHECKING:

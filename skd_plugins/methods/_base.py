@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SkdError, unknown
-from ..models import forward_with_features, tap_classifier
+from ..features import forward_with_features, tap_classifier
 from ..typed import check_arguments
 
 M = TypeVar("M", bound=type)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..models import forward_with_features
+from ..features import forward_with_features
 from ._base import Method, at_least, full_precision, kl_divergence, register_method
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -68,6 +68,21 @@ class Entry:
         """Its name in lists and legends."""
         words = " ".join(f"{name}={value}" for name, value in self.setting.items())
         return ", ".join(text for text in (self.method, self.architecture, self.dataset, words) if text)
+
+
+def entries_of(
+    training: Callable[[str, str, str], Training],
+    methods: Sequence[str],
+    architectures: Sequence[str],
+    datasets: Sequence[str],
+) -> tuple[Entry, ...]:
+    """Every method on every architecture and data set, as printed; `training` says what is trained for the three."""
+    return tuple(
+        Entry(run=training(method, network, dataset), method=method, architecture=network, dataset=dataset)
+        for network in architectures
+        for method in methods
+        for dataset in datasets
+    )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from ..data.splits import find_split
+from ..progress import Meter
 
 _SMALL = 100e6  # bytes of a folder whose files are read; of larger ones, ImageNet's say, names and sizes are taken
 
@@ -31,9 +32,10 @@ def _half(path: Path) -> str:
         if isinstance(known, str):
             return known
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with path.open("rb") as file, Meter(f"checksum of {path.name}", path.stat().st_size) as meter:
         while block := file.read(1 << 24):
             digest.update(block)
+            meter.advance(len(block))
     return digest.hexdigest()
 
 

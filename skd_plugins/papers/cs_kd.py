@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from .artefact import Artefact, Entry, Measure, Training
+from .artefact import Artefact, Entry, Measure, Training, entries_of
 
 # Data set as printed, and as in the names of the recipes.
 DATASETS = {
@@ -58,13 +59,7 @@ def training(method: str, architecture: str, dataset: str) -> Training:
     )
 
 
-def _entries(methods: Sequence[str], architectures: Sequence[str], datasets: Sequence[str]) -> tuple[Entry, ...]:
-    return tuple(
-        Entry(run=training(method, network, dataset), method=method, architecture=network, dataset=dataset)
-        for network in architectures
-        for method in methods
-        for dataset in datasets
-    )
+_entries = partial(entries_of, training)
 
 
 _ALL = tuple(DATASETS)
@@ -103,49 +98,50 @@ def _grid() -> tuple[Entry, ...]:
     )
 
 
+def _table(
+    number: int, title: str, *, entries: tuple[Entry, ...], measures: Mapping[str, Measure] = _ERROR, **layout: Any
+) -> Artefact:
+    return Artefact(id=f"cs-kd/table{number}", title=title, entries=entries, measures=measures, **layout)
+
+
 _TABLES = (
-    Artefact(
-        id="cs-kd/table1",
-        title="Top-1 error of output regularisers",
+    _table(
+        1,
+        "Top-1 error of output regularisers",
         entries=_entries(_BASELINES, ("ResNet-18", "DenseNet-121"), _ALL),
-        measures=_ERROR,
         rows=("architecture", "method"),
         notes=(_CHOSEN, _BASELINE_ARGS, _LAST),
     ),
-    Artefact(
-        id="cs-kd/table2",
-        title="Top-1 error of self-distillation methods",
+    _table(
+        2,
+        "Top-1 error of self-distillation methods",
         entries=_entries(("Cross-entropy", "DDGSD", "BYOT", "CS-KD"), ("ResNet-18",), _ALL),
-        measures=_ERROR,
         notes=(_CHOSEN, "DDGSD and BYOT have the settings of SD-Dropout's authors' code; this paper states none."),
     ),
-    Artefact(
-        id="cs-kd/table3",
-        title="Top-1 error with Mixup",
+    _table(
+        3,
+        "Top-1 error with Mixup",
         entries=_entries(("Cross-entropy", "CS-KD", "Mixup", "Mixup + CS-KD"), ("ResNet-18",), _ALL),
-        measures=_ERROR,
         notes=(_CHOSEN, "Mixup's alpha is not stated: 1, as in the authors' code of Mixup for CIFAR."),
     ),
-    Artefact(
-        id="cs-kd/table4",
-        title="Top-1 error of a ResNet-10 with a DenseNet-121 as teacher",
+    _table(
+        4,
+        "Top-1 error of a ResNet-10 with a DenseNet-121 as teacher",
         entries=_entries(("Cross-entropy", "CS-KD", "KD", "KD + CS-KD"), ("ResNet-10",), _ALL),
-        measures=_ERROR,
         notes=(
             _CHOSEN,
             "KD's temperature and weight are not stated: 4 and 1. The teacher is Table 1's DenseNet-121 with CS-KD of "
             "the same seed.",
         ),
     ),
-    Artefact(
-        id="cs-kd/table5",
-        title="Top-1 error on ImageNet",
+    _table(
+        5,
+        "Top-1 error on ImageNet",
         entries=tuple(
             Entry(run=_imagenet(method, network), method=method, architecture=network, dataset="ImageNet")
             for network in ("ResNet-50", "ResNet-101", "ResNeXt-101-32x4d")
             for method in ("Cross-entropy", "CS-KD")
         ),
-        measures=_ERROR,
         columns=("architecture",),
         seeds=1,
         notes=(
@@ -153,9 +149,9 @@ _TABLES = (
             "60 of 90 epochs, 4 and 1. The number of runs is not stated: one.",
         ),
     ),
-    Artefact(
-        id="cs-kd/table6",
-        title="Top-5 error, calibration and retrieval",
+    _table(
+        6,
+        "Top-5 error, calibration and retrieval",
         entries=_entries((*_BASELINES, "CS-KD-E"), ("ResNet-18",), _ALL),
         measures={
             "top5_error": Measure("clean", "top5"),
@@ -171,12 +167,11 @@ _TABLES = (
             "they are used to predict.",
         ),
     ),
-    Artefact(
-        id="cs-kd/table7",
-        title="Sensitivity to temperature and weight",
+    _table(
+        7,
+        "Sensitivity to temperature and weight",
         kind="grid",
         entries=_grid(),
-        measures=_ERROR,
         rows=("T",),
         columns=("lambda",),
         seeds=1,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..data.lock import make_folder_once
 from ..errors import SkdError
 from .checksum import data_checksum
 from .mini import write_mini_corrupted, write_mini_data, write_mini_outside
@@ -35,7 +32,7 @@ class Datasets:
         """The folder of a data set to train on; at the mini scale it is made."""
         path = self.root / name
         if self.scale == "mini":
-            _make(path, lambda part: write_mini_data(part, name))
+            make_folder_once(path, lambda part: write_mini_data(part, name))
         return path
 
     def checksum(self, name: str) -> str | None:
@@ -54,7 +51,7 @@ class Datasets:
         """
         path = self.root / OUTSIDE[name]
         if self.scale == "mini":
-            _make(path, lambda part: write_mini_outside(part, name))
+            make_folder_once(path, lambda part: write_mini_outside(part, name))
         if not path.is_dir():
             raise SkdError(f"{path} does not exist; {self.way_to(OUTSIDE[name])}")
         return path
@@ -67,7 +64,7 @@ class Datasets:
         """
         path = self.root / "cifar100c"
         if self.scale == "mini":
-            _make(path, write_mini_corrupted)
+            make_folder_once(path, write_mini_corrupted)
         if not path.is_dir():
             raise SkdError(f"{path} does not exist; {self.way_to('cifar100c')}")
         return path
@@ -75,16 +72,3 @@ class Datasets:
     def way_to(self, name: str) -> str:
         """How to get a data set, for messages."""
         return f"skd data {name} says what to fetch, skd data {name} --root ROOT --out {self.root / name} writes it"
-
-
-def _make(path: Path, write: Callable[[Path], None]) -> None:
-    if path.is_dir():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:  # several workers come here at once
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.is_dir():
-            part = path.with_name(f".{path.name}.{os.getpid()}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            write(part)
-            os.replace(part, path)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
+from ..build import build_optimizer, build_task
 from ..data.loader import open_data
 from ..data.splits import KNOWN, find_split
-from ..engine import build_optimizer, build_task
 from ..errors import SkdError
-from ..evaluation.files import write_json
+from ..files import write_json
 from ..methods.table import method_rows
 from ..recipe import Recipe, replace
 from .planning import Job

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..build import build_task, evaluation_loader
 from ..data.catalog.cifar100c import CORRUPTIONS, SEVERITIES
 from ..data.loader import Loader
 from ..data.splits import find_split
-from ..engine import build_task, evaluation_loader, seed_step
+from ..determinism import seed_step
 from ..errors import SkdError
 from ..evaluation.attacks import FGSM
 from ..evaluation.gradients import mean_assumptions, mean_kl_gradients
@@ -24,6 +26,7 @@ from ..evaluation.odin import hold_out, odin_scores, tune_odin
 from ..evaluation.ood import ood_metrics
 from ..evaluation.predict import predict
 from ..evaluation.robustness import corruption_accuracy
+from ..progress import tracked
 from ..recipe import Recipe, replace
 from ..weights import load_network
 from .datasets import OUTSIDE, Datasets
@@ -115,10 +118,9 @@ def corruptions(subject: Subject) -> Values:
     model = subject.network()
     root = subject.datasets.corrupted()
     accuracy: dict[str, list[float]] = {}
-    for name in CORRUPTIONS:
-        for severity in SEVERITIES:
-            predictions = predict(model, subject.loader(root / name / str(severity)))
-            accuracy.setdefault(name, []).append(top1(predictions.logits, predictions.targets))
+    for name, severity in tracked(list(product(CORRUPTIONS, SEVERITIES)), "corruptions"):
+        predictions = predict(model, subject.loader(root / name / str(severity)))
+        accuracy.setdefault(name, []).append(top1(predictions.logits, predictions.targets))
     return dict(corruption_accuracy(accuracy))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SkdError
+from ..progress import clock
 from .planning import Job, Plan
 from .store import Store
 from .work import work, write_job
@@ -159,11 +160,10 @@ class _Progress:
             state = self.store.state(job)
             if state == "done" or (state == "failed" and self._recent(job)):
                 self.seen.add(job.address)
-                took = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self.started))
+                took, done = time.monotonic() - self.started, len(self.seen)
+                times = f"{clock(took)}, ETA {clock(took * (self.total / done - 1))}"
                 reason = f": {self.store.error(job.address)}" if state == "failed" else ""
-                print(
-                    f"[{len(self.seen)}/{self.total}, {took}] {state}: {job.title} ({job.address}){reason}", flush=True
-                )
+                print(f"[{done}/{self.total}, {times}] {state}: {job.title} ({job.address}){reason}", flush=True)
 
     def _recent(self, job: Job) -> bool:
         """Whether it failed now, and not the last time."""

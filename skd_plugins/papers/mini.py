@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..data.catalog.cifar100c import CORRUPTIONS, SEVERITIES
+from ..data.catalog.digits import digits
 from ..data.hierarchy import write_hierarchy
-from ..data.sources import Image, Source, digits
+from ..data.sources import Image, Source
 from ..data.write import write_folder
 from ..evaluation.corruptions import corrupt
 from ..recipe import Recipe, replace

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..environment import environment
 from ..errors import SkdError
-from ..evaluation.files import write_json, write_text
 from ..evaluation.page import write_page
+from ..files import write_json, write_text
 from . import artefacts
 from .artefact import Artefact
 from .layout import Layout, cell_texts, lay_out, what_of
@@ -68,6 +68,7 @@ def write_artefact(artefact: Artefact, plan: Plan, store: Store) -> Path:
         facts=facts, pictures=[(path.stem, _data_uri(path)) for path in pictures], notes=artefact.notes, name=name,
         files=[f"{name}.md", f"{name}.csv", f"{name}.tex",
                *(f"{path.stem}.{kind}" for path in pictures for kind in ("png", "svg"))],
+        derived=list(dict.fromkeys(METRIC_NAMES[one.published.metric] for one in results if one.published.derived)),
         outcomes=outcomes, versions=environment()["versions"], home="../../../index.html",
     )  # fmt: skip
     return page

@@ -108,11 +108,13 @@ class Plan:
 
     def _training(self, run: Training, seed: int) -> Job:
         needs = None if run.teacher is None else self._job(run.teacher, seed)
-        recipe = replace(recipe_of(run.recipe), **{"method_args": {}, **run.changes} if "method" in run.changes
-                         else run.changes)  # fmt: skip
+        recipe, changes = recipe_of(run.recipe), dict(run.changes)
+        if "method" in changes:  # another method's arguments are not the recipe's
+            changes.setdefault("method_args", {})
+        if "model_args" in changes:  # they come on top of the recipe's
+            changes["model_args"] = {**recipe.model_args, **changes["model_args"]}
+        recipe = replace(recipe, **changes)
         dataset = recipe.dataset
-        if "model_args" in run.changes:  # they come on top of the recipe's
-            recipe = replace(recipe, model_args={**recipe_of(run.recipe).model_args, **run.changes["model_args"]})
         if self.datasets.scale == "mini":
             recipe = mini_recipe(recipe)
         checksum = self.datasets.checksum(dataset)

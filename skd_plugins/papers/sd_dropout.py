@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from .artefact import Artefact, Detector, Entry, Measure, Training
+from .artefact import Artefact, Detector, Entry, Measure, Training, entries_of
 from .cs_kd import CE, cs_kd_args
 
 DATASETS = {"CIFAR-100": "cifar100", "CUB-200-2011": "cub200", "Stanford Dogs": "dogs"}
@@ -43,15 +44,7 @@ def training(method: str, architecture: str, dataset: str) -> Training:
     return Training(recipe=f"sdd_{name}{_SUFFIX[architecture]}", changes={**_KEEP, **changes})
 
 
-def _entries(
-    methods: Sequence[str], architectures: Sequence[str] = ("ResNet-18",), datasets: Sequence[str] = tuple(DATASETS)
-) -> tuple[Entry, ...]:
-    return tuple(
-        Entry(run=training(method, network, dataset), method=method, architecture=network, dataset=dataset)
-        for network in architectures
-        for method in methods
-        for dataset in datasets
-    )
+_entries = partial(entries_of, training, architectures=("ResNet-18",), datasets=tuple(DATASETS))
 
 
 def _variant(setting: Mapping[str, str], dataset: str = "CIFAR-100", **changes: Any) -> Entry:
@@ -109,24 +102,27 @@ _NO_STD = "The paper states no standard deviation: 'agrees' then means within ou
 _LAST = "The network after the last epoch is evaluated, on the official test images."
 _OOD = ("fpr95", "detection_error", "auroc", "aupr_in", "aupr_out")
 
+
+def _table(
+    number: int, title: str, *, entries: tuple[Entry, ...], measures: Mapping[str, Measure] = _ACCURACY, **layout: Any
+) -> Artefact:
+    return Artefact(id=f"sd-dropout/table{number}", title=title, entries=entries, measures=measures, **layout)
+
+
 _TABLES = (
-    Artefact(
-        id="sd-dropout/table1",
-        title="Accuracy with and without SD-Dropout",
+    _table(
+        1, "Accuracy with and without SD-Dropout",
         entries=_entries(_with_and_without(_BASES)),
-        measures=_ACCURACY,
         notes=(_GIVEN, "CS-KD's arguments are those of CS-KD's recipes; the paper states none.", _NO_STD, _LAST),
     ),
-    Artefact(
-        id="sd-dropout/table2",
-        title="Calibration with and without SD-Dropout",
+    _table(
+        2, "Calibration with and without SD-Dropout",
         entries=_entries(_with_and_without(_CALIBRATED), datasets=_CIFAR),
         measures={"ece_fraction": Measure("clean", "ece_10")},
         notes=("The data set is not named: CIFAR-100, the paper's default. 10 bins.", _GIVEN, _NO_STD),
     ),
-    Artefact(
-        id="sd-dropout/table3",
-        title="Accuracy on ImageNet",
+    _table(
+        3, "Accuracy on ImageNet",
         entries=tuple(
             Entry(run=_imagenet(method), method=method, architecture="ResNet-152", dataset="ImageNet")
             for method in _PLAIN
@@ -139,9 +135,8 @@ _TABLES = (
             "Whether three runs were averaged here too is not said: one.",
         ),
     ),
-    Artefact(
-        id="sd-dropout/table4",
-        title="Object detection on COCO with the backbones of Table 3",
+    _table(
+        4, "Object detection on COCO with the backbones of Table 3",
         entries=_detectors(),
         measures={"box_ap": Measure("detection", "ap"), "box_ap50": Measure("detection", "ap50")},
         rows=("schedule", "method"),
@@ -149,9 +144,8 @@ _TABLES = (
         seeds=1,
         notes=("FPN or C4, optimiser, batch and image size are not stated: see detection/configs.",),
     ),
-    Artefact(
-        id="sd-dropout/table5",
-        title="Accuracy under FGSM",
+    _table(
+        5, "Accuracy under FGSM",
         entries=_entries(_PLAIN),
         measures={"fgsm_acc": Measure("fgsm", "top1_legacy")},
         notes=(
@@ -160,9 +154,8 @@ _TABLES = (
             _NO_STD,
         ),
     ),
-    Artefact(
-        id="sd-dropout/table6",
-        title="Accuracy under corruptions",
+    _table(
+        6, "Accuracy under corruptions",
         entries=tuple(
             Entry(run=training(method, "ResNet-18", "CIFAR-100"), method=method, architecture="ResNet-18",
                   dataset="CIFAR-100-C")
@@ -173,9 +166,8 @@ _TABLES = (
         columns=("method",),
         notes=("The severities are not said: the mean over all five.", _NO_STD),
     ),
-    Artefact(
-        id="sd-dropout/table7",
-        title="Out-of-distribution detection with ODIN",
+    _table(
+        7, "Out-of-distribution detection with ODIN",
         entries=_entries(_PLAIN, datasets=_CIFAR),
         measures={name: Measure("ood", f"{{ood}}/{name if name != 'detection_error' else 'detection_error_min'}")
                   for name in _OOD},
@@ -190,9 +182,8 @@ _TABLES = (
             _NO_STD,
         ),
     ),
-    Artefact(
-        id="sd-dropout/table8",
-        title="Assumptions 1 and 2 during training",
+    _table(
+        8, "Assumptions 1 and 2 during training",
         entries=_entries(("SD-Dropout",), datasets=_CIFAR),
         measures={
             "p_assumption1": Measure("gradients", "epoch{epoch}/p_assumption_1"),
@@ -207,9 +198,8 @@ _TABLES = (
             _NO_STD,
         ),
     ),
-    Artefact(
-        id="sd-dropout/table9",
-        title="Directions of the divergence",
+    _table(
+        9, "Directions of the divergence",
         entries=(
             *_entries(("Cross-Entropy",)),
             *(
@@ -218,90 +208,81 @@ _TABLES = (
                 for dataset in DATASETS
             ),
         ),
-        measures=_ACCURACY,
         rows=("direction",),
         notes=(_GIVEN, _NO_STD),
     ),
-    Artefact(
-        id="sd-dropout/table10",
-        title="Other networks",
-        entries=_entries(_PLAIN, ("ResNet-18", "ResNet-34", "DenseNet-121"), _CIFAR),
-        measures=_ACCURACY,
+    _table(
+        10, "Other networks",
+        entries=_entries(_PLAIN, architectures=("ResNet-18", "ResNet-34", "DenseNet-121"), datasets=_CIFAR),
         columns=("architecture",),
         notes=(_GIVEN, _NO_STD),
     ),
-    Artefact(
-        id="sd-dropout/table11",
-        title="Standard dropout",
+    _table(
+        11, "Standard dropout",
         entries=_entries(("Cross-Entropy", "Dropout (standard)", "Dropout (standard†)", "SD-Dropout")),
-        measures=_ACCURACY,
         notes=(
             "Rate and place of the standard dropout are not said: 0.5, before the classifier. † 'equalises the number "
             "of training steps': the mean loss of two dropped samples of each image.",
             _NO_STD,
         ),
     ),
-    Artefact(
-        id="sd-dropout/table12",
-        title="Place of the dropout",
+    _table(
+        12, "Place of the dropout",
         entries=(
             *_entries(("Cross-Entropy",), datasets=_CIFAR),
             _variant({"position": "layer4"}),
             *(_variant({"position": place}, position=place) for place in ("layer1", "layer2", "layer3")),
         ),
-        measures=_ACCURACY,
         rows=("method", "position"),
         notes=("How maps are dropped is not said: element by element.", _NO_STD),
     ),
-    Artefact(
-        id="sd-dropout/table13",
-        title="Two fully connected layers",
+    _table(
+        13, "Two fully connected layers",
         entries=(_two_layers("Cross-Entropy", CE), _two_layers("SD-Dropout", {})),
-        measures=_ACCURACY,
         notes=("The activation between the layers and the dropout's place are not said: ReLU; before the first.",
                _NO_STD),
     ),
-    Artefact(
-        id="sd-dropout/table14",
-        title="Sensitivity to drop rate and weight",
+    _table(
+        14, "Sensitivity to drop rate and weight",
         kind="grid",
         entries=tuple(
             _variant({"beta": beta, "lambda": weight}, weight=float(weight), drop_rate=float(beta))
             for weight in ("0.1", "0.5", "1.0", "2.0", "5.0")
             for beta in ("0.1", "0.3", "0.5", "0.7")
         ),
-        measures=_ACCURACY,
         rows=("lambda",),
         columns=("beta",),
         notes=("Beta is read as the probability to drop. Three runs, as section 4.1.1 says of all.", _NO_STD),
     ),
 )  # fmt: skip
 
+
+def _figure(number: int, title: str, draw: str, **arguments: Any) -> Artefact:
+    return Artefact(id=f"sd-dropout/figure{number}", title=title, kind="figure", figure=draw, **arguments)
+
+
 _FIGURES = (
-    Artefact(
-        id="sd-dropout/figure2",
-        title="Reliability with and without SD-Dropout",
-        kind="figure",
-        figure="reliability_pairs",
+    _figure(
+        2,
+        "Reliability with and without SD-Dropout",
+        "reliability_pairs",
         entries=_entries(_with_and_without(_CALIBRATED), datasets=_CIFAR),
         evaluations=("clean",),
         seeds=1,
         notes=("Panels and data set are not named: the methods of Table 2 on CIFAR-100, 10 bins.",),
     ),
-    Artefact(
-        id="sd-dropout/figure3",
-        title="Accuracy under FGSM with and without SD-Dropout",
-        kind="figure",
-        figure="fgsm_bars",
+    _figure(
+        3,
+        "Accuracy under FGSM with and without SD-Dropout",
+        "fgsm_bars",
         entries=_entries(_with_and_without(_BASES), datasets=_CIFAR),
         evaluations=("fgsm",),
         notes=("Methods and data set are not named: those of Table 1 on CIFAR-100; the attack is Table 5's.",),
     ),
-    Artefact(
-        id="sd-dropout/figure4",
-        title="Gradients of the two directions of the divergence during training",
-        kind="figure",
-        figure="gradient_curves",
+    _figure(
+        4,
+        "Gradients of the two directions of the divergence during training",
+        "gradient_curves",
         entries=_entries(("SD-Dropout",), datasets=_CIFAR),
         evaluations=("gradients",),
         seeds=1,

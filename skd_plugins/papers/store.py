@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ..environment import machine
 from ..errors import SkdError
-from ..evaluation.files import write_json
+from ..files import write_json
 from .planning import Job
 
 State = Literal["done", "trained", "begun", "failed", "not run", "no data"]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SkdError, one_line
-from ..evaluation.files import write_json
+from ..files import write_json
 from ..project import project
 from ..recipe import Recipe, replace
 from .datasets import Datasets

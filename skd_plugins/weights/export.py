@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 from ..errors import SkdError
-from ..evaluation.files import atomic
+from ..files import atomic, file_sha256
 from .load import Which, read_weights
-from .transfer import file_sha256
 
 
 def export_weights(

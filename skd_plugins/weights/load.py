@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from .. import checkpoint as checkpoints
 from ..errors import SkdError
+from ..files import file_sha256
 from ..models import create_model
 from ..typed import first_problem
 from .download import download
 from .manifest import CARD_FILE, WEIGHTS_FILE, check_name, find_release, load_manifest
 from .published import create_published, is_published, read_published
-from .transfer import file_sha256
 
 Which = Literal["last", "best"]
 _Positive = Annotated[FiniteFloat, Field(gt=0)]

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from .. import checkpoint
 from ..errors import SkdError, unknown
+from ..files import file_sha256
 from .manifest import WEIGHTS_FILE
-from .transfer import file_sha256, unwritable
+from .transfer import unwritable
 
 _PREFIXES = ("timm/", "torchvision/")
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..errors import SkdError
+from ..files import file_sha256
 from .export import export_weights
 from .load import Which, load_network
 from .manifest import CARD_FILE, WEIGHTS_FILE, Release, check_name
 from .model_card import DATA, readme, same_logits, timm_config
 from .to_detectron2 import export_detectron2
-from .transfer import file_sha256
 
 ENTRY_FILE, SUMS_FILE = "manifest_entry.json", "SHA256SUMS"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import SkdError
+from ..files import atomic
 from ..models import create_model
 from .load import Which, load_into, read_weights
 
@@ -69,17 +69,14 @@ def export_detectron2(
     settings = detectron2_settings(model, card)
     name = name or card.get("name") or card["recipe"]["name"]
     path = Path(out) / f"{name}.pkl"
-    path.parent.mkdir(parents=True, exist_ok=True)
     # `matching_heuristics`: keys are matched by their ends, because they lack the prefix they have in a detector.
     content = {
         "model": {key: value.numpy() for key, value in detectron2_state_dict(model.state_dict()).items()},
         "__author__": "skd_plugins",
         "matching_heuristics": True,
     }
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
+    with atomic(path) as part, part.open("wb") as file:
         pickle.dump(content, file)
-    os.replace(part, path)
     path.with_suffix(".detectron2.yaml").write_text(settings_yaml(settings, path))
     return path
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SkdError
+from ..files import file_sha256
 from .manifest import ReleasedFile
 
 if TYPE_CHECKING:
@@ -54,15 +54,6 @@ def has_content(path: Path, file: ReleasedFile) -> bool:
         return path.stat().st_size == file.size and file_sha256(path) == file.sha256
     except OSError:  # not there, or not readable
         return False
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class _Bounded(io.FileIO):

@@ -2,8 +2,36 @@
 
 from __future__ import annotations
 
-from ..sources import cifar100
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import SkdError
+from ..sources import Source
 from .dataset import Archive, Dataset
+
+
+def read(root: Path, train: bool, part: str) -> Source:
+    """A half, by torchvision: checked, and downloaded if it is not there.
+
+    Raises:
+        SkdError: it is not there and can't be downloaded, or it is damaged.
+    """
+    from torchvision.datasets import CIFAR100
+
+    try:
+        data = CIFAR100(str(root), train=train, download=True)
+    except (OSError, RuntimeError) as error:
+        raise SkdError(f"CIFAR-100 is not in {root} and could not be downloaded: {error}") from None
+    half = "training" if train else "test"
+    return Source(
+        description=f"CIFAR-100 {half} set",
+        classes=list(data.classes),
+        targets=np.array(data.targets, dtype=np.int64),
+        load=lambda index: np.asarray(data.data[index]),
+        name_of=lambda index: f"image {index} of CIFAR-100's {half} set",
+    )
+
 
 DATASET = Dataset(
     name="cifar100",
@@ -14,7 +42,7 @@ DATASET = Dataset(
     homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
     licence="none stated",
     layout="cifar-100-python/",
-    read=lambda root, train, part: cifar100(train, root),
+    read=read,
     archives=(
         Archive(
             url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",

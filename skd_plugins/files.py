@@ -1,7 +1,8 @@
-"""Files that are whole or not there, and JSON that every parser reads."""
+"""Files that are whole or not there, their checksums, and JSON that every parser reads."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -45,3 +46,12 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (str, int)) else str(value)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

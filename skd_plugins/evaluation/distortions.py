@@ -1,0 +1,221 @@
+"""The fifteen distortions of ImageNet-C and CIFAR-C, of an image ``[H, W, 3]`` in [0, 1]; see `corruptions`.
+
+Each takes the image, its parameter at a severity, and random numbers. What leaves [0, 1] is cut off by the caller.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .frost import window
+
+Pixels = NDArray[np.float64]  # [H, W, 3] in [0, 1]
+Draw = np.random.Generator
+SMALL = 64  # pixels: shorter sides up to this take CIFAR-C's parameters, longer ones ImageNet-C's
+
+
+def gaussian_noise(x: Pixels, scale: float, draw: Draw) -> Pixels:
+    """Normal noise of a standard deviation."""
+    return x + draw.normal(scale=scale, size=x.shape)
+
+
+def shot_noise(x: Pixels, photons: float, draw: Draw) -> Pixels:
+    """Poisson noise: so many photons for a value of 1."""
+    return draw.poisson(x * photons) / photons
+
+
+def impulse_noise(x: Pixels, share: float, draw: Draw) -> Pixels:
+    """Salt and pepper, each value of a pixel by itself."""
+    hit, salt = draw.random(x.shape) < share, draw.random(x.shape) < 0.5
+    return np.where(hit, salt.astype(float), x)
+
+
+def defocus_blur(x: Pixels, disk: tuple[float, float], draw: Draw) -> Pixels:
+    """A disk of a radius in pixels, its edge softened."""
+    from scipy.ndimage import convolve, gaussian_filter
+
+    radius, soften = disk
+    reach, soften_reach = (8, 1) if radius <= 8 else (int(radius), 2)
+    line = np.arange(-reach, reach + 1)
+    kernel = (line[:, None] ** 2 + line**2 <= radius**2).astype(float)
+    kernel = gaussian_filter(kernel / kernel.sum(), soften, radius=soften_reach, mode="mirror")
+    return convolve(x, kernel[:, :, None], mode="mirror")  # type: ignore[no-any-return]
+
+
+def glass_blur(x: Pixels, glass: tuple[float, int, int], draw: Draw) -> Pixels:
+    """Each pixel becomes a near one, between two blurs. The benchmark means to swap them, but copies; so here."""
+    sigma, reach, times = glass
+    x = np.floor(_blur(x, sigma) * 255)
+    height, width = x.shape[:2]
+    for _ in range(times):
+        moves = draw.integers(-reach, reach, size=(height, width, 2))
+        for row in range(height - reach, reach, -1):
+            for column in range(width - reach, reach, -1):
+                down, right = moves[row - 1, column - 1]
+                x[row, column] = x[row + down, column + right]
+    return _blur(x / 255, sigma)
+
+
+def motion_blur(x: Pixels, motion: tuple[int, float], draw: Draw) -> Pixels:
+    """Along a random line: radius in pixels and decay."""
+    return _moved(x, *motion, angle=draw.uniform(-45, 45))
+
+
+def zoom_blur(x: Pixels, steps: tuple[float, float], draw: Draw) -> Pixels:
+    """The mean of the image and its enlargements: from 1 to below `end`, `step` apart."""
+    end, step = steps
+    factors = np.arange(1, end, step)
+    result: Pixels = (x + sum(_enlarged(x, factor) for factor in factors)) / (len(factors) + 1)
+    return result
+
+
+def snow(x: Pixels, snow: tuple[float, float, float, float, int, float, float], draw: Draw) -> Pixels:
+    """Random flakes, blurred along a line, on a paler image."""
+    mean, spread, size, threshold, radius, sigma, keep = snow
+    flakes = _enlarged(draw.normal(mean, spread, x.shape[:2]), size)
+    flakes = np.where(flakes < threshold, 0, flakes.clip(0, 1))
+    layer = _moved(flakes, radius, sigma, angle=draw.uniform(-135, -45))[:, :, None]
+    grey = (x @ np.array([0.299, 0.587, 0.114]))[:, :, None]
+    turned = layer[::-1, ::-1]
+    result: Pixels = keep * x + (1 - keep) * np.maximum(x, grey * 1.5 + 0.5) + layer + turned
+    return result
+
+
+def frost(x: Pixels, frost: tuple[float, float], draw: Draw) -> Pixels:
+    """A photograph of frost over the image."""
+    keep, amount = frost
+    height, width = x.shape[:2]
+    return keep * x + amount * window(height, width, min(height, width) <= SMALL, draw)
+
+
+def fog(x: Pixels, fog: tuple[float, float], draw: Draw) -> Pixels:
+    """Random clouds over the image."""
+    amount, decay = fog
+    size = 1 << (max(*x.shape[:2], 2) - 1).bit_length()
+    brightest = x.max()
+    layer = _plasma(size, decay, draw)[: x.shape[0], : x.shape[1], None]
+    result: Pixels = (x + amount * layer) * brightest / (brightest + amount)
+    return result
+
+
+def brightness(x: Pixels, amount: float, draw: Draw) -> Pixels:
+    """Adds to V of HSV: hue and saturation stay, so all three values of a pixel grow by one factor."""
+    value = x.max(axis=2, keepdims=True)
+    brighter = np.minimum(value + amount, 1)
+    result: Pixels = np.where(value > 0, x * brighter / np.where(value > 0, value, 1), brighter)
+    return result
+
+
+def contrast(x: Pixels, factor: float, draw: Draw) -> Pixels:
+    """Values moved towards their mean."""
+    mean = x.mean(axis=(0, 1))
+    result: Pixels = (x - mean) * factor + mean
+    return result
+
+
+def elastic_transform(x: Pixels, elastic: tuple[float, float, float], draw: Draw) -> Pixels:
+    """A random affine map, then a smooth random displacement. Parameters are in shorter sides of the image."""
+    from scipy.ndimage import gaussian_filter, map_coordinates
+
+    height, width = x.shape[:2]
+    amount, sigma, corner = (value * min(height, width) for value in elastic)
+    centre, reach = np.array([height // 2, width // 2], float), min(height, width) // 3
+    points = centre + reach * np.array([[1, 1], [1, -1], [-1, -1]])
+    moved = points + draw.uniform(-corner, corner, points.shape)
+    # Where the map takes a point from: the affine map that sends `moved` to `points`.
+    matrix = np.linalg.lstsq(np.column_stack([moved, np.ones(3)]), points, rcond=None)[0]
+    places = np.mgrid[:height, :width].reshape(2, -1).astype(float)
+    source = matrix.T @ np.vstack([places, np.ones(height * width)])
+    shift = [
+        gaussian_filter(draw.uniform(-1, 1, (height, width)), sigma, mode="reflect", truncate=3).ravel() * amount
+        for _ in range(2)
+    ]
+    channels = []
+    for channel in np.moveaxis(x, 2, 0):
+        affine = map_coordinates(channel, source, order=1, mode="mirror").reshape(height, width)
+        channels.append(map_coordinates(affine, places + shift, order=1, mode="reflect").reshape(height, width))
+    return np.stack(channels, axis=2)
+
+
+def pixelate(x: Pixels, factor: float, draw: Draw) -> Pixels:
+    """Scaled down and up again."""
+    image = _to_image(x)
+    small = image.resize((max(1, int(image.width * factor)), max(1, int(image.height * factor))), Image.Resampling.BOX)
+    return np.asarray(small.resize(image.size, Image.Resampling.BOX)) / 255
+
+
+def jpeg_compression(x: Pixels, quality: int, draw: Draw) -> Pixels:
+    """JPEG of a quality."""
+    file = io.BytesIO()
+    _to_image(x).save(file, "jpeg", quality=quality)
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB")) / 255
+
+
+def _to_image(x: Pixels) -> Image.Image:
+    return Image.fromarray((x * 255).round().astype(np.uint8))
+
+
+def _blur(x: Pixels, sigma: float) -> Pixels:
+    from scipy.ndimage import gaussian_filter
+
+    return gaussian_filter(x, (sigma, sigma, 0), mode="nearest")  # type: ignore[no-any-return]
+
+
+def _moved(x: Pixels, radius: int, sigma: float, angle: float) -> Pixels:
+    """Motion blur of ``[H, W]`` or ``[H, W, 3]``: half a Gaussian along a line, as ImageMagick's MotionBlurImage."""
+    taps = np.arange(2 * radius + 1)
+    weights = np.exp(-(taps**2) / (2 * sigma**2))
+    weights /= weights.sum()
+    right, down = (np.ceil(taps * part(math.radians(angle)) - 0.5).astype(int) for part in (math.cos, math.sin))
+    pad = len(taps)
+    padded = np.pad(x, [(pad, pad), (pad, pad)] + [(0, 0)] * (x.ndim - 2), mode="edge")
+    height, width = x.shape[:2]
+    total = np.zeros_like(x)
+    for weight, i, j in zip(weights, pad + down, pad + right, strict=True):
+        total += weight * padded[i : i + height, j : j + width]
+    return total
+
+
+def _enlarged(x: Pixels, factor: float) -> Pixels:
+    """The centre of ``[H, W]`` or ``[H, W, 3]``, enlarged to the same size."""
+    from scipy.ndimage import zoom
+
+    sizes = x.shape[:2]
+    kept = [math.ceil(size / factor) for size in sizes]
+    starts = [(size - keep) // 2 for size, keep in zip(sizes, kept, strict=True)]
+    centre = x[starts[0] : starts[0] + kept[0], starts[1] : starts[1] + kept[1]]
+    large = zoom(centre, (factor, factor) + (1,) * (x.ndim - 2), order=1)
+    trims = [(have - size) // 2 for have, size in zip(large.shape, sizes, strict=False)]
+    result: Pixels = large[trims[0] : trims[0] + sizes[0], trims[1] : trims[1] + sizes[1]]
+    return result
+
+
+def _plasma(size: int, decay: float, draw: Draw) -> Pixels:
+    """Clouds ``[size, size]`` in [0, 1], `size` a power of two: the diamond-square algorithm on a torus.
+
+    The benchmark's code multiplies by its amplitude twice, so that it falls by the square of the decay at each level.
+    """
+    clouds = np.zeros((size, size))
+    step, amplitude = size, 1.0
+
+    def wobble(corners: Pixels) -> Pixels:
+        return corners / 4 + amplitude * draw.uniform(-1, 1, corners.shape)
+
+    while step >= 2:
+        half = step // 2
+        corner = clouds[::step, ::step]
+        pairs = corner + np.roll(corner, -1, axis=0)
+        centre = wobble(pairs + np.roll(pairs, -1, axis=1))
+        clouds[half::step, half::step] = centre
+        clouds[::step, half::step] = wobble(corner + np.roll(corner, -1, axis=1) + centre + np.roll(centre, 1, axis=0))
+        clouds[half::step, ::step] = wobble(corner + np.roll(corner, -1, axis=0) + centre + np.roll(centre, 1, axis=1))
+        step, amplitude = half, amplitude / decay**2
+    clouds -= clouds.min()
+    result: Pixels = clouds / clouds.max()
+    return result

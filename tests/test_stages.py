@@ -1,0 +1,62 @@
+"""Stages of networks: what they give, and the network from one of them on."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from test_methods import BATCH, CLASSES
+
+from skd_plugins import create_model, create_task
+from skd_plugins.errors import SkdError
+from skd_plugins.stages import STAGES, StageTap, check_resumable, resume_after, stage_modules, watching
+
+
+@pytest.mark.parametrize("model", ["resnet10t", "torchvision/resnet18", "torchvision/densenet121", "convnext_atto"])
+@pytest.mark.parametrize("position", ["layer1", "layer2", "layer3"])
+def test_the_rest_of_a_network_is_the_network(model: str, position: str) -> None:
+    """Continued from a stage's own maps it gives its own logits, and leaves BatchNorm's running statistics alone."""
+    torch.manual_seed(0)
+    network = create_model(model, num_classes=CLASSES).train()
+    stage = stage_modules(network)[STAGES.index(position)]
+    check_resumable(network, stage)
+    assert network.training
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout) or type(module).__name__ == "DropPath":
+            module.eval()
+    tap = StageTap(network, stage)
+    input = torch.randn(BATCH, 3, 64, 64)
+    with watching(tap):
+        logits = network(input)
+    state = copy.deepcopy(network.state_dict())
+    torch.testing.assert_close(resume_after(network, stage, tap.take()), logits)
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in state.items())
+    torch.testing.assert_close(network(input), logits)
+
+
+class Folded(torch.nn.Module):
+    """Has stages, but does something between them that is not one of its modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for number in (1, 2, 3, 4):
+            self.add_module(f"layer{number}", torch.nn.Conv2d(3, 3, 2, stride=2))
+        self.fc = torch.nn.Linear(3, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layer1(x - 1)
+        return self.fc(self.layer4(self.layer3(self.layer2(x))).mean((2, 3)))
+
+
+def test_networks_without_stages_are_refused() -> None:
+    vit = create_model("test_vit", num_classes=CLASSES)
+    small = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4, CLASSES))
+    for name, arguments, model, message in [
+        ("byot", {}, small, "Sequential has no four stages .* a ResNet say"),
+        ("byot", {}, vit, r"the stages of VisionTransformer give \[2, 257, 64\]"),
+        ("sd_dropout", {"position": "layer2"}, small, "Sequential has no four stages"),
+        ("sd_dropout", {"position": "layer1"}, Folded(), "Folded can't be continued after 'layer1'"),
+    ]:
+        with pytest.raises(SkdError, match=message):
+            create_task(name, model, **arguments)

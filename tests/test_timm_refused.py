@@ -1,0 +1,148 @@
+"""What `timm_train` refuses, before the script runs or as it asks for it, and that it leaves timm as it was."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm.data
+import timm.task
+from test_timm_train import CLASSES, NARROW, PER_CLASS, ROOT, STANDIN, colours, timm_data, timm_run  # noqa: F401  fixtures
+
+from skd_plugins.errors import SkdError
+from skd_plugins.timm_train import timm_train
+
+
+def attributes() -> list[Any]:
+    return [sys.argv, *vars(timm.data).values(), *vars(timm.task).values(), sys.modules["__main__"]]
+
+
+def test_everything_is_restored(run: Any, data: dict[str, Path]) -> None:
+    before = attributes()
+    record = run("beton", "cs_kd", "")
+    assert record["argv"][0] == str(STANDIN)
+    assert record["argv"][1:3] == ["--data-dir", str(data["beton"])]
+    assert [a is b for a, b in zip(before, attributes(), strict=True)].count(False) == 0
+    with pytest.raises(SkdError):
+        run("beton", "cs_kd", "", "--aa", "rand-m9")
+    with pytest.raises(SystemExit):
+        run("beton", "cs_kd", "", "--unknown")
+    assert [a is b for a, b in zip(before, attributes(), strict=True)].count(False) == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "method_args", "message"),
+    [
+        ("cskd", "", "unknown method 'cskd'; did you mean 'cs_kd'"),
+        ("sd_dropout", "weight=abc", "method 'sd_dropout': weight should be a valid number"),
+        ("sd_dropout", "weight", "expected field=value, got 'weight'"),
+        ("sd_dropout", "drop_rate=2", "drop_rate must be between 0 and 1, got 2"),
+        ("sd_dropout", "base=cs_kd base_args.paring=bank", "did you mean 'pairing'"),
+        ("ce", "weight=1", "method 'ce' takes no arguments, got 'weight'"),
+        ("adacos", "", "adacos needs a network with a cosine classifier, which timm's train.py can't make"),
+        ("kd", "teacher=resnet18 base=kd", "method 'kd' needs the argument 'teacher'"),
+    ],
+)
+def test_bad_methods_are_refused_before_the_script_runs(
+    tmp_path: Path, method: str, method_args: str, message: str
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from timm.task import ClassificationTask\nraise AssertionError('this should not run')")
+    with pytest.raises(SkdError, match=message):
+        timm_train(script, method, method_args.split(), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"can't read .*script.py \(No such file or directory\); get train.py from .*1\.0\.27"),
+        ("from timm.utils import NativeScaler", "does not use timm.task.ClassificationTask; get train.py from"),
+        ("from timm.task import ClassificationTask", "ended without creating its ClassificationTask"),
+        (
+            "from timm.task import ClassificationTask, Nothing",
+            r"does not fit the installed timm 1\.\S+ \(cannot import",
+        ),
+        (
+            "import timm.data\nfrom timm.task import ClassificationTask\ntimm.data.create_loader(0, 8, 8, new=1)",
+            r"does not fit the installed timm .*create_loader.*new.*use train.py of tag v1",
+        ),
+        (
+            "import timm.data\nfrom timm.task import ClassificationTask\ntimm.data.create_naflex_loader(None)",
+            "--naflex-loader gives batches of patches",
+        ),
+    ],
+)
+def test_scripts_that_do_not_fit(tmp_path: Path, text: str | None, message: str) -> None:
+    script = tmp_path / "script.py"
+    if text is not None:
+        script.write_text(text)
+    with pytest.raises(SkdError, match=message):
+        timm_train(script, "ce", [], [])
+
+
+def test_an_import_error_that_is_not_timms_stays(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from timm.task import ClassificationTask\nimport not_there")
+    with pytest.raises(ModuleNotFoundError, match="not_there"):
+        timm_train(script, "ce", [], [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "method_args", "arguments", "message"),
+    [
+        (
+            "folder",
+            "cs_kd",
+            "",
+            "--use-multi-epochs-loader",
+            "--use-multi-epochs-loader can't be used with .*anchor | pair",
+        ),
+        ("folder", "cs_kd", "", "--resplit", "--resplit can't be used"),
+        ("folder", "cs_kd", "", "--aug-repeats 3", "--aug-repeats can't be used"),
+        ("folder", "cs_kd", "pairing=batch", "--resplit", "--resplit can't be used with .*two images of each class"),
+        ("folder", "cs_kd", "", "-b 100", "80 training images are less than one batch of 100"),
+        ("folder", "cs_kd", "", "-b 7 --mixup 0.2", "batch_size=7 does not divide .* even number"),
+        ("folder", "cs_kd", "", "-b 7 --mixup 0.2 --no-prefetcher", "mixup needs an even --batch-size, got 7"),
+        ("folder", "cs_kd", "pairing=batch", "--mixup 0.2", "needs class indices as targets, but mixup"),
+        ("folder", "virtual_softmax", "", "--mixup 0.2", "needs class indices as targets, but mixup"),
+        ("folder", "cs_kd_e", "", "", "a 'clean' segment needs two transforms, .* train from .beton"),
+        ("folder", "label_smoothing", "", "--smoothing 0.1", "brings its own cross-entropy"),
+        ("folder", "kd", "teacher=nowhere.pt", "", "nowhere.pt does not exist"),
+        ("folder", "cs_kd", "", "--num-classes 5", "the data has the label 9, but the network 5 classes"),
+        ("folder", "ce", "", "--kd-model-name resnet18", "use timm's LogitDistillationTask instead of method 'ce'"),
+        ("folder", "ce", "", "--data-dir /not/there", "data path /not/there does not exist"),
+        ("beton", "ce", "", "--num-classes 5", "the data has the label 9, but the network 5 classes"),
+        ("beton", "ce", "", "--aa rand-m9", "--aa can't be used with training from .beton"),
+        ("beton", "ce", "", "--reprob 0.1", "--reprob can't be used with training from .beton"),
+        ("beton", "ce", "", "--color-jitter 0.3", "--color-jitter can't be used with training from .beton"),
+        ("beton", "ce", "", "--no-aug", "--no-aug can't be used with training from .beton"),
+        ("beton", "ce", "", "--mixup 0.2 --mixup-mode half", "--mixup-mode half is not available"),
+        ("beton", "ce", "", "--val-split other", "neither a file nor a folder for the split 'other'"),
+    ],
+)
+def test_refused_arguments(run: Any, kind: str, method: str, method_args: str, arguments: str, message: str) -> None:
+    with pytest.raises(SkdError, match=message):
+        run(kind, method, method_args, *arguments.split())
+
+
+def test_errors_are_one_line_and_exit_with_2(tmp_path: Path) -> None:
+    """What the command line makes of them."""
+    code = (
+        "import sys; from pathlib import Path; from skd_plugins.errors import one_line\n"
+        "from skd_plugins.timm_train import timm_train\n"
+        "one_line(timm_train)(Path(sys.argv[1]), 'sd_dropout', ['weight=0.1'], sys.argv[2:])"
+    )
+    damaged = tmp_path / "train.beton"
+    damaged.write_bytes(b"not a beton file")
+    command = [sys.executable, "-c", code, str(STANDIN), "--data-dir", str(damaged), *NARROW]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert str(damaged) in errors[0]
