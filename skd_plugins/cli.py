@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -304,7 +304,7 @@ def reproduce(
     slurm: tuple[str, ...] = (),
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
     commands: tyro.conf.FlagCreatePairsOff[bool] = False,
-    list_only: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="list")] = False,
+    list: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Make tables and figures of the papers, with the published numbers beside ours; what is done is not repeated.
 
@@ -318,12 +318,12 @@ def reproduce(
         slurm: submit to SLURM, with name=value of submitit's parameters, e.g. partition=gpu timeout_min=600.
         dry_run: print runs, evaluations, published numbers and the time it would take.
         commands: print one shell command for each run that is left, for any other scheduler.
-        list_only: print all artefacts and how far they are.
+        list: print all artefacts and how far they are.
     """
     from .papers.reproduce import reproduce as run
 
     run(
-        artefacts, scale=scale, data=data, out=out, seeds=seeds, jobs=jobs, slurm=slurm, list_only=list_only,
+        artefacts, scale=scale, data=data, out=out, seeds=seeds, jobs=jobs, slurm=slurm, list_only=list,
         dry_run=dry_run, commands_only=commands,
     )  # fmt: skip
 
@@ -348,6 +348,13 @@ def doctor() -> None:
         raise SystemExit(1)
 
 
+def completion() -> None:
+    """Print a script that completes this command in bash and zsh: source <(skd completion)."""
+    from .completion import completion_script
+
+    print(completion_script(COMMANDS), end="")
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "write": write,
     "data": data,
@@ -362,6 +369,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "reproduce": reproduce,
     "init": init,
     "doctor": doctor,
+    "completion": completion,
 }
 
 

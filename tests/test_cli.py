@@ -24,7 +24,7 @@ TINY = ['model_args={"channels": [8, 8, 16, 16]}', "epochs=1", "trackers=[]"]
 
 
 def test_the_commands_are_frozen() -> None:
-    names = "compare data demo doctor evaluate export init list release reproduce timm-train weights write"
+    names = "compare completion data demo doctor evaluate export init list release reproduce timm-train weights write"
     assert sorted(COMMANDS) == names.split()
 
 
