@@ -15,6 +15,7 @@ from typing import Literal
 
 State = Literal["ok", "note", "problem"]
 _GIB = 2**30
+_DETECTRON2 = "git+https://github.com/facebookresearch/detectron2.git"
 _MAIN = ("torch", "torchvision", "timm", "accelerate")
 
 
@@ -133,8 +134,8 @@ def _ffcv() -> Iterator[Finding]:
 def _detectron2() -> Iterator[Finding]:
     if importlib.util.find_spec("detectron2") is None:
         yield Finding("note", "detectron2", "not installed: no detection",
-                      "in a checkout: make setup; else pip install 'skd_plugins[detection]', then detectron2 from its "
-                      "repository")  # fmt: skip
+                      "in a checkout: make setup; else pip install 'skd_plugins[detection]', then "
+                      f"pip install --no-build-isolation '{_DETECTRON2}'")  # fmt: skip
         return
     try:
         module = importlib.import_module("detectron2")
@@ -142,7 +143,7 @@ def _detectron2() -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("problem", "detectron2", f"can't be imported: {error}",
                       "build it again with this torch: pip install --force-reinstall --no-build-isolation --no-deps "
-                      "detectron2")  # fmt: skip
+                      f"'{_DETECTRON2}'")  # fmt: skip
         return
     yield Finding("ok", "detectron2", str(module.__version__))
 

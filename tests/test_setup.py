@@ -165,7 +165,7 @@ def test_make_sets_up_first(target: str) -> None:
     assert ".venv/bin/" in commands[1]
 
 
-@pytest.mark.parametrize("script", ["scripts/setup.sh", "scripts/uv.sh", ".ci/run"])
+@pytest.mark.parametrize("script", ["scripts/setup.sh", "scripts/uv.sh", "scripts/pythons.sh", ".ci/run"])
 def test_shell_scripts_parse(script: str) -> None:
     parsed = shell("bash", "-n", ROOT / script)
     assert parsed.returncode == 0, parsed.stderr
