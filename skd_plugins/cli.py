@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 import tyro
 
-from .errors import SkdError, fail
+from . import __version__
+from .errors import SkdError, one_line
+
+HELP = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone)  # RUN, not STR; INT, not {None}|INT
 
 
 def write(
@@ -229,7 +232,7 @@ def weights(
     HF_HUB_OFFLINE=1 asks nobody.
 
     Args:
-        action: list them; download; verify those in the cache; or print the path of the file, downloaded if need be.
+        action: list; download; verify, those in the cache; or path, printing the file's, downloaded if need be.
         names: of weights: see skd weights list; or timm/NAME.TAG, torchvision/NAME.WEIGHTS.
     """
     from .weights import commands
@@ -373,18 +376,20 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
+@one_line
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``skd``."""
     arguments = sys.argv[1:] if argv is None else argv
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="skd",
-            args=arguments,
-            description="Self-knowledge distillation for timm, FFCV and detectron2.",
-        )
-    except (SkdError, OSError) as error:  # the system's own errors name the file and the reason
-        fail(error)
+    if arguments == ["--version"]:
+        print(f"skd_plugins {__version__}")
+        return
+    tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="skd",
+        args=arguments,
+        description="Self-knowledge distillation for timm, FFCV and detectron2.",
+        config=HELP,
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from . import __version__
+
 State = Literal["ok", "note", "problem"]
 _GIB = 2**30
 _DETECTRON2 = "git+https://github.com/facebookresearch/detectron2.git"
@@ -50,6 +52,7 @@ def examine(folder: Path = Path()) -> Iterator[Finding]:
 
 
 def _python() -> Iterator[Finding]:
+    yield Finding("ok", "skd_plugins", f"{__version__} in {Path(__file__).parent}")
     yield Finding("ok", "python", f"{platform.python_version()}, {platform.platform(terse=True)}")
 
 
