@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo demo-detection methods-demo bench bench-quick reproduce-mini test faults audit oldest slow docs docs-serve lint format lock clean distclean
+.PHONY: help setup setup-tests demo demo-detection methods-demo bench bench-quick reproduce-mini test faults audit oldest newest pythons slow docs docs-serve lint format lock clean distclean
 
 VENV ?= .venv
 export VENV
@@ -90,3 +90,14 @@ oldest: setup-tests ## the laws of the methods and of timm's train.py with the o
 	@scripts/uv.sh pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -e ".[dev]"
 	@$(OLDEST)/bin/python -m pytest -n $(JOBS) --dist loadfile tests/test_methods.py tests/test_task.py \
 		tests/test_numerics.py tests/test_models.py tests/test_networks.py $(ARGS)
+
+NEWEST := .setup/newest
+newest: setup-tests ## the tests with the newest versions pyproject.toml allows, not the locked ones
+	@scripts/uv.sh venv --quiet --clear --python $(BIN)/python $(NEWEST)
+	@scripts/uv.sh pip install --quiet --python $(NEWEST)/bin/python --upgrade -e ".[ffcv,corruptions,detection,docs,dev]"
+	@$(BIN)/python scripts/install_detectron2.py $(NEWEST)/bin/python
+	@PATH="$$PWD/$(NEWEST)/bin:$$PATH" OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -m "not slow" -n $(JOBS) \
+		--dist loadfile $(ARGS)
+
+pythons: ## the wheel in an empty environment of each Python that is here, 3.10 to 3.13: installs it and uses it
+	@scripts/pythons.sh $(ARGS)

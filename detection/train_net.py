@@ -27,7 +27,7 @@ try:
     from detectron2.utils import comm
     from detectron2.utils.env import seed_all_rng
 except ImportError as error:
-    raise SystemExit(f"error: detectron2 is needed for detection ({error}); install it with: make setup") from None
+    raise SystemExit(f"error: detectron2 is needed for detection ({error}); skd doctor says how to get it") from None
 
 import torch
 

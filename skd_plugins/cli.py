@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
-from .errors import SkdError, fail
+from . import __version__
+from .errors import SkdError, one_line
 from .progress import quieten_bars
+
+HELP = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone)  # RUN, not STR; INT, not {None}|INT
 
 
 def write(
@@ -230,7 +233,7 @@ def weights(
     HF_HUB_OFFLINE=1 asks nobody.
 
     Args:
-        action: list them; download; verify those in the cache; or print the path of the file, downloaded if need be.
+        action: list; download; verify, those in the cache; or path, printing the file's, downloaded if need be.
         names: of weights: see skd weights list; or timm/NAME.TAG, torchvision/NAME.WEIGHTS.
     """
     from .weights import commands
@@ -305,7 +308,7 @@ def reproduce(
     slurm: tuple[str, ...] = (),
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
     commands: tyro.conf.FlagCreatePairsOff[bool] = False,
-    list_only: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="list")] = False,
+    list: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Make tables and figures of the papers, with the published numbers beside ours; what is done is not repeated.
 
@@ -319,12 +322,12 @@ def reproduce(
         slurm: submit to SLURM, with name=value of submitit's parameters, e.g. partition=gpu timeout_min=600.
         dry_run: print runs, evaluations, published numbers and the time it would take.
         commands: print one shell command for each run that is left, for any other scheduler.
-        list_only: print all artefacts and how far they are.
+        list: print all artefacts and how far they are.
     """
     from .papers.reproduce import reproduce as run
 
     run(
-        artefacts, scale=scale, data=data, out=out, seeds=seeds, jobs=jobs, slurm=slurm, list_only=list_only,
+        artefacts, scale=scale, data=data, out=out, seeds=seeds, jobs=jobs, slurm=slurm, list_only=list,
         dry_run=dry_run, commands_only=commands,
     )  # fmt: skip
 
@@ -349,6 +352,13 @@ def doctor() -> None:
         raise SystemExit(1)
 
 
+def completion() -> None:
+    """Print a script that completes this command in bash and zsh: source <(skd completion)."""
+    from .completion import completion_script
+
+    print(completion_script(COMMANDS), end="")
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "write": write,
     "data": data,
@@ -363,22 +373,25 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "reproduce": reproduce,
     "init": init,
     "doctor": doctor,
+    "completion": completion,
 }
 
 
+@one_line
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``skd``."""
     arguments = sys.argv[1:] if argv is None else argv
+    if arguments == ["--version"]:
+        print(f"skd_plugins {__version__}")
+        return
     quieten_bars()
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="skd",
-            args=arguments,
-            description="Self-knowledge distillation for timm, FFCV and detectron2.",
-        )
-    except (SkdError, OSError) as error:  # the system's own errors name the file and the reason
-        fail(error)
+    tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="skd",
+        args=arguments,
+        description="Self-knowledge distillation for timm, FFCV and detectron2.",
+        config=HELP,
+    )
 
 
 if __name__ == "__main__":

@@ -13,8 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from . import __version__
+
 State = Literal["ok", "note", "problem"]
 _GIB = 2**30
+_DETECTRON2 = "git+https://github.com/facebookresearch/detectron2.git"
 _MAIN = ("torch", "torchvision", "timm", "accelerate")
 
 
@@ -49,6 +52,7 @@ def examine(folder: Path = Path()) -> Iterator[Finding]:
 
 
 def _python() -> Iterator[Finding]:
+    yield Finding("ok", "skd_plugins", f"{__version__} in {Path(__file__).parent}")
     yield Finding("ok", "python", f"{platform.python_version()}, {platform.platform(terse=True)}")
 
 
@@ -133,8 +137,8 @@ def _ffcv() -> Iterator[Finding]:
 def _detectron2() -> Iterator[Finding]:
     if importlib.util.find_spec("detectron2") is None:
         yield Finding("note", "detectron2", "not installed: no detection",
-                      "in a checkout: make setup; else pip install 'skd_plugins[detection]', then detectron2 from its "
-                      "repository")  # fmt: skip
+                      "in a checkout: make setup; else pip install 'skd_plugins[detection]', then "
+                      f"pip install --no-build-isolation '{_DETECTRON2}'")  # fmt: skip
         return
     try:
         module = importlib.import_module("detectron2")
@@ -142,7 +146,7 @@ def _detectron2() -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("problem", "detectron2", f"can't be imported: {error}",
                       "build it again with this torch: pip install --force-reinstall --no-build-isolation --no-deps "
-                      "detectron2")  # fmt: skip
+                      f"'{_DETECTRON2}'")  # fmt: skip
         return
     yield Finding("ok", "detectron2", str(module.__version__))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from .cli import HELP
 from .errors import one_line
 from .recipe import Recipe, override
 
@@ -16,7 +17,7 @@ from .recipe import Recipe, override
 def run_recipe(recipe: Recipe, argv: list[str] | None = None) -> None:
     """Parses the arguments and trains, or prints the plan."""
     arguments = _overrides_last(sys.argv[1:] if argv is None else argv)
-    tyro.cli(partial(_command, recipe), args=arguments, description=f"Train {recipe.name}.")
+    tyro.cli(partial(_command, recipe), args=arguments, description=f"Train {recipe.name}.", config=HELP)
 
 
 def _overrides_last(arguments: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import miniatures
 import pytest
 
+import skd_plugins
 from skd_plugins import list_methods
 from skd_plugins.cli import COMMANDS, main
 from skd_plugins.methods.table import method_rows
@@ -24,8 +25,13 @@ TINY = ['model_args={"channels": [8, 8, 16, 16]}', "epochs=1", "trackers=[]"]
 
 
 def test_the_commands_are_frozen() -> None:
-    names = "compare data demo doctor evaluate export init list release reproduce timm-train weights write"
+    names = "compare completion data demo doctor evaluate export init list release reproduce timm-train weights write"
     assert sorted(COMMANDS) == names.split()
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"skd_plugins {skd_plugins.__version__}\n"
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

@@ -25,7 +25,17 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "no problems"
     assert f"ok      torch: {torch.__version__.partition('+')[0]}" in [line.partition("+")[0] for line in lines]
-    for what in ("python", "timm", "accelerate", "processor", "FFCV", "detectron2", "cache of weights", "open files"):
+    for what in (
+        "skd_plugins",
+        "python",
+        "timm",
+        "accelerate",
+        "processor",
+        "FFCV",
+        "detectron2",
+        "cache of weights",
+        "open files",
+    ):
         assert sum(line[8:].startswith(f"{what}: ") for line in lines) == 1, what
 
 

@@ -165,7 +165,7 @@ def test_make_sets_up_first(target: str) -> None:
     assert ".venv/bin/" in commands[1]
 
 
-@pytest.mark.parametrize("script", ["scripts/setup.sh", "scripts/uv.sh", ".ci/run"])
+@pytest.mark.parametrize("script", ["scripts/setup.sh", "scripts/uv.sh", "scripts/pythons.sh", ".ci/run"])
 def test_shell_scripts_parse(script: str) -> None:
     parsed = shell("bash", "-n", ROOT / script)
     assert parsed.returncode == 0, parsed.stderr
@@ -393,6 +393,60 @@ def test_uv_is_installed_privately_when_path_has_none(machine: Machine) -> None:
     assert (status, output) == (0, "private pip list\n")
     assert calls[-1] == f"python3 -m pip install --quiet --upgrade --target {machine.folder}/.setup/uv uv"
     assert machine.run("scripts/uv.sh", "pip", "list") == (0, "private pip list\n", [])
+
+
+# ---------------------------------------------------------------------------------------------------------- pythons.sh
+
+IN_ENVIRONMENT = """
+    log "$(basename "$0")" "$@"
+    case "$*" in
+      *torch*) echo "torch 1.2, timm 3.4,";;
+      "evaluate "*) [[ ! -e broken ]];;
+    esac"""
+
+
+@pytest.fixture
+def interpreters(machine: Machine) -> Machine:
+    """3.10 and 3.12 are there, and can be installed to: FFCV only to 3.12."""
+    for name in ["basename", "chmod", "mktemp", "paste", "tail", "touch"]:
+        (machine.tools / name).symlink_to(shutil.which(name) or name)
+    machine.tool("template", f"cd {machine.folder}\n{IN_ENVIRONMENT}")
+    machine.tool("python3", f'[[ $1 == -V ]] && echo "Python $(<{machine.folder}/version)"')
+    machine.tool(
+        "uv",
+        f"""
+        here={machine.folder}
+        case "$1 $2" in
+          build*) mkdir -p "${{!#}}" && touch "${{!#}}/the.whl";;
+          "python find") [[ $3 == 3.1[02] ]] && echo "$3" >$here/version && echo $here/tools/python3;;
+          venv*) mkdir -p "${{!#}}/bin"
+            for name in python skd; do cp $here/tools/template "${{!#}}/bin/$name"; done;;
+          "pip install")
+            cd $here; log install "${{!#}}"; [[ $(<version) == 3.12 || ${{!#}} != *ffcv* ]];;
+        esac""",
+    )
+    return machine
+
+
+def test_every_python_that_is_there_is_used(interpreters: Machine) -> None:
+    status, output, calls = interpreters.run("scripts/pythons.sh")
+    assert status == 0, output
+    assert [re.sub(r", \d+ s$", "", line) for line in output.splitlines()] == [
+        "Python 3.10: works, torch 1.2, timm 3.4, without FFCV",
+        "Python 3.11: skipped, not found",
+        "Python 3.12: works, torch 1.2, timm 3.4, with FFCV",
+        "Python 3.13: skipped, not found",
+    ]
+    written = [call for call in calls if call.startswith("skd write")]
+    assert written == [f"skd write digits --out data --per-class 5{end}" for end in (" --folder", "")]
+
+
+def test_a_python_with_which_a_step_fails_is_said_and_the_next_is_tried(interpreters: Machine) -> None:
+    (interpreters.folder / "broken").touch()
+    status, output, calls = interpreters.run("scripts/pythons.sh", "3.12", "3.10")
+    assert status == 1
+    assert re.findall(r"^Python (\S+): FAILED after", output, re.MULTILINE) == ["3.12", "3.10"]
+    assert not [call for call in calls if "torch" in call], "nothing after the failed step"
 
 
 # ---------------------------------------------------------------------------------------------- detectron2's installer
