@@ -86,7 +86,7 @@ def plot(rows: list[Row], path: Path) -> None:
 def readme_table(content: dict[str, Any]) -> str:
     """What stands between the README's markers: the counts, the table, and what was tried where a target is missed."""
     rows = rows_of(content)
-    lines = [MARKERS[0], f"<details open><summary>{counts(rows)}</summary>", "", table(rows), ""]
+    lines = [MARKERS[0], f"<details><summary>{counts(rows)}</summary>", "", table(rows), ""]
     for row in rows:
         if row.verdict == "miss":
             lines.append(

@@ -32,7 +32,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], float, str]] = {  # label: method
 # Shown where a target is missed.
 TRIED = {
     "SD-Dropout": "its head and losses take under 1 % of a step by themselves (profile); runs differ by 2 %",
-    "CS-KD sampled": "its pairs' forward pass takes a third of a step, which nothing hides on a CPU; runs differ by 5 %",
+    "CS-KD batch": "no pass is added; runs differ by 2 %",
+    "CS-KD bank": "no pass is added, the bank is a table in memory; runs differ by 2 %",
+    "CS-KD sampled": "its pairs' forward pass is a third of a step, which nothing hides on a CPU; runs differ by 5 %",
     "byot": "its branches' small convolutions reach fewer FLOPs a second than the network's, which the floor assumes",
 }
 

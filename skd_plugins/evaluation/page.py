@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,8 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "plain": plain, "breakable": breakable}
+    filters: dict[str, Callable[..., str]] = {"percent": percent, "plain": plain, "breakable": breakable}
+    environment.filters.update(filters)
     # A lone surrogate (a file name that was not UTF-8) can't be written; a question mark can.
     text = environment.get_template(template).render(**values)
     write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
