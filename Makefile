@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo demo-detection methods-demo bench bench-quick reproduce-mini test faults audit oldest newest pythons slow docs docs-serve lint format lock clean distclean
+.PHONY: help setup setup-tests demo demo-detection methods-demo bench bench-quick reproduce-mini test coverage faults audit oldest newest pythons slow docs docs-serve lint format lock clean distclean
 
 VENV ?= .venv
 export VENV
@@ -43,6 +43,13 @@ reproduce-mini: setup ## all 34 tables and figures at the mini scale: proves the
 test: export OMP_NUM_THREADS = 1
 test: setup-tests ## the tests, without the slow ones
 	@$(BIN)/pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
+
+coverage: export OMP_NUM_THREADS = 1
+coverage: export SKD_ROOT = $(CURDIR)
+coverage: setup-tests ## the share of lines that the tests run, their sub-processes included (not those that are killed)
+	@scripts/uv.sh pip install --quiet --python $(BIN)/python "pytest-cov>=7"
+	@rm -f .coverage .coverage.*
+	@$(BIN)/pytest -m "not slow" -n $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
 
 slow: setup-tests ## the slow tests, one after the other
 	@$(BIN)/pytest -m slow $(ARGS)

@@ -232,7 +232,8 @@ def test_a_real_process_shows_no_traceback(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 2
-    assert done.stderr.strip() == f"error: data path {tmp_path / 'no'} does not exist"
+    assert done.stderr.startswith(f"error: data path {tmp_path / 'no'} does not exist; write the data with skd write ")
+    assert done.stderr.count("\n") == 1
     done = subprocess.run(
         [sys.executable, "-m", "skd_plugins.cli", "evaluate", "no.pt"], capture_output=True, text=True, env=environment
     )

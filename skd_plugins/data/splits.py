@@ -26,7 +26,10 @@ def find_split(data: str | Path, train: bool) -> Path:
     """
     data = Path(data)
     if not data.exists():
-        raise SkdError(f"data path {data} does not exist")
+        raise SkdError(
+            f"data path {data} does not exist; write the data with skd write SOURCE --out {data}, or give the folder "
+            "that holds train and val"
+        )
     half = "train" if train else "val"
     if (data / f"{half}.beton").is_file():
         return data / f"{half}.beton"
