@@ -11,7 +11,7 @@ import tyro
 
 from . import __version__
 from .errors import SkdError, one_line
-from .progress import quieten_bars
+from .meter import quieten_bars
 
 HELP = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone)  # RUN, not STR; INT, not {None}|INT
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .errors import SkdError
-from .progress import clock
+from .meter import clock
 
 RECIPES = ("digits_ce", "digits_cskd", "digits_sddropout")
 _COLUMNS = (("top1 error", "top1"), ("ECE", "ece"), ("R@1", "recall_at_1"))

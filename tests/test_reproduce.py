@@ -157,7 +157,7 @@ def check_table(artefact: Artefact, plan: Plan, store: Store) -> None:
         assert f"{line} {result.verdict} |" in text
         assert f"{_escape(result.ours_text)}" in tex
         assert f">{result.ours_text}</td>" in page
-        assert (html.escape(result.verdict).replace("&#x27;", "&#39;") in page) == compared
+        assert (html.escape(result.verdict).replace("&#x27;", "&#39;") + "</td>" in page) == compared
         assert (result.outcome in ("agrees", "differs")) == compared
     for file in (page, text, tex):
         assert ("This is not a reproduction" in file) == (not compared)

@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from ..errors import SkdError
-from ..progress import Meter, tracked
+from ..meter import Meter, tracked
 from .catalog.dataset import Archive
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SkdError
-from ..progress import tracked
+from ..meter import tracked
 from .rng import keys
 from .sources import Image, Source
 

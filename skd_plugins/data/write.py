@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import __version__
 from ..errors import SkdError
-from ..progress import Meter, tracked
+from ..meter import Meter, tracked
 from .beton import BetonFile
 from .ffcv_writer import run_writer
 from .lock import only_one

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ..errors import SkdError
 from ..features import forward_with_features
+from ..meter import tracked
 from ..methods._base import full_precision
 from ..methods.sd_dropout import self_distillation
 from ..models import classifier_of
-from ..progress import tracked
 from .predict import evaluation_mode
 
 Of = Literal["all", "classifier"]

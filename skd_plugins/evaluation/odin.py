@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import SkdError
+from ..meter import tracked
 from ..methods._base import full_precision
-from ..progress import tracked
 from .attacks import check_eps, input_gradient
 from .ood import Scores, fpr95, max_softmax
 from .pixels import Normalised

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import SkdError
 from ..files import atomic
-from ..progress import tracked
+from ..meter import tracked
 
 if TYPE_CHECKING:  # torch is imported by the functions: reading a report should not need it
     import torch

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from ..data.splits import find_split
-from ..progress import Meter
+from ..meter import Meter
 
 _SMALL = 100e6  # bytes of a folder whose files are read; of larger ones, ImageNet's say, names and sizes are taken
 

@@ -26,7 +26,7 @@ from ..evaluation.odin import hold_out, odin_scores, tune_odin
 from ..evaluation.ood import ood_metrics
 from ..evaluation.predict import predict
 from ..evaluation.robustness import corruption_accuracy
-from ..progress import tracked
+from ..meter import tracked
 from ..recipe import Recipe, replace
 from ..weights import load_network
 from .datasets import OUTSIDE, Datasets

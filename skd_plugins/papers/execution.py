@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SkdError
-from ..progress import clock
+from ..meter import clock
 from .planning import Job, Plan
 from .store import Store
 from .work import work, write_job
