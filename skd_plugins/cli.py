@@ -193,6 +193,7 @@ def release(
     out: Path = Path("releases"),
     data: str | None = None,
     url: tuple[str, ...] = (),
+    manifest: Path | None = None,
     license: str = "Apache-2.0",
     detectron2: tyro.conf.FlagCreatePairsOff[bool] = False,
     which: Literal["last", "best"] = "last",
@@ -208,11 +209,13 @@ def release(
         out: folder of releases.
         data: what to evaluate on; the embedded digits by default if the network was trained on them.
         url: where the folder will be (https://, hf://OWNER/NAME@REVISION, file:///), for the manifest.
+        manifest: a manifest of your own that gets the entry; with SKD_WEIGHTS_MANIFEST=MANIFEST its names are known.
         license: of the weights, an SPDX identifier.
         detectron2: write a .pkl for detectron2's own ResNet too.
         which: which checkpoint of a run's folder.
         raw: the raw weights, where there is an average of them too.
     """
+    from .weights.manifest import add_entry
     from .weights.release import ENTRY_FILE, make_release
 
     folder = make_release(
@@ -221,6 +224,8 @@ def release(
     )  # fmt: skip
     print((folder / ENTRY_FILE).read_text(), end="")
     print(f"release: {folder}")
+    if manifest is not None:
+        add_entry(manifest, folder / ENTRY_FILE)
 
 
 def weights(
@@ -230,7 +235,7 @@ def weights(
     """List, download or verify released weights, or print where they are.
 
     The cache is $SKD_CACHE/weights. SKD_WEIGHTS_MIRROR=URL asks URL/NAME/FILE instead of the addresses of the manifest;
-    HF_HUB_OFFLINE=1 asks nobody.
+    HF_HUB_OFFLINE=1 asks nobody. SKD_WEIGHTS_MANIFEST=FILE adds the releases of a manifest of your own.
 
     Args:
         action: list; download; verify, those in the cache; or path, printing the file's, downloaded if need be.

@@ -45,7 +45,7 @@ from .signals import any_process, collected_signals
 from .validation import validate
 
 
-@explains
+@explains("; continue with --resume")
 def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", resume: bool = False) -> Path:
     """Trains a recipe; under ``accelerate launch`` or ``torchrun`` on all their processes.
 

@@ -1,4 +1,4 @@
-"""What torch says when a training can't go on, as one line with the way out."""
+"""What torch says when a training or an evaluation can't go on, as one line with the way out."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec
 
+from .data.fetch import READER_ADVICE, READER_DIED
 from .errors import SkdError
 
 P = ParamSpec("P")
 
 # What torch's message contains, and ours; the rest is passed on as it is, since it may be a mistake in the code.
 _KNOWN = {
-    r"DataLoader (worker|timed out)": (
-        "a process that reads images died or hangs: too little memory, or shared memory (docker: --shm-size, SLURM: "
-        "--mem); use fewer workers, workers=0, or a .beton file, which needs none"
-    ),
+    READER_DIED.pattern: READER_ADVICE,  # torch says it by a signal's handler, wherever the program is just then
     r"gloo|NCCL|Application timeout|Connection (closed|reset|refused)|[Tt]imed out|waiting for clients|Broken pipe": (
         "another process of this training died or did not answer (timeout_minutes); its own output says why"
     ),
@@ -43,17 +41,24 @@ def explained(error: Exception) -> SkdError | None:
     return None
 
 
-def explains(train: Callable[P, Path]) -> Callable[P, Path]:
-    """Makes `train` raise `SkdError` for what is known to happen to trainings, with how to continue."""
+def explains(then: str = "") -> Callable[[Callable[P, Path]], Callable[P, Path]]:
+    """Makes a training or evaluation raise `SkdError` for what is known to happen to it.
 
-    @wraps(train)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Path:
-        try:
-            return train(*args, **kwargs)
-        except (RuntimeError, ValueError) as error:  # torch's of all kinds are among these
-            known = explained(error)
-            if known is None:
-                raise
-            raise SkdError(f"{known}; continue with --resume") from error
+    Args:
+        then: what follows the message, how to go on.
+    """
 
-    return wrapped
+    def decorate(function: Callable[P, Path]) -> Callable[P, Path]:
+        @wraps(function)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> Path:
+            try:
+                return function(*args, **kwargs)
+            except (RuntimeError, ValueError) as error:  # torch's of all kinds are among these
+                known = explained(error)
+                if known is None:
+                    raise
+                raise SkdError(f"{known}{then}") from error
+
+        return wrapped
+
+    return decorate

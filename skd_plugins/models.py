@@ -74,12 +74,12 @@ def _library_model(name: str, num_classes: int | None, pretrained: bool, argumen
 def _pretrained_model(name: str, arguments: dict[str, Any]) -> nn.Module | None:
     """The network with published or released weights; None for a name that is timm's own affair."""
     from .weights.load import load_into, read_weights
-    from .weights.manifest import load_manifest
+    from .weights.manifest import all_releases
     from .weights.published import create_published, is_published
 
     if is_published(name):
         return create_published(name, **arguments)[0]
-    if name not in load_manifest():
+    if name not in all_releases():
         return None
     weights, card = read_weights(name)
     model = create_model(card["model"], num_classes=card["num_classes"], **(card["model_args"] | arguments))

@@ -24,7 +24,7 @@ from skd_plugins import Recipe, SkdError, create_model, replace, train
 from skd_plugins.cli import main
 from skd_plugins.weights import load_network
 from skd_plugins.weights.download import download
-from skd_plugins.weights.manifest import load_manifest
+from skd_plugins.weights.manifest import add_entry, all_releases, load_manifest
 from skd_plugins.weights.published import published_file
 from skd_plugins.weights.release import make_release
 
@@ -91,6 +91,55 @@ def test_timm_loads_a_release_as_it_is(
 
     with pytest.raises(SkdError, match="new_tag exists, and a release does not change: give another --tag"):
         make_release(runs["resnet10t"], tmp_path, tag="new_tag", data=str(digits_beton))
+
+
+def test_a_laboratorys_own_manifest(
+    runs: dict[str, Path], digits_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Two releases into one manifest; by their names they come from a server, checked."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SKD_CACHE", str(tmp_path / "cache"))
+    for tag in ("one", "two"):
+        main(["release", str(runs["resnet10t"]), "--tag", tag, "--data", str(digits_beton), "--manifest", "own.json",
+              "--url", f"https://host.example/{tag}"])  # fmt: skip
+    with pytest.raises(SkdError, match="there are no weights 'resnet10t_digits.two'"):
+        load_network("resnet10t_digits.two")
+    monkeypatch.setenv("SKD_WEIGHTS_MANIFEST", "own.json")
+    capsys.readouterr()
+    main(["weights", "list"])
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines() if line.startswith(" resnet10t_digits.")] == [
+        *load_manifest(), "resnet10t_digits.one", "resnet10t_digits.two"
+    ]  # fmt: skip
+    releases = tmp_path / "releases"
+    served = {f"/{path.relative_to(releases)}": path.read_bytes() for path in releases.rglob("*") if path.is_file()}
+    with serve_files(served) as server:
+        monkeypatch.setenv("SKD_WEIGHTS_MIRROR", server.address)
+        own, _ = load_network(runs["resnet10t"])
+        model = create_model("resnet10t_digits.two", pretrained=True).eval()
+        assert [path for path, _ in server.requests if path.endswith(".safetensors")] == [
+            "/resnet10t_digits.two/model.safetensors"
+        ]
+    input = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model(input), own(input))
+
+    before = Path("own.json").read_bytes()
+    with pytest.raises(SkdError, match=r"own\.json: weights: resnet10t_digits\.one is there twice"):
+        add_entry(Path("own.json"), releases / "resnet10t_digits.one" / "manifest_entry.json")
+    assert Path("own.json").read_bytes() == before
+    Path("own.json").write_bytes(before[:-9])
+    with pytest.raises(SkdError, match=r"own\.json: content: Invalid JSON"):
+        add_entry(Path("own.json"), releases / "resnet10t_digits.one" / "manifest_entry.json")
+    assert Path("own.json").read_bytes() == before[:-9]
+    Path("ours.json").write_text(json.dumps({"version": 1, "weights": [
+        json.loads((releases / "resnet10t_digits.one" / "manifest_entry.json").read_text())
+        | {"name": "resnet10t_digits.ce"}
+    ]}))  # fmt: skip
+    monkeypatch.setenv("SKD_WEIGHTS_MANIFEST", "ours.json")
+    with pytest.raises(SkdError, match=r"SKD_WEIGHTS_MANIFEST: resnet10t_digits\.ce in ours\.json is the name of"):
+        all_releases()
 
 
 def test_torchvision_loads_a_release(runs: dict[str, Path], digits_beton: Path, tmp_path: Path) -> None:

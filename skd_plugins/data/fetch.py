@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,11 @@ from .order import Batch
 
 _SHARED = Path("/dev/shm")
 _PATIENCE = 600  # seconds that torch waits for a batch of a worker
+READER_DIED = re.compile(r"DataLoader (worker \(pid|timed out)")  # torch's words
+READER_ADVICE = (
+    "a process that reads images died or hangs: too little memory, or shared memory (docker: --shm-size, SLURM: "
+    "--mem); use fewer workers, workers=0, or a .beton file, which needs none"
+)
 Raw = tuple[Tensor, dict[int, str]]  # uint8 [n, H, W, 3], and why rows of it could not be decoded
 
 
@@ -129,8 +135,14 @@ class FolderBatches:
         """The batches with their pixels, in order; the workers run ahead as torch has them do."""
         batches = self._checked(batches)
         pending = self._requests.start(batches, epoch)
-        for pixels, broken in self._loader:
-            yield pending.popleft(), (pixels, dict(zip(*broken, strict=True)))
+        try:
+            for pixels, broken in self._loader:
+                yield pending.popleft(), (pixels, dict(zip(*broken, strict=True)))
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # The connection ends where torch comes for what the process had still shared.
+            if isinstance(error, RuntimeError) and not READER_DIED.search(str(error)):
+                raise
+            raise SkdError(f"{READER_ADVICE} [{type(error).__name__}: {error}]") from error
 
     def _checked(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches; raises SkdError where torch's workers would wait for ever for shared memory to put one."""

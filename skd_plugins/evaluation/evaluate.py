@@ -12,6 +12,7 @@ from ..data.loader import Loader
 from ..data.splits import find_split, resolve_data
 from ..environment import environment
 from ..errors import SkdError
+from ..failures import explains
 from ..recipe import Recipe, replace
 from ..weights import load_network
 from .attacks import FGSM, PGD
@@ -19,6 +20,7 @@ from .predict import predict
 from .report import write_report
 
 
+@explains()
 def evaluate_weights(
     weights: str | Path,
     *,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from .download import download, is_downloaded, verify
-from .manifest import WEIGHTS_FILE, find_release, load_manifest
+from .manifest import WEIGHTS_FILE, all_releases, find_release
 from .published import is_published, published_file
 
 
@@ -20,8 +21,9 @@ def show_list() -> None:
         table.add_column(column, justify="right")
     for column in ("cached", "trained on"):
         table.add_column(column)
-    for release in load_manifest().values():
-        numbers = (100 * (1 - release.metrics["top1"]), 100 * release.metrics["ece"], release.size / 1e6)
+    for release in all_releases().values():
+        top1, ece = (release.metrics.get(name, math.nan) for name in ("top1", "ece"))
+        numbers = (100 * (1 - top1), 100 * ece, release.size / 1e6)
         here = "yes" if is_downloaded(release) else "no"
         data = release.data.partition(":")[0]
         table.add_row(release.name, *(f"{number:.2f}" for number in numbers), here, data)

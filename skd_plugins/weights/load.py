@@ -15,7 +15,7 @@ from ..files import file_sha256
 from ..models import create_model
 from ..typed import first_problem
 from .download import download
-from .manifest import CARD_FILE, WEIGHTS_FILE, check_name, find_release, load_manifest
+from .manifest import CARD_FILE, WEIGHTS_FILE, all_releases, check_name, find_release
 from .published import create_published, is_published, read_published
 
 Which = Literal["last", "best"]
@@ -101,7 +101,7 @@ def _named(name: str) -> Path:
     path = Path("weights") / f"{name}.safetensors"
     if path.exists():
         return path
-    if name in load_manifest():
+    if name in all_releases():
         return download(find_release(name))
     raise SkdError(
         f"there are no weights {name!r}: neither a file or a run's folder of that name nor {path} nor released ones "

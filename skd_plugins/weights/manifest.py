@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections import Counter
 from functools import cache
@@ -11,9 +13,11 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import SkdError, unknown
+from ..files import write_text
 from ..typed import first_problem
 
 MANIFEST = Path(__file__).with_name("manifest.json")
+OWN_MANIFEST = "SKD_WEIGHTS_MANIFEST"
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "config.json"
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9_-]*"
@@ -134,12 +138,48 @@ def load_manifest(path: Path = MANIFEST) -> dict[str, Release]:
         SkdError: the file is not a manifest; the message names the first thing that is wrong.
     """
     try:
-        manifest = _Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        raise SkdError(f"{path}: {first_problem(error)}") from None
+        return _checked(path.read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
         raise SkdError(f"{path} is not a readable manifest: {error}") from None
+
+
+def _checked(text: str, path: Path) -> dict[str, Release]:
+    try:
+        manifest = _Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise SkdError(f"{path}: {first_problem(error)}") from None
     return {release.name: release for release in manifest.weights}
+
+
+def add_entry(manifest: Path, entry: Path) -> None:
+    """Adds a release's entry, a file that ``skd release`` wrote, to a manifest, which is begun if it is not there.
+
+    Raises:
+        SkdError: the manifest is damaged, or has weights of that name, and stays as it is.
+    """
+    text = manifest.read_text(encoding="utf-8") if manifest.exists() else '{"version": 1, "weights": []}'
+    _checked(text, manifest)
+    content = json.loads(text)
+    content["weights"].append(json.loads(entry.read_text(encoding="utf-8")))
+    text = json.dumps(content, indent=1) + "\n"
+    _checked(text, manifest)
+    write_text(manifest, text)
+    load_manifest.cache_clear()
+
+
+def all_releases() -> dict[str, Release]:
+    """The package's releases, and those of the manifest that ``SKD_WEIGHTS_MANIFEST`` names, a laboratory's own.
+
+    Raises:
+        SkdError: that file is not a manifest, or has a name that the package's weights have.
+    """
+    releases, own = load_manifest(), os.environ.get(OWN_MANIFEST)
+    if not own:
+        return releases
+    further = load_manifest(Path(own))
+    for name in further.keys() & releases.keys():
+        raise SkdError(f"{OWN_MANIFEST}: {name} in {own} is the name of weights of the package; give it another tag")
+    return releases | further
 
 
 def find_release(name: str) -> Release:
@@ -148,7 +188,7 @@ def find_release(name: str) -> Release:
     Raises:
         SkdError: the name is not a possible one, or there are no such weights.
     """
-    releases = load_manifest()
+    releases = all_releases()
     if check_name(name) not in releases:
         raise unknown("weights", name, releases)
     return releases[name]
