@@ -142,6 +142,8 @@ class FolderBatches:
             # The connection ends where torch comes for what the process had still shared.
             if isinstance(error, RuntimeError) and not READER_DIED.search(str(error)):
                 raise
+            # Or torch's handler of SIGCHLD raises too, for the same process, wherever the program is then.
+            self._loader._iterator._shutdown_workers()  # type: ignore[union-attr]
             raise SkdError(f"{READER_ADVICE} [{type(error).__name__}: {error}]") from error
 
     def _checked(self, batches: Iterator[Batch]) -> Iterator[Batch]:
