@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Installs the wheel into an empty environment of each Python and uses it there: import, doctor, init, a training of one
-# epoch, an evaluation, a release of it, which comes back from a server by its name.
+# Installs the wheel and detectron2 into an empty environment of each Python and uses them there: import, doctor, init,
+# a training of one epoch, an evaluation, a release of it, which comes back from a server by its name, a detector's plan.
 #
 #   scripts/pythons.sh [VERSION|INTERPRETER ...]      default: 3.10 to 3.13; those that are missing are skipped
 #
 # An environment takes 5 GB while it is used. Where FFCV can't be built, the images are read from a folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-uv=$PWD/scripts/uv.sh
+scripts=$PWD/scripts uv=$PWD/scripts/uv.sh
 unset PYTHONPATH VIRTUAL_ENV
 # pyenv's shims of versions that are not switched on are found, and fail.
 if command -v pyenv >/dev/null; then
@@ -25,10 +25,11 @@ use() {
   cd "$work/use"
   "$uv" venv --quiet --python "$1" "$environment"
   export PATH=$environment/bin:$PATH SKD_CACHE=$work/use/cache
-  if ! "$uv" pip install --quiet --python "$environment" "$wheel[ffcv]"; then
+  if ! "$uv" pip install --quiet --python "$environment" "$wheel[ffcv,detection]"; then
     ffcv="without FFCV" format=--folder
-    "$uv" pip install --quiet --python "$environment" "$wheel"
+    "$uv" pip install --quiet --python "$environment" "$wheel[detection]"
   fi
+  "$environment/bin/python" "$scripts/install_detectron2.py" "$environment/bin/python"
   python -c 'import skd_plugins; print([getattr(skd_plugins, name) for name in skd_plugins.__all__])'
   skd doctor
   skd init .
@@ -43,6 +44,7 @@ use() {
     skd evaluate resnet10t_digits.trial --data data
   kill $server
   grep "GET /resnet10t_digits.trial/model.safetensors" served
+  python detection/train_net.py --config faster_rcnn_sdd.yaml --dry-run
   python -c 'import timm, torch; print(f"torch {torch.__version__}, timm {timm.__version__},")'
   echo "$ffcv"
 }
