@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .errors import SkdError
 from .meter import clock
+from .project import project
 
 RECIPES = ("digits_ce", "digits_cskd", "digits_sddropout")
 _COLUMNS = (("top1 error", "top1"), ("ECE", "ece"), ("R@1", "recall_at_1"))
@@ -33,9 +34,6 @@ def run_demo(out: Path, seeds: int, recipes: Sequence[str] = RECIPES, overrides:
     Raises:
         SkdError: the recipes are not there, or a run failed.
     """
-    folder = Path(__file__).parent.parent / "recipes"
-    if not folder.is_dir():
-        raise SkdError("the demo runs the project's recipes; run it in a checkout of the repository")
     if seeds < 1:
         raise SkdError(f"--seeds should be at least 1, got {seeds}")
     from .data.splits import embedded_digits
@@ -47,7 +45,7 @@ def run_demo(out: Path, seeds: int, recipes: Sequence[str] = RECIPES, overrides:
     print(
         f"data: {data}/train.beton, val.beton (scikit-learn's digits, 20 labels a class, 797 to validate)", flush=True
     )
-    jobs = [(folder / f"{name}.py", seed) for seed in range(seeds) for name in recipes]
+    jobs = [(project() / "recipes" / f"{name}.py", seed) for seed in range(seeds) for name in recipes]
     # One thread a run and one run a core: two runs of two threads each would wait for one another.
     began, runs = time.monotonic(), []
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:

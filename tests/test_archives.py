@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
 import io
+import resource
 import shutil
 import tarfile
 import threading
@@ -116,6 +118,27 @@ def test_damaged_archives(tmp_path: Path) -> None:
     path.write_bytes(b"<html>not found</html>")
     with pytest.raises(SkdError, match=r"x.tgz is neither a tar nor a zip archive; fetch it again"):
         unpack(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["tgz", "zip"])
+def test_a_full_disk_is_not_a_damaged_archive(kind: str, tmp_path: Path) -> None:
+    """A limit on the size of files stands for it: the system refuses to write further in the same way."""
+    (tmp_path / "large").write_bytes(bytes(1 << 20))
+    path = tmp_path / f"x.{kind}"
+    if kind == "tgz":
+        tar(path, tmp_path, ["large"])
+    else:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(tmp_path / "large", "large")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(OSError, match=rf"x.{kind} can't be unpacked: File too large") as error:
+            unpack(path, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.errno == errno.EFBIG
+    assert not list((tmp_path / "out").iterdir()), "nothing half unpacked"
 
 
 def test_archives_of_archives(tmp_path: Path) -> None:

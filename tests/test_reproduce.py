@@ -6,6 +6,7 @@ import csv
 import html
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -264,6 +265,18 @@ def test_data_that_are_missing_are_named(tmp_path: Path) -> None:
     with pytest.raises(SkdError, match="isun does not exist"):
         datasets.outside("iSUN")
     assert datasets.checksum("mit67") is None
+
+
+def test_runs_without_data_are_an_error_after_the_pages_are_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", "sd-dropout/table13", "--data", str(tmp_path / "data"), "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    output = capsys.readouterr()
+    assert f"no data: {tmp_path / 'data' / 'cifar100'} is not there" in output.out
+    assert re.search(r"^error: (\d+) of \1 runs are left out: their data are not there", output.err, re.MULTILINE)
+    assert (tmp_path / "full" / "index.html").is_file()
 
 
 def test_one_worker_has_a_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import lzma
 import os
@@ -15,6 +16,9 @@ from pathlib import Path, PurePosixPath
 from ..errors import SkdError
 from ..meter import Meter, tracked
 from .catalog.dataset import Archive
+
+# Errors of the place that is written to; others are the archive's.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def provide(archive: Archive, root: Path, *, download: bool) -> str:
@@ -90,6 +94,7 @@ def unpack(path: Path, folder: Path, *, nested: bool = False) -> None:
 
     Raises:
         SkdError: it is not an archive, is damaged, would write outside the folder, or into what is there already.
+        OSError: the folder can't be written, or not all of it: the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".unpack-", dir=folder))
@@ -152,7 +157,7 @@ def _unpack_zip(path: Path, folder: Path) -> None:
             for member in tracked(members, f"unpacking {path.name}", size.total, lambda member: member.file_size):
                 archive.extract(member, folder)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, RuntimeError, ValueError) as error:
-        raise SkdError(f"{path} is damaged: {error}") from None
+        raise _meaning(path, error) from None
 
 
 def _unpack_tar(path: Path, folder: Path) -> None:
@@ -171,4 +176,11 @@ def _unpack_tar(path: Path, folder: Path) -> None:
     except tarfile.FilterError as error:
         raise SkdError(f"{path} has a member outside its folder or of a special kind ({error})") from None
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
-        raise SkdError(f"{path} is damaged: {error}") from None
+        raise _meaning(path, error) from None
+
+
+def _meaning(path: Path, error: Exception) -> Exception:
+    """The system's own error if it is about writing; else the archive is damaged, whatever the unpacker calls that."""
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        return OSError(error.errno, f"{path} can't be unpacked: {error.strerror}", error.filename)
+    return SkdError(f"{path} is damaged: {error}")

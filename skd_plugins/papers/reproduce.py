@@ -45,7 +45,7 @@ def reproduce(
         slurm: see `execute`.
 
     Raises:
-        SkdError: an unknown name, nothing can be done, or runs failed (after all others and the pages are done).
+        SkdError: an unknown name; or runs failed or lack their data (after all others and the pages are done).
     """
     if seeds is not None and seeds < 1:
         raise SkdError(f"--seeds should be at least 1, got {seeds}")
@@ -78,11 +78,14 @@ def reproduce(
         print(f"{artefact.id}: {write_artefact(artefact, plan, store)}", flush=True)
     print(f"index: {write_index(store, scale)}")
     failed = [job for job in plan.jobs.values() if store.state(job) == "failed"]
+    absent = [job for job in plan.jobs.values() if not job.present and store.state(job) != "done"]
     if failed:
         raise SkdError(
             f"{len(failed)} of {len(plan.jobs)} runs failed, the first with: {store.error(failed[0].address)}; the "
             "same command tries them again"
         )
+    if absent:
+        raise SkdError(f"{len(absent)} of {len(plan.jobs)} runs are left out: their data are not there (see above)")
 
 
 def _chosen(names: Sequence[str], list_only: bool) -> list[Artefact]:
