@@ -120,10 +120,12 @@ def last_checkpoint(folder: Path) -> Path | None:
 def train(args: argparse.Namespace, cfg: CfgNode, schedule: str) -> None:
     """Runs in every process."""
     record = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    before = record.read_text() if record.exists() else None
+    start = start_iteration(args, cfg)
+    # What a training began with; an evaluation or a continuation does not change it, a new beginning does.
+    before = record.read_text() if record.exists() and (args.eval_only or start) else None
     default_setup(cfg, args)
     if before is not None and comm.is_main_process():
-        record.write_text(before)  # what the training began with; an evaluation or a continuation does not change it
+        record.write_text(before)
     log = logging.getLogger("detectron2.skd")
     log.info("schedule: %s", schedule)
     if args.eval_only:
@@ -132,7 +134,7 @@ def train(args: argparse.Namespace, cfg: CfgNode, schedule: str) -> None:
         Trainer.test(cfg, model)
         return
     if cfg.SEED >= 0:  # a continuation must not see the beginning's images again
-        seed_all_rng(cfg.SEED + comm.get_rank() + 1009 * start_iteration(args, cfg))
+        seed_all_rng(cfg.SEED + comm.get_rank() + 1009 * start)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     if trainer.start_iter:

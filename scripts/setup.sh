@@ -93,7 +93,7 @@ environment
 say "$("$python" -V) in $venv; installing the packages of requirements.lock (5 GB the first time)"
 # uv, not pip: pip's configuration may point it to a CPU build of torch that the registry's torchvision can't use.
 scripts/uv.sh pip install $quiet --python "$python" --no-deps -r requirements.lock -e . ||
-  die "the packages could not be installed (see above)"
+  die "the packages could not be installed (see above); uv does not read pip's settings: a mirror goes into UV_DEFAULT_INDEX"
 "$python" "$native/build.py" || say "going on without our decoder: reading .beton files works, but slower"
 if ! "$python" scripts/install_detectron2.py "$python"; then
   [[ -z $tests ]] || exit 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import zipfile
 from contextlib import suppress
@@ -74,7 +75,8 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         _check_sums(path)
-        state: object = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the arguments, in timm's checkpoints
+            state: object = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SkdError(f"checkpoint {path} does not exist") from None
     except SkdError:

@@ -83,8 +83,7 @@ def test_tar_members_outside_are_refused(case: str, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SkdError, match=r"x.tar has a member outside its folder or of a special kind"):
         unpack(path, tmp_path / "in" / "out")
-    assert not list((tmp_path / "in" / "out").iterdir()), "nothing stays"
-    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "in" / "out"])
+    assert sorted(tmp_path.rglob("*")) == before, "nothing stays"
 
 
 def test_absolute_names_in_a_tar_stay_inside(tmp_path: Path) -> None:
@@ -105,7 +104,7 @@ def test_zip_members_outside_are_refused(name: str, tmp_path: Path) -> None:
         archive.writestr(name, "")
     with pytest.raises(SkdError, match=r"x.zip has a member outside its folder .*; it is not unpacked"):
         unpack(path, tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_damaged_archives(tmp_path: Path) -> None:
@@ -114,7 +113,7 @@ def test_damaged_archives(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(SkdError, match=r"x.tgz is damaged"):
         unpack(path, tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir()), "nothing half unpacked"
+    assert not (tmp_path / "out").exists(), "nothing half unpacked"
     path.write_bytes(b"<html>not found</html>")
     with pytest.raises(SkdError, match=r"x.tgz is neither a tar nor a zip archive; fetch it again"):
         unpack(path, tmp_path / "out")
@@ -138,7 +137,29 @@ def test_a_full_disk_is_not_a_damaged_archive(kind: str, tmp_path: Path) -> None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert error.value.errno == errno.EFBIG
-    assert not list((tmp_path / "out").iterdir()), "nothing half unpacked"
+    assert not (tmp_path / "out").exists(), "nothing half unpacked"
+
+
+def test_what_was_broken_off_is_not_taken_for_the_data(tmp_path: Path) -> None:
+    """As ImageNet's: the archive's contents are the folder that it is unpacked into."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "image").write_bytes(bytes(1 << 20))
+    root = tmp_path / "root"
+    root.mkdir()
+    tar(root / "x.tar", tmp_path / "in", ["image"], "w")
+    archive = Archive(url="http://host.example/x.tar", contents="train", into="train")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            provide(archive, root, download=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (root / "train").exists()
+    (root / "train" / ".unpack-killed").mkdir(parents=True)  # what kill -9 leaves
+    assert provide(archive, root, download=False) == f"took {root / 'x.tar'}"
+    assert (root / "train" / "image").stat().st_size == 1 << 20
+    assert provide(archive, root, download=False) == ""
 
 
 def test_archives_of_archives(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import re
@@ -77,8 +78,10 @@ def test_every_kind_of_source(exported: Path, tmp_path: Path, monkeypatch: pytes
     state = load_file(exported)
     torch.save(state, tmp_path / "plain.pth")
     torch.save(
-        {"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}, tmp_path / "timm.pth"
-    )
+        {"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3,
+         "args": argparse.Namespace(lr=0.1, model="resnet10t")},
+        tmp_path / "model_best.pth.tar",
+    )  # fmt: skip
     torch.save({"model": {}, "model_ema": state}, tmp_path / "torchvision.pth")
     run = tmp_path / "run"
     run.mkdir()
@@ -87,14 +90,14 @@ def test_every_kind_of_source(exported: Path, tmp_path: Path, monkeypatch: pytes
     for ending in (".safetensors", ".json"):
         exported.with_suffix(ending).rename(tmp_path / "weights" / f"{exported.stem}{ending}")
     monkeypatch.chdir(tmp_path)
-    sources = ["plain.pth", "timm.pth", "torchvision.pth", "run", "run/last.pt", "resnet10t.test",
+    sources = ["plain.pth", "model_best.pth.tar", "torchvision.pth", "run", "run/last.pt", "resnet10t.test",
                "weights/resnet10t.test.safetensors"]  # fmt: skip
     for source in sources:
         found = read_backbone_weights(source)
         assert list(found.state) == list(state), source
         assert all(torch.equal(found.state[key], value) for key, value in state.items())
         assert found.num_classes == 5
-        assert (found.card is None) == source.endswith(".pth")
+        assert (found.card is None) == source.endswith((".pth", ".tar"))
         build(make_cfg(source, NAME="resnet10t", ARGS=CfgNode(ARGS)))
 
 

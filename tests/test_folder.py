@@ -14,6 +14,7 @@ from torchvision.transforms import functional as F
 
 from skd_plugins.data.augment import Augmentation, training_boxes
 from skd_plugins.data.folder import FolderData, FolderImages
+from skd_plugins.data.sources import image_folder
 from skd_plugins.errors import SkdError
 
 
@@ -52,6 +53,10 @@ def test_wrong_folders(tmp_path: Path) -> None:
     (tmp_path / "one" / "notes.txt").touch()
     with pytest.raises(SkdError, match="should have one subfolder a class with images inside"):
         FolderData(tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "ILSVRC2012_val_00000001.png")
+    for read in (FolderData, image_folder):
+        with pytest.raises(SkdError, match=r"should have one subfolder a class, but has images itself.*skd data im"):
+            read(tmp_path)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])

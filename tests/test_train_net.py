@@ -111,6 +111,8 @@ def test_paper_config_trains_evaluates_is_killed_and_resumes(coco: Path, resnet1
     overrides = ["MODEL.TIMM.WEIGHTS", str(resnet152), "SOLVER.IMS_PER_BATCH", "2", "SKD.EPOCHS", "2",
                  "SOLVER.CHECKPOINT_PERIOD", "1", "OUTPUT_DIR", str(tmp_path / "out"), *SMALL]  # fmt: skip
     out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.yaml").write_text("of an attempt that ended before its first checkpoint")
     with (tmp_path / "first.txt").open("w") as log:
         process = subprocess.Popen(
             command(*arguments, *overrides), env=environment(coco), stdout=log, stderr=subprocess.STDOUT

@@ -36,7 +36,7 @@ def provide(archive: Archive, root: Path, *, download: bool) -> str:
         SkdError: it is not there and can't be fetched (the message says what to put where), or it is damaged.
     """
     wanted, folder = root / archive.contents, root / archive.into
-    if wanted.exists():
+    if _there(wanted):
         return ""
     found = next((place for place in (folder / archive.name, root / archive.name) if place.is_file()), None)
     done = "took"
@@ -52,12 +52,17 @@ def provide(archive: Archive, root: Path, *, download: bool) -> str:
         _check_sum(found, archive.md5)
     if wanted.name != archive.name:
         unpack(found, folder, nested=archive.nested)
-        if not wanted.exists():
+        if not _there(wanted):
             raise SkdError(f"{found} was unpacked, but {wanted} is not there; is it another archive?")
     elif found != wanted:  # a plain file
         wanted.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found, wanted)
     return f"{done} {found}"
+
+
+def _there(path: Path) -> bool:
+    """Whether it exists and is more than what an unpacking that was killed leaves, a folder with hidden parts."""
+    return path.exists() and not (path.is_dir() and all(name.startswith(".") for name in os.listdir(path)))
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
@@ -111,6 +116,8 @@ def unpack(path: Path, folder: Path, *, nested: bool = False) -> None:
             os.replace(part / name, folder / name)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        if not os.listdir(folder):
+            folder.rmdir()
 
 
 def _unpack_into(path: Path, folder: Path) -> None:

@@ -47,7 +47,7 @@ class FolderData:
         except RuntimeError as error:
             raise SkdError(f"{self.path} should have one subfolder a class with images inside: {error}") from None
         self.targets = np.array([label for _, label in self.reader.samples], dtype=np.int64)
-        self.classes = [name for name, _ in sorted(self.reader.class_to_idx.items(), key=lambda item: item[1])]
+        self.classes = class_names(self.reader, self.path)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -55,6 +55,21 @@ class FolderData:
     def name_of(self, index: int) -> str:
         """How messages call sample `index`."""
         return f"{self.reader.samples[index][0]} (index {index})"
+
+
+def class_names(reader: Any, path: Path) -> list[str]:
+    """The classes of timm's folder reader, in the order of their labels.
+
+    Raises:
+        SkdError: images lie in the folder itself, which to timm is a class without a name.
+    """
+    names = sorted(reader.class_to_idx, key=reader.class_to_idx.get)
+    if "" in names:
+        raise SkdError(
+            f"{path} should have one subfolder a class, but has images itself; the flat val/ of ImageNet's archive is "
+            "read by: skd data imagenet-1k, or skd write imagenet-1k --folder"
+        )
+    return names
 
 
 class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SkdError
+from .folder import class_names
 
 Image = NDArray[np.uint8]
 
@@ -110,7 +111,7 @@ def image_folder(path: Path) -> Source:
 
     return Source(
         description=f"folder {path.parent.name}/{path.name}",
-        classes=[name for name, _ in sorted(reader.class_to_idx.items(), key=lambda item: item[1])],
+        classes=class_names(reader, path),
         targets=np.array([label for _, label in reader.samples], dtype=np.int64),
         load=load,
         name_of=lambda index: str(reader.samples[index][0]),

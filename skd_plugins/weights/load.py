@@ -95,7 +95,7 @@ def load_weights(source: str | Path) -> dict[str, Tensor]:
 
 def _named(name: str) -> Path:
     """The file of a weights name; a path is returned as it is."""
-    if "/" in name or name.endswith((".pt", ".pth", ".safetensors")):
+    if "/" in name or name.endswith((".pt", ".pth", ".pth.tar", ".safetensors")):
         return Path(name)
     check_name(name)
     path = Path("weights") / f"{name}.safetensors"
