@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from timm.data.mixup import Mixup
+from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
@@ -67,14 +68,28 @@ def build_task(recipe: Recipe, num_classes: int, device: torch.device) -> Method
     model.to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
-    if recipe.sync_bn and device.type == "cuda":
-        from timm.layers import convert_sync_batchnorm
-
+    synchronised = recipe.sync_bn and device.type == "cuda"
+    if synchronised:
         model = convert_sync_batchnorm(model)
-    # With mixup, timm's mixup smooths the targets itself.
-    smoothing = 0.0 if mixes(recipe) else recipe.label_smoothing
-    criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
-    return create_task(recipe.method, model, criterion, device=device, verbose=False, **recipe.method_args)
+    task = create_task(
+        recipe.method, model, build_criterion(recipe), device=device, verbose=False, **recipe.method_args
+    )
+    if synchronised:
+        synchronise_own_parts(task.method)
+    return task
+
+
+def synchronise_own_parts(method: Method) -> None:
+    """SyncBatchNorm in what a method adds to the network, BYOT's branches and DML's second network."""
+    for part in [item for item in method.modules() if isinstance(item, Method)]:
+        for name, child in list(part.named_children()):
+            if child is not part.model and not isinstance(child, Method):
+                setattr(part, name, convert_sync_batchnorm(child))
+
+
+def build_criterion(recipe: Recipe) -> nn.CrossEntropyLoss:
+    """Cross-entropy with the recipe's label smoothing; with mixup, timm's mixup smooths the targets itself."""
+    return nn.CrossEntropyLoss(label_smoothing=0.0 if mixes(recipe) else recipe.label_smoothing)
 
 
 def mixes(recipe: Recipe) -> bool:
@@ -109,11 +124,16 @@ def build_optimizer(recipe: Recipe, module: nn.Module | None) -> torch.optim.Opt
 
 def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Scheduler | None:
     """timm's scheduler, to be stepped after every optimizer step; None for a constant learning rate."""
+    if recipe.schedule == "constant" and not recipe.warmup_epochs:
+        return None
+    schedule, milestones = recipe.schedule, recipe.milestones
+    if schedule == "constant":  # timm's own word for it, "none", knows no warm-up
+        schedule, milestones = "multistep", ()
     scheduler: Scheduler | None
     scheduler, _ = create_scheduler_v2(
-        optimizer, sched=recipe.schedule if recipe.schedule != "constant" else "none", num_epochs=recipe.epochs,
+        optimizer, sched=schedule, num_epochs=recipe.epochs,
         # timm lowers the rate one update before a milestone; half an update later is at it.
-        decay_milestones=[epoch + 0.5 / steps_per_epoch for epoch in recipe.milestones],  # type: ignore[misc]  # int: timm
+        decay_milestones=[epoch + 0.5 / steps_per_epoch for epoch in milestones],  # type: ignore[misc]  # int: timm
         decay_rate=recipe.lr_decay, min_lr=recipe.min_lr,
         warmup_epochs=recipe.warmup_epochs, warmup_lr=0.0, step_on_epochs=False, updates_per_epoch=steps_per_epoch,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import zipfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import torch
 from .errors import SkdError
 
 
-def save(state: dict[str, Any], path: Path) -> None:
+def save(state: dict[str, Any], path: Path, also: Iterable[str] = ()) -> None:
     """Writes `state` so that `path` is at every moment the old file or the new one, also after a power cut.
+
+    The further names in the folder, `also`, are given before `path`: who finds the new state there finds them too.
 
     Raises:
         SkdError: the disk is full or not writable; the old file is untouched.
@@ -26,16 +29,20 @@ def save(state: dict[str, Any], path: Path) -> None:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
+        for name in also:
+            keep_as(part, name)
         os.replace(part, path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+    except (OSError, RuntimeError, SkdError) as error:  # torch reports a full disk as RuntimeError
         with suppress(OSError):  # a file system that has become read-only does not even look for the file
             part.unlink(missing_ok=True)
+        if isinstance(error, SkdError):  # of a further name
+            raise
         raise _unwritten(path, error) from error
 
 
 def keep_as(path: Path, name: str) -> None:
-    """Gives the checkpoint a second name in its folder, atomically and without writing it again.
+    """Gives a file a second name in its folder, atomically and without writing it again.
 
     Raises:
         SkdError: the disk is full or not writable.

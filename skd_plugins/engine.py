@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections import defaultdict
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor
 
 from . import checkpoint
@@ -29,7 +29,7 @@ from .build import (
     evaluation_loader,
     training_loader,
 )
-from .data.loader import Loader
+from .data.loader import Loader, open_data
 from .data.mixing import mix_segments
 from .data.splits import find_split, resolve_data
 from .determinism import seed_step, use_deterministic_algorithms
@@ -40,7 +40,7 @@ from .methods import Method
 from .models import check_image_size
 from .progress import Progress
 from .recipe import Recipe
-from .run_folder import RunLog, open_run
+from .run_folder import RunLog, check_same_data, open_run
 from .signals import any_process, collected_signals
 from .validation import validate
 
@@ -58,7 +58,8 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
             a run that was never interrupted. Starts anew where there is none.
 
     Returns:
-        the run's folder: ``last.pt``, ``best.pt``, ``metrics.jsonl``, ``recipe.json``, ``tensorboard/``.
+        the run's folder: ``last.pt``, ``best.pt``, ``metrics.jsonl``, ``recipe.json``, and ``NAME/`` with TensorBoard's
+        files.
 
     Raises:
         SkdError: bad data, arguments or checkpoint; a loss that is not finite; another process died or hangs.
@@ -79,6 +80,8 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     train_path, val_path = find_split(folder, True), find_split(folder, False)
     val_loader = evaluation_loader(recipe, val_path, rank=rank, world=world, device=device)
     num_classes = recipe.num_classes or val_loader.num_classes
+    if not recipe.num_classes and not val_loader.classes:  # without names, one half may lack the last class
+        num_classes = max(num_classes, int(open_data(train_path).targets.max()) + 1)
 
     # ---- network and method ------------------------------------------------------------------------------------------
     task = build_task(recipe, num_classes, device)
@@ -106,8 +109,11 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
 
     # ---- start or resume ---------------------------------------------------------------------------------------------
     step, best, best_epoch = 0, -1.0, -1
-    state = open_run(accelerator, recipe, run, folder, resume)
+    lock = ExitStack()
+    state = open_run(accelerator, recipe, run, folder, resume, lock)
+    card = _card(recipe, num_classes, train_loader)
     if state is not None:
+        check_same_data(state, card, steps_per_epoch, run)
         step, best, best_epoch = state["step"], state["best"], state["best_epoch"]
         task.load_checkpoint_state(state["state_dict"], state.get("task_state"))
         if recipe.ema_decay:
@@ -117,7 +123,6 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
             accelerator.scaler.load_state_dict(state["scaler"])
     if scheduler is not None:
         scheduler.step_update(step)
-    card = _card(recipe, num_classes, train_loader)
 
     def save(names: tuple[str, ...] = ()) -> None:
         """Writes the last checkpoint, from the first process, and gives it further names."""
@@ -131,9 +136,19 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
                 "epoch": step // steps_per_epoch, "step": step, "steps_per_epoch": steps_per_epoch,
                 "best": best, "best_epoch": best_epoch, "card": card,
             }  # fmt: skip
-            checkpoint.save(values, run / "last.pt")
-            for name in names:
-                checkpoint.keep_as(run / "last.pt", name)
+            checkpoint.save(values, run / "last.pt", also=names)
+
+    def stop_if_asked(*, saved: bool = False) -> None:
+        """Ends the run where a signal has reached one of the processes."""
+        if any_process(received, world, device):
+            if not saved:
+                save()
+            log.close()
+            lock.close()
+            progress.say(f"stopped by signal at step {step}; continue with --resume: {run}")
+            task.end_distributed()
+            accelerator.end_training()
+            raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
     if recipe.trackers:
@@ -167,6 +182,8 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
                     if mixup is not None:
                         input, target = mix_segments(mixup, input, target, len(method.segments))
                     last_micro = micro == recipe.grad_accumulation - 1
+                    if not recipe.channels_last:  # the loader's always are, and convolutions follow their input
+                        input = input.contiguous()
                     with nullcontext() if last_micro else task.no_sync():  # type: ignore[no-untyped-call]  # timm's
                         with accelerator.autocast():
                             result = task(input, target)
@@ -199,13 +216,8 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
                     logged = step
                     log.write("train", step, epoch, terms | {"lr": rate} | progress.rates())
                     progress.show(epoch, terms, rate)
-                if any_process(received, step, world, device):
-                    save()
-                    log.close()
-                    progress.say(f"stopped by signal at step {step}; continue with --resume: {run}")
-                    task.end_distributed()
-                    accelerator.end_training()
-                    raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
+                if not epoch_ends and (world == 1 or step % 10 == 0):  # at its end the epoch is validated first
+                    stop_if_asked()
                 if not epoch_ends and recipe.save_minutes and time.monotonic() - last_saved > 60 * recipe.save_minutes:
                     save()
                     last_saved = time.monotonic()
@@ -227,11 +239,16 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
                 names.append(f"epoch{done:04d}.pt")
             save(tuple(names))
             last_saved = time.monotonic()
+            if step < total_steps:
+                stop_if_asked(saved=True)
 
-    if train_loader.skipped or val_loader.skipped:
-        log.write("skipped", step, recipe.epochs, {"train": len(train_loader.skipped), "val": len(val_loader.skipped)})
-        progress.say(f"left out {len(train_loader.skipped)} training and {len(val_loader.skipped)} validation images")
+    skipped = [set().union(*gather_object([set(loader.skipped)])) for loader in (train_loader, val_loader)]
+    if any(skipped):
+        train_skipped, val_skipped = map(len, skipped)
+        log.write("skipped", step, recipe.epochs, {"train": train_skipped, "val": val_skipped})
+        progress.say(f"left out {train_skipped} training and {val_skipped} validation images")
     log.close()
+    lock.close()
     task.end_distributed()
     accelerator.end_training()
     progress.say(f"done: {run}")
@@ -247,6 +264,8 @@ def _accelerator(recipe: Recipe, run: Path) -> Accelerator:
     for tracker in recipe.trackers:
         if tracker not in available:
             raise SkdError(f"tracker {tracker!r} is unknown or not installed; available: {', '.join(available)}")
+    if recipe.precision == "fp16" and not torch.cuda.is_available():
+        raise SkdError("precision=fp16 needs a GPU: its gradients are scaled there only; use precision=bf16 or no")
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=recipe.precision,
@@ -262,7 +281,7 @@ def _check_classes(train_loader: Loader, val_loader: Loader, num_classes: int) -
     if train_loader.classes and val_loader.classes and train_loader.classes != val_loader.classes:
         different = sorted(set(train_loader.classes) ^ set(val_loader.classes))
         raise SkdError(
-            f"{train_data.path} and {val_data.path} have different classes: {', '.join(different[:5]) or 'order'}"
+            f"{train_data.path} and {val_data.path} have different classes: {', '.join(different[:5]) or 'their order'}"
         )
     for loader in (train_loader, val_loader):
         if not loader.fits(num_classes):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .build import build_optimizer, check_mixing, mixes
+from .build import build_criterion, build_optimizer, check_mixing, mixes
 from .data.loader import open_data
 from .data.order import TrainingOrder
 from .data.splits import KNOWN, find_split, resolve_data
@@ -46,7 +46,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
     # On the meta device nothing is allocated or computed, only shapes are.
     with torch.device("meta"):
         model = create_model(recipe.model, num_classes=num_classes, **recipe.model_args)
-        method = create_method(recipe.method, model, nn.CrossEntropyLoss(), **recipe.method_args)
+        method = create_method(recipe.method, model, build_criterion(recipe), **recipe.method_args)
     check_image_size(model, recipe.image_size)
     check_mixing(recipe, method)
     order = TrainingOrder(
@@ -106,12 +106,27 @@ def estimate_memory(recipe: Recipe, method: nn.Module, images: int) -> dict[str,
     parts = {
         "weights": state,
         "gradients": state,
-        "optimizer": state if recipe.momentum else 0,
+        "optimizer": _optimizer_state(recipe, method),
         "activations": activations,
     }
     if recipe.ema_decay:
-        parts["average"] = state
+        parts["average"] = sum(tensor.nbytes for tensor in method.model.state_dict().values())  # type: ignore[union-attr]
     return parts | {"input": images * 3 * recipe.image_size**2 * 5}
+
+
+def _optimizer_state(recipe: Recipe, method: nn.Module) -> int:
+    """Bytes that the optimizer keeps after a step, which it does here on the meta device."""
+    optimizer = build_optimizer(recipe, method)
+    for parameter in method.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    try:
+        optimizer.step()
+    except (NotImplementedError, RuntimeError):  # one that looks at values, which are not there
+        return sum(parameter.nbytes for parameter in method.parameters())
+    finally:
+        optimizer.zero_grad()
+    kept = (value for state in optimizer.state.values() for value in state.values())
+    return sum(value.nbytes for value in kept if isinstance(value, torch.Tensor))
 
 
 def print_plan(recipe: Recipe, *, data: str | None = None) -> None:

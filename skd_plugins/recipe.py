@@ -134,11 +134,17 @@ class Recipe:
                 raise SkdError(f"{name} should be JSON values: {error}") from None
         for name in ("epochs", "batch_size", "grad_accumulation", "image_size", "validate_every", "log_every"):
             self._need(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("lr", "momentum", "weight_decay", "mixup", "cutmix", "workers", "save_every", "seed"):
+        for name in ("lr", "min_lr", "momentum", "weight_decay", "warmup_epochs", "mixup", "cutmix", "workers",
+                     "save_every"):  # fmt: skip
             self._need(getattr(self, name) >= 0, name, "at least 0")
+        self._need(0 <= self.seed < 2**63, "seed", "from 0 to 2**63 - 1")
         for name in ("label_smoothing", "hflip", "crop_pct"):
             self._need(0 <= getattr(self, name) <= 1, name, "from 0 to 1")
         self._need(self.crop_pct > 0, "crop_pct", "above 0")
+        self._need(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "above 0, or null for none")
+        self._need(list(self.milestones) == sorted(self.milestones), "milestones", "in ascending order")
+        self._need(min(self.std) > 0, "std", "above 0")
+        self._need(self.eval_batch_size is None or self.eval_batch_size >= 1, "eval_batch_size", "at least 1, or null")
         self._need(self.timeout_minutes > 0, "timeout_minutes", "above 0")
         self._need(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", "between 0 and 1")
         self._need(self.max_steps is None or self.max_steps >= 1, "max_steps", "at least 1")

@@ -14,20 +14,26 @@ from . import checkpoint
 from .data.lock import only_one
 from .environment import environment
 from .errors import SkdError
-from .files import atomic
+from .files import atomic, write_text
 from .recipe import Recipe, load_recipe
 
 
-def open_run(accelerator: Accelerator, recipe: Recipe, run: Path, data: Path, resume: bool) -> dict[str, Any] | None:
-    """Checks what is in the run's folder, writes ``recipe.json``, and returns the checkpoint to continue from."""
+def open_run(
+    accelerator: Accelerator, recipe: Recipe, run: Path, data: Path, resume: bool, lock: ExitStack
+) -> dict[str, Any] | None:
+    """Checks what is in the run's folder, writes ``recipe.json``, and returns the checkpoint to continue from.
+
+    `lock` then holds the folder, against the same training started twice.
+    """
     message: list[str | None] = [None]
     if accelerator.is_main_process:
         try:
+            lock.enter_context(only_one(run))
             _check_run(recipe, run, resume)
             run.mkdir(parents=True, exist_ok=True)
             if not (run / "last.pt").exists():
                 record = recipe.to_json() | {"environment": environment(data, accelerator.num_processes)}
-                (run / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
+                write_text(run / "recipe.json", json.dumps(record, indent=1) + "\n")
         except SkdError as error:
             message = [str(error)]
         except OSError as error:
@@ -63,16 +69,25 @@ def _check_run(recipe: Recipe, run: Path, resume: bool) -> None:
         raise SkdError(f"{run} can't be continued with another recipe ({what})")
 
 
+def check_same_data(state: dict[str, Any], card: dict[str, Any], steps_per_epoch: int, run: Path) -> None:
+    """Raises SkdError where a checkpoint is of a training on other data."""
+    if state["card"]["classes"] != card["classes"]:
+        raise SkdError(f"{run} was trained on data of other classes; continue it with the data that it began with")
+    if state["steps_per_epoch"] != steps_per_epoch:
+        raise SkdError(
+            f"{run} was trained with {state['steps_per_epoch']} steps an epoch, there would be {steps_per_epoch} now; "
+            "continue it with the data, and the number of processes, that it began with"
+        )
+
+
 class RunLog:
     """``metrics.jsonl`` and accelerate's trackers; only the first process writes."""
 
     def __init__(self, accelerator: Accelerator, path: Path, step: int) -> None:
         self.accelerator = accelerator
         self.file = None
-        self.lock = ExitStack()  # against the same training started twice
         self.path = path
         if accelerator.is_main_process:
-            self.lock.enter_context(only_one(path.parent))
             kept = _lines_until(path, step) if path.exists() else []
             with atomic(path) as part:  # what was logged before is not lost when the disk is full
                 part.write_text("".join(kept))
@@ -94,7 +109,6 @@ class RunLog:
         """Closes the file; what was written is on disk already."""
         if self.file is not None:
             self.file.close()
-        self.lock.close()
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

@@ -158,8 +158,10 @@ class _Trainable(nn.Module):
     def __init__(self, method: Method) -> None:
         super().__init__()
         self.method = method
-        self._ddp_params_and_buffers_to_ignore = [  # DDP's name for it
-            f"method.{name}"
+        # DDP's name for it. When the module is compiled, torch puts "_orig_mod." before the names.
+        self._ddp_params_and_buffers_to_ignore = [
+            f"{prefix}method.{name}"
+            for prefix in ("", "_orig_mod.")
             for place, part in method.named_modules()
             if isinstance(part, Method)
             for name in _replicated(place, part)

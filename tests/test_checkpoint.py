@@ -28,6 +28,17 @@ def test_round_trip_and_second_name(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["best.pt", "last.pt"]
 
 
+def test_further_names_come_with_the_file_or_it_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(STATE, path, also=["best.pt", "epoch0001.pt"])
+    assert {checkpoint.load(file)["step"] for file in tmp_path.iterdir()} == {3}
+    (tmp_path / "epoch0002.pt").mkdir()  # in the way
+    with pytest.raises(SkdError, match=r"can't write checkpoint .*epoch0002.pt"):
+        checkpoint.save(STATE | {"step": 4}, path, also=["best.pt", "epoch0002.pt"])
+    assert checkpoint.load(path)["step"] == 3, "who continues from it makes the names again"
+    assert sorted(os.listdir(tmp_path)) == ["best.pt", "epoch0001.pt", "epoch0002.pt", "last.pt"]
+
+
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     """On a real file system of 1 MB."""
     mount = tmp_path / "small"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skd_plugins import Recipe, make_loader, replace, train
+from skd_plugins import Recipe, engine, make_loader, replace, train
 from skd_plugins.build import augmentation
 from skd_plugins.data import Source, open_source, write_beton
 from skd_plugins.data.write import write_folder
@@ -166,6 +168,7 @@ def test_five_cs_kd_steps_equal_a_plain_script(data: dict[str, Path], tmp_path: 
 
 RESUMED = {
     "folder-sampled": ("folder", {"method": "cs_kd"}),
+    "folder-dropout": ("folder", {"method": "sd_dropout"}),  # draws random numbers in the step
     "beton-bank": (
         "beton",
         {"method": "sd_dropout", "method_args": {"base": "cs_kd", "base_args": {"pairing": "bank"}}},
@@ -248,6 +251,63 @@ def test_a_signal_saves_and_says_how_to_resume(number: int, data: dict[str, Path
     assert checkpoint(run)["step"] >= 12
 
 
+def test_a_signal_at_an_epochs_last_step_waits_for_its_validation(
+    data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(BASE, epochs=3, save_every=1)
+
+    def seeds(seed: int, step: int, part: int) -> None:
+        if step == 5:  # of 5 in the first epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        seed_step(seed, step, part)
+
+    monkeypatch.setattr(engine, "seed_step", seeds)
+    with pytest.raises(SystemExit) as stopped:
+        train(recipe, data=str(data["beton"]), out=tmp_path)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    run = tmp_path / "tiny.test" / "seed0"
+    assert [line["step"] for line in lines(run, "validate")] == [5]
+    for name in ("last.pt", "best.pt", "epoch0001.pt"):
+        assert checkpoint(run, name)["step"] == 5
+    monkeypatch.undo()
+    assert_same(
+        checkpoint(train(recipe, data=str(data["beton"]), out=tmp_path, resume=True)),
+        checkpoint(train(recipe, data=str(data["beton"]), out=tmp_path / "whole")),
+    )
+
+
+def test_a_run_is_continued_with_its_own_data_only(data: dict[str, Path], tmp_path: Path) -> None:
+    source = open_source("digits", True)
+    for half in ("train", "val"):
+        write_folder(_take(source, np.arange(100)), tmp_path / "more" / half)
+        part = _take(source, np.flatnonzero(source.targets < 9)[:56])
+        write_folder(dataclasses.replace(part, classes=source.classes[:9]), tmp_path / "fewer" / half)
+    train(replace(BASE, num_classes=10), data=str(data["folder"]), out=tmp_path)
+    run = tmp_path / "tiny.test" / "seed0"
+    before = (run / "last.pt").read_bytes()
+    for other, message in (("more", "was trained with 5 steps an epoch, there would be 9 now"), ("fewer", "classes")):
+        with pytest.raises(SkdError, match=message):
+            train(replace(BASE, num_classes=10, epochs=4), data=str(tmp_path / other), out=tmp_path, resume=True)
+    assert (run / "last.pt").read_bytes() == before
+
+
+def test_a_second_start_changes_nothing(data: dict[str, Path], tmp_path: Path) -> None:
+    """Before the first checkpoint too, when the record could still be written anew."""
+    run = tmp_path / "tiny.test" / "seed0"
+    holds = "import sys; from pathlib import Path; from skd_plugins.data.lock import only_one\n" \
+        "with only_one(Path(sys.argv[1])): print(flush=True); input()"  # fmt: skip
+    first = subprocess.Popen(
+        [sys.executable, "-c", holds, str(run)], env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert first.stdout is not None
+    first.stdout.readline()
+    with pytest.raises(SkdError, match="is being written by another process"):
+        train(BASE, data=str(data["beton"]), out=tmp_path)
+    assert not (run / "recipe.json").exists()
+    first.communicate(b"\n", timeout=60)
+    train(replace(BASE, epochs=1), data=str(data["beton"]), out=tmp_path)
+
+
 # ---- several processes and micro-batches -----------------------------------------------------------------------------
 
 
@@ -283,6 +343,22 @@ def test_two_processes_train_and_evaluate_as_one(data: dict[str, Path], tmp_path
     assert first["count"] == second["count"] == 13
     assert first["top1"] == second["top1"]
     assert first["nll"] == pytest.approx(second["nll"], rel=1e-4)
+
+
+def test_images_left_out_are_counted_over_all_processes(data: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(data["folder"], tmp_path / "data")
+    for broken in sorted((folder / "val").rglob("*.png"))[-2:]:  # of the second process
+        broken.write_bytes(b"no image")
+    script = _script(replace(BASE, epochs=1, skip_broken=True), tmp_path / "recipe.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    done = subprocess.run(
+        [*command, "--data", str(folder), "--out", str(tmp_path)],
+        env=_environment() | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "left out 0 training and 2 validation images" in done.stdout
+    (line,) = lines(tmp_path / "tiny.test" / "seed0", "skipped")
+    assert (line["train"], line["val"]) == (0, 2)
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------
@@ -354,3 +430,39 @@ def test_initial_weights_and_resume_without_a_run(data: dict[str, Path], tmp_pat
     }
     for key, value in weights.items():
         assert torch.equal(checkpoint(second)["state_dict"][key], value), key
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_channels_last(channels_last: bool, data: dict[str, Path], tmp_path: Path) -> None:
+    seen = set()
+
+    def look(module: torch.nn.Module, input: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        if isinstance(module, torch.nn.Conv2d) and output.shape[-1] > 1 and torch.is_grad_enabled():
+            seen.add(output.is_contiguous(memory_format=torch.channels_last))
+
+    handle = torch.nn.modules.module.register_module_forward_hook(look)
+    try:
+        train(replace(BASE, channels_last=channels_last, max_steps=1), data=str(data["beton"]), out=tmp_path)
+    finally:
+        handle.remove()
+    assert seen == {channels_last}
+
+
+def test_fp16_needs_a_gpu(data: dict[str, Path], tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SkdError, match="precision=fp16 needs a GPU: .*; use precision=bf16 or no"):
+        train(replace(BASE, precision="fp16"), data=str(data["beton"]), out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_classes_without_names_are_those_of_both_halves(data: dict[str, Path], tmp_path: Path) -> None:
+    """As in files that FFCV's own writer wrote; the last class is missing from the validation half."""
+    source = open_source("digits", True)
+    for half, keep in (("train", np.arange(60)), ("val", np.flatnonzero(source.targets < 9)[:20])):
+        path = write_beton(_take(source, keep), tmp_path / "data" / f"{half}.beton", raw_share=1.0, workers=1)
+        for file in path.parent.iterdir():
+            if file.suffix != ".beton":
+                file.unlink()
+    run = train(replace(BASE, max_steps=1), data=str(tmp_path / "data"), out=tmp_path)
+    assert checkpoint(run)["card"]["num_classes"] == 10

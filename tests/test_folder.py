@@ -59,6 +59,16 @@ def test_wrong_folders(tmp_path: Path) -> None:
             read(tmp_path)
 
 
+def test_the_given_folder_is_read_and_no_other(jpeg_folder: Path, tmp_path: Path) -> None:
+    """timm's own data set would look for a validation half inside."""
+    shutil.copytree(jpeg_folder, tmp_path / "eval" / "eval")
+    shutil.copytree(jpeg_folder / "bee", tmp_path / "train" / "eval")
+    shutil.copytree(jpeg_folder / "ant", tmp_path / "train" / "ant")
+    assert FolderData(tmp_path / "train").classes == ["ant", "eval"]
+    with pytest.raises(SkdError, match=r"has images deeper, in eval/ant; give the folder that holds the classes"):
+        FolderData(tmp_path / "eval")
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
 def test_training_image_is_torchvisions_resized_crop(
     png_folder: Path, photographs: list[Pixels], interpolation: str

@@ -246,6 +246,14 @@ BAD = {
     "method_args=3": "method_args should be a valid dictionary",
     "name=a/b": "plain file name",
     "lr=nan": "lr should be",
+    "clip_grad=0": "clip_grad should be above 0, or null for none",
+    "clip_grad=nan": "clip_grad should be above 0",
+    "milestones=[60,30]": "milestones should be in ascending order",
+    "std=[0,0,0]": "std should be above 0",
+    "warmup_epochs=-3": "warmup_epochs should be at least 0",
+    "min_lr=-1": "min_lr should be at least 0",
+    "eval_batch_size=-3": "eval_batch_size should be at least 1",
+    "seed=9223372036854775808": "seed should be from 0 to",
 }
 
 

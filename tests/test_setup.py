@@ -402,13 +402,16 @@ IN_ENVIRONMENT = """
     case "$*" in
       *torch*) echo "torch 1.2, timm 3.4,";;
       "evaluate "*) [[ ! -e broken ]];;
+      *http.server*)
+        echo "Serving HTTP on 127.0.0.1 port 12345 (http://127.0.0.1:12345/) ..."
+        echo '"GET /resnet10t_digits.trial/model.safetensors HTTP/1.1" 200';;
     esac"""
 
 
 @pytest.fixture
 def interpreters(machine: Machine) -> Machine:
     """3.10 and 3.12 are there, and can be installed to: FFCV only to 3.12."""
-    for name in ["basename", "chmod", "mktemp", "paste", "tail", "touch"]:
+    for name in ["basename", "chmod", "mktemp", "paste", "sleep", "tail", "touch"]:
         (machine.tools / name).symlink_to(shutil.which(name) or name)
     machine.tool("template", f"cd {machine.folder}\n{IN_ENVIRONMENT}")
     machine.tool("python3", f'[[ $1 == -V ]] && echo "Python $(<{machine.folder}/version)"')

@@ -56,3 +56,13 @@ def test_moving_the_task_moves_the_bank() -> None:
     assert task.method.bank.dtype == torch.float64
     assert task.method.bank_filled.dtype == torch.bool
     assert task(torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 0, 1, 2]))["loss"].isfinite()
+
+
+def test_what_ddp_leaves_alone_has_its_names_in_a_compiled_module_too() -> None:
+    task = create_task("ps_kd", create_model("resnet10t", num_classes=3, channels=(8, 8, 16, 16)), verbose=False)
+    module = task.get_trainable_module()
+    assert module is not None
+    for wrapped in (module, torch.compile(module)):
+        names = {name for name, _ in wrapped.named_buffers()}
+        ignored = names & set(wrapped._ddp_params_and_buffers_to_ignore)
+        assert len(ignored) == len(list(task.method.before.named_buffers())) > 0

@@ -164,7 +164,7 @@ def _unpack_zip(path: Path, folder: Path) -> None:
             for member in tracked(members, f"unpacking {path.name}", size.total, lambda member: member.file_size):
                 archive.extract(member, folder)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, RuntimeError, ValueError) as error:
-        raise _meaning(path, error) from None
+        raise _unusable(path, error) from None
 
 
 def _unpack_tar(path: Path, folder: Path) -> None:
@@ -183,10 +183,10 @@ def _unpack_tar(path: Path, folder: Path) -> None:
     except tarfile.FilterError as error:
         raise SkdError(f"{path} has a member outside its folder or of a special kind ({error})") from None
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
-        raise _meaning(path, error) from None
+        raise _unusable(path, error) from None
 
 
-def _meaning(path: Path, error: Exception) -> Exception:
+def _unusable(path: Path, error: Exception) -> Exception:
     """The system's own error if it is about writing; else the archive is damaged, whatever the unpacker calls that."""
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         return OSError(error.errno, f"{path} can't be unpacked: {error.strerror}", error.filename)

@@ -129,6 +129,7 @@ class FolderBatches:
             pin_memory=pin,
             persistent_workers=workers > 0,
             timeout=_PATIENCE if workers else 0,
+            generator=torch.Generator(),  # torch's own is the training step's: a resumed one would differ by this draw
         )
 
     def fetch(self, batches: Iterator[Batch], epoch: int) -> Generator[tuple[Batch, Raw], None, None]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from PIL import Image
 
 from ..errors import SkdError
 from .augment import Augmentation, training_boxes
+
+if TYPE_CHECKING:
+    from timm.data.readers.reader_image_folder import ReaderImageFolder
 
 Request = tuple[int, int, int, int]  # sample, epoch, position, segment
 _FILTERS = {
@@ -37,17 +41,11 @@ class FolderData:
     """
 
     def __init__(self, path: Path) -> None:
-        from timm.data import create_dataset
-
         self.path = Path(path)
         if not self.path.is_dir():
             raise SkdError(f"{self.path} is not a folder")
-        try:
-            self.reader = create_dataset("", root=str(self.path)).reader
-        except RuntimeError as error:
-            raise SkdError(f"{self.path} should have one subfolder a class with images inside: {error}") from None
+        self.reader, self.classes = read_folder(self.path)
         self.targets = np.array([label for _, label in self.reader.samples], dtype=np.int64)
-        self.classes = class_names(self.reader, self.path)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -57,19 +55,32 @@ class FolderData:
         return f"{self.reader.samples[index][0]} (index {index})"
 
 
-def class_names(reader: Any, path: Path) -> list[str]:
-    """The classes of timm's folder reader, in the order of their labels.
+def read_folder(path: Path) -> tuple[ReaderImageFolder, list[str]]:
+    """timm's reader of a folder with one subfolder a class, and the classes in the order of their labels.
 
     Raises:
-        SkdError: images lie in the folder itself, which to timm is a class without a name.
+        SkdError: there are no images, or some lie elsewhere. To timm the last folder is the class, so images in the
+            folder itself are a class without a name, and those two levels deep mix folders of equal names.
     """
-    names = sorted(reader.class_to_idx, key=reader.class_to_idx.get)
-    if "" in names:
-        raise SkdError(
-            f"{path} should have one subfolder a class, but has images itself; the flat val/ of ImageNet's archive is "
-            "read by: skd data imagenet-1k, or skd write imagenet-1k --folder"
-        )
-    return names
+    from timm.data.readers.reader_image_folder import ReaderImageFolder
+
+    try:
+        reader = ReaderImageFolder(str(path))
+    except RuntimeError as error:
+        raise SkdError(f"{path} should have one subfolder a class with images inside: {error}") from None
+    for folder in sorted({os.path.dirname(file) for file, _ in reader.samples}):
+        inside = os.path.relpath(folder, path)
+        if inside == ".":
+            raise SkdError(
+                f"{path} should have one subfolder a class, but has images itself; the flat val/ of ImageNet's archive "
+                "is read by: skd data imagenet-1k, or skd write imagenet-1k --folder"
+            )
+        if os.sep in inside:
+            raise SkdError(
+                f"{path} should have one subfolder a class, but has images deeper, in {inside}; give the folder that "
+                "holds the classes"
+            )
+    return reader, sorted(reader.class_to_idx, key=lambda name: reader.class_to_idx[name])
 
 
 class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SkdError
-from .folder import class_names
+from .folder import read_folder
 
 Image = NDArray[np.uint8]
 
@@ -97,12 +97,8 @@ def split_folder(data: Path, train: bool) -> Path:
 def image_folder(path: Path) -> Source:
     """One subfolder a class, read by timm's folder reader (which decides which files are images)."""
     from PIL import Image as PIL
-    from timm.data.readers.reader_image_folder import ReaderImageFolder
 
-    try:
-        reader = ReaderImageFolder(str(path))
-    except RuntimeError as error:
-        raise SkdError(f"{path}: {error}") from None
+    reader, classes = read_folder(path)
 
     def load(index: int) -> Image:
         file, _ = reader[index]
@@ -111,7 +107,7 @@ def image_folder(path: Path) -> Source:
 
     return Source(
         description=f"folder {path.parent.name}/{path.name}",
-        classes=class_names(reader, path),
+        classes=classes,
         targets=np.array([label for _, label in reader.samples], dtype=np.int64),
         load=load,
         name_of=lambda index: str(reader.samples[index][0]),
