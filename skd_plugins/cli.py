@@ -122,8 +122,8 @@ def evaluate(
             (skd weights list), timm/NAME.TAG, torchvision/NAME.WEIGHTS.
         data: folder with val.beton or val/, or that file or folder itself; the embedded digits by default if the
             network was trained on them.
-        out: where the report goes; by default beside the weights, in a folder "evaluation" ("evaluation-fgsm"); for a
-            name evaluation/NAME.
+        out: where the report goes; by default beside the weights, in a folder "evaluation"; what is not the run as it
+            is has its own, such as "evaluation-best-raw", "evaluation-fgsm"; for a name evaluation/NAME.
         which: which checkpoint of a run's folder.
         raw: the raw weights, where there is an average of them too.
         batch_size: images a batch.
@@ -148,7 +148,7 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path = Path("c
     """Put evaluated runs side by side: a table here and a page with their curves.
 
     Args:
-        runs: folders that skd evaluate wrote to, or runs that it evaluated.
+        runs: runs that skd evaluate evaluated, or folders that it wrote to, such as RUN/evaluation-fgsm.
         out: the page.
     """
     from .evaluation import compare as compare_runs
