@@ -210,22 +210,20 @@ def release(
         data: what to evaluate on; the embedded digits by default if the network was trained on them.
         url: where the folder will be (https://, hf://OWNER/NAME@REVISION, file:///), for the manifest.
         manifest: a manifest of your own that gets the entry; with SKD_WEIGHTS_MANIFEST=MANIFEST its names are known.
+            The package's names can't be in it: give another tag.
         license: of the weights, an SPDX identifier.
         detectron2: write a .pkl for detectron2's own ResNet too.
         which: which checkpoint of a run's folder.
         raw: the raw weights, where there is an average of them too.
     """
-    from .weights.manifest import add_entry
     from .weights.release import ENTRY_FILE, make_release
 
     folder = make_release(
-        run, out, tag=tag, data=data, urls=url, license=license, detectron2=detectron2, which=which,
+        run, out, tag=tag, data=data, urls=url, manifest=manifest, license=license, detectron2=detectron2, which=which,
         ema=False if raw else None,
     )  # fmt: skip
     print((folder / ENTRY_FILE).read_text(), end="")
     print(f"release: {folder}")
-    if manifest is not None:
-        add_entry(manifest, folder / ENTRY_FILE)
 
 
 def weights(

@@ -126,7 +126,7 @@ def test_a_laboratorys_own_manifest(
         assert torch.equal(model(input), own(input))
 
     before = Path("own.json").read_bytes()
-    with pytest.raises(SkdError, match=r"own\.json: weights: resnet10t_digits\.one is there twice"):
+    with pytest.raises(SkdError, match=r"resnet10t_digits\.one is the name of weights of own\.json already"):
         add_entry(Path("own.json"), releases / "resnet10t_digits.one" / "manifest_entry.json")
     assert Path("own.json").read_bytes() == before
     Path("own.json").write_bytes(before[:-9])
@@ -140,6 +140,32 @@ def test_a_laboratorys_own_manifest(
     monkeypatch.setenv("SKD_WEIGHTS_MANIFEST", "ours.json")
     with pytest.raises(SkdError, match=r"SKD_WEIGHTS_MANIFEST: resnet10t_digits\.ce in ours\.json is the name of"):
         all_releases()
+
+
+def test_what_a_manifest_cannot_take_is_said_before_the_evaluation(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data do not exist here: an evaluation would say that instead."""
+    monkeypatch.chdir(tmp_path)
+    [shipped, *_] = load_manifest()
+    tag = shipped.removeprefix("resnet10t_digits.")
+    Path("damaged.json").write_text('{"version": 1')
+    Path("folder").mkdir()
+    entry = load_manifest()[shipped].model_dump(mode="json") | {"name": RECIPE.name}
+    Path("own.json").write_text(json.dumps({"version": 1, "weights": [entry]}))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for manifest, given_tag, message in [
+        ("new.json", tag, f"{shipped} is the name of weights of the package already; give another --tag"),
+        ("own.json", None, f"{RECIPE.name} is the name of weights of own.json already; give another --tag"),
+        ("damaged.json", None, "damaged.json: content: Invalid JSON"),
+        ("folder", None, "folder can't be a manifest: .*Is a directory"),
+        ("own.json/new.json", None, "own.json/new.json can't be a manifest: "),
+        ("new.json", None, "nowhere does not exist"),
+    ]:
+        with pytest.raises(SkdError, match=message):
+            make_release(runs["resnet10t"], tmp_path / "out", tag=given_tag, data="nowhere", manifest=Path(manifest))
+        assert list((tmp_path / "out").iterdir()) == []
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_torchvision_loads_a_release(runs: dict[str, Path], digits_beton: Path, tmp_path: Path) -> None:

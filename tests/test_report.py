@@ -386,13 +386,13 @@ def test_evaluations_of_a_kind_are_compared(tmp_path: Path) -> None:
     for run in runs:
         shutil.copytree(run / "evaluation", run / "evaluation-fgsm")
     attacked = [run / "evaluation-fgsm" for run in runs]
-    for given, expected in [
+    for chosen, expected in [
         (attacked, {"digits_ce, fgsm": attacked}),
         ([runs[0], attacked[1]], {"digits_ce": runs[:1], "digits_ce, fgsm": attacked[1:]}),
         ([*attacked, runs[1] / "evaluation", runs[0]],
          {"digits_ce, fgsm": attacked, "digits_ce": [runs[1] / "evaluation", runs[0]]}),
     ]:  # fmt: skip
-        groups = group_runs([read_run(path) for path in given])
+        groups = group_runs([read_run(path) for path in chosen])
         assert {group.name: [run.path for run in group.runs] for group in groups} == expected
     assert read_run(attacked[0]).validation["top1"][-1] == (3, 0.9), "the run's log, one folder up"
 
