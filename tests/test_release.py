@@ -53,12 +53,19 @@ def written(manifest: Path, *releases: Path) -> Path:
 def test_timm_loads_a_release_as_it_is(
     runs: dict[str, Path], digits_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    main(["release", str(runs["resnet10t"]), "--tag", "new_tag", "--out", str(tmp_path), "--data", str(digits_beton)])
+    before = os.umask(0o027)
+    try:
+        main(["release", str(runs["resnet10t"]), "--tag", "new_tag", "--out", str(tmp_path), "--data",
+              str(digits_beton)])  # fmt: skip
+    finally:
+        os.umask(before)
     folder = tmp_path / "resnet10t_digits.new_tag"
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md", "SHA256SUMS", "config.json", "manifest_entry.json", "model.safetensors",
     ]  # fmt: skip
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o640}, "as the umask says"
+    assert folder.stat().st_mode & 0o777 == 0o750
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
     assert len((folder / "SHA256SUMS").read_text().splitlines()) == 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,19 @@ def test_export_loads_in_plain_timm(run: Path, tmp_path: Path) -> None:
     assert (card["epoch"], card["step"]) == (2, 8)
     assert Recipe.from_json(card["recipe"]) == RECIPE
     assert sorted(item.name for item in path.parent.iterdir()) == [f"{RECIPE.name}.json", f"{RECIPE.name}.safetensors"]
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o077])
+def test_files_have_the_mode_of_new_files(run: Path, digits_beton: Path, tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        exported = export_weights(run, tmp_path)
+        report = evaluate_weights(exported, data=str(digits_beton / "train.beton"), save_predictions=True)
+    finally:
+        os.umask(before)
+    files = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert files >= {exported, report.with_name("predictions.safetensors"), report.with_name("metrics.json")}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
 
 
 def test_torchvision_network(digits_beton: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,13 +60,11 @@ def make_release(
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".release.", dir=folder))
-    try:
+    with tempfile.TemporaryDirectory(prefix=".release.", dir=folder) as temporary:
+        part = Path(temporary) / "release"  # the temporary folder itself is for its owner alone
+        part.mkdir()
         name = _fill(part, folder, run, tag, data, urls, manifest, license, detectron2, which, ema)
-        part.chmod(0o755)  # mkdtemp's is for its owner alone
         os.rename(part, folder / name)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     if manifest is not None:
         add_entry(manifest, folder / name / ENTRY_FILE)
     return folder / name
@@ -108,8 +105,6 @@ def _fill(
         pickled = export_detectron2(part, part, name=name)
         settings = pickled.with_suffix(".detectron2.yaml")
         settings.write_text(settings.read_text().replace(str(pickled), pickled.name))
-    for file in part.iterdir():
-        file.chmod(0o644)  # safetensors' are for their owner alone
     entry = {
         "name": name,
         "files": [
