@@ -210,6 +210,40 @@ def test_a_network_that_timm_has_not_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "arguments", "words"),
+    [
+        ("resnet10t", {"channels": [8, 8, 16, 16]}, ["library_name: timm", "import timm\n\n"]),
+        ("resnet10", {}, ["library_name: timm", "import skd_plugins.networks  # registers"]),
+        ("resnet10t", {"channels": [8, 8, 16, 16], "classifier": "mlp"}, ["timm alone can't make this network"]),
+    ],
+)
+def test_the_lines_of_the_readme_load_a_release(
+    model: str, arguments: dict[str, object], words: list[str], digits_beton: Path, tmp_path: Path
+) -> None:
+    """In a process of their own, of a network of timm, of one of ours, and of one that timm refuses."""
+    recipe = replace(RECIPE, name="net.tiny", model=model, model_args=arguments, max_steps=1)
+    run = train(recipe, data=str(digits_beton), out=tmp_path / "runs")
+    folder = make_release(run, tmp_path, data=str(digits_beton))
+    text = (folder / "README.md").read_text()
+    assert all(word in text for word in words)
+    assert (
+        ("- timm\n" in text)
+        == ("library_name: timm" in text)
+        == ("architecture" in (folder / "config.json").read_text())
+    )
+    lines = text.partition("```python\n")[2].partition("```")[0].replace("FOLDER", str(folder))
+    script = tmp_path / "script.py"
+    script.write_text(f"import torch\n{lines}\ntorch.save(model.state_dict(), {str(tmp_path / 'loaded.pt')!r})\n")
+    done = subprocess.run(
+        [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    loaded, own = torch.load(tmp_path / "loaded.pt"), load_network(run)[0].state_dict()
+    assert loaded.keys() == own.keys()
+    assert all(torch.equal(value, own[key]) for key, value in loaded.items())
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"tag": "../x"}, "is not a name of weights"),

@@ -100,7 +100,7 @@ def _fill(
             raise SkdError(f"timm does not load {name} as it is (its logits differ); not released")
     metrics = _measure(part, data)
     evaluation = f"skd evaluate {name}" + (f" --data {Path(data).name}" if data else "")
-    (part / "README.md").write_text(readme(name, card, metrics, evaluation, license))
+    (part / "README.md").write_text(readme(name, config, metrics, evaluation, license))
     if detectron2:
         pickled = export_detectron2(part, part, name=name)
         settings = pickled.with_suffix(".detectron2.yaml")
