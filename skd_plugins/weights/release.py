@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from ..errors import SkdError
 from ..files import file_sha256
+from ..typed import first_problem
 from .export import export_weights
 from .load import Which, load_network
 from .manifest import CARD_FILE, WEIGHTS_FILE, Release, add_entry, check_addable, check_name
@@ -122,7 +123,7 @@ def _fill(
     try:
         Release.model_validate(entry)
     except ValidationError as error:
-        raise SkdError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        raise SkdError(f"the entry of {name} is not one: {first_problem(error)}") from None
     _write_json(part / ENTRY_FILE, entry)
     lines = [f"{file_sha256(file)}  {file.name}\n" for file in sorted(part.iterdir())]
     (part / SUMS_FILE).write_text("".join(lines))
