@@ -122,8 +122,8 @@ def evaluate(
             (skd weights list), timm/NAME.TAG, torchvision/NAME.WEIGHTS.
         data: folder with val.beton or val/, or that file or folder itself; the embedded digits by default if the
             network was trained on them.
-        out: where the report goes; by default beside the weights, in a folder "evaluation" ("evaluation-fgsm"); for a
-            name evaluation/NAME.
+        out: where the report goes; by default beside the weights, in a folder "evaluation"; what is not the run as it
+            is has its own, such as "evaluation-best-raw", "evaluation-fgsm"; for a name evaluation/NAME.
         which: which checkpoint of a run's folder.
         raw: the raw weights, where there is an average of them too.
         batch_size: images a batch.
@@ -148,7 +148,7 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path = Path("c
     """Put evaluated runs side by side: a table here and a page with their curves.
 
     Args:
-        runs: folders that skd evaluate wrote to, or runs that it evaluated.
+        runs: runs that skd evaluate evaluated, or folders that it wrote to, such as RUN/evaluation-fgsm.
         out: the page.
     """
     from .evaluation import compare as compare_runs
@@ -210,22 +210,20 @@ def release(
         data: what to evaluate on; the embedded digits by default if the network was trained on them.
         url: where the folder will be (https://, hf://OWNER/NAME@REVISION, file:///), for the manifest.
         manifest: a manifest of your own that gets the entry; with SKD_WEIGHTS_MANIFEST=MANIFEST its names are known.
+            The package's names can't be in it: give another tag.
         license: of the weights, an SPDX identifier.
         detectron2: write a .pkl for detectron2's own ResNet too.
         which: which checkpoint of a run's folder.
         raw: the raw weights, where there is an average of them too.
     """
-    from .weights.manifest import add_entry
     from .weights.release import ENTRY_FILE, make_release
 
     folder = make_release(
-        run, out, tag=tag, data=data, urls=url, license=license, detectron2=detectron2, which=which,
+        run, out, tag=tag, data=data, urls=url, manifest=manifest, license=license, detectron2=detectron2, which=which,
         ema=False if raw else None,
     )  # fmt: skip
     print((folder / ENTRY_FILE).read_text(), end="")
     print(f"release: {folder}")
-    if manifest is not None:
-        add_entry(manifest, folder / ENTRY_FILE)
 
 
 def weights(

@@ -43,9 +43,12 @@ def machine() -> str:
 
 @cache
 def git_commit() -> str | None:
-    """The commit this package runs from, with ``+changes`` if files differ from it; None outside a checkout."""
-    folder = Path(__file__).parent
+    """The commit this package runs from, with ``+changes`` if files differ from it; None outside a checkout of it."""
+    folder = Path(__file__).resolve().parent
     try:
+        # An environment in somebody's repository is in a checkout too, but not of this package.
+        if Path(_git(folder, "rev-parse", "--show-toplevel")) != folder.parent:
+            return None
         commit = _git(folder, "rev-parse", "HEAD")
         return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):

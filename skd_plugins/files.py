@@ -14,11 +14,19 @@ from typing import Any
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, in the same directory; it replaces `path` when the block ends without an error."""
+    """A temporary file to write to, in the same directory; it replaces `path` when the block ends without an error.
+
+    Its mode is that of any new file there, also if the block puts another file in its place (safetensors' writer does,
+    one for its owner alone).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        if temporary.stat().st_mode != mode:
+            temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

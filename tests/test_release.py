@@ -53,12 +53,19 @@ def written(manifest: Path, *releases: Path) -> Path:
 def test_timm_loads_a_release_as_it_is(
     runs: dict[str, Path], digits_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    main(["release", str(runs["resnet10t"]), "--tag", "new_tag", "--out", str(tmp_path), "--data", str(digits_beton)])
+    before = os.umask(0o027)
+    try:
+        main(["release", str(runs["resnet10t"]), "--tag", "new_tag", "--out", str(tmp_path), "--data",
+              str(digits_beton)])  # fmt: skip
+    finally:
+        os.umask(before)
     folder = tmp_path / "resnet10t_digits.new_tag"
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md", "SHA256SUMS", "config.json", "manifest_entry.json", "model.safetensors",
     ]  # fmt: skip
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o640}, "as the umask says"
+    assert folder.stat().st_mode & 0o777 == 0o750
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
     assert len((folder / "SHA256SUMS").read_text().splitlines()) == 4
 
@@ -126,7 +133,7 @@ def test_a_laboratorys_own_manifest(
         assert torch.equal(model(input), own(input))
 
     before = Path("own.json").read_bytes()
-    with pytest.raises(SkdError, match=r"own\.json: weights: resnet10t_digits\.one is there twice"):
+    with pytest.raises(SkdError, match=r"resnet10t_digits\.one is the name of weights of own\.json already"):
         add_entry(Path("own.json"), releases / "resnet10t_digits.one" / "manifest_entry.json")
     assert Path("own.json").read_bytes() == before
     Path("own.json").write_bytes(before[:-9])
@@ -140,6 +147,32 @@ def test_a_laboratorys_own_manifest(
     monkeypatch.setenv("SKD_WEIGHTS_MANIFEST", "ours.json")
     with pytest.raises(SkdError, match=r"SKD_WEIGHTS_MANIFEST: resnet10t_digits\.ce in ours\.json is the name of"):
         all_releases()
+
+
+def test_what_a_manifest_cannot_take_is_said_before_the_evaluation(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data do not exist here: an evaluation would say that instead."""
+    monkeypatch.chdir(tmp_path)
+    [shipped, *_] = load_manifest()
+    tag = shipped.removeprefix("resnet10t_digits.")
+    Path("damaged.json").write_text('{"version": 1')
+    Path("folder").mkdir()
+    entry = load_manifest()[shipped].model_dump(mode="json") | {"name": RECIPE.name}
+    Path("own.json").write_text(json.dumps({"version": 1, "weights": [entry]}))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for manifest, given_tag, message in [
+        ("new.json", tag, f"{shipped} is the name of weights of the package already; give another --tag"),
+        ("own.json", None, f"{RECIPE.name} is the name of weights of own.json already; give another --tag"),
+        ("damaged.json", None, "damaged.json: content: Invalid JSON"),
+        ("folder", None, "folder can't be a manifest: .*Is a directory"),
+        ("own.json/new.json", None, "own.json/new.json can't be a manifest: "),
+        ("new.json", None, "nowhere does not exist"),
+    ]:
+        with pytest.raises(SkdError, match=message):
+            make_release(runs["resnet10t"], tmp_path / "out", tag=given_tag, data="nowhere", manifest=Path(manifest))
+        assert list((tmp_path / "out").iterdir()) == []
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_torchvision_loads_a_release(runs: dict[str, Path], digits_beton: Path, tmp_path: Path) -> None:
@@ -174,6 +207,40 @@ def test_a_network_that_timm_has_not_says_so(tmp_path: Path) -> None:
     config = timm_config(create_model("torchvision/googlenet", num_classes=3, aux_logits=False), card)
     assert "architecture" not in config
     assert config["skd"] == card
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "words"),
+    [
+        ("resnet10t", {"channels": [8, 8, 16, 16]}, ["library_name: timm", "import timm\n\n"]),
+        ("resnet10", {}, ["library_name: timm", "import skd_plugins.networks  # registers"]),
+        ("resnet10t", {"channels": [8, 8, 16, 16], "classifier": "mlp"}, ["timm alone can't make this network"]),
+    ],
+)
+def test_the_lines_of_the_readme_load_a_release(
+    model: str, arguments: dict[str, object], words: list[str], digits_beton: Path, tmp_path: Path
+) -> None:
+    """In a process of their own, of a network of timm, of one of ours, and of one that timm refuses."""
+    recipe = replace(RECIPE, name="net.tiny", model=model, model_args=arguments, max_steps=1)
+    run = train(recipe, data=str(digits_beton), out=tmp_path / "runs")
+    folder = make_release(run, tmp_path, data=str(digits_beton))
+    text = (folder / "README.md").read_text()
+    assert all(word in text for word in words)
+    assert (
+        ("- timm\n" in text)
+        == ("library_name: timm" in text)
+        == ("architecture" in (folder / "config.json").read_text())
+    )
+    lines = text.partition("```python\n")[2].partition("```")[0].replace("FOLDER", str(folder))
+    script = tmp_path / "script.py"
+    script.write_text(f"import torch\n{lines}\ntorch.save(model.state_dict(), {str(tmp_path / 'loaded.pt')!r})\n")
+    done = subprocess.run(
+        [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    loaded, own = torch.load(tmp_path / "loaded.pt"), load_network(run)[0].state_dict()
+    assert loaded.keys() == own.keys()
+    assert all(torch.equal(value, own[key]) for key, value in loaded.items())
 
 
 @pytest.mark.parametrize(

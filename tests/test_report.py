@@ -380,6 +380,23 @@ def test_only_the_seed_may_differ_in_a_group(tmp_path: Path) -> None:
     assert len({group.name for group in groups}) == 3
 
 
+def test_evaluations_of_a_kind_are_compared(tmp_path: Path) -> None:
+    """Two seeds under an attack are one group, with the recipe's name; they are no seeds of the clean evaluation."""
+    runs = [make_run(tmp_path / f"ce{seed}", top1=0.9, recipe=recipe(seed=seed)) for seed in (0, 1)]
+    for run in runs:
+        shutil.copytree(run / "evaluation", run / "evaluation-fgsm")
+    attacked = [run / "evaluation-fgsm" for run in runs]
+    for chosen, expected in [
+        (attacked, {"digits_ce, fgsm": attacked}),
+        ([runs[0], attacked[1]], {"digits_ce": runs[:1], "digits_ce, fgsm": attacked[1:]}),
+        ([*attacked, runs[1] / "evaluation", runs[0]],
+         {"digits_ce, fgsm": attacked, "digits_ce": [runs[1] / "evaluation", runs[0]]}),
+    ]:  # fmt: skip
+        groups = group_runs([read_run(path) for path in chosen])
+        assert {group.name: [run.path for run in group.runs] for group in groups} == expected
+    assert read_run(attacked[0]).validation["top1"][-1] == (3, 0.9), "the run's log, one folder up"
+
+
 def test_comparison_on_the_terminal(
     six_runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

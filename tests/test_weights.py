@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -13,7 +16,9 @@ import torchvision
 from safetensors.torch import load_file, save_file
 
 from skd_plugins import Recipe, SkdError, create_model, create_task, export_weights, replace, train
+from skd_plugins.evaluation.comparison import group_runs
 from skd_plugins.evaluation.evaluate import evaluate_weights
+from skd_plugins.evaluation.runs import read_run
 from skd_plugins.features import forward_with_features
 from skd_plugins.plan import make_plan
 from skd_plugins.weights import load_network
@@ -97,6 +102,19 @@ def test_export_loads_in_plain_timm(run: Path, tmp_path: Path) -> None:
     assert sorted(item.name for item in path.parent.iterdir()) == [f"{RECIPE.name}.json", f"{RECIPE.name}.safetensors"]
 
 
+@pytest.mark.parametrize("umask", [0o002, 0o077])
+def test_files_have_the_mode_of_new_files(run: Path, digits_beton: Path, tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        exported = export_weights(run, tmp_path)
+        report = evaluate_weights(exported, data=str(digits_beton / "train.beton"), save_predictions=True)
+    finally:
+        os.umask(before)
+    files = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert files >= {exported, report.with_name("predictions.safetensors"), report.with_name("metrics.json")}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
+
+
 def test_torchvision_network(digits_beton: Path, tmp_path: Path) -> None:
     recipe = replace(
         RECIPE, model="torchvision/resnet18", model_args={}, max_steps=1, ema_decay=None, name="resnet18.test"
@@ -126,7 +144,8 @@ def test_attacks_have_a_report_of_their_own(run: Path, digits_beton: Path, tmp_p
     nll = {}
     for attack, eps in ((None, None), ("fgsm", 0.0), ("fgsm", 0.1), ("pgd", 0.1)):
         folder = evaluate_weights(exported, data=data, attack=attack, eps=eps).parent
-        assert folder == tmp_path / ("evaluation" if attack is None else f"evaluation-{attack}")
+        ending = "" if attack is None else f"-{attack}-eps{eps:g}"
+        assert folder == tmp_path / f"evaluation-resnet10t_digits.tiny{ending}"
         report = json.loads((folder / "metrics.json").read_text())
         nll[attack, eps] = report["metrics"]["nll"]
         assert (report["info"].get("attack"), report["info"].get("eps")) == (attack, eps)
@@ -136,6 +155,36 @@ def test_attacks_have_a_report_of_their_own(run: Path, digits_beton: Path, tmp_p
         evaluate_weights(exported, data=data, eps=0.1)
     with pytest.raises(SkdError, match="8/255"):
         evaluate_weights(exported, data=data, attack="fgsm", eps=8)
+
+
+def test_no_evaluation_replaces_another(
+    run: Path, digits_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the last checkpoint, as it is, goes where comparisons look; a pair of exported files can share a folder."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("evaluation*"))
+    shutil.copy(copy / "last.pt", copy / "epoch0020.pt")
+    exported = [export_weights(run, tmp_path / "weights", name=f"resnet10t.{tag}") for tag in ("one", "two")]
+    monkeypatch.chdir(tmp_path)
+    asked: list[tuple[str | Path, dict[str, Any], str]] = [
+        (copy, {}, "run/evaluation"),
+        (copy / "last.pt", {}, "run/evaluation"),
+        (copy, {"ema": False}, "run/evaluation-raw"),
+        (copy, {"which": "best"}, "run/evaluation-best"),
+        (copy / "best.pt", {"ema": False, "attack": "fgsm", "eps": 0.1}, "run/evaluation-best-raw-fgsm-eps0.1"),
+        (copy / "epoch0020.pt", {}, "run/evaluation-epoch0020"),
+        (copy, {"attack": "fgsm"}, "run/evaluation-fgsm"),
+        (copy, {"attack": "fgsm", "eps": 8 / 255}, "run/evaluation-fgsm"),
+        (exported[0], {}, "weights/evaluation-resnet10t.one"),
+        (exported[1], {"ema": False}, "weights/evaluation-resnet10t.two"),
+        ("resnet10t.one", {}, "evaluation/resnet10t.one"),
+        ("resnet10t.one", {"attack": "fgsm"}, "evaluation-fgsm/resnet10t.one"),
+    ]
+    for weights, how, place in asked:
+        report = evaluate_weights(weights, data=str(digits_beton / "train.beton"), **how)
+        assert report.parent.resolve() == tmp_path / place
+    names = [(group.name, len(group.runs)) for group in group_runs([read_run(place) for _, _, place in asked[2:4]])]
+    assert names == [("resnet10t_digits.tiny, raw", 1), ("resnet10t_digits.tiny, best", 1)]
 
 
 def test_errors(run: Path, digits_beton: Path, jpeg_folder: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, show: bool = True) -
     metric is marked.
 
     Args:
-        runs: folders that `write_report` wrote to, or whose ``evaluation`` folder it wrote to.
+        runs: folders that `write_report` wrote to, or whose ``evaluation`` folder it wrote to, see `read_run`.
         out: the folder for ``compare.html``, or the page's own path if it ends in ``.html``.
         show: print the table; warnings are printed in any case.
 
@@ -137,8 +137,9 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         fields = {name: value for name, value in run.recipe.items() if name != "seed"}
         # Without a recipe nothing says what a run is. The same seed twice is no sample of anything, and neither are
-        # evaluations on different data.
-        key = json.dumps([fields, run.metrics.get("num_samples")], sort_keys=True) if fields else str(run.path)
+        # evaluations on different data, or of the best checkpoint and under an attack.
+        kind = [fields, run.variant, run.metrics.get("num_samples")]
+        key = json.dumps(kind, sort_keys=True) if fields else str(run.path)
         while any(run.recipe.get("seed") == other.recipe.get("seed") for other in together.get(key, [])):
             key += "+"
         together.setdefault(key, []).append(run)
@@ -157,7 +158,10 @@ def best(groups: Sequence[Group], metric: Metric) -> set[str]:
 
 def _names(runs: Sequence[Run]) -> list[str]:
     """The recipes' names; where several share one, with the fields in which they differ, or else the folder."""
-    names = [str(run.recipe.get("name") or run.path.name or run.path) for run in runs]
+    names = [
+        str(run.recipe.get("name") or run.path.name or run.path) + (f", {run.variant}" if run.variant else "")
+        for run in runs
+    ]
     result = []
     for name, run in zip(names, runs, strict=True):
         same = [_flat(other.recipe) for other, its in zip(runs, names, strict=True) if its == name]

@@ -15,9 +15,13 @@ from ..errors import SkdError
 from ..failures import explains
 from ..recipe import Recipe, replace
 from ..weights import load_network
+from ..weights.load import Which, weights_file
+from ..weights.manifest import WEIGHTS_FILE
 from .attacks import FGSM, PGD
 from .predict import predict
 from .report import write_report
+
+_EPS = 8 / 255
 
 
 @explains()
@@ -26,7 +30,7 @@ def evaluate_weights(
     *,
     data: str | None = None,
     out: Path | None = None,
-    which: Literal["last", "best"] = "last",
+    which: Which = "last",
     ema: bool | None = None,
     batch_size: int = 256,
     workers: int = 4,
@@ -40,8 +44,10 @@ def evaluate_weights(
     Args:
         weights: a run's folder, a checkpoint, exported weights, or a name, see `skd_plugins.weights.read_weights`.
         data: a data folder, or its validation half itself; None for the embedded digits, if the network is of them.
-        out: folder of the report; ``evaluation`` beside the weights by default, ``evaluation/NAME`` for a name;
-            ``evaluation-fgsm`` under that attack.
+        out: folder of the report; by default ``evaluation`` beside the weights, for a name ``evaluation/NAME``. What
+            is not a run's last checkpoint on clean images has a folder of its own that says so, such as
+            ``evaluation-best-raw``, ``evaluation-epoch0020-fgsm-eps0.1``; beside ``NAME.safetensors`` it is
+            ``evaluation-NAME``.
         which: which checkpoint of a run's folder.
         ema: see `skd_plugins.weights.read_weights`.
         batch_size: images a batch.
@@ -68,11 +74,12 @@ def evaluate_weights(
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
 
-    eps = 8 / 255 if eps is None else eps
+    eps = _EPS if eps is None else eps
     perturb = {"fgsm": FGSM, "pgd": PGD}[attack](eps=eps, mean=loader.mean, std=loader.std) if attack else None
     predictions = predict(model, loader, perturb=perturb)
-    # Not the folder of the clean images: comparisons of runs read that one.
-    folder = out or _beside(weights, f"evaluation-{attack}" if attack else "evaluation")
+    raw = ["raw"] if ema is False and not card.get("ema") else []  # an exported average stays one
+    attacked = [attack, *([] if eps == _EPS else [f"eps{eps:g}"])] if attack else []
+    folder = out or _beside(weights, which, [*raw, *attacked])
     folder.mkdir(parents=True, exist_ok=True)
     if save_predictions:
         predictions.save(folder / "predictions.safetensors")
@@ -102,11 +109,15 @@ def _recipe(card: dict[str, Any]) -> Recipe:
     )  # fmt: skip
 
 
-def _beside(weights: str | Path, folder: str) -> Path:
+def _beside(weights: str | Path, which: Which, marks: list[str]) -> Path:
+    """``evaluation`` for a run as it is, which comparisons read; any other evaluation must not replace that one."""
     path = Path(weights)
     if not path.exists():  # a name; nothing is written to the cache
-        return Path(folder) / path
-    return (path if path.is_dir() else path.parent) / folder
+        return Path("-".join(["evaluation", *marks])) / path
+    file = weights_file(path, which)
+    if file.name not in ("last.pt", WEIGHTS_FILE):
+        marks = [file.stem, *marks]
+    return file.parent / "-".join(["evaluation", *marks])
 
 
 def _validation_half(dataset: str, data: str | None) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SkdError
-from .arrays import Array
+from .arrays import Array, to_numpy
 from .metrics import score
 
 
@@ -54,7 +54,7 @@ def hierarchy_confusion(logits: Array, targets: Array, groups: Sequence[str]) ->
     """
     scores = score(logits, targets)
     names, group_of = _groups(groups, logits)
-    true, predicted = group_of[_labels(targets)], group_of[scores.predicted]
+    true, predicted = group_of[to_numpy(targets)], group_of[scores.predicted]
     flat = np.bincount(true * len(names) + predicted, minlength=len(names) ** 2)
     return Confusion(names, flat.reshape(len(names), len(names)))
 
@@ -71,7 +71,7 @@ def top1_by_group(logits: Array, targets: Array, groups: Sequence[str]) -> dict[
     """
     correct = score(logits, targets).correct
     names, group_of = _groups(groups, logits)
-    of_sample = group_of[_labels(targets)]
+    of_sample = group_of[to_numpy(targets)]
     result = {}
     for number, name in enumerate(names):
         own = correct[of_sample == number]
@@ -84,7 +84,3 @@ def _groups(groups: Sequence[str], logits: Array) -> tuple[list[str], NDArray[np
         raise SkdError(f"groups name the superclass of {len(groups)} classes, but the logits have {logits.shape[1]}")
     names = list(dict.fromkeys(groups))
     return names, np.array([names.index(group) for group in groups], dtype=np.int64)
-
-
-def _labels(targets: Array) -> NDArray[np.int64]:
-    return np.asarray(targets).astype(np.int64, copy=False)

@@ -20,6 +20,7 @@ class Run:
 
     Attributes:
         path: its folder, as it was given.
+        variant: what was evaluated, if not the run as it is: ``best-fgsm`` for its folder ``evaluation-best-fgsm``.
         metrics: the finite values of ``metrics.json``.
         reliability: the diagram's arrays, if they were saved.
         info: what the evaluation noted about itself.
@@ -28,6 +29,7 @@ class Run:
     """
 
     path: Path
+    variant: str
     metrics: Mapping[str, float]
     reliability: Reliability | None
     info: Mapping[str, Any]
@@ -36,7 +38,10 @@ class Run:
 
 
 def read_run(path: str | Path) -> Run:
-    """Reads ``metrics.json`` (in the folder or its ``evaluation`` folder) and, if they are there, the run's logs.
+    """Reads ``metrics.json`` and, if they are there, the run's recipe and logs.
+
+    Args:
+        path: the run's folder, whose ``evaluation`` is read; or any folder of an evaluation, in the run's or elsewhere.
 
     Raises:
         SkdError: there is no such folder, or ``metrics.json`` is missing or not what `write_report` writes.
@@ -59,8 +64,11 @@ def read_run(path: str | Path) -> Run:
             raise ValueError("no metrics")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SkdError(f"{found[0]} is not a file of metrics ({type(error).__name__}: {error}); {make} anew") from None
-    root = folder.parent if folder.name == "evaluation" and not (folder / "recipe.json").exists() else folder
-    return Run(folder, metrics, reliability, info, _recipe(root / "recipe.json"), _validation(root / "metrics.jsonl"))
+    inside = not (folder / "recipe.json").exists() and (folder.parent / "recipe.json").exists()
+    root = folder.parent if inside else folder
+    variant = folder.name.removeprefix("evaluation").removeprefix("-") if inside else ""
+    recipe, validation = _recipe(root / "recipe.json"), _validation(root / "metrics.jsonl")
+    return Run(folder, variant, metrics, reliability, info, recipe, validation)
 
 
 def _recipe(path: Path) -> Mapping[str, Any]:

@@ -66,8 +66,7 @@ def read_weights(
         if is_published(str(source)):
             return read_published(str(source))
         path = _named(str(source))
-    if path.is_dir():
-        path = path / (WEIGHTS_FILE if (path / WEIGHTS_FILE).exists() else f"{which}.pt")
+    path = weights_file(path, which)
     if path.suffix == ".safetensors":
         return _read_exported(path)
     state = checkpoints.read(path)
@@ -79,6 +78,13 @@ def read_weights(
     use_average = has_average if ema is None else ema
     card = state["card"] | {"epoch": state["epoch"], "step": state["step"], "ema": use_average}
     return state["state_dict_ema" if use_average else "state_dict"], card
+
+
+def weights_file(path: Path, which: Which) -> Path:
+    """The file of weights itself: in a run's folder that checkpoint, in a release's its one file."""
+    if not path.is_dir():
+        return path
+    return path / (WEIGHTS_FILE if (path / WEIGHTS_FILE).exists() else f"{which}.pt")
 
 
 def load_weights(source: str | Path) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from tempfile import TemporaryFile
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -151,16 +152,34 @@ def _checked(text: str, path: Path) -> dict[str, Release]:
     return {release.name: release for release in manifest.weights}
 
 
+def check_addable(manifest: Path, name: str) -> dict[str, Any]:
+    """The content of a manifest that can get an entry of that name; of one that is not there, its beginning.
+
+    Raises:
+        SkdError: the manifest is damaged or can't be written, or the name is one of its own or of the package's.
+    """
+    try:
+        text = manifest.read_text(encoding="utf-8") if manifest.exists() else '{"version": 1, "weights": []}'
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=manifest.parent).close()  # it will be replaced by a file written there
+    except (OSError, UnicodeDecodeError) as error:
+        raise SkdError(f"{manifest} can't be a manifest: {error}; give another --manifest") from None
+    for names, whose in ((_checked(text, manifest), str(manifest)), (load_manifest(), "the package")):
+        if name in names:
+            raise SkdError(f"{name} is the name of weights of {whose} already; give another --tag")
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
 def add_entry(manifest: Path, entry: Path) -> None:
     """Adds a release's entry, a file that ``skd release`` wrote, to a manifest, which is begun if it is not there.
 
     Raises:
-        SkdError: the manifest is damaged, or has weights of that name, and stays as it is.
+        SkdError: see `check_addable`; or the entry is not one. The manifest stays as it is.
     """
-    text = manifest.read_text(encoding="utf-8") if manifest.exists() else '{"version": 1, "weights": []}'
-    _checked(text, manifest)
-    content = json.loads(text)
-    content["weights"].append(json.loads(entry.read_text(encoding="utf-8")))
+    added = json.loads(entry.read_text(encoding="utf-8"))
+    content = check_addable(manifest, added["name"])
+    content["weights"].append(added)
     text = json.dumps(content, indent=1) + "\n"
     _checked(text, manifest)
     write_text(manifest, text)

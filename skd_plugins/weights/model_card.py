@@ -22,8 +22,8 @@ _PERCENT = ("top1", "top5", "ece", "ece_10", "recall_at_1")
 def timm_config(model: nn.Module, card: dict[str, Any]) -> dict[str, Any]:
     """The content of ``config.json``: with it, timm makes the network from ``local-dir:`` and ``hf-hub:``.
 
-    Our card is its part ``skd``. A torchvision network that timm has not gets no ``architecture``, so that timm refuses
-    it instead of making another network.
+    Our card is its part ``skd``. A network that timm has not (a torchvision one, another classifier) gets no
+    ``architecture``, so that timm refuses it instead of making another network.
     """
     own = getattr(_in_timm(model, card), "pretrained_cfg", None)
     names = {"label_names": card["classes"]} if card["classes"] else {}
@@ -66,9 +66,27 @@ def same_logits(one: nn.Module, other: nn.Module, card: dict[str, Any]) -> bool:
     return torch.allclose(one.eval()(input), other.eval()(input), rtol=1e-4, atol=1e-4)
 
 
-def readme(name: str, card: dict[str, Any], metrics: dict[str, float], evaluation: str, license: str) -> str:
-    """The model card, with the front matter of the Hugging Face Hub."""
+def _use(config: dict[str, Any]) -> str:
+    """The lines that load a release with this ``config.json``."""
+    from ..networks import NETWORKS
+
+    if "architecture" not in config:
+        return (
+            "from skd_plugins.weights import load_network\n\n"
+            'model, card = load_network("FOLDER")  # this folder; timm alone can\'t make this network'
+        )
+    registered = "import skd_plugins.networks  # registers the network with timm\n"
+    return (
+        f"import timm\n{registered if config['architecture'] in NETWORKS else ''}\n"
+        'model = timm.create_model("local-dir:FOLDER", pretrained=True)  # this folder; on the Hub: hf-hub:OWNER/NAME'
+    )
+
+
+def readme(name: str, config: dict[str, Any], metrics: dict[str, float], evaluation: str, license: str) -> str:
+    """The model card of a release with this ``config.json``, with the front matter of the Hugging Face Hub."""
+    card = config["skd"]
     recipe, made = card["recipe"], card["environment"]
+    library, tag = ("library_name: timm\n", "- timm\n") if "architecture" in config else ("", "")
     size = " x ".join(str(side) for side in card["input_size"])
     rows = "\n".join(
         f"| {key} | {f'{100 * value:.2f} %' if key in _PERCENT else value} | {value!r} |"
@@ -80,12 +98,10 @@ def readme(name: str, card: dict[str, Any], metrics: dict[str, float], evaluatio
     with_arguments = f" with {json.dumps(card['model_args'])}" if card["model_args"] else ""
     return f"""---
 license: {license.lower()}
-library_name: timm
-pipeline_tag: image-classification
+{library}pipeline_tag: image-classification
 tags:
 - image-classification
-- timm
-- self-knowledge-distillation
+{tag}- self-knowledge-distillation
 ---
 # {name}
 
@@ -105,9 +121,7 @@ Another processor or version of torch can move the last digits of nll and ECE.
 ## Use
 
 ```python
-import timm
-
-model = timm.create_model("local-dir:FOLDER", pretrained=True)  # this folder; on the Hub: hf-hub:OWNER/NAME
+{_use(config)}
 ```
 
 or `model.load_state_dict(skd_plugins.load_weights("{name}"))`, and in detectron2 (skd_plugins' `detection/`)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +12,10 @@ from pydantic import ValidationError
 
 from ..errors import SkdError
 from ..files import file_sha256
+from ..typed import first_problem
 from .export import export_weights
 from .load import Which, load_network
-from .manifest import CARD_FILE, WEIGHTS_FILE, Release, check_name
+from .manifest import CARD_FILE, WEIGHTS_FILE, Release, add_entry, check_addable, check_name
 from .model_card import DATA, readme, same_logits, timm_config
 from .to_detectron2 import export_detectron2
 
@@ -29,6 +29,7 @@ def make_release(
     tag: str | None = None,
     data: str | None = None,
     urls: Sequence[str] = (),
+    manifest: Path | None = None,
     license: str = "Apache-2.0",
     detectron2: bool = False,
     which: Which = "last",
@@ -45,6 +46,7 @@ def make_release(
         tag: what follows the architecture's name; the recipe's by default.
         data: what to evaluate on, see `skd_plugins.evaluation.evaluate.evaluate_weights`.
         urls: where the folder will be, for the manifest (see `Release.urls`); the folder itself by default.
+        manifest: a manifest that gets the entry, see `add_entry`; what it can't take is said before the evaluation.
         license: SPDX identifier of the weights' licence.
         detectron2: write a ``.pkl`` for detectron2's own ResNet too.
         which: which checkpoint of a run's folder.
@@ -54,23 +56,24 @@ def make_release(
         the folder.
 
     Raises:
-        SkdError: there is such a release already; the run or the data can't be used; the address is not one.
+        SkdError: there is such a release already; the run, the data or the manifest can't be used; the address is not
+            one.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".release.", dir=folder))
-    try:
-        name = _fill(part, folder, run, tag, data, urls, license, detectron2, which, ema)
-        part.chmod(0o755)  # mkdtemp's is for its owner alone
+    with tempfile.TemporaryDirectory(prefix=".release.", dir=folder) as temporary:
+        part = Path(temporary) / "release"  # the temporary folder itself is for its owner alone
+        part.mkdir()
+        name = _fill(part, folder, run, tag, data, urls, manifest, license, detectron2, which, ema)
         os.rename(part, folder / name)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    if manifest is not None:
+        add_entry(manifest, folder / name / ENTRY_FILE)
     return folder / name
 
 
 def _fill(
-    part: Path, out: Path, run: str | Path, tag: str | None, data: str | None, urls: Sequence[str], license: str,
-    detectron2: bool, which: Which, ema: bool | None,
+    part: Path, out: Path, run: str | Path, tag: str | None, data: str | None, urls: Sequence[str],
+    manifest: Path | None, license: str, detectron2: bool, which: Which, ema: bool | None,
 ) -> str:  # fmt: skip
     """Writes all files of a release to `part`; returns its name."""
     exported = export_weights(run, part, name=Path(WEIGHTS_FILE).stem, which=which, ema=ema)
@@ -83,6 +86,8 @@ def _fill(
     name = card["name"] = check_name(f"{arch}.{tag or recipes_tag}")
     if (out / name).exists():
         raise SkdError(f"{out / name} exists, and a release does not change: give another --tag, or remove it")
+    if manifest is not None:
+        check_addable(manifest, name)
 
     # The config is written twice: the network can be loaded from the folder once there is a card in it.
     _write_json(part / CARD_FILE, {"skd": card})
@@ -96,13 +101,11 @@ def _fill(
             raise SkdError(f"timm does not load {name} as it is (its logits differ); not released")
     metrics = _measure(part, data)
     evaluation = f"skd evaluate {name}" + (f" --data {Path(data).name}" if data else "")
-    (part / "README.md").write_text(readme(name, card, metrics, evaluation, license))
+    (part / "README.md").write_text(readme(name, config, metrics, evaluation, license))
     if detectron2:
         pickled = export_detectron2(part, part, name=name)
         settings = pickled.with_suffix(".detectron2.yaml")
         settings.write_text(settings.read_text().replace(str(pickled), pickled.name))
-    for file in part.iterdir():
-        file.chmod(0o644)  # safetensors' are for their owner alone
     entry = {
         "name": name,
         "files": [
@@ -120,7 +123,7 @@ def _fill(
     try:
         Release.model_validate(entry)
     except ValidationError as error:
-        raise SkdError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        raise SkdError(f"the entry of {name} is not one: {first_problem(error)}") from None
     _write_json(part / ENTRY_FILE, entry)
     lines = [f"{file_sha256(file)}  {file.name}\n" for file in sorted(part.iterdir())]
     (part / SUMS_FILE).write_text("".join(lines))
