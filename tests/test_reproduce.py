@@ -22,7 +22,7 @@ from skd_plugins.cli import main
 from skd_plugins.engine import train
 from skd_plugins.environment import machine
 from skd_plugins.errors import SkdError
-from skd_plugins.papers import find_artefact
+from skd_plugins.papers import execution, find_artefact
 from skd_plugins.papers.artefact import Artefact
 from skd_plugins.papers.datasets import Datasets
 from skd_plugins.papers.evaluations import Subject, _untrained
@@ -299,6 +299,42 @@ def test_failed_runs_are_an_error_after_the_pages_are_written(tmp_path: Path) ->
     assert ended.value.code == 2
     assert (store.root / "index.html").is_file()
     assert [store.state(job) for job in plan.jobs.values()] == ["failed", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "gpus"),
+    [
+        (None, 2, ["0", "1"]),
+        ("5,GPU-8932f937", 2, ["5", "GPU-8932f937"]),
+        ("3,1,-1,2", 2, ["3", "1"]),  # CUDA reads up to the first one that is not there
+        (None, 0, []),
+        ("", 0, []),
+    ],
+)
+def test_gpus_have_the_names_of_the_environment(
+    visible: str | None, count: int, gpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert execution._gpus() == gpus
+
+
+def test_each_worker_sees_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of submitit's, started as if there were two GPUs."""
+    monkeypatch.setattr(execution, "work", lambda root, addresses: os.environ["CUDA_VISIBLE_DEVICES"])
+    running = execution._submit(Store(tmp_path), ["a", "b", "c"], 3, ["5", "2"], {})
+    assert [one.result() for one in running] == ["5", "2", "5"]
+
+
+def test_importing_the_work_does_not_use_cuda() -> None:
+    """A worker chooses its GPU after that; CUDA would have read the choice before."""
+    code = (
+        "import torch; torch._C._cuda_getDeviceCount = torch._C._cuda_init = None; "
+        "import skd_plugins.papers.execution, skd_plugins.papers.evaluations, skd_plugins.engine"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 @pytest.mark.slow

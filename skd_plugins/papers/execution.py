@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,8 @@ def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequenc
     print(f"runs: {total}, of them {total - left - len(absent)} done, {left} to do", flush=True)
     for name in sorted({job.recipe.dataset for job in absent}):
         print(f"no data: {plan.datasets.root / name} is not there; {plan.datasets.way_to(name)}", flush=True)
-    devices, on_gpu = _devices()
-    parallel = jobs or (devices if not slurm else max(left, 1))
+    gpus = _gpus()
+    parallel = jobs or (max(left, 1) if slurm else len(gpus) or os.cpu_count() or 1)
     progress = _Progress(store, left)
     for level in levels:
         if not level:
@@ -76,7 +76,7 @@ def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequenc
                 work(store.root, [job.address])
                 progress.report([job])
             continue
-        running = _submit(store, [job.address for job in level], parallel, on_gpu, chosen)
+        running = _submit(store, [job.address for job in level], parallel, gpus, chosen)
         try:
             while not all(one.done() for one in running):
                 progress.report(level)
@@ -96,8 +96,10 @@ def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequenc
             )
 
 
-def _submit(store: Store, addresses: list[str], parallel: int, on_gpu: bool, slurm: dict[str, Any]) -> list[Any]:
-    """Local: a few workers that share the list. SLURM: an array with one task a run."""
+def _submit(
+    store: Store, addresses: list[str], parallel: int, gpus: Sequence[str], slurm: dict[str, Any]
+) -> list[Any]:
+    """Local: a few workers that share the list, each with a GPU. SLURM: an array with one task a run."""
     import submitit
 
     logs = store.root.resolve() / "submitit"
@@ -120,10 +122,15 @@ def _submit(store: Store, addresses: list[str], parallel: int, on_gpu: bool, slu
     for number in range(min(parallel, len(addresses))):
         executor = submitit.AutoExecutor(folder=logs, cluster="local")
         executor.update_parameters(timeout_min=60 * 24 * 365)
-        if on_gpu:
-            executor.update_parameters(gpus_per_node=1, local_visible_gpus=[number % _devices()[0]])
-        running.append(executor.submit(work, root, addresses))
+        gpu = gpus[number % len(gpus)] if gpus else ""
+        running.append(executor.submit(_on_gpu, gpu, work, root, addresses))
     return running
+
+
+def _on_gpu(gpu: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function in a worker that has not used CUDA yet; submitit itself would show every worker GPU 0."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    return function(*arguments)
 
 
 def _slurm(texts: Sequence[str]) -> dict[str, str | int]:
@@ -137,11 +144,13 @@ def _slurm(texts: Sequence[str]) -> dict[str, str | int]:
     return parameters
 
 
-def _devices() -> tuple[int, bool]:
+def _gpus() -> list[str]:
+    """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs of this process: numbers, or the names it was given."""
     import torch
 
-    gpus = torch.cuda.device_count()
-    return (gpus, True) if gpus else (os.cpu_count() or 1, False)
+    count = torch.cuda.device_count()
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (names.split(",") if names else list(map(str, range(count))))[:count]
 
 
 class _Progress:
