@@ -96,9 +96,7 @@ def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequenc
             )
 
 
-def _submit(
-    store: Store, addresses: list[str], parallel: int, gpus: Sequence[str], slurm: dict[str, Any]
-) -> list[Any]:
+def _submit(store: Store, addresses: list[str], parallel: int, gpus: Sequence[str], slurm: dict[str, Any]) -> list[Any]:
     """Local: a few workers that share the list, each with a GPU. SLURM: an array with one task a run."""
     import submitit
 
