@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html
 import json
 import os
@@ -29,7 +30,7 @@ from skd_plugins.papers.evaluations import Subject, _untrained
 from skd_plugins.papers.execution import execute
 from skd_plugins.papers.mini import NOTICE, mini_recipe
 from skd_plugins.papers.pages import write_artefact, write_index
-from skd_plugins.papers.planning import Plan
+from skd_plugins.papers.planning import Job, Plan
 from skd_plugins.papers.published import in_printed_unit
 from skd_plugins.papers.recipe_files import recipe_of
 from skd_plugins.papers.results import results_of
@@ -239,6 +240,29 @@ def test_a_job_that_fails_is_noted_and_the_next_one_is_begun(tmp_path: Path) -> 
         assert job.needs is not None
         assert store.state(job) == "failed"
         assert store.error(job.address) == f"the run that it starts from, {job.needs.address}, is not complete"
+
+
+def test_a_student_that_was_begun_goes_on_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--out`` is relative at first; workers and shell commands get the whole path."""
+    plan, store = mini_plan(tmp_path, "cs-kd/table4")
+    student = next(job for job in plan.levels[1] if job.recipe.dataset == "cub200")
+    assert student.needs is not None
+
+    def write(job: Job, steps: int) -> None:
+        recipe = replace(job.recipe, max_steps=steps)
+        write_job(store, dataclasses.replace(job, recipe=recipe, evaluations=set()), plan.datasets)
+
+    write(student.needs, 2)
+    write(student, 2)
+    monkeypatch.chdir(tmp_path)
+    work(Path("mini"), [student.needs.address, student.address])
+    assert store.trained(student.address)
+    (store.folder(student.address) / "trained.json").unlink()
+    write(student, 4)
+    monkeypatch.chdir("/")
+    work(store.root, [student.address])
+    assert store.error(student.address) is None
+    assert "from step 2 to 4" in (store.folder(student.address) / "log.txt").read_text()
 
 
 def test_the_network_before_training_is_the_one_that_training_starts_from(tmp_path: Path) -> None:

@@ -41,11 +41,11 @@ def work(root: Path, addresses: Sequence[str]) -> None:
 
     What goes wrong with a job is noted in its folder, and the next one is begun.
     """
+    store = Store(root.resolve())  # a teacher's path is in its student's recipe, which may not change
     if int(os.environ.get("RANK", 0)):  # a further process of a distributed training
         for address in addresses:
-            _perform(Store(root), address)
+            _perform(store, address)
         return
-    store = Store(root)
     # First what nobody has begun, then, waiting for it, what another worker had in hand and may have died of.
     for wait in (False, True):
         for address in addresses:
@@ -106,7 +106,6 @@ def _training(job: dict[str, Any], recipe: Recipe, folder: Path, teacher: Path |
     from ..engine import train
 
     if teacher is not None:
-        # A path below the folder's parent: the store can be moved between its runs.
         recipe = replace(recipe, method_args={**recipe.method_args, "teacher": str(teacher)})
     return train(recipe, data=job["data"], out=folder, resume=True)
 
