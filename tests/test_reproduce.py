@@ -242,6 +242,26 @@ def test_a_job_that_fails_is_noted_and_the_next_one_is_begun(tmp_path: Path) -> 
         assert store.error(job.address) == f"the run that it starts from, {job.needs.address}, is not complete"
 
 
+def test_a_run_fails_once_a_command(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.folder("a")
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text("damaged")
+
+    def tries() -> int:
+        return (folder / "log.txt").read_text().count("Traceback")
+
+    began = time.time()
+    work(tmp_path, ["a"], began)
+    assert tries() == 1
+    assert "JSONDecodeError" in (store.error("a") or "")
+    work(tmp_path, ["a"], began)  # another worker of the same command
+    assert tries() == 1
+    os.utime(folder / "error.txt", (began - 60, began - 60))  # the command is given again
+    work(tmp_path, ["a"])
+    assert tries() == 2
+
+
 def test_a_student_that_was_begun_goes_on_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``--out`` is relative at first; workers and shell commands get the whole path."""
     plan, store = mini_plan(tmp_path, "cs-kd/table4")
@@ -345,10 +365,10 @@ def test_gpus_have_the_names_of_the_environment(
     assert execution._gpus() == gpus
 
 
-def test_each_worker_sees_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_worker_sees_a_gpu_of_its_own(tmp_path: Path) -> None:
     """Processes of submitit's, started as if there were two GPUs."""
-    monkeypatch.setattr(execution, "work", lambda root, addresses: os.environ["CUDA_VISIBLE_DEVICES"])
-    running = execution._submit(Store(tmp_path), ["a", "b", "c"], 3, ["5", "2"], {})
+    visible = lambda addresses: os.environ["CUDA_VISIBLE_DEVICES"]  # noqa: E731 # pickled, unlike a test's function
+    running = execution._submit(visible, ["a", "b", "c"], tmp_path, 3, ["5", "2"], {})
     assert [one.result() for one in running] == ["5", "2", "5"]
 
 

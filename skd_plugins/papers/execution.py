@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,17 @@ def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequenc
     gpus = _gpus()
     parallel = jobs or (max(left, 1) if slurm else len(gpus) or os.cpu_count() or 1)
     progress = _Progress(store, left)
+    logs = store.root.resolve() / "submitit"
     for level in levels:
         if not level:
             continue
         if parallel == 1 and not slurm:
             for job in level:
-                work(store.root, [job.address])
+                work(store.root, [job.address], progress.began)
                 progress.report([job])
             continue
-        running = _submit(store, [job.address for job in level], parallel, gpus, chosen)
+        task = partial(work, store.root.resolve(), began=progress.began)
+        running = _submit(task, [job.address for job in level], logs, parallel, gpus, chosen)
         try:
             while not all(one.done() for one in running):
                 progress.report(level)
@@ -96,12 +99,13 @@ def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequenc
             )
 
 
-def _submit(store: Store, addresses: list[str], parallel: int, gpus: Sequence[str], slurm: dict[str, Any]) -> list[Any]:
+def _submit(
+    task: Callable[[list[str]], Any], addresses: list[str], logs: Path, parallel: int, gpus: Sequence[str],
+    slurm: dict[str, Any],
+) -> list[Any]:  # fmt: skip
     """Local: a few workers that share the list, each with a GPU. SLURM: an array with one task a run."""
     import submitit
 
-    logs = store.root.resolve() / "submitit"
-    root = store.root.resolve()
     if slurm:
         try:
             executor = submitit.AutoExecutor(folder=logs, cluster="slurm")
@@ -113,7 +117,7 @@ def _submit(store: Store, addresses: list[str], parallel: int, gpus: Sequence[st
         except (NameError, ValueError, TypeError) as error:  # submitit's words for a parameter that is not there
             raise SkdError(f"--slurm {slurm}: {error}") from None
         with executor.batch():
-            return [executor.submit(work, root, [address]) for address in addresses]
+            return [executor.submit(task, [address]) for address in addresses]
     # Workers would otherwise use all cores each.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel)))
     running = []
@@ -121,14 +125,14 @@ def _submit(store: Store, addresses: list[str], parallel: int, gpus: Sequence[st
         executor = submitit.AutoExecutor(folder=logs, cluster="local")
         executor.update_parameters(timeout_min=60 * 24 * 365)
         gpu = gpus[number % len(gpus)] if gpus else ""
-        running.append(executor.submit(_on_gpu, gpu, work, root, addresses))
+        running.append(executor.submit(_on_gpu, gpu, task, addresses))
     return running
 
 
-def _on_gpu(gpu: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a function in a worker that has not used CUDA yet; submitit itself would show every worker GPU 0."""
+def _on_gpu(gpu: str, task: Callable[[list[str]], Any], addresses: list[str]) -> Any:
+    """Runs in a worker, which has not used CUDA yet; submitit itself would show every worker GPU 0."""
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    return function(*arguments)
+    return task(addresses)
 
 
 def _slurm(texts: Sequence[str]) -> dict[str, str | int]:
@@ -165,14 +169,9 @@ class _Progress:
             if job.address in self.seen:
                 continue
             state = self.store.state(job)
-            if state == "done" or (state == "failed" and self._recent(job)):
+            if state == "done" or (state == "failed" and self.store.failed_since(job.address, self.began)):
                 self.seen.add(job.address)
                 took, done = time.monotonic() - self.started, len(self.seen)
                 times = f"{clock(took)}, ETA {clock(took * (self.total / done - 1))}"
                 reason = f": {self.store.error(job.address)}" if state == "failed" else ""
                 print(f"[{done}/{self.total}, {times}] {state}: {job.title} ({job.address}){reason}", flush=True)
-
-    def _recent(self, job: Job) -> bool:
-        """Whether it failed now, and not the last time."""
-        note: Path = self.store.folder(job.address) / "error.txt"
-        return note.is_file() and note.stat().st_mtime >= self.began - 1

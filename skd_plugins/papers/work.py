@@ -36,11 +36,18 @@ def write_job(store: Store, job: Job, datasets: Datasets) -> None:
     })  # fmt: skip
 
 
-def work(root: Path, addresses: Sequence[str]) -> None:
+def work(root: Path, addresses: Sequence[str], began: float | None = None) -> None:
     """Does jobs one after the other; several workers may have the same list, each job is done by one of them.
 
     What goes wrong with a job is noted in its folder, and the next one is begun.
+
+    Args:
+        root: the store's.
+        addresses: of the jobs.
+        began: when the command of these workers did (seconds since 1970), now by default. What has failed since then
+            is not tried again.
     """
+    began = time.time() if began is None else began
     store = Store(root.resolve())  # a teacher's path is in its student's recipe, which may not change
     if int(os.environ.get("RANK", 0)):  # a further process of a distributed training
         for address in addresses:
@@ -50,7 +57,7 @@ def work(root: Path, addresses: Sequence[str]) -> None:
     for wait in (False, True):
         for address in addresses:
             with store.locked(address, wait=wait) as mine:
-                if mine:
+                if mine and not store.failed_since(address, began):
                     _noted(store, address)
 
 
