@@ -323,6 +323,29 @@ def test_runs_without_data_are_an_error_after_the_pages_are_written(
     assert (tmp_path / "full" / "index.html").is_file()
 
 
+def test_a_page_stays_where_its_data_are_not_there_any_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both runs are complete (made up), then the command is given without ``--data``."""
+    artefact, data = find_artefact("sd-dropout/table13"), Datasets("mini", tmp_path / "data")
+    for dataset in {job.recipe.dataset for job in Plan([artefact], data).jobs.values()}:
+        data.folder(dataset)
+    plan, store = Plan([artefact], Datasets("full", data.root), 1), Store(tmp_path / "full")
+    assert all(job.present for job in plan.jobs.values())
+    pretend(plan, store, artefact, 0.0)
+    arguments = ["reproduce", artefact.id, "--seeds", "1", "--jobs", "1", "--out", str(tmp_path)]
+    main([*arguments, "--data", str(data.root)])
+    folder = store.artefact(artefact.id)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert "agrees" in before["table13.md"].decode()
+
+    with pytest.raises(SystemExit):
+        main([*arguments, "--data", str(tmp_path / "elsewhere")])
+    output = capsys.readouterr()
+    assert f"{artefact.id}: its page stays as it was, since data of runs in it are not there now" in output.out
+    assert "2 of 2 runs are left out: their data are not there" in output.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert "2 agree" in (store.root / "index.html").read_text()
+
+
 def test_one_worker_has_a_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with store.locked("a", wait=False) as mine, Store(tmp_path).locked("a", wait=False) as other:

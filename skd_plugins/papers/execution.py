@@ -21,10 +21,7 @@ _POLL = 1.0  # seconds
 
 
 def prepare(plan: Plan, store: Store) -> list[list[Job]]:
-    """Writes every ``job.json``; the jobs that are left to do, by level.
-
-    A job without its data is left out, except at the evaluation of a network that is there already.
-    """
+    """Writes every ``job.json``; the jobs that are left to do, by level, without those that lack their data."""
     levels = []
     for level in plan.levels:
         for job in level:
