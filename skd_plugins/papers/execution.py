@@ -66,7 +66,7 @@ def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequenc
     gpus = _gpus()
     parallel = jobs or (max(left, 1) if slurm else len(gpus) or os.cpu_count() or 1)
     progress = _Progress(store, left)
-    logs = store.root.resolve() / "submitit"
+    root = store.root.resolve()
     for level in levels:
         if not level:
             continue
@@ -75,8 +75,8 @@ def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequenc
                 work(store.root, [job.address], progress.began)
                 progress.report([job])
             continue
-        task = partial(work, store.root.resolve(), began=progress.began)
-        running = _submit(task, [job.address for job in level], logs, parallel, gpus, chosen)
+        task = partial(work, root, began=progress.began)
+        running = _submit(task, [job.address for job in level], root / "submitit", parallel, gpus, chosen)
         try:
             while not all(one.done() for one in running):
                 progress.report(level)

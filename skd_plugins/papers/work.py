@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 import traceback
@@ -18,7 +17,7 @@ from typing import Any
 
 from ..errors import SkdError, one_line
 from ..files import write_json
-from ..project import project
+from ..project import project, train_detector
 from ..recipe import Recipe, replace
 from .datasets import Datasets
 from .planning import Job
@@ -118,22 +117,12 @@ def _training(job: dict[str, Any], recipe: Recipe, folder: Path, teacher: Path |
 
 
 def _detector(job: dict[str, Any], folder: Path, backbone: Path | None) -> Path:
-    """Runs ``detection/train_net.py``, which resumes by itself, as a user does."""
     from ..weights import export_weights
 
     assert backbone is not None
     config, *overrides = job["config"].split()
-    out = folder / "detector"
-    out.mkdir(exist_ok=True)
     weights = export_weights(backbone, folder / "weights")
-    command = [sys.executable, str(project() / "detection" / "train_net.py"), "--config", f"{config}.yaml"]
-    command += ["--resume"] if (out / "last_checkpoint").exists() else []
-    command += ["MODEL.TIMM.WEIGHTS", str(weights.resolve()), "OUTPUT_DIR", str(out.resolve()), *overrides]
-    with (out / "output.txt").open("a") as log:
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=project())
-    if done.returncode or not (out / "results.json").is_file():
-        raise SkdError(f"the training of the detector failed; its output is in {out / 'output.txt'}")
-    return out
+    return train_detector(project() / "detection", config, str(weights), folder / "detector", overrides).parent
 
 
 @one_line
