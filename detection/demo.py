@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from skd_plugins.errors import SkdError, one_line
+from skd_plugins.errors import one_line
+from skd_plugins.project import train_detector
 from skd_plugins.weights.download import download
 from skd_plugins.weights.manifest import find_release
 
@@ -22,21 +21,11 @@ BACKBONES = {"cross-entropy": "resnet10t_digits.ce", "SD-Dropout": "resnet10t_di
 
 def fine_tune(weights: str, out: Path, overrides: list[str]) -> dict[str, float]:
     """Trains and evaluates ``digits_demo.yaml`` from a backbone; returns COCO's metrics in per cent."""
-    result = out / "results.json"
-    if not result.exists():
-        resume = ["--resume"] if (out / "last_checkpoint").exists() else []
-        command = [sys.executable, str(HERE / "train_net.py"), "--config", "digits_demo.yaml", *resume]
-        command += ["MODEL.TIMM.WEIGHTS", weights, "OUTPUT_DIR", str(out), *overrides]
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / "output.txt").open("a") as log:
-            # One thread each: two processes of two threads on two cores would wait for one another.
-            done = subprocess.run(
-                command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}
-            )
-        if done.returncode:
-            sys.stderr.write("".join((out / "output.txt").read_text().splitlines(keepends=True)[-20:]))
-            raise SkdError(f"the training in {out} failed (its last lines are above, all in {out / 'output.txt'})")
-    metrics: dict[str, float] = json.loads(result.read_text())["bbox"]
+    results = out / "results.json"
+    if not results.exists():
+        # One thread each: two processes of two threads on two cores would wait for one another.
+        train_detector(HERE, "digits_demo", weights, out, overrides, {"OMP_NUM_THREADS": "1"})
+    metrics: dict[str, float] = json.loads(results.read_text())["bbox"]
     return metrics
 
 

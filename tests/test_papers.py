@@ -30,6 +30,7 @@ from skd_plugins.papers.planning import Plan
 from skd_plugins.papers.published import METRIC_NAMES, Published, in_printed_unit, published
 from skd_plugins.papers.results import Result, base_of, derive
 from skd_plugins.papers.store import Store
+from skd_plugins.project import copy_project
 from skd_plugins.recipe import Recipe, replace
 
 ALL = list(artefacts().values())
@@ -215,9 +216,39 @@ def test_the_address_has_data_teacher_and_version(monkeypatch: pytest.MonkeyPatc
     address = address_of(base, "d")
     assert address == address_of(replace(base, name="c", workers=1), "d")
     others = {address_of(base, "e"), address_of(base, "d", network="f")}
-    monkeypatch.setattr("skd_plugins.papers.address.__version__", "9.9")
+    monkeypatch.setattr("skd_plugins.papers.address.RESULTS_VERSION", 999)
     others.add(address_of(base, "d"))
     assert len(others | {address}) == 4
+
+
+def test_the_address_of_a_detector_has_its_configuration_with_what_it_is_based_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skd_plugins import project
+
+    copy_project(tmp_path)
+    monkeypatch.setattr(project, "_PACKAGE", tmp_path / "package")
+
+    def addresses() -> dict[str, str]:
+        plan = Plan([find_artefact("sd-dropout/table4")], Datasets("full", tmp_path), 1)
+        return {job.config: job.address for job in plan.jobs.values() if job.config}
+
+    before = addresses()
+    assert sorted(before) == [
+        "faster_rcnn_ce", "faster_rcnn_ce_0.5x", "faster_rcnn_sdd", "faster_rcnn_sdd_0.5x",
+    ]  # fmt: skip
+    assert addresses() == before
+    changed = {
+        "faster_rcnn_sdd": {"faster_rcnn_sdd", "faster_rcnn_sdd_0.5x"},  # a base
+        "base_faster_rcnn": set(before),  # a base's base
+        "faster_rcnn_r50_ce": set(),
+    }
+    for name, expected in changed.items():
+        with (tmp_path / "detection" / "configs" / f"{name}.yaml").open("a") as file:
+            file.write("SEED: 77\n")
+        after = addresses()
+        assert {config for config, address in after.items() if address != before[config]} == expected
+        before = after
 
 
 def test_the_checksum_of_data(tmp_path: Path, png_folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html
 import json
 import os
@@ -22,14 +23,14 @@ from skd_plugins.cli import main
 from skd_plugins.engine import train
 from skd_plugins.environment import machine
 from skd_plugins.errors import SkdError
-from skd_plugins.papers import find_artefact
+from skd_plugins.papers import execution, find_artefact
 from skd_plugins.papers.artefact import Artefact
 from skd_plugins.papers.datasets import Datasets
 from skd_plugins.papers.evaluations import Subject, _untrained
 from skd_plugins.papers.execution import execute
 from skd_plugins.papers.mini import NOTICE, mini_recipe
 from skd_plugins.papers.pages import write_artefact, write_index
-from skd_plugins.papers.planning import Plan
+from skd_plugins.papers.planning import Job, Plan
 from skd_plugins.papers.published import in_printed_unit
 from skd_plugins.papers.recipe_files import recipe_of
 from skd_plugins.papers.results import results_of
@@ -241,6 +242,49 @@ def test_a_job_that_fails_is_noted_and_the_next_one_is_begun(tmp_path: Path) -> 
         assert store.error(job.address) == f"the run that it starts from, {job.needs.address}, is not complete"
 
 
+def test_a_run_fails_once_a_command(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.folder("a")
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text("damaged")
+
+    def tries() -> int:
+        return (folder / "log.txt").read_text().count("Traceback")
+
+    began = time.time()
+    work(tmp_path, ["a"], began)
+    assert tries() == 1
+    assert "JSONDecodeError" in (store.error("a") or "")
+    work(tmp_path, ["a"], began)  # another worker of the same command
+    assert tries() == 1
+    os.utime(folder / "error.txt", (began - 60, began - 60))  # the command is given again
+    work(tmp_path, ["a"])
+    assert tries() == 2
+
+
+def test_a_student_that_was_begun_goes_on_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--out`` is relative at first; workers and shell commands get the whole path."""
+    plan, store = mini_plan(tmp_path, "cs-kd/table4")
+    student = next(job for job in plan.levels[1] if job.recipe.dataset == "cub200")
+    assert student.needs is not None
+
+    def write(job: Job, steps: int) -> None:
+        recipe = replace(job.recipe, max_steps=steps)
+        write_job(store, dataclasses.replace(job, recipe=recipe, evaluations=set()), plan.datasets)
+
+    write(student.needs, 2)
+    write(student, 2)
+    monkeypatch.chdir(tmp_path)
+    work(Path("mini"), [student.needs.address, student.address])
+    assert store.trained(student.address)
+    (store.folder(student.address) / "trained.json").unlink()
+    write(student, 4)
+    monkeypatch.chdir("/")
+    work(store.root, [student.address])
+    assert store.error(student.address) is None
+    assert "from step 2 to 4" in (store.folder(student.address) / "log.txt").read_text()
+
+
 def test_the_network_before_training_is_the_one_that_training_starts_from(tmp_path: Path) -> None:
     """Epoch 0 of SD-Dropout's Table 8."""
     datasets = Datasets("mini", tmp_path / "data")
@@ -279,6 +323,29 @@ def test_runs_without_data_are_an_error_after_the_pages_are_written(
     assert (tmp_path / "full" / "index.html").is_file()
 
 
+def test_a_page_stays_where_its_data_are_not_there_any_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both runs are complete (made up), then the command is given without ``--data``."""
+    artefact, data = find_artefact("sd-dropout/table13"), Datasets("mini", tmp_path / "data")
+    for dataset in {job.recipe.dataset for job in Plan([artefact], data).jobs.values()}:
+        data.folder(dataset)
+    plan, store = Plan([artefact], Datasets("full", data.root), 1), Store(tmp_path / "full")
+    assert all(job.present for job in plan.jobs.values())
+    pretend(plan, store, artefact, 0.0)
+    arguments = ["reproduce", artefact.id, "--seeds", "1", "--jobs", "1", "--out", str(tmp_path)]
+    main([*arguments, "--data", str(data.root)])
+    folder = store.artefact(artefact.id)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert "agrees" in before["table13.md"].decode()
+
+    with pytest.raises(SystemExit):
+        main([*arguments, "--data", str(tmp_path / "elsewhere")])
+    output = capsys.readouterr()
+    assert f"{artefact.id}: its page stays as it was, since data of runs in it are not there now" in output.out
+    assert "2 of 2 runs are left out: their data are not there" in output.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert "2 agree" in (store.root / "index.html").read_text()
+
+
 def test_one_worker_has_a_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with store.locked("a", wait=False) as mine, Store(tmp_path).locked("a", wait=False) as other:
@@ -299,6 +366,42 @@ def test_failed_runs_are_an_error_after_the_pages_are_written(tmp_path: Path) ->
     assert ended.value.code == 2
     assert (store.root / "index.html").is_file()
     assert [store.state(job) for job in plan.jobs.values()] == ["failed", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "gpus"),
+    [
+        (None, 2, ["0", "1"]),
+        ("5,GPU-8932f937", 2, ["5", "GPU-8932f937"]),
+        ("3,1,-1,2", 2, ["3", "1"]),  # CUDA reads up to the first one that is not there
+        (None, 0, []),
+        ("", 0, []),
+    ],
+)
+def test_gpus_have_the_names_of_the_environment(
+    visible: str | None, count: int, gpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert execution._gpus() == gpus
+
+
+def test_each_worker_sees_a_gpu_of_its_own(tmp_path: Path) -> None:
+    """Processes of submitit's, started as if there were two GPUs."""
+    visible = lambda addresses: os.environ["CUDA_VISIBLE_DEVICES"]  # noqa: E731 # pickled, unlike a test's function
+    running = execution._submit(visible, ["a", "b", "c"], tmp_path, 3, ["5", "2"], {})
+    assert [one.result() for one in running] == ["5", "2", "5"]
+
+
+def test_importing_the_work_does_not_use_cuda() -> None:
+    """A worker chooses its GPU after that; CUDA would have read the choice before."""
+    code = (
+        "import torch; torch._C._cuda_getDeviceCount = torch._C._cuda_init = None; "
+        "import skd_plugins.papers.execution, skd_plugins.papers.evaluations, skd_plugins.engine"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 @pytest.mark.slow

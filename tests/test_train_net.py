@@ -21,8 +21,9 @@ import yaml
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 
-from skd_plugins import export_weights
+from skd_plugins import SkdError, export_weights
 from skd_plugins.demo import train_recipe
+from skd_plugins.project import train_detector
 
 ROOT = Path(__file__).parent.parent
 TINY = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0",
@@ -301,3 +302,22 @@ def test_a_training_is_not_overwritten_and_another_detector_not_continued(
         with pytest.raises(SystemExit):
             script.main(["--config", "digits_demo", *flags, "OUTPUT_DIR", str(out), *arguments])
         assert message in capsys.readouterr().err
+
+
+def test_train_detector_trains_and_says_where_the_output_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `skd reproduce` and the demonstration do; a relative folder of data is the caller's."""
+    monkeypatch.chdir(tmp_path)
+    environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DETECTRON2_DATASETS": "sets"}
+    overrides = ["SOLVER.MAX_ITER", "2", *TINY]
+    scripts = ROOT / "detection"
+    results = train_detector(scripts, "digits_demo", "resnet10t_digits.ce", Path("out"), overrides, environment)
+    assert results == Path("out/results.json")
+    assert "AP50" in json.loads(results.read_text())["bbox"]
+    assert iterations(Path("out")) == 2
+    with pytest.raises(SkdError, match="the training of the detector failed; all of its output is in coco/output.txt"):
+        train_detector(scripts, "faster_rcnn_ce", "", Path("coco"), [], environment)
+    looked_for = f"looked for {tmp_path / 'sets' / 'coco' / 'annotations' / 'instances_train2017.json'}"
+    assert looked_for in capsys.readouterr().err
+    assert looked_for in Path("coco/output.txt").read_text()

@@ -6,9 +6,10 @@ import hashlib
 import json
 from typing import Any
 
-from .. import __version__
 from ..recipe import Recipe
 
+# Raised with a change that can move the numbers of a training (the changelog's "Numbers"): all runs are then repeated.
+RESULTS_VERSION = 1
 # Fields that leave the weights after the last epoch as they are (the first two say only what the recipe is called and
 # what it is meant for; the data themselves are in the address).
 _WITHOUT_EFFECT = frozenset({
@@ -27,7 +28,7 @@ def address_of(recipe: Recipe, data: str, *, network: str = "") -> str:
         network: address of the run whose network it uses (a teacher).
     """
     fields = {name: value for name, value in recipe.to_json().items() if name not in _WITHOUT_EFFECT}
-    return hash_of({"recipe": fields, "data": data, "version": __version__, "network": network})
+    return hash_of({"recipe": fields, "data": data, "version": RESULTS_VERSION, "network": network})
 
 
 def hash_of(values: dict[str, Any]) -> str:

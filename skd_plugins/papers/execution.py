@@ -6,7 +6,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,7 @@ _POLL = 1.0  # seconds
 
 
 def prepare(plan: Plan, store: Store) -> list[list[Job]]:
-    """Writes every ``job.json``; the jobs that are left to do, by level.
-
-    A job without its data is left out, except at the evaluation of a network that is there already.
-    """
+    """Writes every ``job.json``; the jobs that are left to do, by level, without those that lack their data."""
     levels = []
     for level in plan.levels:
         for job in level:
@@ -65,18 +63,20 @@ def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequenc
     print(f"runs: {total}, of them {total - left - len(absent)} done, {left} to do", flush=True)
     for name in sorted({job.recipe.dataset for job in absent}):
         print(f"no data: {plan.datasets.root / name} is not there; {plan.datasets.way_to(name)}", flush=True)
-    devices, on_gpu = _devices()
-    parallel = jobs or (devices if not slurm else max(left, 1))
+    gpus = _gpus()
+    parallel = jobs or (max(left, 1) if slurm else len(gpus) or os.cpu_count() or 1)
     progress = _Progress(store, left)
+    root = store.root.resolve()
     for level in levels:
         if not level:
             continue
         if parallel == 1 and not slurm:
             for job in level:
-                work(store.root, [job.address])
+                work(store.root, [job.address], progress.began)
                 progress.report([job])
             continue
-        running = _submit(store, [job.address for job in level], parallel, on_gpu, chosen)
+        task = partial(work, root, began=progress.began)
+        running = _submit(task, [job.address for job in level], root / "submitit", parallel, gpus, chosen)
         try:
             while not all(one.done() for one in running):
                 progress.report(level)
@@ -96,12 +96,13 @@ def execute(plan: Plan, store: Store, *, jobs: int | None = None, slurm: Sequenc
             )
 
 
-def _submit(store: Store, addresses: list[str], parallel: int, on_gpu: bool, slurm: dict[str, Any]) -> list[Any]:
-    """Local: a few workers that share the list. SLURM: an array with one task a run."""
+def _submit(
+    task: Callable[[list[str]], Any], addresses: list[str], logs: Path, parallel: int, gpus: Sequence[str],
+    slurm: dict[str, Any],
+) -> list[Any]:  # fmt: skip
+    """Local: a few workers that share the list, each with a GPU. SLURM: an array with one task a run."""
     import submitit
 
-    logs = store.root.resolve() / "submitit"
-    root = store.root.resolve()
     if slurm:
         try:
             executor = submitit.AutoExecutor(folder=logs, cluster="slurm")
@@ -113,17 +114,22 @@ def _submit(store: Store, addresses: list[str], parallel: int, on_gpu: bool, slu
         except (NameError, ValueError, TypeError) as error:  # submitit's words for a parameter that is not there
             raise SkdError(f"--slurm {slurm}: {error}") from None
         with executor.batch():
-            return [executor.submit(work, root, [address]) for address in addresses]
+            return [executor.submit(task, [address]) for address in addresses]
     # Workers would otherwise use all cores each.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel)))
     running = []
     for number in range(min(parallel, len(addresses))):
         executor = submitit.AutoExecutor(folder=logs, cluster="local")
         executor.update_parameters(timeout_min=60 * 24 * 365)
-        if on_gpu:
-            executor.update_parameters(gpus_per_node=1, local_visible_gpus=[number % _devices()[0]])
-        running.append(executor.submit(work, root, addresses))
+        gpu = gpus[number % len(gpus)] if gpus else ""
+        running.append(executor.submit(_on_gpu, gpu, task, addresses))
     return running
+
+
+def _on_gpu(gpu: str, task: Callable[[list[str]], Any], addresses: list[str]) -> Any:
+    """Runs in a worker, which has not used CUDA yet; submitit itself would show every worker GPU 0."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    return task(addresses)
 
 
 def _slurm(texts: Sequence[str]) -> dict[str, str | int]:
@@ -137,11 +143,13 @@ def _slurm(texts: Sequence[str]) -> dict[str, str | int]:
     return parameters
 
 
-def _devices() -> tuple[int, bool]:
+def _gpus() -> list[str]:
+    """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs of this process: numbers, or the names it was given."""
     import torch
 
-    gpus = torch.cuda.device_count()
-    return (gpus, True) if gpus else (os.cpu_count() or 1, False)
+    count = torch.cuda.device_count()
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (names.split(",") if names else list(map(str, range(count))))[:count]
 
 
 class _Progress:
@@ -158,14 +166,9 @@ class _Progress:
             if job.address in self.seen:
                 continue
             state = self.store.state(job)
-            if state == "done" or (state == "failed" and self._recent(job)):
+            if state == "done" or (state == "failed" and self.store.failed_since(job.address, self.began)):
                 self.seen.add(job.address)
                 took, done = time.monotonic() - self.started, len(self.seen)
                 times = f"{clock(took)}, ETA {clock(took * (self.total / done - 1))}"
                 reason = f": {self.store.error(job.address)}" if state == "failed" else ""
                 print(f"[{done}/{self.total}, {times}] {state}: {job.title} ({job.address}){reason}", flush=True)
-
-    def _recent(self, job: Job) -> bool:
-        """Whether it failed now, and not the last time."""
-        note: Path = self.store.folder(job.address) / "error.txt"
-        return note.is_file() and note.stat().st_mtime >= self.began - 1

@@ -55,11 +55,11 @@ def write_artefact(artefact: Artefact, plan: Plan, store: Store) -> Path:
     write_text(folder / f"{name}.tex", latex(artefact, layout, facts, lead))
     outcomes = Counter(result.outcome for result in results)
     jobs = plan.jobs_of(artefact)
-    done = sum(store.state(job, artefact.wanted) == "done" for job in jobs)
+    complete = _complete(artefact, plan, store)
     write_json(folder / "summary.json", {
         "id": artefact.id, "title": artefact.title, "kind": artefact.kind, "numbers": len(results),
-        "outcomes": dict(outcomes), "runs": len(jobs), "done": done, "pictures": len(pictures),
-        "seeds": plan.seeds_of(artefact),
+        "outcomes": dict(outcomes), "runs": len(jobs), "done": len(complete), "pictures": len(pictures),
+        "seeds": plan.seeds_of(artefact), "complete": complete,
     })  # fmt: skip
     page = folder / "index.html"
     write_page(
@@ -72,6 +72,22 @@ def write_artefact(artefact: Artefact, plan: Plan, store: Store) -> Path:
         outcomes=outcomes, versions=environment()["versions"], home="../../../index.html",
     )  # fmt: skip
     return page
+
+
+def would_lose_runs(artefact: Artefact, plan: Plan, store: Store) -> bool:
+    """Whether runs would vanish from an artefact that is written already, because data are not there (any more).
+
+    Without the data the address of a run is not known, and so its results are not found.
+    """
+    if all(job.present for job in plan.jobs_of(artefact)):
+        return False
+    path = store.artefact(artefact.id) / "summary.json"
+    before = json.loads(path.read_text()).get("complete", []) if path.is_file() else []
+    return not set(before) <= set(_complete(artefact, plan, store))
+
+
+def _complete(artefact: Artefact, plan: Plan, store: Store) -> list[str]:
+    return [job.address for job in plan.jobs_of(artefact) if store.state(job, artefact.wanted) == "done"]
 
 
 def write_index(store: Store, scale: str) -> Path:
@@ -111,7 +127,7 @@ def _outcome(summary: dict[str, Any] | None, scale: str) -> str:
 
 def _lead(artefact: Artefact, plan: Plan, store: Store, missing: str) -> list[str]:
     jobs = plan.jobs_of(artefact)
-    done = [job for job in jobs if store.state(job, artefact.wanted) == "done"]
+    done = _complete(artefact, plan, store)
     seeds = plan.seeds_of(artefact)
     texts = [NOTICE] if plan.datasets.scale == "mini" else []
     texts.append(

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from .. import __version__
+import yaml
+
 from ..project import project
 from ..recipe import Recipe, replace
-from .address import address_of, hash_of
+from .address import RESULTS_VERSION, address_of, hash_of
 from .artefact import Artefact, Detector, Entry, Training
 from .datasets import Datasets
 from .mini import SEEDS, mini_recipe
@@ -130,12 +131,19 @@ class Plan:
     def _detector(self, run: Detector, seed: int) -> Job:
         backbone = self._job(run.backbone, seed)
         config = _mini_config(run.config) if self.datasets.scale == "mini" else run.config
-        text = (project() / "detection" / "configs" / f"{config.split()[0]}.yaml").read_text()
-        values = {"config": config, "text": text, "version": __version__, "network": backbone.address}
+        texts = _config_texts(project() / "detection" / "configs" / f"{config.split()[0]}.yaml")
+        values = {"config": config, "texts": texts, "version": RESULTS_VERSION, "network": backbone.address}
         return Job(
             address=hash_of(values), recipe=backbone.recipe, data=backbone.data, present=backbone.present,
             needs=backbone, config=config,
         )  # fmt: skip
+
+
+def _config_texts(path: Path) -> list[str]:
+    """A detector's configuration file, and those it is based on."""
+    text = path.read_text()
+    base = yaml.safe_load(text).get("_BASE_")
+    return [text] if base is None else [text, *_config_texts(path.parent / base)]
 
 
 def _mini_config(config: str) -> str:

@@ -12,7 +12,7 @@ from .datasets import Datasets, Scale
 from .estimate import Estimator
 from .execution import commands, execute
 from .listing import describe, print_artefacts
-from .pages import write_artefact, write_index
+from .pages import would_lose_runs, write_artefact, write_index
 from .planning import Plan
 from .store import Store
 
@@ -75,7 +75,10 @@ def reproduce(
         return
     execute(plan, store, jobs=jobs, slurm=slurm)
     for artefact in chosen:
-        print(f"{artefact.id}: {write_artefact(artefact, plan, store)}", flush=True)
+        if would_lose_runs(artefact, plan, store):
+            print(f"{artefact.id}: its page stays as it was, since data of runs in it are not there now", flush=True)
+        else:
+            print(f"{artefact.id}: {write_artefact(artefact, plan, store)}", flush=True)
     print(f"index: {write_index(store, scale)}")
     failed = [job for job in plan.jobs.values() if store.state(job) == "failed"]
     absent = [job for job in plan.jobs.values() if not job.present and store.state(job) != "done"]

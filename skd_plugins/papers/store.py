@@ -66,6 +66,11 @@ class Store:
         path = self.folder(address) / "error.txt"
         return path.read_text().strip() if path.is_file() else None
 
+    def failed_since(self, address: str, began: float) -> bool:
+        """Whether the last try failed, and did so after `began` (seconds since 1970)."""
+        path = self.folder(address) / "error.txt"
+        return path.is_file() and path.stat().st_mtime >= began - 1  # the file system's clock is a little behind
+
     def state(self, job: Job, wanted: Iterable[str] | None = None) -> State:
         """How far a job is.
 

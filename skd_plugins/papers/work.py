@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 import traceback
@@ -18,7 +17,7 @@ from typing import Any
 
 from ..errors import SkdError, one_line
 from ..files import write_json
-from ..project import project
+from ..project import project, train_detector
 from ..recipe import Recipe, replace
 from .datasets import Datasets
 from .planning import Job
@@ -36,21 +35,28 @@ def write_job(store: Store, job: Job, datasets: Datasets) -> None:
     })  # fmt: skip
 
 
-def work(root: Path, addresses: Sequence[str]) -> None:
+def work(root: Path, addresses: Sequence[str], began: float | None = None) -> None:
     """Does jobs one after the other; several workers may have the same list, each job is done by one of them.
 
     What goes wrong with a job is noted in its folder, and the next one is begun.
+
+    Args:
+        root: the store's.
+        addresses: of the jobs.
+        began: when the command of these workers did (seconds since 1970), now by default. What has failed since then
+            is not tried again.
     """
+    began = time.time() if began is None else began
+    store = Store(root.resolve())  # a teacher's path is in its student's recipe, which may not change
     if int(os.environ.get("RANK", 0)):  # a further process of a distributed training
         for address in addresses:
-            _perform(Store(root), address)
+            _perform(store, address)
         return
-    store = Store(root)
     # First what nobody has begun, then, waiting for it, what another worker had in hand and may have died of.
     for wait in (False, True):
         for address in addresses:
             with store.locked(address, wait=wait) as mine:
-                if mine:
+                if mine and not store.failed_since(address, began):
                     _noted(store, address)
 
 
@@ -106,28 +112,17 @@ def _training(job: dict[str, Any], recipe: Recipe, folder: Path, teacher: Path |
     from ..engine import train
 
     if teacher is not None:
-        # A path below the folder's parent: the store can be moved between its runs.
         recipe = replace(recipe, method_args={**recipe.method_args, "teacher": str(teacher)})
     return train(recipe, data=job["data"], out=folder, resume=True)
 
 
 def _detector(job: dict[str, Any], folder: Path, backbone: Path | None) -> Path:
-    """Runs ``detection/train_net.py``, which resumes by itself, as a user does."""
     from ..weights import export_weights
 
     assert backbone is not None
     config, *overrides = job["config"].split()
-    out = folder / "detector"
-    out.mkdir(exist_ok=True)
     weights = export_weights(backbone, folder / "weights")
-    command = [sys.executable, str(project() / "detection" / "train_net.py"), "--config", f"{config}.yaml"]
-    command += ["--resume"] if (out / "last_checkpoint").exists() else []
-    command += ["MODEL.TIMM.WEIGHTS", str(weights.resolve()), "OUTPUT_DIR", str(out.resolve()), *overrides]
-    with (out / "output.txt").open("a") as log:
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=project())
-    if done.returncode or not (out / "results.json").is_file():
-        raise SkdError(f"the training of the detector failed; its output is in {out / 'output.txt'}")
-    return out
+    return train_detector(project() / "detection", config, str(weights), folder / "detector", overrides).parent
 
 
 @one_line
