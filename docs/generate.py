@@ -25,8 +25,8 @@ recipe, `skd list methods` prints this table. How to write another one: [your ow
 | --- | --- | --- | ---: | ---: |
 {rows}
 
-Batch: its segments, as many images each. Extra parameters: in training only, on a ResNet-50 with 1,000 classes. Step:
-passes through the network over those of cross-entropy, counted (a forward pass is 1, a backward pass 2) with the
+Batch: its segments, with as many images each. Extra parameters: in training only, on a ResNet-50 with 1,000 classes.
+Step: passes through the network over those of cross-entropy, counted (a forward pass is 1, a backward pass 2) with the
 default arguments; heads and data loading are not counted, and a teacher counts as a network like the student.
 """
 PAGE = """# {name}
