@@ -389,5 +389,9 @@ def test_the_site_builds(tmp_path: Path) -> None:
         page = (tmp_path / "site" / "methods" / name / "index.html").read_text()
         assert f'href="{name}/"' in index
         assert 'class="doc doc-heading"' in page, f"the docstring of {name}"
+    from skd_plugins.cli import COMMANDS
+
+    commands = (tmp_path / "site" / "commands" / "index.html").read_text()
+    assert [name for name in COMMANDS if f"usage: skd {name} " not in commands] == []
     for page in (tmp_path / "site").rglob("*.html"):  # works without a network
         assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=\"https?://", page.read_text()), page
