@@ -27,7 +27,7 @@ demo: setup ## trains and compares three methods on real digits, writes a report
 demo-detection: setup ## fine-tunes Faster R-CNN from two digits backbones, prints AP side by side, writes pictures
 	@start=$$SECONDS; $(BIN)/python -m detection.demo; echo "demo-detection: $$((SECONDS - start)) s"
 
-methods-demo: setup ## every method on real digits, one seed: a table of results and costs
+methods-demo: setup ## 28 methods and compositions on real digits, one seed: a table of results and costs
 	@$(BIN)/python benchmarks/methods.py $(ARGS)
 
 # Alone on the machine. TIMM_REPOSITORY names a checkout of timm's repository, for the rows against its scripts.
@@ -92,7 +92,7 @@ distclean: clean ## and the environment
 	@rm -rf $(VENV) .setup
 
 OLDEST := .setup/oldest
-oldest: setup-tests ## the laws of the methods and of timm's train.py with the oldest versions pyproject.toml allows
+oldest: setup-tests ## the tests of methods, tasks and networks with the oldest versions pyproject.toml allows
 	@scripts/uv.sh venv --quiet --clear --python $(BIN)/python $(OLDEST)
 	@scripts/uv.sh pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -e ".[dev]"
 	@$(OLDEST)/bin/python -m pytest -n $(JOBS) --dist loadfile tests/test_methods.py tests/test_task.py \

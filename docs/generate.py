@@ -1,4 +1,4 @@
-"""Writes the pages of the methods while mkdocs builds: one for each that is registered, and an index.
+"""Writes the pages of the methods while mkdocs builds, one for each that is registered, and the help of the commands.
 
 Run by mkdocs-gen-files. The package is imported, not read as text: a method's segments and the cost of its step depend
 on its arguments, so only an instance with the defaults tells them. The pages' text is the docstrings', by mkdocstrings.
@@ -6,7 +6,11 @@ on its arguments, so only an instance with the defaults tells them. The pages' t
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+import textwrap
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import mkdocs_gen_files
@@ -14,6 +18,7 @@ import mkdocs_gen_files
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, whatever is installed
 
 from skd_plugins import get_method
+from skd_plugins.cli import COMMANDS, main
 from skd_plugins.methods.table import method_rows
 
 INDEX = """# Methods
@@ -25,8 +30,8 @@ recipe, `skd list methods` prints this table. How to write another one: [your ow
 | --- | --- | --- | ---: | ---: |
 {rows}
 
-Batch: its segments, as many images each. Extra parameters: in training only, on a ResNet-50 with 1,000 classes. Step:
-passes through the network over those of cross-entropy, counted (a forward pass is 1, a backward pass 2) with the
+Batch: its segments, with as many images each. Extra parameters: in training only, on a ResNet-50 with 1,000 classes.
+Step: passes through the network over those of cross-entropy, counted (a forward pass is 1, a backward pass 2) with the
 default arguments; heads and data loading are not counted, and a teacher counts as a network like the student.
 """
 PAGE = """# {name}
@@ -48,6 +53,14 @@ for row in method_rows():
     pages.append(page)
 with mkdocs_gen_files.open("methods/index.md", "w") as file:
     file.write(INDEX.format(rows="\n".join(lines)))
+
+os.environ["COLUMNS"] = "100"  # how wide the help is
+with mkdocs_gen_files.open("commands.md", "a") as file:
+    for command in COMMANDS:
+        with redirect_stdout(io.StringIO()) as printed, suppress(SystemExit):
+            main([command, "--help"])
+        shown = [textwrap.fill(line.rstrip(), 100) for line in printed.getvalue().strip().splitlines()]
+        file.write("\n".join([f"\n## skd {command}\n", "```text", *shown, "```\n"]))
 
 for section in mkdocs_gen_files.config.nav or []:
     if "Methods" in section:

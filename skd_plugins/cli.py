@@ -232,8 +232,9 @@ def weights(
 ) -> None:
     """List, download or verify released weights, or print where they are.
 
-    The cache is $SKD_CACHE/weights. SKD_WEIGHTS_MIRROR=URL asks URL/NAME/FILE instead of the addresses of the manifest;
-    HF_HUB_OFFLINE=1 asks nobody. SKD_WEIGHTS_MANIFEST=FILE adds the releases of a manifest of your own.
+    The cache is $SKD_CACHE/weights, ~/.cache/skd_plugins/weights by default. SKD_WEIGHTS_MIRROR=URL asks URL/NAME/FILE
+    for released weights instead of the addresses of the manifest. HF_HUB_OFFLINE=1 keeps released and timm's weights
+    offline, not torchvision's. SKD_WEIGHTS_MANIFEST=FILE adds the releases of a manifest of your own.
 
     Args:
         action: list; download; verify, those in the cache; or path, printing the file's, downloaded if need be.
@@ -392,7 +393,7 @@ def main(argv: list[str] | None = None) -> None:
         COMMANDS,
         prog="skd",
         args=arguments,
-        description="Self-knowledge distillation for timm, FFCV and detectron2.",
+        description="Self-knowledge distillation for timm, FFCV and detectron2. `skd --version` prints the version.",
         config=HELP,
     )
 

@@ -39,8 +39,8 @@ class SDDropout(Method):
     classifier of two layers (Table 13, ``create_model(..., classifier="mlp")``) is sampled before the first of them.
 
     Source: Eq. 3-4 (alone), Eq. 5 (on another method), Eq. 6-7 (one direction); the authors' code (yechanp/self_kd,
-        branch SD_Dropout, models/) for T = 3, p = 0.5, ``batchmean`` and inverted scaling, which the paper leaves
-        unsaid. The paper's beta is the probability to drop.
+        branch SD_Dropout, models/) for T = 3, ``batchmean`` and inverted scaling, which the paper leaves unsaid. The
+        paper's beta is the probability to drop; 0.5 and lambda = 1.0 alone are of its appendix A.1.
     Deviation: none in the loss, alone and on cs_kd, byot and label_smoothing. On ddgsd the authors' code compares one
         sample of each view, and its DML_Dropout one sample of each network's features, both put through the first's
         classifier; here, as in Eq. 5 and in its DML_Dropout_V1, both samples are the anchor's. More than two samples
@@ -53,7 +53,8 @@ class SDDropout(Method):
         criterion: see `Method`.
         base: name of the method it is added to; ``adacos``, ``virtual_softmax``, ``dropout`` and ``kd`` refuse it.
         base_args: arguments of that method.
-        weight: lambda of Eq. 4. The authors use 1.0 alone and 0.1 on another method.
+        weight: lambda of Eq. 4: 1.0 alone (appendix A.1), 0.1 on ImageNet (section 4.1.2); on another method the
+            authors' code has 0.1.
         temperature: T.
         drop_rate: probability to drop a feature, in (0, 1).
         direction: ``both`` (Eq. 3), ``forward`` (Eq. 6: the divergence's first argument is detached) or ``reverse``

@@ -95,8 +95,8 @@ _CIFAR = ("CIFAR-100",)
 _CALIBRATED = ("Cross-Entropy", "DDGSD", "CS-KD", "BYOT", "DML")
 _ACCURACY = {"top1_acc": Measure("clean", "top1")}
 _GIVEN = (
-    "Temperature 3, drop rate 0.5 and the divergence's reduction are the authors' code's; the paper says them nowhere "
-    "but for the drop rate. SD-Dropout's weight is 1 alone and 0.1 on another method, as in that code."
+    "Drop rate 0.5 and SD-Dropout's weight 1 alone are the paper's (appendix A.1); temperature 3, the divergence's "
+    "reduction and weight 0.1 on another method are the authors' code's."
 )
 _NO_STD = "The paper states no standard deviation: 'agrees' then means within ours over the seeds."
 _LAST = "The network after the last epoch is evaluated, on the official test images."
