@@ -6,14 +6,13 @@ import os
 from typing import Any
 
 import torch
-from torch import nn
 
 from .build import build_criterion, build_optimizer, check_mixing, mixes
 from .data.loader import open_data
 from .data.order import TrainingOrder
 from .data.splits import KNOWN, find_split, resolve_data
 from .errors import unknown
-from .methods import create_method
+from .methods import Method, create_method
 from .models import check_image_size, create_model
 from .recipe import Recipe
 
@@ -78,7 +77,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
     }
 
 
-def estimate_memory(recipe: Recipe, method: nn.Module, images: int) -> dict[str, int]:
+def estimate_memory(recipe: Recipe, method: Method, images: int) -> dict[str, int]:
     """Bytes of one training step: weights, gradients, optimizer, average, and what autograd keeps for backward.
 
     The last is counted, not guessed: a step is traced on the meta device and the tensors saved for backward are summed
@@ -110,11 +109,11 @@ def estimate_memory(recipe: Recipe, method: nn.Module, images: int) -> dict[str,
         "activations": activations,
     }
     if recipe.ema_decay:
-        parts["average"] = sum(tensor.nbytes for tensor in method.model.state_dict().values())  # type: ignore[union-attr]
+        parts["average"] = sum(tensor.nbytes for tensor in method.model.state_dict().values())
     return parts | {"input": images * 3 * recipe.image_size**2 * 5}
 
 
-def _optimizer_state(recipe: Recipe, method: nn.Module) -> int:
+def _optimizer_state(recipe: Recipe, method: Method) -> int:
     """Bytes that the optimizer keeps after a step, which it does here on the meta device."""
     optimizer = build_optimizer(recipe, method)
     for parameter in method.parameters():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from skd_plugins import Recipe, SkdError, create_model, get_method, list_methods, replace
+from skd_plugins.build import build_optimizer
 from skd_plugins.plan import make_plan
 
 R152 = Recipe(name="resnet152.sdd_in1k", model="resnet152", method="sd_dropout", method_args={"weight": 0.1})
@@ -63,6 +64,38 @@ def test_memory_is_what_autograd_keeps() -> None:
     real = sum(size for pointer, size in saved.items() if pointer not in weights)
     assert memory["activations"] == pytest.approx(real, rel=0.05)
     assert loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "copies"), [("momentum", 1), ("adamw", 2), ("lamb", 2), ("lion", 1), ("rmsproptf", 2)]
+)
+def test_the_optimizers_memory_is_what_a_real_step_leaves(optimizer: str, copies: int) -> None:
+    recipe = Recipe(name="a.b", dataset="digits", model="resnet10t", image_size=32, batch_size=50, optimizer=optimizer)
+    model = create_model("resnet10t", num_classes=10)
+    real = build_optimizer(recipe, model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    real.step()
+    kept = sum(
+        value.nbytes for state in real.state.values() for value in state.values() if isinstance(value, torch.Tensor)
+    )
+    parameters = sum(parameter.nbytes for parameter in model.parameters())
+    assert kept == pytest.approx(copies * parameters, rel=0.001)
+    assert make_plan(recipe)["memory a process"]["optimizer"] == pytest.approx(kept, rel=0.001)
+
+
+def test_without_momentum_nothing_is_kept_and_the_average_is_the_networks() -> None:
+    recipe = replace(R152, model="resnet50", method="byot", method_args={}, optimizer="momentum", momentum=0.0)
+    memory = make_plan(replace(recipe, ema_decay=0.9))["memory a process"]
+    assert memory["optimizer"] == 0
+    network = sum(value.nbytes for value in create_model("resnet50").state_dict().values())
+    assert memory["average"] == network
+    assert memory["weights"] > 1.5 * network, "BYOT's branches"
+
+
+def test_the_recipes_criterion_is_planned_with() -> None:
+    with pytest.raises(SkdError, match="label_smoothing brings"):
+        make_plan(replace(R152, method="label_smoothing", method_args={}, label_smoothing=0.1))
 
 
 @pytest.mark.parametrize(("model", "side"), [("torchvision/alexnet", 3), ("densenet121", 1)])
