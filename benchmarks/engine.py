@@ -22,9 +22,9 @@ from rounds import interleaved, options, photographs
 from row import ratio, report
 
 from skd_plugins import Recipe, create_model, make_loader, train
-from skd_plugins.build import augmentation
+from skd_plugins.data.beton.write import write_beton
 from skd_plugins.data.sources import image_folder
-from skd_plugins.data.write import write_beton
+from skd_plugins.training.build import augmentation
 
 
 def ours(recipe: Recipe, data: Path, out: Path, images: int) -> float:

@@ -31,7 +31,7 @@ from row import Row, ratio, report
 from steps import VARIANTS, Step, make_step
 from torch.utils.flop_counter import FlopCounterMode
 
-from skd_plugins.data.catalog.imagenet import DATASET as IMAGENET
+from skd_plugins.data.datasets.imagenet import DATASET as IMAGENET
 from skd_plugins.recipe import Recipe
 
 NETWORKS = ("resnet50", "resnet101", "resnet152", "resnext101_32x4d")
@@ -106,7 +106,7 @@ def peak_bytes(make: Callable[[], BF16Step], device: torch.device) -> tuple[BF16
 
 def recipes() -> list[Recipe]:
     """The papers' ImageNet recipes."""
-    from skd_plugins.papers.recipe_files import recipe_of
+    from skd_plugins.training.project import recipe_of
 
     return [recipe_of(path.stem) for path in sorted((ROOT / "recipes").glob("imagenet_*.py"))]
 
@@ -166,8 +166,8 @@ def rows_of(network: str, anchors: int, side: int, rounds: int, device: torch.de
 def from_beton(network: str, anchors: int, side: int, batches: int, device: torch.device, workers: int) -> Row:
     """Cross-entropy fed by our loader, over the same steps on images that are there already."""
     from skd_plugins import make_loader
+    from skd_plugins.data.beton.write import write_beton
     from skd_plugins.data.sources import image_folder
-    from skd_plugins.data.write import write_beton
 
     name, against = f"fed from .beton, {network}", "synthetic images, time of an epoch"
     if importlib.util.find_spec("ffcv") is None:

@@ -101,8 +101,8 @@ def timm_folder(folder: Path, size: int) -> Epoch:
 
 def bare_decode(path: Path) -> Epoch:
     """All of each JPEG, and nothing else."""
-    from skd_plugins.data import decode
-    from skd_plugins.data.beton import BetonFile
+    from skd_plugins.data.beton import decode
+    from skd_plugins.data.beton.file import BetonFile
 
     data = BetonFile(path)
 
@@ -123,7 +123,7 @@ def bare_decode(path: Path) -> Epoch:
 
 def by_ffcv(epoch: Epoch) -> Epoch:
     """Our loader as it is where our decoder is not compiled."""
-    from skd_plugins.data import decode
+    from skd_plugins.data.beton import decode
 
     def run() -> int:
         found, decode.native = decode.native, lambda: None
@@ -170,8 +170,8 @@ def compare(name: str, contestants: dict[str, Epoch], targets: dict[str, float |
 
 def speed_rows(root: Path, settings: Settings) -> Iterable[Row]:
     """Images/s."""
+    from skd_plugins.data.beton.write import write_beton
     from skd_plugins.data.sources import image_folder
-    from skd_plugins.data.write import write_beton
 
     folder = make_folder(root / "small", settings.images)
     jpeg = write_beton(image_folder(folder), root / "jpeg.beton")
@@ -252,9 +252,9 @@ def main() -> None:
     options = parser.parse_args()
     settings = Settings(1, 20, 20, 1, True) if options.quick else Settings(options.rounds, 400, 60, 3, False)
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")  # with TBB, a forked process may never end
-    from skd_plugins.data import decode
+    from skd_plugins.data.beton import decode
+    from skd_plugins.data.beton.write import write_beton
     from skd_plugins.data.sources import image_folder
-    from skd_plugins.data.write import write_beton
 
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as root:

@@ -87,7 +87,7 @@ def train_and_evaluate(row: str, epochs: int, teacher: Path, data: Path, out: Pa
     import torch
 
     from skd_plugins import train
-    from skd_plugins.evaluation.evaluate import evaluate_weights
+    from skd_plugins.evaluation.command import evaluate_weights
 
     torch.set_num_threads(1)
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
@@ -101,7 +101,7 @@ def step_times(rounds: int, teacher: Path) -> dict[str, dict[str, float]]:
     """Each row's step (forward, backward, optimizer) over cross-entropy's, the median over interleaved rounds."""
     import torch
 
-    from skd_plugins.build import build_optimizer, build_task
+    from skd_plugins.training.build import build_optimizer, build_task
 
     torch.set_num_threads(1)
     steps: dict[str, Callable[[], None]] = {}
@@ -151,7 +151,7 @@ def main() -> None:
     from rich.progress import track
     from rich.table import Table
 
-    from skd_plugins.data.splits import embedded_digits
+    from skd_plugins.data.find import embedded_digits
 
     start = time.monotonic()
     data = embedded_digits(options.out / "data")

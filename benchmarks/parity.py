@@ -26,9 +26,9 @@ from torch import Tensor
 from skd_plugins import create_model, make_loader
 from skd_plugins.data import Augmentation, open_source
 from skd_plugins.data.augment import training_boxes
-from skd_plugins.data.beton import BetonFile
+from skd_plugins.data.beton.file import BetonFile
+from skd_plugins.data.beton.write import write_beton, write_folder
 from skd_plugins.data.sources import image_folder
-from skd_plugins.data.write import write_beton, write_folder
 
 
 def photographs(root: Path, images: int) -> Path:

@@ -82,7 +82,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def report(rows: Sequence[Row], path: Path | None) -> None:
     """Prints the rows, with a line for each miss, and writes them as JSON with versions, machine and command."""
-    from skd_plugins.environment import git_commit, versions
+    from skd_plugins.common.environment import git_commit, versions
 
     print(table(rows), flush=True)
     for row in rows:

@@ -20,7 +20,7 @@ from row import Row, ratio, report
 from torch.utils.flop_counter import FlopCounterMode
 
 from skd_plugins import create_model, list_methods
-from skd_plugins.task import MethodTask, create_task
+from skd_plugins.methods.task import MethodTask, create_task
 
 CLASSES = 1000
 VARIANTS: dict[str, tuple[str, dict[str, Any], float, str]] = {  # label: method, arguments, target, floor

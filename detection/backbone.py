@@ -12,7 +12,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
-from skd_plugins.errors import SkdError
+from skd_plugins.common.errors import SkdError
 
 from .weights import check_against_card, create_classifier, wanted_weights
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from skd_plugins.errors import SkdError, unknown
+from skd_plugins.common.errors import SkdError, unknown
 
 CONFIGS = Path(__file__).parent / "configs"
 

@@ -12,8 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from pydantic import Field, FiniteFloat, PositiveInt, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
-from skd_plugins.errors import SkdError, unknown
-from skd_plugins.typed import first_problem
+from skd_plugins.common.errors import SkdError, unknown
+from skd_plugins.common.typed import first_problem
 
 # Published sizes, for a plan without the data: images, of them with annotations that are not crowds.
 PUBLISHED = {"coco_2017_train": (118_287, 117_266), "coco_2017_val": (5_000, 4_952)}

@@ -8,8 +8,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from skd_plugins.errors import one_line
-from skd_plugins.project import train_detector
+from skd_plugins.common.errors import one_line
+from skd_plugins.training.project import train_detector
 from skd_plugins.weights.download import download
 from skd_plugins.weights.manifest import find_release
 

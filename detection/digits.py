@@ -12,9 +12,9 @@ from detectron2.data.datasets import load_coco_json
 from numpy.typing import NDArray
 from PIL import Image
 
-from skd_plugins.data.catalog.digits import digits
-from skd_plugins.data.lock import make_folder_once
-from skd_plugins.data.splits import cache_folder
+from skd_plugins.common.files import cache_folder
+from skd_plugins.common.locks import make_folder_once
+from skd_plugins.data.datasets.digits import digits
 
 CLASSES = [str(digit) for digit in range(10)]
 NAMES = {"skd_digits_train": True, "skd_digits_val": False}

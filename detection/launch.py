@@ -12,7 +12,7 @@ from detectron2 import engine
 from detectron2.engine import defaults
 from detectron2.utils import comm
 
-from skd_plugins.errors import SkdError
+from skd_plugins.common.errors import SkdError
 
 
 def launch(

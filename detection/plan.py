@@ -5,7 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from skd_plugins.errors import SkdError
+from skd_plugins.common.errors import SkdError
 
 from . import weights
 from .config import plain

@@ -11,8 +11,9 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads, Stan
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from torch import Tensor
 
-from skd_plugins.errors import SkdError
-from skd_plugins.methods._base import at_least, dropped
+from skd_plugins.common.errors import SkdError
+from skd_plugins.methods.losses import dropped
+from skd_plugins.methods.method import at_least
 from skd_plugins.methods.sd_dropout import self_distillation
 
 

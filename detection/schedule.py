@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 
-from skd_plugins.errors import SkdError
+from skd_plugins.common.errors import SkdError
 
 _DERIVED = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.BASE_LR")
 

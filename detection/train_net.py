@@ -38,8 +38,8 @@ from detection.datasets import check_datasets, size_of
 from detection.launch import launch
 from detection.schedule import apply_schedule
 from detection.trainer import Trainer
-from skd_plugins import checkpoint
-from skd_plugins.errors import SkdError, one_line
+from skd_plugins.common.errors import SkdError, one_line
+from skd_plugins.weights import checkpoint
 
 
 def parser() -> argparse.ArgumentParser:

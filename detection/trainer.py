@@ -27,7 +27,7 @@ from detectron2.utils import comm
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
-from skd_plugins.errors import SkdError
+from skd_plugins.common.errors import SkdError
 
 PREDICTIONS = "coco_instances_results.json"  # COCOEvaluator's file
 

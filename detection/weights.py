@@ -11,10 +11,9 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from skd_plugins import checkpoint
-from skd_plugins.errors import SkdError
-from skd_plugins.models import create_model
-from skd_plugins.weights import NoCardError, read_weights
+from skd_plugins.common.errors import SkdError
+from skd_plugins.networks.build import build_network
+from skd_plugins.weights import NoCardError, checkpoint, read_weights
 from skd_plugins.weights.load import load_into
 
 from .config import plain
@@ -181,7 +180,7 @@ def create_classifier(cfg: CfgNode, weights: BackboneWeights | None) -> nn.Modul
     if not timm.NAME:
         raise SkdError("MODEL.TIMM.NAME is empty, and there are no weights with a card that would say it")
     classes = (weights.num_classes if weights else None) or 1000
-    network = create_model(timm.NAME, num_classes=classes, **plain(timm.ARGS))
+    network = build_network(timm.NAME, num_classes=classes, **plain(timm.ARGS))
     if weights:
         load_backbone_weights(network, weights)
     return network

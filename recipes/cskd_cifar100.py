@@ -11,8 +11,9 @@ Run:      accelerate launch recipes/cskd_cifar100.py --data $CIFAR100 --out runs
           another method of the table: add method=ce name=preact_resnet18_cifar.ce_cifar100
 """
 
+from presets import PRESETS
+
 from skd_plugins import Recipe, main
-from skd_plugins.data.presets import PRESETS
 
 recipe = Recipe(
     name="preact_resnet18_cifar.cskd_cifar100",

@@ -11,9 +11,9 @@ Run:      accelerate launch recipes/cskd_cub200.py --data $CUB200 --out runs/
 """
 
 from cskd_cifar100 import recipe as base
+from presets import PRESETS
 
 from skd_plugins import main, replace
-from skd_plugins.data.presets import PRESETS
 
 recipe = replace(
     base,

@@ -10,9 +10,9 @@ Run:      accelerate launch recipes/cskd_tinyimagenet.py --data $TINYIMAGENET --
 """
 
 from cskd_cifar100 import recipe as base
+from presets import PRESETS
 
 from skd_plugins import main, replace
-from skd_plugins.data.presets import PRESETS
 
 recipe = replace(
     base,

@@ -10,8 +10,9 @@ Run:      accelerate launch recipes/sdd_cifar100.py --data $CIFAR100 --out runs/
           on CS-KD: add method_args.base=cs_kd method_args.weight=0.1 name=resnet18_cifar.cskd_sdd_cifar100
 """
 
+from presets import PRESETS
+
 from skd_plugins import Recipe, main
-from skd_plugins.data.presets import PRESETS
 
 recipe = Recipe(
     name="resnet18_cifar.sdd_cifar100",

@@ -10,10 +10,10 @@ Run:      accelerate launch recipes/sdd_cub200.py --data $CUB200 --out runs/
           on CS-KD: add method_args.base=cs_kd method_args.weight=0.1 name=resnet18.cskd_sdd_cub200
 """
 
+from presets import PRESETS
 from sdd_cifar100 import recipe as base
 
 from skd_plugins import main, replace
-from skd_plugins.data.presets import PRESETS
 
 recipe = replace(
     base,

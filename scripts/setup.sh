@@ -11,7 +11,7 @@ venv=${VENV:-.venv}
 quiet=--quiet
 [[ -t 2 ]] && quiet= # someone may want to see 5 GB arrive
 python=$venv/bin/python
-native=skd_plugins/data/native
+native=skd_plugins/data/beton/native
 tests=
 [[ ${1:-} == --tests ]] && tests=1
 

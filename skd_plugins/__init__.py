@@ -15,19 +15,19 @@ _PUBLIC = {
     "register_method": "methods",
     "get_method": "methods",
     "list_methods": "methods",
-    "MethodTask": "task",
-    "create_task": "task",
-    "create_model": "models",
+    "MethodTask": "methods.task",
+    "create_task": "methods.task",
+    "create_model": "weights.load",
     "make_loader": "data",
     "Recipe": "recipe",
-    "main": "recipe",
+    "main": "training.main",
     "replace": "recipe",
-    "train": "engine",
-    "predict": "evaluation",
-    "Predictions": "evaluation",
+    "train": "training.engine",
+    "predict": "evaluation.predictions",
+    "Predictions": "evaluation.predictions",
     "export_weights": "weights",
     "load_weights": "weights",
-    "SkdError": "errors",
+    "SkdError": "common.errors",
 }
 __all__ = [
     "Method",
@@ -50,15 +50,16 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .common.errors import SkdError
     from .data import make_loader
-    from .engine import train
-    from .errors import SkdError
-    from .evaluation.predict import Predictions, predict
+    from .evaluation.predictions import Predictions, predict
     from .methods import Method, get_method, list_methods, register_method
-    from .models import create_model
-    from .recipe import Recipe, main, replace
-    from .task import MethodTask, create_task
+    from .methods.task import MethodTask, create_task
+    from .recipe import Recipe, replace
+    from .training.engine import train
+    from .training.main import main
     from .weights import export_weights, load_weights
+    from .weights.load import create_model
 
 
 def __getattr__(name: str) -> Any:

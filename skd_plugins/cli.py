@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
-from . import __version__
-from .errors import SkdError, one_line
-from .meter import quieten_bars
-
-HELP = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone)  # RUN, not STR; INT, not {None}|INT
+from .common.errors import SkdError, one_line
+from .common.meter import quieten_bars
+from .training.main import HELP
 
 
 def write(
@@ -43,8 +42,8 @@ def write(
         workers: processes, 0 for one a core.
         folder: write PNG folders instead, for training without FFCV.
     """
-    from .data.prepare import WriteOptions, write_half
-    from .data.sources import open_source
+    from .commands.prepare import WriteOptions, write_half
+    from .data.datasets import open_source
 
     options = WriteOptions(
         folder=folder, max_resolution=max_resolution, jpeg_quality=jpeg_quality, raw_share=raw_share, workers=workers
@@ -87,8 +86,8 @@ def data(
         workers: processes, 0 for one a core.
         folder: write PNG folders instead, for training without FFCV.
     """
-    from .data.catalog import find_dataset
-    from .data.prepare import WriteOptions, describe, prepare
+    from .commands.prepare import WriteOptions, describe, prepare
+    from .data.datasets import find_dataset
 
     dataset = find_dataset(name)
     if root is None and out is None:
@@ -133,8 +132,8 @@ def evaluate(
         attack: evaluate on adversarial images instead.
         eps: how far the attack may change a pixel, in [0, 1]; 8/255 (0.0314) by default.
     """
+    from .evaluation.command import evaluate_weights
     from .evaluation.comparison import metrics_line
-    from .evaluation.evaluate import evaluate_weights
 
     report = evaluate_weights(
         weights, data=data, out=out, which=which, ema=False if raw else None, batch_size=batch_size, workers=workers,
@@ -216,7 +215,7 @@ def release(
         which: which checkpoint of a run's folder.
         raw: the raw weights, where there is an average of them too.
     """
-    from .weights.release import ENTRY_FILE, make_release
+    from .commands.release import ENTRY_FILE, make_release
 
     folder = make_release(
         run, out, tag=tag, data=data, urls=url, manifest=manifest, license=license, detectron2=detectron2, which=which,
@@ -240,7 +239,7 @@ def weights(
         action: list; download; verify, those in the cache; or path, printing the file's, downloaded if need be.
         names: of weights: see skd weights list; or timm/NAME.TAG, torchvision/NAME.WEIGHTS.
     """
-    from .weights import commands
+    from .commands import weights as commands
 
     if action == "list":
         if names:
@@ -273,7 +272,7 @@ def timm_train(
         method: see: skd list methods.
         method_args: name=value, for the method.
     """
-    from .timm_train import timm_train as run
+    from .timm_train.inject import timm_train as run
 
     run(timm, method, method_args, arguments)
 
@@ -284,7 +283,7 @@ def list_names(what: tyro.conf.Positional[Literal["methods", "models", "datasets
     Args:
         what: methods, models or datasets.
     """
-    from .listing import print_list
+    from .commands.listing import print_list
 
     print_list(what)
 
@@ -296,7 +295,7 @@ def demo(*, out: Path = Path("runs/demo"), seeds: int = 3) -> None:
         out: where everything goes.
         seeds: runs of each recipe.
     """
-    from .demo import run_demo
+    from .commands.demo import run_demo
 
     run_demo(out, seeds)
 
@@ -342,7 +341,7 @@ def init(folder: tyro.conf.Positional[Path]) -> None:
     Args:
         folder: gets recipes/ and detection/, which must not be there yet.
     """
-    from .project import copy_project
+    from .training.project import copy_project
 
     for path in copy_project(folder):
         print(path)
@@ -350,7 +349,7 @@ def init(folder: tyro.conf.Positional[Path]) -> None:
 
 def doctor() -> None:
     """Check this machine: versions, GPUs, FFCV, detectron2, disk, shared memory; exit code 1 if there is a problem."""
-    from .doctor import doctor as run
+    from .commands.doctor import doctor as run
 
     if not run():
         raise SystemExit(1)
@@ -358,7 +357,7 @@ def doctor() -> None:
 
 def completion() -> None:
     """Print a script that completes this command in bash and zsh: source <(skd completion)."""
-    from .completion import completion_script
+    from .commands.completion import completion_script
 
     print(completion_script(COMMANDS), end="")
 
@@ -386,7 +385,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of ``skd``."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments == ["--version"]:
-        print(f"skd_plugins {__version__}")
+        print(f"skd_plugins {version('skd_plugins')}")
         return
     quieten_bars()
     tyro.extras.subcommand_cli_from_dict(

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from .errors import SkdError, unknown
-from .typed import check_value, parse_assignments
+from .common.errors import SkdError, unknown
+from .common.typed import check_value, parse_assignments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,13 +208,3 @@ def load_recipe(path: Path) -> Recipe:
         raise SkdError(f"{path} is not a recipe: expected an object")
     values.pop("environment", None)
     return Recipe.from_json(values, where=str(path))
-
-
-def main(recipe: Recipe, argv: list[str] | None = None) -> None:
-    """The command line of a recipe file; errors of the user's are one line, and exit with 2.
-
-    ``accelerate launch recipes/NAME.py --data DIR --out runs/ [--resume] [--dry-run] [field=value ...]``
-    """
-    from .recipe_cli import run_recipe
-
-    run_recipe(recipe, argv)

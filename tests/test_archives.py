@@ -19,9 +19,9 @@ import miniatures
 import pytest
 
 from skd_plugins import SkdError
-from skd_plugins.data.archives import provide, unpack
-from skd_plugins.data.catalog import Archive, find_dataset
-from skd_plugins.data.prepare import prepare
+from skd_plugins.commands.prepare import prepare
+from skd_plugins.data.datasets import Archive, find_dataset
+from skd_plugins.data.datasets.archives import provide, unpack
 
 
 def tar(path: Path, folder: Path, names: list[str], mode: str = "w:gz") -> Path:

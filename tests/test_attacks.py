@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from skd_plugins.errors import SkdError
-from skd_plugins.evaluation import predict
+from skd_plugins.common.errors import SkdError
+from skd_plugins.evaluation import predictions as predict
 from skd_plugins.evaluation.attacks import FGSM, PGD, input_gradient
 from skd_plugins.evaluation.pixels import Normalised
 

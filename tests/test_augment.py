@@ -15,9 +15,9 @@ from PIL import Image
 from scipy.stats import chisquare, ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
+from skd_plugins.common.errors import SkdError
+from skd_plugins.common.rng import keys, uniform
 from skd_plugins.data.augment import Augmentation, center_boxes, training_boxes
-from skd_plugins.data.rng import keys, uniform
-from skd_plugins.errors import SkdError
 
 quick = settings(max_examples=200, deadline=None, derandomize=True)
 

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from skd_plugins.common.errors import SkdError
 from skd_plugins.data import Source
 from skd_plugins.data.augment import Augmentation, center_boxes
-from skd_plugins.data.beton import _FIELD, _FIELD_TYPES, _HEADER, BetonFile
-from skd_plugins.data.decode import jpeg_shape, shifted
-from skd_plugins.errors import SkdError
+from skd_plugins.data.beton.decode import jpeg_shape, shifted
+from skd_plugins.data.beton.file import _FIELD, _FIELD_TYPES, _HEADER, BetonFile
 
 Copy = Callable[..., Path]
 FILES = ["beton", "raw_beton", "mixed_beton"]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from skd_plugins import Recipe, create_model, create_task, replace
-from skd_plugins.build import build_scheduler, synchronise_own_parts
+from skd_plugins.training.build import build_scheduler, synchronise_own_parts
 
 BASE = Recipe(name="x.y", dataset="digits", model="resnet10t", epochs=4, lr=0.5, milestones=(1, 2), lr_decay=0.1)
 

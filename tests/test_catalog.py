@@ -13,13 +13,12 @@ from miniatures import BIRDS, BREEDS, ROOMS, TEST, TRAIN, WNIDS
 from scipy.io import loadmat, savemat
 
 from skd_plugins import SkdError, make_loader
+from skd_plugins.commands.prepare import WriteOptions, describe, prepare
 from skd_plugins.data import Augmentation, Source, open_source
-from skd_plugins.data.catalog import find_dataset, list_datasets
-from skd_plugins.data.catalog.cifar100 import CLASSES
-from skd_plugins.data.catalog.cifar100c import CORRUPTIONS, EXTRA
-from skd_plugins.data.hierarchy import read_hierarchy
-from skd_plugins.data.prepare import WriteOptions, describe, prepare
-from skd_plugins.data.splits import KNOWN
+from skd_plugins.data.datasets import KNOWN, find_dataset, list_datasets
+from skd_plugins.data.datasets.cifar100 import CLASSES
+from skd_plugins.data.datasets.cifar100c import CORRUPTIONS, EXTRA
+from skd_plugins.data.sources import read_hierarchy
 
 Builder = Callable[[Path], Path]
 # name: how its miniature is made, and its classes in the order of their labels
@@ -191,7 +190,7 @@ def test_cifar100_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skd_plugins.data.catalog import mixed
+    from skd_plugins.data.datasets import mixed
 
     monkeypatch.setattr(mixed, "PER_CLASS", 2)
     miniatures.mixed(tmp_path)

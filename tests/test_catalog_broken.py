@@ -16,8 +16,8 @@ from test_catalog import TO_TRAIN_ON, halves
 
 from skd_plugins import SkdError
 from skd_plugins.data import open_source
-from skd_plugins.data.catalog.dogs import largest_box
-from skd_plugins.data.catalog.files import read_table, whole_number
+from skd_plugins.data.datasets.dogs import largest_box
+from skd_plugins.data.datasets.files import read_table, whole_number
 
 
 def edit(path: Path, old: str, new: str) -> None:

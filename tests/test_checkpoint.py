@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from skd_plugins import SkdError, checkpoint
+from skd_plugins import SkdError
+from skd_plugins.weights import checkpoint
 
 STATE = {"state_dict": {"a": torch.arange(5.0)}, "step": 3, "card": {"x": [1, "y", None]}}
 

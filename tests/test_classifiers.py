@@ -7,7 +7,7 @@ import torch
 from test_methods import BATCH, CLASSES, MODELS, make_batch
 
 from skd_plugins import create_model, create_task
-from skd_plugins.errors import SkdError
+from skd_plugins.common.errors import SkdError
 from skd_plugins.methods.sd_dropout import self_distillation
 
 

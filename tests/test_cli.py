@@ -196,7 +196,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
         shutil.copy(digits_beton / "val.beton", path.parent)
         os.truncate(path, path.stat().st_size // 2)
     if "BROKEN" in arguments:
-        from skd_plugins.data.beton import BetonFile
+        from skd_plugins.data.beton.file import BetonFile
 
         places["BROKEN"] = copied(beton).parent
         path = places["BROKEN"] / "train.beton"

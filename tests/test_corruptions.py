@@ -13,9 +13,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from test_attacks import MEAN, STD, Net, batch
 
-from skd_plugins.data.catalog.cifar100c import CORRUPTIONS
-from skd_plugins.errors import SkdError
-from skd_plugins.evaluation import frost, predict
+from skd_plugins.common.errors import SkdError
+from skd_plugins.data.datasets.cifar100c import CORRUPTIONS
+from skd_plugins.evaluation import frost
+from skd_plugins.evaluation import predictions as predict
 from skd_plugins.evaluation.corruptions import _KINDS, Corruption, corrupt
 from skd_plugins.evaluation.distortions import _enlarged, _moved, _plasma
 

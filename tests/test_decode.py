@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from skd_plugins.data import Augmentation, decode, make_loader, write_beton
+from skd_plugins.data import Augmentation, make_loader, write_beton
 from skd_plugins.data.augment import training_boxes
-from skd_plugins.data.beton import BetonFile
-from skd_plugins.data.native import build
+from skd_plugins.data.beton import decode
+from skd_plugins.data.beton.file import BetonFile
+from skd_plugins.data.beton.native import build
 from skd_plugins.data.sources import image_folder
 
 Copy = Callable[..., Path]

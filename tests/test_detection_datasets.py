@@ -18,7 +18,7 @@ from detection.config import load_config
 from detection.datasets import PUBLISHED, Size, check_datasets, missing, size_of
 from detection.digits import CLASSES, SIDE, _paste, make_digits
 from skd_plugins import SkdError
-from skd_plugins.data.catalog.digits import digits
+from skd_plugins.data.datasets.digits import digits
 
 NAME = "a_set_of_the_tests"
 

@@ -223,7 +223,7 @@ def test_published_weights_are_loaded_by_timm_itself(tmp_path: Path) -> None:
     expected = round(model.state_dict()["layer1.0.conv1.weight"].double().sum().item(), 6)
     assert done.stdout.split() == f"resnet18 1000 [0.485, 0.456, 0.406] {expected}".split(), done.stderr
     # Without a network: one line that says what to do.
-    code = f"from skd_plugins.errors import one_line; one_line(lambda: exec({code!r}))()"
+    code = f"from skd_plugins.common.errors import one_line; one_line(lambda: exec({code!r}))()"
     done = run(code, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "empty"))
     assert done.returncode == 2
     assert "weights 'timm/resnet18.tv_in1k' could not be had from timm" in done.stderr

@@ -71,7 +71,7 @@ SLOW = DOCS / "tutorials" / "own-loop.md"  # FFCV's writer
 @pytest.fixture
 def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder and cache to be in; methods that a page registers are forgotten afterwards."""
-    from skd_plugins.methods import _base
+    from skd_plugins.methods import method as _base
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SKD_CACHE", str(tmp_path / "cache"))

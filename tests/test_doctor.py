@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from skd_plugins import doctor
 from skd_plugins.cli import main
-from skd_plugins.doctor import Finding, examine
+from skd_plugins.commands import doctor
+from skd_plugins.commands.doctor import Finding, examine
 
 
 def found(what: str, folder: Path = Path()) -> list[Finding]:

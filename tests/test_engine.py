@@ -19,13 +19,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skd_plugins import Recipe, engine, make_loader, replace, train
-from skd_plugins.build import augmentation
+from skd_plugins import Recipe, create_model, make_loader, replace, train
+from skd_plugins.common.errors import SkdError
 from skd_plugins.data import Source, open_source, write_beton
-from skd_plugins.data.write import write_folder
-from skd_plugins.determinism import seed_step
-from skd_plugins.errors import SkdError
-from skd_plugins.models import create_model
+from skd_plugins.data.beton.write import write_folder
+from skd_plugins.training import engine
+from skd_plugins.training.build import augmentation
+from skd_plugins.training.process import seed_step
 
 ROOT = Path(__file__).parents[1]
 BASE = Recipe(
@@ -294,7 +294,7 @@ def test_a_run_is_continued_with_its_own_data_only(data: dict[str, Path], tmp_pa
 def test_a_second_start_changes_nothing(data: dict[str, Path], tmp_path: Path) -> None:
     """Before the first checkpoint too, when the record could still be written anew."""
     run = tmp_path / "tiny.test" / "seed0"
-    holds = "import sys; from pathlib import Path; from skd_plugins.data.lock import only_one\n" \
+    holds = "import sys; from pathlib import Path; from skd_plugins.common.locks import only_one\n" \
         "with only_one(Path(sys.argv[1])): print(flush=True); input()"  # fmt: skip
     first = subprocess.Popen(
         [sys.executable, "-c", holds, str(run)], env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE

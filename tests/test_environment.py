@@ -10,7 +10,7 @@ from pathlib import Path
 
 import skd_plugins
 
-CODE = "from skd_plugins.environment import git_commit; print(git_commit())"
+CODE = "from skd_plugins.common.environment import git_commit; print(git_commit())"
 
 
 def test_the_commit_is_the_packages_own(tmp_path: Path) -> None:

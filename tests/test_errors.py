@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from skd_plugins.errors import SkdError, fail, one_line, unknown
+from skd_plugins.common.errors import SkdError, fail, one_line, unknown
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "skd_plugins").rglob("*.py"), *(ROOT / "detection").rglob("*.py")])
@@ -21,19 +21,19 @@ OURS = {"SkdError", "NoCardError", "unknown", "unwritable", "_unwritten", "misfi
 OTHERS = {
     ("skd_plugins/__init__.py", "AttributeError"): "module __getattr__",
     ("skd_plugins/cli.py", "SystemExit"): "skd doctor found a problem",
-    ("skd_plugins/data/archives.py", "_unusable"): "an SkdError, or the system's own error",
-    ("skd_plugins/data/catalog/dogs.py", "ValueError"): "caught: the list is damaged",
-    ("skd_plugins/data/ffcv_writer.py", "ValueError"): "caught: the image is named",
-    ("skd_plugins/data/lock.py", "BlockingIOError"): "caught: somebody else has the lock",
-    ("skd_plugins/data/native/build.py", "BuildError"): "its caller goes on without the decoder",
-    ("skd_plugins/engine.py", "SystemExit"): "a signal",
-    ("skd_plugins/errors.py", "SystemExit"): "the end of every error",
+    ("skd_plugins/data/datasets/archives.py", "_unusable"): "an SkdError, or the system's own error",
+    ("skd_plugins/data/datasets/dogs.py", "ValueError"): "caught: the list is damaged",
+    ("skd_plugins/data/beton/ffcv_writer.py", "ValueError"): "caught: the image is named",
+    ("skd_plugins/common/locks.py", "BlockingIOError"): "caught: somebody else has the lock",
+    ("skd_plugins/data/beton/native/build.py", "BuildError"): "its caller goes on without the decoder",
+    ("skd_plugins/training/engine.py", "SystemExit"): "a signal",
+    ("skd_plugins/common/errors.py", "SystemExit"): "the end of every error",
     ("skd_plugins/evaluation/odin.py", "AttributeError"): "__getattr__",
     ("skd_plugins/evaluation/report.py", "ValueError"): "a programmer's arrays",
     ("skd_plugins/evaluation/runs.py", "ValueError"): "caught: the file is no metrics file",
-    ("skd_plugins/methods/_base.py", "NotImplementedError"): "the base class",
-    ("skd_plugins/methods/_base.py", "ValueError"): "a programmer's batch, a name registered twice",
-    ("skd_plugins/plan.py", "AssertionError"): "unreachable",
+    ("skd_plugins/methods/method.py", "NotImplementedError"): "the base class",
+    ("skd_plugins/methods/method.py", "ValueError"): "a programmer's batch, a name registered twice",
+    ("skd_plugins/training/plan.py", "AssertionError"): "unreachable",
     ("skd_plugins/weights/download.py", "UnreachableError"): "caught: the next place is tried",
     ("skd_plugins/weights/manifest.py", "ValueError"): "pydantic's validators",
     ("skd_plugins/weights/transfer.py", "UnreachableError"): "caught: the next place is tried",
@@ -171,7 +171,7 @@ def test_entry_points_print_it(error: Exception, capsys: pytest.CaptureFixture[s
 
 
 def test_mistakes_of_ours_keep_their_traceback() -> None:
-    code = "from skd_plugins.errors import one_line\n@one_line\ndef main(): [][1]\nmain()"
+    code = "from skd_plugins.common.errors import one_line\n@one_line\ndef main(): [][1]\nmain()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert "IndexError" in done.stderr

@@ -17,10 +17,11 @@ import pytest
 from conftest import Pixels
 from test_write import _leaves_nothing, broken, fails, source_of  # noqa: F401  the first is a fixture of every test
 
-from skd_plugins.data import Source, decode, write_beton
-from skd_plugins.data.beton import BetonFile, beton_available
+from skd_plugins.common.errors import SkdError
+from skd_plugins.data import Source, write_beton
+from skd_plugins.data.beton import decode
+from skd_plugins.data.beton.file import BetonFile, beton_available
 from skd_plugins.data.sources import image_folder
-from skd_plugins.errors import SkdError
 
 
 def test_torchs_threads_are_left_alone(photographs: list[Pixels], tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from skd_plugins.errors import SkdError
+from skd_plugins.common.errors import SkdError
 from skd_plugins.evaluation import reliability
-from skd_plugins.evaluation.figures import (
+from skd_plugins.papers.measures.hierarchy import Confusion
+from skd_plugins.papers.measures.mistakes import log_prob_histograms, predictive_distribution
+from skd_plugins.papers.pages.figures import (
     COLOURS,
     bar_figure,
     confusion_figure,
@@ -29,8 +31,6 @@ from skd_plugins.evaluation.figures import (
     reliability_figure,
     save_figure,
 )
-from skd_plugins.evaluation.hierarchy import Confusion
-from skd_plugins.evaluation.mistakes import log_prob_histograms, predictive_distribution
 
 
 def logits(count: int = 400, classes: int = 6) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -200,7 +200,7 @@ def test_colours_differ_for_red_green_blind_eyes_and_from_white() -> None:
 
 
 def test_importing_needs_no_matplotlib() -> None:
-    code = "import sys, skd_plugins.evaluation.figures; print('matplotlib' in sys.modules)"
+    code = "import sys, skd_plugins.papers.pages.figures; print('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 

@@ -12,10 +12,10 @@ from conftest import CLASSES, Pixels
 from PIL import Image
 from torchvision.transforms import functional as F
 
+from skd_plugins.common.errors import SkdError
 from skd_plugins.data.augment import Augmentation, training_boxes
 from skd_plugins.data.folder import FolderData, FolderImages
 from skd_plugins.data.sources import image_folder
-from skd_plugins.errors import SkdError
 
 
 def images_of(folder: Path, *, clean: tuple[bool, ...] = (False, False), seed: int = 0, **spec: object) -> FolderImages:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skd_plugins.errors import SkdError
-from skd_plugins.evaluation.gradients import (
+from skd_plugins.common.errors import SkdError
+from skd_plugins.papers.measures.gradients import (
     Assumptions,
     KLGradients,
     check_assumptions,

@@ -30,8 +30,8 @@ from test_loader import (
 )
 from torch import Tensor
 
-from skd_plugins.data.beton import BetonFile
-from skd_plugins.errors import SkdError
+from skd_plugins.common.errors import SkdError
+from skd_plugins.data.beton.file import BetonFile
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more than processors
 

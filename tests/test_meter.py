@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from skd_plugins import meter
-from skd_plugins.meter import Meter, clock, quieten_bars, tracked
+from skd_plugins.common import meter
+from skd_plugins.common.meter import Meter, clock, quieten_bars, tracked
 
 ROOT = Path(__file__).parents[1]
 
@@ -109,7 +109,7 @@ def test_a_live_line_on_a_terminal(end: str) -> None:
 
 def test_libraries_bars_are_quiet_without_a_terminal() -> None:
     code = (
-        "from skd_plugins.meter import quieten_bars; quieten_bars()\n"
+        "from skd_plugins.common.meter import quieten_bars; quieten_bars()\n"
         "from tqdm import tqdm; import time\nfor i in tqdm(range(30)): time.sleep(0.02)"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -15,8 +15,8 @@ import torch
 from timm.utils import unwrap_model
 
 from skd_plugins import create_model, create_task, get_method, list_methods
-from skd_plugins.errors import SkdError
-from skd_plugins.task import MethodTask
+from skd_plugins.common.errors import SkdError
+from skd_plugins.methods.task import MethodTask
 
 CLASSES, BATCH, SIZE = 5, 4, 32
 # Every method with the arguments that change its shape, and every composition. A new method is added here, or the first

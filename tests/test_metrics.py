@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from skd_plugins.errors import SkdError
+from skd_plugins.common.errors import SkdError
 from skd_plugins.evaluation import Predictions, ece, nll, recall_at_1, reliability, summarize, top1, top5
 from skd_plugins.evaluation.metrics import bin_confidences, score, top_k
 
@@ -267,7 +267,7 @@ def test_no_bins() -> None:
 
 def test_importing_the_package_is_light() -> None:
     code = (
-        "import sys, skd_plugins.evaluation as e; from skd_plugins.evaluation.predict import Predictions as P\n"
+        "import sys, skd_plugins.evaluation as e; from skd_plugins.evaluation.predictions import Predictions as P\n"
         "assert callable(e.predict) and e.Predictions is P, 'the module hides the function'\n"
         "print(sorted({'torch', 'matplotlib', 'jinja2', 'PIL', 'rich', 'sklearn'} & set(sys.modules)))"
     )

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from skd_plugins import SkdError, create_model
-from skd_plugins.features import forward_with_features
-from skd_plugins.models import classifier_of
+from skd_plugins.networks.build import classifier_of
+from skd_plugins.networks.features import forward_with_features
 
 NETWORKS = [
     *("resnet10t", "test_vit", "test_efficientnet", "test_convnext", "torchvision/resnet18", "torchvision/vgg11"),

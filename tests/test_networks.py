@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
 from skd_plugins import create_model
-from skd_plugins.features import forward_with_features
-from skd_plugins.models import classifier_of
 from skd_plugins.networks import NETWORKS
+from skd_plugins.networks.build import classifier_of
+from skd_plugins.networks.features import forward_with_features
 
 # Parameters with 100 classes, counted in the authors' networks (alinlab/cs-kd b447f25, yechanp/self_kd 9abb7e5).
 PARAMETERS = {

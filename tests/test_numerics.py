@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from skd_plugins.classifiers import CosineClassifier
 from skd_plugins.methods import create_method, kl_divergence, list_methods
 from skd_plugins.methods.cs_kd import next_of_class
 from skd_plugins.methods.sd_dropout import self_distillation
+from skd_plugins.networks.classifiers import CosineClassifier
 
 CASES = [(4, 3, 1.0), (8, 10, 4.0), (5, 100, 3.0), (2, 2, 0.5)]
 

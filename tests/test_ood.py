@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from test_attacks import MEAN, STD, Net, batch, normalised, pixels_of
 from torch import Tensor, nn
 
-from skd_plugins.errors import SkdError
-from skd_plugins.evaluation import predict
+from skd_plugins.common.errors import SkdError
+from skd_plugins.evaluation import predictions as predict
 from skd_plugins.evaluation.odin import ODIN, Unlabelled, hold_out, odin_scores, tune_odin
 from skd_plugins.evaluation.ood import (
     aupr_in,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
+from skd_plugins.common.errors import SkdError
 from skd_plugins.data.order import Batch, TrainingOrder, evaluation_shard
-from skd_plugins.errors import SkdError
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
 Targets = NDArray[np.int64]

@@ -13,25 +13,24 @@ from typing import Any
 import pytest
 
 from skd_plugins.cli import main
-from skd_plugins.errors import SkdError
-from skd_plugins.papers import artefacts, find_artefact
-from skd_plugins.papers.address import address_of
-from skd_plugins.papers.artefact import Artefact, Training
-from skd_plugins.papers.checksum import data_checksum
-from skd_plugins.papers.datasets import Datasets
-from skd_plugins.papers.drawings import DRAWINGS
-from skd_plugins.papers.estimate import Estimate, Estimator, cost_of
-from skd_plugins.papers.evaluations import EVALUATIONS
-from skd_plugins.papers.execution import _slurm
-from skd_plugins.papers.layout import lay_out
-from skd_plugins.papers.listing import describe
-from skd_plugins.papers.mini import mini_recipe
-from skd_plugins.papers.planning import Plan
-from skd_plugins.papers.published import METRIC_NAMES, Published, in_printed_unit, published
-from skd_plugins.papers.results import Result, base_of, derive
-from skd_plugins.papers.store import Store
-from skd_plugins.project import copy_project
+from skd_plugins.common.errors import SkdError
+from skd_plugins.papers.pages.drawings import DRAWINGS
+from skd_plugins.papers.pages.text_tables import lay_out
+from skd_plugins.papers.pages.verdicts import Result, base_of, derive
+from skd_plugins.papers.reproduce import describe
+from skd_plugins.papers.runs.address import address_of, data_checksum
+from skd_plugins.papers.runs.estimate import Estimate, Estimator, cost_of
+from skd_plugins.papers.runs.execute import _slurm
+from skd_plugins.papers.runs.inputs import Datasets
+from skd_plugins.papers.runs.jobs import Plan
+from skd_plugins.papers.runs.mini import mini_recipe
+from skd_plugins.papers.runs.outcomes import EVALUATIONS
+from skd_plugins.papers.runs.store import Store
+from skd_plugins.papers.tables.artefact import Artefact, Training
+from skd_plugins.papers.tables.catalog import artefacts, find_artefact
+from skd_plugins.papers.tables.published import METRIC_NAMES, Published, in_printed_unit, published
 from skd_plugins.recipe import Recipe, replace
+from skd_plugins.training.project import copy_project
 
 ALL = list(artefacts().values())
 IDS = [artefact.id for artefact in ALL]
@@ -216,7 +215,7 @@ def test_the_address_has_data_teacher_and_version(monkeypatch: pytest.MonkeyPatc
     address = address_of(base, "d")
     assert address == address_of(replace(base, name="c", workers=1), "d")
     others = {address_of(base, "e"), address_of(base, "d", network="f")}
-    monkeypatch.setattr("skd_plugins.papers.address.RESULTS_VERSION", 999)
+    monkeypatch.setattr("skd_plugins.papers.runs.address.RESULTS_VERSION", 999)
     others.add(address_of(base, "d"))
     assert len(others | {address}) == 4
 
@@ -224,7 +223,7 @@ def test_the_address_has_data_teacher_and_version(monkeypatch: pytest.MonkeyPatc
 def test_the_address_of_a_detector_has_its_configuration_with_what_it_is_based_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skd_plugins import project
+    from skd_plugins.training import project
 
     copy_project(tmp_path)
     monkeypatch.setattr(project, "_PACKAGE", tmp_path / "package")
@@ -347,7 +346,7 @@ def test_an_estimate_is_measured_once(tmp_path: Path, plan: Plan) -> None:
 
 @pytest.mark.slow
 def test_every_training_of_the_papers_can_be_made(plan: Plan) -> None:
-    from skd_plugins.plan import make_plan
+    from skd_plugins.training.plan import make_plan
 
     recipes = {
         str((job.recipe.model, job.recipe.model_args, job.recipe.method, job.recipe.method_args, job.recipe.mixup)):
@@ -392,8 +391,8 @@ def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_outside_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from skd_plugins import project
-    from skd_plugins.papers import recipe_files
+    from skd_plugins.training import project
+    from skd_plugins.training import project as recipe_files
 
     monkeypatch.setattr(project, "_PACKAGE", tmp_path / "package")
     with pytest.raises(SkdError, match="has no recipes; install the wheel or a checkout"):

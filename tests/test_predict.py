@@ -17,8 +17,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skd_plugins.errors import SkdError
-from skd_plugins.evaluation import Predictions, predict
+from skd_plugins.common.errors import SkdError
+from skd_plugins.evaluation import Predictions
+from skd_plugins.evaluation import predictions as predict
 
 
 class Net(nn.Module):

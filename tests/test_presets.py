@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
+from recipes.presets import PRESETS
 from skd_plugins import Recipe, make_loader, replace
 from skd_plugins.data import Augmentation
-from skd_plugins.data.beton import BetonFile
-from skd_plugins.data.presets import PRESETS
+from skd_plugins.data.beton.file import BetonFile
 
 EVALUATION = {
     "cskd/cub200": transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)]),

@@ -7,9 +7,9 @@ from itertools import count
 
 import pytest
 
-from skd_plugins import progress
-from skd_plugins.meter import clock
-from skd_plugins.progress import Progress
+from skd_plugins.common.meter import clock
+from skd_plugins.training import progress
+from skd_plugins.training.progress import Progress
 
 
 @pytest.fixture

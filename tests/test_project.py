@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from skd_plugins.cli import main
-from skd_plugins.errors import SkdError
-from skd_plugins.project import copy_project, project
+from skd_plugins.common.errors import SkdError
+from skd_plugins.training.project import copy_project, project
 
 ROOT = Path(__file__).parents[1]
 

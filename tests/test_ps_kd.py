@@ -11,10 +11,10 @@ from test_methods import make_batch, make_task
 from test_numerics import batch, cross_entropy, linear, softmax
 
 from skd_plugins import create_task, replace, train
-from skd_plugins.errors import SkdError
+from skd_plugins.common.errors import SkdError
 from skd_plugins.methods import create_method
-from skd_plugins.papers.recipe_files import recipe_of
-from skd_plugins.timm_train import timm_train
+from skd_plugins.timm_train.inject import timm_train
+from skd_plugins.training.project import recipe_of
 
 
 def test_equation() -> None:

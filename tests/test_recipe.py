@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recipes.presets import PRESETS
 from skd_plugins import Recipe, SkdError, replace
-from skd_plugins.data.catalog import find_dataset, list_datasets
-from skd_plugins.data.presets import PRESETS
+from skd_plugins.common.typed import parse_assignments
+from skd_plugins.data.datasets import find_dataset, list_datasets
 from skd_plugins.recipe import load_recipe, override
-from skd_plugins.recipe_cli import run_recipe
-from skd_plugins.typed import parse_assignments
+from skd_plugins.training.main import run_recipe
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "recipes").glob("*.py"))

@@ -22,11 +22,11 @@ from safetensors.torch import load_file, save_file
 
 from skd_plugins import Recipe, SkdError, create_model, replace, train
 from skd_plugins.cli import main
+from skd_plugins.commands.release import make_release
 from skd_plugins.weights import load_network
 from skd_plugins.weights.download import download
 from skd_plugins.weights.manifest import add_entry, all_releases, load_manifest
 from skd_plugins.weights.published import published_file
-from skd_plugins.weights.release import make_release
 
 ROOT = Path(__file__).parents[1]
 RECIPE = Recipe(
@@ -199,7 +199,7 @@ def test_torchvision_loads_a_release(runs: dict[str, Path], digits_beton: Path, 
 
 
 def test_a_network_that_timm_has_not_says_so(tmp_path: Path) -> None:
-    from skd_plugins.weights.model_card import timm_config
+    from skd_plugins.commands.model_card import timm_config
 
     card = {"model": "torchvision/googlenet", "num_classes": 3, "model_args": {"aux_logits": False}, "classes": None,
             "input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0,

@@ -20,24 +20,25 @@ import pytest
 import torch
 
 from skd_plugins.cli import main
-from skd_plugins.engine import train
-from skd_plugins.environment import machine
-from skd_plugins.errors import SkdError
-from skd_plugins.papers import execution, find_artefact
-from skd_plugins.papers.artefact import Artefact
-from skd_plugins.papers.datasets import Datasets
-from skd_plugins.papers.evaluations import Subject, _untrained
-from skd_plugins.papers.execution import execute
-from skd_plugins.papers.mini import NOTICE, mini_recipe
-from skd_plugins.papers.pages import write_artefact, write_index
-from skd_plugins.papers.planning import Job, Plan
-from skd_plugins.papers.published import in_printed_unit
-from skd_plugins.papers.recipe_files import recipe_of
-from skd_plugins.papers.results import results_of
-from skd_plugins.papers.store import Store
-from skd_plugins.papers.texts import _escape
-from skd_plugins.papers.work import work, write_job
+from skd_plugins.common.environment import machine
+from skd_plugins.common.errors import SkdError
+from skd_plugins.papers.pages.text_tables import _escape
+from skd_plugins.papers.pages.verdicts import results_of
+from skd_plugins.papers.pages.write import write_artefact, write_index
+from skd_plugins.papers.runs import execute as execution
+from skd_plugins.papers.runs.execute import execute
+from skd_plugins.papers.runs.inputs import Datasets
+from skd_plugins.papers.runs.jobs import Job, Plan
+from skd_plugins.papers.runs.mini import NOTICE, mini_recipe
+from skd_plugins.papers.runs.outcomes import Subject, _untrained
+from skd_plugins.papers.runs.store import Store
+from skd_plugins.papers.runs.worker import work, write_job
+from skd_plugins.papers.tables.artefact import Artefact
+from skd_plugins.papers.tables.catalog import find_artefact
+from skd_plugins.papers.tables.published import in_printed_unit
 from skd_plugins.recipe import replace
+from skd_plugins.training.engine import train
+from skd_plugins.training.project import recipe_of
 
 ROOT = Path(__file__).parents[1]
 CHEAP = ("cs-kd/figure8", "sd-dropout/table13")  # two runs each
@@ -399,7 +400,7 @@ def test_importing_the_work_does_not_use_cuda() -> None:
     """A worker chooses its GPU after that; CUDA would have read the choice before."""
     code = (
         "import torch; torch._C._cuda_getDeviceCount = torch._C._cuda_init = None; "
-        "import skd_plugins.papers.execution, skd_plugins.papers.evaluations, skd_plugins.engine"
+        "import skd_plugins.papers.runs.execute, skd_plugins.papers.runs.outcomes, skd_plugins.training.engine"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from skd_plugins.data.rng import keys, uniform
+from skd_plugins.common.rng import keys, uniform
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 parts = st.integers(0, 2**63)

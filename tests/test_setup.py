@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import skd_plugins
-from skd_plugins.data.native.build import library_path
+from skd_plugins.data.beton.native.build import library_path
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -139,7 +139,7 @@ def test_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     package = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("skd_plugins/")}
-    compiled = {name for name in package if re.fullmatch(r"skd_plugins/data/native/crop-[0-9a-f]{12}\.so", name)}
+    compiled = {name for name in package if re.fullmatch(r"skd_plugins/data/beton/native/crop-[0-9a-f]{12}\.so", name)}
     expected = {str(path.relative_to(ROOT)) for path in tracked() if (ROOT / "skd_plugins") in path.parents}
     for part in ("recipes", "detection"):  # for skd init
         own = [path.relative_to(ROOT) for path in tracked() if ROOT / part in path.parents]
@@ -362,7 +362,7 @@ def test_setup_without_the_decoder_goes_on(machine: Machine) -> None:
     assert (status, calls[-2:]) == (0, ["decoder", "detectron2"])
     assert "going on without our decoder" in output
     (machine.folder / "no-compiler").unlink()
-    with (machine.folder / "skd_plugins/data/native/crop.c").open("a") as file:
+    with (machine.folder / "skd_plugins/data/beton/native/crop.c").open("a") as file:
         file.write("/* changed */\n")
     status, output, calls = machine.run()
     assert (status, calls[-2:]) == (0, ["decoder", "detectron2"])

@@ -13,10 +13,10 @@ from conftest import CLASSES, Pixels
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from skd_plugins.common.errors import SkdError
 from skd_plugins.data import Source, open_source
-from skd_plugins.data.catalog import cifar100
+from skd_plugins.data.datasets import cifar100
 from skd_plugins.data.sources import image_folder, split_folder
-from skd_plugins.errors import SkdError
 
 # ------------------------------------------------------------------------------------------------------------- digits
 

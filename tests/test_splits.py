@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skd_plugins.data.beton import BetonFile
+from skd_plugins.common.errors import SkdError
+from skd_plugins.common.files import cache_folder
+from skd_plugins.data.beton.file import BetonFile
+from skd_plugins.data.datasets import KNOWN, open_source
+from skd_plugins.data.find import embedded_digits, find_split, resolve_data
 from skd_plugins.data.folder import FolderData
-from skd_plugins.data.sources import open_source
-from skd_plugins.data.splits import KNOWN, cache_folder, embedded_digits, find_split, resolve_data
-from skd_plugins.errors import SkdError
 
 
 def test_find_split(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import torch
 from test_methods import BATCH, CLASSES
 
 from skd_plugins import create_model, create_task
-from skd_plugins.errors import SkdError
-from skd_plugins.stages import STAGES, StageTap, check_resumable, resume_after, stage_modules, watching
+from skd_plugins.common.errors import SkdError
+from skd_plugins.networks.stages import STAGES, StageTap, check_resumable, resume_after, stage_modules, watching
 
 
 @pytest.mark.parametrize("model", ["resnet10t", "torchvision/resnet18", "torchvision/densenet121", "convnext_atto"])

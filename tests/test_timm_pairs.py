@@ -10,9 +10,9 @@ import pytest
 import torch
 from timm.data.mixup import FastCollateMixup
 
-from skd_plugins.errors import SkdError
-from skd_plugins.timm_order import WholeBatches
-from skd_plugins.timm_pairs import PairedCollateMixup, labels_of
+from skd_plugins.common.errors import SkdError
+from skd_plugins.timm_train.batches import WholeBatches
+from skd_plugins.timm_train.pairs import PairedCollateMixup, labels_of
 
 
 def test_collate_mixup_is_timms_on_each_segment() -> None:

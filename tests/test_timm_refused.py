@@ -13,8 +13,8 @@ import timm.data
 import timm.task
 from test_timm_train import CLASSES, NARROW, PER_CLASS, ROOT, STANDIN, colours, timm_data, timm_run  # noqa: F401  fixtures
 
-from skd_plugins.errors import SkdError
-from skd_plugins.timm_train import timm_train
+from skd_plugins.common.errors import SkdError
+from skd_plugins.timm_train.inject import timm_train
 
 
 def attributes() -> list[Any]:
@@ -132,8 +132,8 @@ def test_refused_arguments(run: Any, kind: str, method: str, method_args: str, a
 def test_errors_are_one_line_and_exit_with_2(tmp_path: Path) -> None:
     """What the command line makes of them."""
     code = (
-        "import sys; from pathlib import Path; from skd_plugins.errors import one_line\n"
-        "from skd_plugins.timm_train import timm_train\n"
+        "import sys; from pathlib import Path; from skd_plugins.common.errors import one_line\n"
+        "from skd_plugins.timm_train.inject import timm_train\n"
         "one_line(timm_train)(Path(sys.argv[1]), 'sd_dropout', ['weight=0.1'], sys.argv[2:])"
     )
     damaged = tmp_path / "train.beton"

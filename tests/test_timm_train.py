@@ -17,9 +17,9 @@ import timm.task
 import torch
 
 from skd_plugins.data import Source, TrainingOrder, open_source, write_beton
-from skd_plugins.data.write import write_folder
-from skd_plugins.timm_beton import BetonDataset, find_beton
-from skd_plugins.timm_train import timm_train
+from skd_plugins.data.beton.write import write_folder
+from skd_plugins.timm_train.beton_dataset import BetonDataset, find_beton
+from skd_plugins.timm_train.inject import timm_train
 
 ROOT = Path(__file__).parents[1]
 STANDIN = Path(__file__).parent / "standin_train.py"
@@ -277,7 +277,7 @@ def test_two_processes(data: dict[str, Path], tmp_path: Path) -> None:
     """Folders through timm's loaders, the validation set from a `.beton`; 30 images in shards of 15."""
     program = tmp_path / "program.py"
     program.write_text(
-        "import sys; from pathlib import Path; from skd_plugins.timm_train import timm_train\n"
+        "import sys; from pathlib import Path; from skd_plugins.timm_train.inject import timm_train\n"
         f"timm_train(Path({str(STANDIN)!r}), 'sd_dropout', ['base=cs_kd'], sys.argv[1:])\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(program)]
@@ -306,7 +306,7 @@ def test_two_processes(data: dict[str, Path], tmp_path: Path) -> None:
 
 def test_evaluation_shards_are_padded_to_equal_length(data: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """30 images for four processes: 8 each, the last two of which are the first two images again."""
-    monkeypatch.setattr("skd_plugins.timm_beton.processes", lambda options: (options["rank"], 4))
+    monkeypatch.setattr("skd_plugins.timm_train.beton_dataset.processes", lambda options: (options["rank"], 4))
     options = {
         name: parameter.default for name, parameter in inspect.signature(timm.data.create_loader).parameters.items()
     }

@@ -20,7 +20,7 @@ from torch import nn
 
 from detection import add_skd_config
 from skd_plugins import create_model
-from skd_plugins.errors import SkdError
+from skd_plugins.common.errors import SkdError
 from skd_plugins.weights import export_detectron2
 from skd_plugins.weights.to_detectron2 import detectron2_settings, detectron2_state_dict
 

@@ -22,8 +22,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 
 from skd_plugins import SkdError, export_weights
-from skd_plugins.demo import train_recipe
-from skd_plugins.project import train_detector
+from skd_plugins.training.project import train_detector, train_recipe
 
 ROOT = Path(__file__).parent.parent
 TINY = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0",

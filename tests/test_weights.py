@@ -16,11 +16,11 @@ import torchvision
 from safetensors.torch import load_file, save_file
 
 from skd_plugins import Recipe, SkdError, create_model, create_task, export_weights, replace, train
+from skd_plugins.evaluation.command import evaluate_weights
 from skd_plugins.evaluation.comparison import group_runs
-from skd_plugins.evaluation.evaluate import evaluate_weights
 from skd_plugins.evaluation.runs import read_run
-from skd_plugins.features import forward_with_features
-from skd_plugins.plan import make_plan
+from skd_plugins.networks.features import forward_with_features
+from skd_plugins.training.plan import make_plan
 from skd_plugins.weights import load_network
 
 RECIPE = Recipe(

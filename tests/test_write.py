@@ -19,12 +19,12 @@ import pytest
 from conftest import CLASSES, Pixels
 
 from skd_plugins import __version__
+from skd_plugins.common.errors import SkdError
 from skd_plugins.data import Source, write_beton
 from skd_plugins.data.augment import Augmentation, center_boxes
-from skd_plugins.data.beton import BetonFile
+from skd_plugins.data.beton.file import BetonFile
+from skd_plugins.data.beton.write import write_folder
 from skd_plugins.data.sources import image_folder
-from skd_plugins.data.write import write_folder
-from skd_plugins.errors import SkdError
 
 
 def source_of(images: list[Pixels], load: Callable[[int], Pixels] | None = None, classes: int = 2) -> Source:

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SkdError
-from .rng import keys, uniform
+from ..common.errors import SkdError
+from ..common.rng import keys, uniform
 
 _TRIES = 10
 

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import SkdError
+from ..common.errors import SkdError
 from .augment import Augmentation, center_boxes, training_boxes
-from .beton import BetonFile
+from .beton.file import BetonFile
 from .folder import FolderImages, Request
 from .order import Batch
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import SkdError
+from ..common.errors import SkdError
 from .augment import Augmentation, training_boxes
 
 if TYPE_CHECKING:

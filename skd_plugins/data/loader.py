@@ -15,9 +15,9 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.loader import PrefetchLoader
 from torch import Tensor
 
-from ..errors import SkdError
+from ..common.errors import SkdError
 from .augment import Augmentation
-from .beton import BetonFile
+from .beton.file import BetonFile
 from .fetch import BetonBatches, FolderBatches
 from .folder import FolderData, FolderImages
 from .order import Batch, TrainingOrder, evaluation_shard

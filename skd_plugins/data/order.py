@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SkdError
+from ..common.errors import SkdError
 
 Indices = NDArray[np.int64]
 ROLES = ("anchor", "pair", "view", "clean")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SkdError
+from ..common.errors import SkdError
 from .folder import read_folder
 
 Image = NDArray[np.uint8]
@@ -62,29 +63,6 @@ class Source:
         )
 
 
-def open_source(name: str, train: bool, *, root: Path | None = None) -> Source:
-    """The training or validation half of a source.
-
-    Args:
-        name: a set of the catalog (see ``skd list datasets``), with a part after a slash if it has parts
-            (``cifar100c/fog/3``); or a folder with ``train`` and ``val`` (or ``validation``) inside.
-        train: which half.
-        root: where the set's files are; CIFAR-100 is downloaded to it if it is not there.
-
-    Raises:
-        SkdError: the name is neither, the root is missing, or the files are not what they should be.
-    """
-    from .catalog import find_dataset, list_datasets
-
-    names = [dataset.name for dataset in list_datasets()]
-    key, _, part = name.partition("/")
-    if name in names or (key in names and find_dataset(key).parts):
-        return find_dataset(key).open(train, root, part)
-    if not Path(name).is_dir():
-        raise SkdError(f"{name!r} is neither an image folder nor one of: {', '.join(names)}")
-    return image_folder(split_folder(Path(name), train))
-
-
 def split_folder(data: Path, train: bool) -> Path:
     """The folder of a half of an ImageNet-style data set."""
     names = ("train",) if train else ("val", "validation", "test")
@@ -112,3 +90,31 @@ def image_folder(path: Path) -> Source:
         load=load,
         name_of=lambda index: str(reader.samples[index][0]),
     )
+
+
+FILE = "hierarchy.json"
+
+
+def write_hierarchy(source: Source, folder: Path) -> None:
+    """Writes the superclass of each class, by its name, into a data folder; nothing for a source without."""
+    if source.hierarchy is not None:
+        table = dict(zip(source.classes, source.hierarchy, strict=True))
+        (folder / FILE).write_text(json.dumps(table, indent=1) + "\n")
+
+
+def read_hierarchy(folder: Path) -> dict[str, str]:
+    """Class name to superclass, of a data folder.
+
+    Raises:
+        SkdError: the folder has no hierarchy, or it is damaged.
+    """
+    path = Path(folder) / FILE
+    try:
+        table = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise SkdError(f"{path} does not exist: these data have no hierarchy (those of skd data mixed have)") from None
+    except (OSError, ValueError) as error:
+        raise SkdError(f"{path} is damaged: {error}") from None
+    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+        raise SkdError(f"{path} is damaged: not a table of class names")
+    return table

@@ -9,7 +9,7 @@ functions of its result (`ood`, `robustness`, `hierarchy`, `mistakes`, `embeddin
 # later on would put the module in the function's place.
 from .comparison import compare
 from .metrics import Reliability, ece, nll, reliability, summarize, top1, top5
-from .predict import Predictions, predict
+from .predictions import Predictions, predict
 from .report import write_report
 from .retrieval import recall_at_1
 

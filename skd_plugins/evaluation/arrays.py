@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SkdError
+from ..common.errors import SkdError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import SkdError
+from ..common.errors import SkdError
 from .pixels import Normalised, generator_of, to_uint8
-from .predict import evaluation_mode
+from .predictions import evaluation_mode
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SkdError
+from ..common.errors import SkdError
 from .metrics import Reliability
 from .runs import Run, read_run
 
@@ -229,8 +229,8 @@ def _table(groups: Sequence[Group], *, narrow: bool) -> Any:
 
 
 def _write_page(path: Path, groups: Sequence[Group], warnings: list[str]) -> None:
-    from .page import write_page
-    from .plots import Series, curve_plot, key_sample, reliability_plot
+    from .html import write_page
+    from .svg import Series, curve_plot, key_sample, reliability_plot
 
     metrics = _shown(groups)
     winners = {metric.key: best(groups, metric) for metric in metrics}

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..data.catalog.cifar100c import SEVERITIES
-from ..errors import SkdError, unknown
+from ..common.errors import SkdError, unknown
+from ..data.datasets.cifar100c import SEVERITIES
 from . import distortions
 from .distortions import SMALL, Draw, Pixels
 from .frost import photographs

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SkdError
+from ..common.errors import SkdError
 from .arrays import Array, check_rows
 from .retrieval import recall_at_1
 
 if TYPE_CHECKING:
-    from .predict import Predictions
+    from .predictions import Predictions
 
 _CHUNK = 2**22  # float64 values at a time: 32 MiB
 

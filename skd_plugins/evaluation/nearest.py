@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..meter import tracked
+from ..common.meter import tracked
 
 _TILE = 2048  # rows and columns of distances at a time in float32: 16 MiB
 _BLOCK = 2**24  # float64 distances at a time: 128 MiB

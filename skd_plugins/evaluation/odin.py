@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..errors import SkdError
-from ..meter import tracked
-from ..methods._base import full_precision
+from ..common.errors import SkdError
+from ..common.meter import tracked
+from ..methods.losses import full_precision
 from .attacks import check_eps, input_gradient
 from .ood import Scores, fpr95, max_softmax
 from .pixels import Normalised
-from .predict import predict
+from .predictions import predict
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 TEMPERATURES = (1.0, 10.0, 100.0, 1000.0)

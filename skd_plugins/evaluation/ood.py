@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SkdError
+from ..common.errors import SkdError
 from .arrays import Array, to_numpy
 
 Scores = NDArray[np.float64]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SkdError
+from ..common.errors import SkdError
 
 _LONGEST = 224  # pixels in the page; twice what a grid cell shows, for dense screens
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import SkdError
+from ..common.errors import SkdError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SkdError
-from ..files import write_json
+from ..common.errors import SkdError
+from ..common.files import write_json
 from .arrays import to_numpy
 from .metrics import Reliability, Scores, bin_confidences, bin_index, score, summarize
 
 if TYPE_CHECKING:
-    from .predict import Predictions
+    from .predictions import Predictions
 
 BINS = 20
 _WORST_CLASSES = 15
@@ -49,8 +49,8 @@ def write_report(
     Raises:
         SkdError: predictions that can't be scored, or class names that do not fit them.
     """
-    from .page import write_page
-    from .plots import confidence_plot, reliability_plot
+    from .html import write_page
+    from .svg import confidence_plot, reliability_plot
 
     outputs = predictions.logits.shape[1]
     if classes is not None and len(classes) != outputs:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SkdError
+from ..common.errors import SkdError
 from .metrics import Reliability
 from .report import reliability_from_json
 

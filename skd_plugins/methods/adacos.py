@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..classifiers import CosineClassifier
-from ..errors import SkdError
-from ..models import classifier_of
-from ._base import NEEDS_INDICES, Method, class_indices, gather_rows, register_method
+from ..common.errors import SkdError
+from ..networks.build import classifier_of
+from ..networks.classifiers import CosineClassifier
+from .method import NEEDS_INDICES, Method, class_indices, gather_rows, register_method
 
 
 @register_method("adacos")

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import SkdError
-from ..models import classifier_of, num_classes_of
-from ..stages import StageTap, stage_modules, stage_shapes, watching
-from ._base import Method, at_least, full_precision, kl_divergence, register_method
+from ..common.errors import SkdError
+from ..networks.build import classifier_of, num_classes_of
+from ..networks.stages import StageTap, stage_modules, stage_shapes, watching
+from .losses import full_precision, kl_divergence
+from .method import Method, at_least, register_method
 
 
 @register_method("byot")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ._base import Method, register_method
+from .method import Method, register_method
 
 
 @register_method("ce")

@@ -8,16 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..models import classifier_of, num_classes_of
-from ._base import (
-    NEEDS_INDICES,
-    Method,
-    at_least,
-    class_indices,
-    gather_rows,
-    kl_divergence,
-    register_method,
-)
+from ..networks.build import classifier_of, num_classes_of
+from .losses import kl_divergence
+from .method import NEEDS_INDICES, Method, at_least, class_indices, gather_rows, register_method
 
 
 @register_method("cs_kd")

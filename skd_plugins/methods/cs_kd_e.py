@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ._base import Method, at_least, kl_divergence, register_method
+from .losses import kl_divergence
+from .method import Method, at_least, register_method
 
 
 @register_method("cs_kd_e")

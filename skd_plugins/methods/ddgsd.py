@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..features import forward_with_features
-from ._base import Method, at_least, full_precision, kl_divergence, register_method
+from ..networks.features import forward_with_features
+from .losses import full_precision, kl_divergence
+from .method import Method, at_least, register_method
 
 
 @register_method("ddgsd")

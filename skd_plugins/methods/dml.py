@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ._base import Method, at_least, full_precision, register_method
 from .ddgsd import mutual_distillation
+from .losses import full_precision
+from .method import Method, at_least, register_method
 
 
 @register_method("dml")

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ._base import Method, at_least, dropped, rate_of_dropout, register_method
+from .losses import dropped
+from .method import Method, at_least, rate_of_dropout, register_method
 
 
 @register_method("dropout")

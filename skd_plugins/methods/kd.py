@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import SkdError
-from ..models import num_classes_of
-from ._base import Method, at_least, create_base, kl_divergence, register_method
+from ..common.errors import SkdError
+from ..networks.build import num_classes_of
+from .losses import kl_divergence
+from .method import Method, at_least, create_base, register_method
 
 
 @register_method("kd")

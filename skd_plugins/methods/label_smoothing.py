@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ..errors import SkdError
-from ._base import Method, register_method
+from ..common.errors import SkdError
+from .method import Method, register_method
 
 
 @register_method("label_smoothing")

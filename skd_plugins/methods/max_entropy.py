@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._base import Method, at_least, register_method
+from .method import Method, at_least, register_method
 
 
 @register_method("max_entropy")

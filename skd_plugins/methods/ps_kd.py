@@ -10,8 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..errors import SkdError
-from ._base import Method, full_precision, register_method
+from ..common.errors import SkdError
+from .losses import full_precision
+from .method import Method, register_method
 
 
 @register_method("ps_kd")

@@ -9,18 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import SkdError
-from ..stages import STAGES, StageTap, check_resumable, resume_after, stage_modules, watching
-from ._base import (
-    Method,
-    at_least,
-    create_base,
-    dropped,
-    full_precision,
-    kl_divergence,
-    rate_of_dropout,
-    register_method,
-)
+from ..common.errors import SkdError
+from ..networks.stages import STAGES, StageTap, check_resumable, resume_after, stage_modules, watching
+from .losses import dropped, full_precision, kl_divergence
+from .method import Method, at_least, create_base, rate_of_dropout, register_method
 
 
 @register_method("sd_dropout")

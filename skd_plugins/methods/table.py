@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..models import create_model
-from ._base import create_method, get_method, list_methods, method_summary
+from ..networks.build import build_network
+from .method import create_method, get_method, list_methods, method_summary
 
 NETWORK, CLASSES = "resnet50", 1000
 
@@ -37,10 +37,10 @@ def method_rows() -> list[MethodRow]:
     for name in list_methods():
         cls = get_method(name)
         with torch.device("meta"):
-            model = create_model(NETWORK, num_classes=CLASSES, classifier=cls.classifier)
+            model = build_network(NETWORK, num_classes=CLASSES, classifier=cls.classifier)
             needed: dict[str, Any] = {}
             if "teacher" in inspect.signature(cls.__init__).parameters:
-                needed["teacher"] = create_model(NETWORK, num_classes=CLASSES)
+                needed["teacher"] = build_network(NETWORK, num_classes=CLASSES)
             method = create_method(name, model, **needed)
         own = sum(parameter.numel() for parameter in model.parameters())
         extra = sum(parameter.numel() for parameter in method.parameters()) - own

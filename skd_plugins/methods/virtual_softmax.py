@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..errors import SkdError
-from ..models import classifier_of
-from ._base import NEEDS_INDICES, Method, class_indices, full_precision, register_method
+from ..common.errors import SkdError
+from ..networks.build import classifier_of
+from .losses import full_precision
+from .method import NEEDS_INDICES, Method, class_indices, register_method
 
 
 @register_method("virtual_softmax")

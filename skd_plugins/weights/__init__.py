@@ -1,7 +1,4 @@
-"""Weights: export of trained networks, and loading them, released and published ones.
-
-`release` evaluates and is therefore not imported here: the evaluation imports this.
-"""
+"""Weights: export of trained networks, and loading them, released and published ones."""
 
 from .export import export_weights
 from .load import NoCardError, load_network, load_weights, read_weights

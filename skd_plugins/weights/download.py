@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..data.splits import cache_folder
-from ..errors import SkdError
+from ..common.errors import SkdError
+from ..common.files import cache_folder
 from .manifest import Release, ReleasedFile, check_name
 from .places import places
 from .transfer import UnreachableError, has_content, transfer, unwritable

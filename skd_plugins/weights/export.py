@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..errors import SkdError
-from ..files import atomic, file_sha256
+from ..common.errors import SkdError
+from ..common.files import atomic, file_sha256
 from .load import Which, read_weights
 
 

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import timm
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
-from .. import checkpoint as checkpoints
-from ..errors import SkdError
-from ..files import file_sha256
-from ..models import create_model
-from ..typed import first_problem
+from ..common.errors import SkdError
+from ..common.files import file_sha256
+from ..common.typed import first_problem
+from ..networks.build import build_network, constructor_errors, timm_name, with_classes, with_classifier
+from . import checkpoint as checkpoints
 from .download import download
 from .manifest import CARD_FILE, WEIGHTS_FILE, all_releases, check_name, find_release
 from .published import create_published, is_published, read_published
@@ -139,6 +140,40 @@ def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return weights, card
 
 
+def create_model(
+    name: str, *, num_classes: int | None = None, pretrained: bool = False, classifier: str = "linear", **arguments: Any
+) -> nn.Module:
+    """A classifier from timm (``resnet152``), ours (``resnet18_cifar``), or torchvision's (``torchvision/resnet152``).
+
+    Args:
+        name: a timm model name, with or without a tag, one of `skd_plugins.networks`, or ``torchvision/NAME``; with
+            `pretrained` also ``timm/NAME``, ``torchvision/NAME.WEIGHTS`` and our released weights
+            (``resnet10t_digits.sdd``, see ``skd weights list``).
+        num_classes: outputs of the classifier; None for the pretrained weights' or the library's default.
+        pretrained: load the weights of that name; a classifier with another number of classes starts anew.
+        classifier: ``linear``, the library's own; ``cosine``, which `adacos` needs; or ``mlp``, two layers with 512
+            hidden units. The last two start anew.
+        arguments: passed to the library's constructor.
+
+    Raises:
+        SkdError: the name is not known, the constructor refuses an argument, or the weights could not be had.
+    """
+    if not pretrained:
+        return build_network(name, num_classes=num_classes, classifier=classifier, **arguments)
+    with constructor_errors(name):
+        if is_published(name):
+            model = create_published(name, **arguments)[0]
+        elif name in all_releases():
+            weights, card = read_weights(name)
+            model = build_network(card["model"], num_classes=card["num_classes"], **(card["model_args"] | arguments))
+            load_into(model, weights, what=name)
+        else:
+            model = timm.create_model(timm_name(name), pretrained=True, num_classes=num_classes, **arguments)
+    if num_classes is not None:
+        model = with_classes(model, num_classes)
+    return with_classifier(model, name, classifier)
+
+
 def load_network(
     source: str | Path, *, which: Which = "last", ema: bool | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -148,7 +183,7 @@ def load_network(
         return model.eval(), card
     weights, card = read_weights(source, which=which, ema=ema)
     try:
-        model = create_model(card["model"], num_classes=card["num_classes"], **card["model_args"])
+        model = build_network(card["model"], num_classes=card["num_classes"], **card["model_args"])
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
         raise SkdError(f"the card of {source} names a network that can't be made: {error}") from None
     load_into(model, weights, what=str(source))

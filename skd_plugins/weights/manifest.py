@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import SkdError, unknown
-from ..files import write_text
-from ..typed import first_problem
+from ..common.errors import SkdError, unknown
+from ..common.files import write_text
+from ..common.typed import first_problem
 
 MANIFEST = Path(__file__).with_name("manifest.json")
 OWN_MANIFEST = "SKD_WEIGHTS_MANIFEST"

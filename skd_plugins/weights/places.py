@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from ..errors import SkdError
+from ..common.errors import SkdError
 from .manifest import Release
 
 MIRROR = "SKD_WEIGHTS_MIRROR"

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .. import checkpoint
-from ..errors import SkdError, unknown
-from ..files import file_sha256
+from ..common.errors import SkdError, unknown
+from ..common.files import file_sha256
+from . import checkpoint
 from .manifest import WEIGHTS_FILE
 from .transfer import unwritable
 

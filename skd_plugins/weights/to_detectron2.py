@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import SkdError
-from ..files import atomic
-from ..models import create_model
+from ..common.errors import SkdError
+from ..common.files import atomic
+from ..networks.build import build_network
 from .load import Which, load_into, read_weights
 
 # (blocks a stage, convolutions a block): depth
@@ -64,7 +64,7 @@ def export_detectron2(
         SkdError: see `read_weights`; or detectron2's ResNet can't be that network (another stem, attention, ...).
     """
     weights, card = read_weights(source, which=which, ema=ema)
-    model = create_model(card["model"], num_classes=card["num_classes"], **card["model_args"])
+    model = build_network(card["model"], num_classes=card["num_classes"], **card["model_args"])
     load_into(model, weights, what=str(source))
     settings = detectron2_settings(model, card)
     name = name or card.get("name") or card["recipe"]["name"]

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SkdError
-from ..files import file_sha256
+from ..common.errors import SkdError
+from ..common.files import file_sha256
 from .manifest import ReleasedFile
 
 if TYPE_CHECKING:

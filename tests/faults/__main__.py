@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' own helpers
 
-from skd_plugins.environment import versions
+from skd_plugins.common.environment import versions
 
 from . import (
     contention,

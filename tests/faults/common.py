@@ -18,7 +18,7 @@ import torch
 
 from skd_plugins import Recipe, replace
 from skd_plugins.data import Source, open_source, write_beton
-from skd_plugins.data.write import write_folder
+from skd_plugins.data.beton.write import write_folder
 
 ROOT = Path(__file__).parents[2]
 TINY = Recipe(

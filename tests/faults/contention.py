@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skd_plugins.data.beton import BetonFile
+from skd_plugins.data.beton.file import BetonFile
 
 from .common import ROOT, TINY, Report, differing, environment, replace, script, tiny_data
 
@@ -82,7 +82,7 @@ def _same_file(place: Path, data: Path) -> tuple[bool, str]:
 
 
 def _four(place: Path, data: Path) -> tuple[bool, str]:
-    code = "from skd_plugins.data.splits import resolve_data; print(resolve_data('digits', None))"
+    code = "from skd_plugins.data.find import resolve_data; print(resolve_data('digits', None))"
     done = together([["-c", code]] * 4, place, SKD_CACHE=str(place / "cache"))
     files = sorted(path.name for path in (place / "cache" / "digits-20").iterdir() if path.suffix == ".beton")
     return all(code == 0 for code, _ in done) and files == ["train.beton", "val.beton"], f"{done} {files}"

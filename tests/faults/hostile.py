@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from skd_plugins import SkdError, checkpoint, load_weights
-from skd_plugins.data.archives import unpack
+from skd_plugins import SkdError, load_weights
+from skd_plugins.data.datasets.archives import unpack
+from skd_plugins.weights import checkpoint
 
 from .common import Report
 

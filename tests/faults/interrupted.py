@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from skd_plugins.data.beton import BetonFile
+from skd_plugins.data.beton.file import BetonFile
 
 from .common import Report, environment
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from skd_plugins import Recipe, engine, train
+from skd_plugins import Recipe, train
+from skd_plugins.training import engine
 
 from .common import TINY, Report, differing, replace, tiny_data
 from .ranks import free_port

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from skd_plugins import Recipe, list_methods
 from skd_plugins.cli import COMMANDS, main
-from skd_plugins.recipe import main as recipe_main
+from skd_plugins.training.main import main as recipe_main
 
 from .common import TINY, Report
 

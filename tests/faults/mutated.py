@@ -216,7 +216,7 @@ def _beton(where: str) -> Callable[[Path, Path, random.Random], str]:
 
 
 def _images(sound: Path) -> tuple[int, int]:
-    from skd_plugins.data.beton import BetonFile
+    from skd_plugins.data.beton.file import BetonFile
 
     data = BetonFile(sound / "train.beton")
     return int(data._pointers.min()), int((data._pointers + data._sizes).max())

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from skd_plugins.data import write_beton
-from skd_plugins.data.beton import BetonFile
-from skd_plugins.data.sources import Source, open_source
+from skd_plugins.data.beton.file import BetonFile
+from skd_plugins.data.datasets import open_source
+from skd_plugins.data.sources import Source
 
 from .common import TINY, Report, differing, one_line, python, replace, script, take, tiny_data
 

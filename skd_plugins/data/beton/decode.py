@@ -1,0 +1,181 @@
+"""One image's box, decoded, resized and flipped: by our compiled code, or by FFCV's library with the same pixels.
+
+FFCV decodes the whole image, resizes a box of it, and flips nothing. `native/crop.c` decodes the box only and resizes
+each row as it comes. It is used where it is compiled and gives FFCV's pixels to the last bit. The first use in a
+process checks that (a few ms), because it depends on which libjpeg-turbo and OpenCV the two libraries are linked to.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import io
+import threading
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...common.errors import SkdError
+from .native.build import library_path
+
+Pixels = NDArray[np.uint8]
+Box = tuple[int, int, int, int]  # top, left, height, width; what is outside the image is black
+_DAMAGED = "damaged JPEG data"
+_REASONS = {1: _DAMAGED, 2: _DAMAGED, 3: "out of memory", 4: "its size, or the box's, is impossible"}
+_local = threading.local()
+
+
+def crop(
+    data: Pixels, shape: tuple[int, int], box: Box, flip: bool, out: Pixels, *, raw: bool, scale: int, whole: bool
+) -> str | None:
+    """Decodes an image and resizes a box of it (area filter, as FFCV) into `out`.
+
+    Args:
+        data: the stored bytes ``[n]``: a JPEG, or pixels.
+        shape: height and width of the image.
+        box: in pixels of the decoded image.
+        flip: mirror the result horizontally.
+        out: ``[H, W, 3]``, contiguous, written.
+        raw: `data` are pixels.
+        scale: 1, 2, 4 or 8: a JPEG is decoded to 1/scale of its size, rounded up.
+        whole: look for damage in all of a JPEG, not only in what the box needs.
+
+    Returns:
+        None, or why the image can't be decoded (`out` is then undefined).
+    """
+    # A JPEG of another size would be decoded to a part of the image, or scaled, without a complaint.
+    if not raw and (found := jpeg_shape(data.data)) not in (None, shape):
+        return f"its table entry says {shape[0]} x {shape[1]} pixels, the JPEG {found}"
+    library = native()
+    if library is None:
+        return crop_ffcv(data, shape, box, flip, out, raw=raw, scale=scale)
+    return crop_native(library, data, shape, box, flip, out, raw=raw, scale=scale, whole=whole)
+
+
+def crop_native(
+    library: ctypes.CDLL, data: Pixels, shape: tuple[int, int], box: Box, flip: bool, out: Pixels, *, raw: bool,
+    scale: int, whole: bool,
+) -> str | None:  # fmt: skip
+    """`crop` by `native/crop.c`."""
+    code = library.skd_crop(
+        data.ctypes.data, len(data), raw, *shape, scale, (ctypes.c_int32 * 4)(*box), flip, whole, out.ctypes.data,
+        out.shape[0], out.shape[1],
+    )  # fmt: skip
+    return _REASONS[code] if code else None
+
+
+def crop_ffcv(
+    data: Pixels, shape: tuple[int, int], box: Box, flip: bool, out: Pixels, *, raw: bool, scale: int
+) -> str | None:
+    """`crop` by FFCV's library, which decodes, and so looks at, the whole image."""
+    height, width = -(-shape[0] // scale), -(-shape[1] // scale)
+    if raw:
+        image = data.reshape(height, width, 3)
+    else:
+        image = _scratch(height * width * 3).reshape(height, width, 3)
+        source = data.ctypes.data, len(data), *shape
+        if ffcv().imdecode(*source, image.ctypes.data, *shape, 0, 0, 1, scale, False, False):
+            return _DAMAGED
+    top, left, h, w = box
+    if top < 0 or left < 0 or top + h > height or left + w > width:
+        image, top, left = shifted(image, box), 0, 0
+    target = np.empty_like(out) if flip else out
+    ffcv().resize(
+        0, image.ctypes.data, image.shape[0], image.shape[1], top, top + h, left, left + w,
+        target.ctypes.data, target.shape[0], target.shape[1],
+    )  # fmt: skip
+    if flip:
+        out[:] = target[:, ::-1]
+    return None
+
+
+def _scratch(size: int) -> Pixels:
+    """This thread's buffer for a decoded image; a fresh one each time costs page faults."""
+    buffer: Pixels | None = getattr(_local, "buffer", None)
+    if buffer is None or len(buffer) < size:
+        buffer = _local.buffer = np.empty(size, dtype=np.uint8)
+    return buffer[:size]
+
+
+def jpeg_shape(data: memoryview) -> tuple[int, int] | None:
+    """Height and width in the frame header (SOF) of a JPEG, None if it was not found."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] in (0xC0, 0xC1, 0xC2):
+            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
+
+
+def shifted(image: Pixels, box: Box) -> Pixels:
+    """What a box shows of an image ``[h, w, 3]``, black where the image is not."""
+    top, left, height, width = box
+    window = np.zeros((height, width, 3), dtype=np.uint8)
+    seen = image[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
+    window[max(-top, 0) :, max(-left, 0) :][: seen.shape[0], : seen.shape[1]] = seen
+    return window
+
+
+# ------------------------------------------------------------------------------------------------------ the libraries
+
+
+@cache
+def native() -> ctypes.CDLL | None:
+    """Our compiled library, None where it is not compiled or does not give FFCV's pixels."""
+    try:
+        library = ctypes.CDLL(str(library_path()))
+    except OSError:  # not compiled, or compiled where another libjpeg is installed
+        return None
+    library.skd_crop.argtypes = [
+        ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 4, ctypes.c_void_p, ctypes.c_int, ctypes.c_int,
+        ctypes.c_void_p, ctypes.c_int, ctypes.c_int,
+    ]  # fmt: skip
+    if _agrees(library):
+        return library
+    warnings.warn(
+        f"{library_path().name} does not give the pixels of FFCV's decoder, which is used instead and slower; set up "
+        "again, so that both are compiled for the same libjpeg-turbo",
+        stacklevel=2,
+    )
+    return None
+
+
+def _agrees(library: ctypes.CDLL) -> bool:
+    """Whether the library's pixels are FFCV's: each way of resizing, each scale, on a JPEG with subsampled chroma."""
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    blocks = draw.integers(0, 256, (17, 21, 3)).repeat(6, axis=0).repeat(6, axis=1)
+    picture = (blocks + draw.integers(-20, 20, blocks.shape)).clip(0, 255).astype(np.uint8)[:99, :122]
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "jpeg", quality=90, subsampling="4:2:0")
+    data = np.frombuffer(file.getvalue(), dtype=np.uint8)
+    smaller, larger, mixed, halved = (20, 31, 61, 72), (37, 5, 20, 30), (9, 50, 20, 64), (9, 50, 64, 64)
+    for scale, box in ((1, smaller), (1, larger), (1, mixed), (1, halved), (2, (7, 9, 40, 41)), (4, (0, 1, 24, 24))):
+        ours, theirs = np.zeros((2, 32, 32, 3), dtype=np.uint8)
+        if crop_native(library, data, (99, 122), box, True, ours, raw=False, scale=scale, whole=False):
+            return False
+        if crop_ffcv(data, (99, 122), box, True, theirs, raw=False, scale=scale) or (ours != theirs).any():
+            return False
+    return True
+
+
+@cache
+def ffcv() -> ctypes.CDLL:
+    """FFCV's compiled library, without importing the package: that takes seconds and sets torch's thread count."""
+    spec = importlib.util.find_spec("ffcv")
+    folders = (spec.submodule_search_locations or []) if spec else []
+    files = [file for folder in folders for file in Path(folder).glob("_libffcv*")]
+    if not files:
+        raise SkdError("reading .beton files needs FFCV: install skd_plugins[ffcv], or train from an image folder")
+    library = ctypes.CDLL(str(files[0]))
+    library.imdecode.argtypes = [
+        ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p,
+        *[ctypes.c_uint32] * 6, ctypes.c_bool, ctypes.c_bool,
+    ]  # fmt: skip
+    library.resize.argtypes = [ctypes.c_int64] * 11
+    library.resize.restype = None
+    return library

@@ -1,0 +1,172 @@
+"""FFCV's writer, made to end: unreadable images and dead processes become errors instead of a wait without end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...common.errors import SkdError
+from ...common.meter import tracked
+from ...common.rng import keys
+from ..sources import Image, Source
+
+# FFCV fails on an image that is larger than a page, and the file's size is a multiple of it. A large set is worth a
+# page that takes a photograph of tens of megapixels as JPEG.
+_PAGE, _LARGE_SET, _LARGE_PAGE = 1 << 23, 10_000, 1 << 25
+
+
+def run_writer(
+    source: Source, part: Path, *, workers: int, max_resolution: int | None, jpeg_quality: int, raw_share: float
+) -> None:
+    """Writes a source to `part`; the options are those of `write_beton`.
+
+    Raises:
+        SkdError: an image can't be read (it is named), or a process died.
+    """
+    writer, fields = _ffcv()
+    mode = {0.0: "jpg", 1.0: "raw"}.get(raw_share, "proportion")
+    images = fields.RGBImageField(
+        write_mode=mode, max_resolution=max_resolution, jpeg_quality=jpeg_quality, compress_probability=1 - raw_share
+    )
+    reported = _Reported(source, max_resolution)
+    workers = min(workers or os.cpu_count() or 1, len(source.targets))
+    largest = _largest_image(source, max_resolution) if raw_share else 0
+    page = _LARGE_PAGE if len(source.targets) >= _LARGE_SET and max_resolution is None else _PAGE
+    page = max(page, 1 << int(np.ceil(np.log2(largest + 1))))
+    dataset = writer.DatasetWriter(
+        str(part), {"image": images, "label": fields.IntField()}, page_size=page, num_workers=workers
+    )
+    with _supervised(writer, dataset):
+        dataset.from_indexed_dataset(reported, chunksize=max(1, min(100, len(reported) // (4 * workers))))
+    if reported.failed.value:
+        raise SkdError(reported.failed.value.decode(errors="replace"))
+
+
+def _ffcv() -> tuple[Any, Any]:
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        import numba
+
+        # FFCV starts numba's threads. Of its own choice, TBB, a process that has forked never ends where there is only
+        # one processor (seen with numba 0.68: it waits for TBB's workers when Python unloads the module).
+        if "NUMBA_THREADING_LAYER" not in os.environ:
+            numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
+        from ffcv import fields, writer
+    except ImportError as error:
+        raise SkdError(f"writing .beton files needs FFCV ({error}): install skd_plugins[ffcv]") from None
+    torch.set_num_threads(threads)  # importing FFCV sets it to 1
+    return writer, fields
+
+
+def _largest_image(source: Source, max_resolution: int | None) -> int:
+    """Bytes of the largest image as pixels."""
+    if max_resolution is not None:
+        return 3 * max_resolution**2
+    indices = tracked(range(len(source.targets)), "looking for the largest image")
+    return max(_load(source, index).nbytes for index in indices)
+
+
+def _load(source: Source, index: int, max_resolution: int | None = None) -> Image:
+    try:
+        image = source.load(index)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"not an RGB image: {image.dtype} {image.shape}")
+        if min(image.shape) < 1 or max(image.shape) > 65535:
+            raise ValueError(f"not from 1 to 65535 pixels a side: {image.shape}")
+        if max_resolution is not None and int(max_resolution / max(image.shape) * min(image.shape[:2])) < 1:
+            raise ValueError(f"too narrow to be scaled down to {max_resolution} pixels: {image.shape}")
+        return np.ascontiguousarray(image)
+    except Exception as error:  # anything a decoder may raise
+        raise SkdError(f"{source.name_of(index)} (index {index}) can't be read: {error}") from error
+
+
+class _Reported:
+    """What the writer's processes index. An unreadable image is noted instead of raised.
+
+    FFCV's writer waits for ever when a worker dies of an exception, so none may leave `__getitem__`; after the first
+    error the rest is skipped with a placeholder and the file thrown away.
+    """
+
+    def __init__(self, source: Source, max_resolution: int | None) -> None:
+        self.source, self.max_resolution = source, max_resolution
+        self.failed: Any = multiprocessing.Array("c", 4096)
+
+    def __len__(self) -> int:
+        return len(self.source.targets)
+
+    def __getitem__(self, index: int) -> tuple[Image, int]:
+        if not self.failed.value:
+            # FFCV draws from this generator whether to store pixels; its state would depend on the number of processes.
+            np.random.seed(int(keys(index)[0] >> np.uint64(32)))
+            try:
+                return _load(self.source, int(index), self.max_resolution), int(self.source.targets[index])
+            except SkdError as error:  # the main process raises it
+                with self.failed.get_lock():
+                    self.failed.value = self.failed.value or str(error).encode()[:4095]
+        return np.zeros((1, 1, 3), dtype=np.uint8), 0
+
+
+@contextmanager
+def _supervised(module: Any, dataset: Any) -> Iterator[None]:
+    """Turns the death of a writer process (killed for memory, say) into an error; FFCV would wait for ever.
+
+    A timer looks after the processes. Its signal also wakes the main thread where FFCV blocks in a queue's read, and
+    does so where Ctrl-C is ignored, as in a shell's background jobs.
+
+    Args:
+        module: ``ffcv.writer``.
+        dataset: the `DatasetWriter` at work.
+    """
+    started: list[Any] = []
+
+    # Not `multiprocessing.active_children()`: who asks it first, maybe FFCV itself, makes it forget who has died.
+    # Forked, since a source is made of functions, which can't be pickled.
+    class Process(multiprocessing.get_context("fork").Process):  # type: ignore[misc]
+        def start(self) -> None:
+            super().start()
+            started.append(self)
+
+    def look(*_: Any) -> None:
+        if any(worker.exitcode not in (None, 0) for worker in started):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise SkdError(
+                "a process of FFCV's writer died (out of memory or disk, or a JPEG of many MB?); try fewer --workers "
+                "or a --max-resolution"
+            )
+
+    watch = threading.current_thread() is threading.main_thread()  # only there can signals be handled
+    original, module.Process = module.Process, Process
+    try:
+        if watch:
+            previous = signal.signal(signal.SIGALRM, look)
+            signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+        try:
+            yield
+            for worker in started:  # FFCV leaves them
+                worker.join()
+        finally:
+            if watch:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, previous)
+            module.Process = original
+    except BaseException:
+        for worker in started:
+            worker.kill()
+            worker.join()
+        memory = getattr(dataset, "metadata_sm", None)
+        if isinstance(memory, SharedMemory):  # FFCV frees it only when all went well
+            memory.close()
+            with suppress(FileNotFoundError):
+                memory.unlink()
+        raise

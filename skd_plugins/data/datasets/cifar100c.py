@@ -1,0 +1,82 @@
+"""CIFAR-100-C (Hendrycks and Dietterich 2019): 19 corruptions of CIFAR-100's test set at five severities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...common.errors import SkdError
+from ..sources import Source
+from .cifar100 import CLASSES
+from .dataset import Archive, Dataset
+
+FOLDER = "CIFAR-100-C"
+# The benchmark's fifteen, in its order, and the four extra ones.
+CORRUPTIONS = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+def read(root: Path, train: bool, part: str) -> Source:
+    """One corruption at one severity, e.g. ``fog/3``: a fifth of its file's images, the severities one after another.
+
+    Raises:
+        SkdError: a file is missing or not the array it should be, or a label is out of range.
+    """
+    corruption, _, severity = part.partition("/")
+    path, labels_path = root / FOLDER / f"{corruption}.npy", root / FOLDER / "labels.npy"
+    images, labels = (_load(name) for name in (path, labels_path))
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) % len(SEVERITIES):
+        raise SkdError(f"{path} has {images.dtype} {list(images.shape)}, not uint8 [5 x N, 32, 32, 3]; unpack it again")
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise SkdError(f"{labels_path} has {labels.dtype} {list(labels.shape)}, not an integer for each of {path.name}")
+    if labels.min() < 0 or labels.max() >= len(CLASSES):
+        raise SkdError(f"{labels_path} has labels from {labels.min()} to {labels.max()}, not from 0 to 99")
+    count = len(images) // len(SEVERITIES)
+    first = SEVERITIES.index(int(severity)) * count
+    return Source(
+        description=f"CIFAR-100-C {corruption}, severity {severity}",
+        classes=list(CLASSES),
+        targets=np.asarray(labels[first : first + count], dtype=np.int64),
+        load=lambda index: np.asarray(images[first + index]),
+        name_of=lambda index: f"image {first + index} of {path}",
+    )
+
+
+def _load(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise SkdError(f"{path} does not exist; it is in {FOLDER}.tar") from None
+    except (OSError, ValueError) as error:
+        raise SkdError(f"{path} is not a NumPy array: {error}") from None
+    return array
+
+
+DATASET = Dataset(
+    name="cifar100c",
+    title="CIFAR-100-C",
+    classes=100,
+    train=0,
+    val=10_000,
+    homepage="https://zenodo.org/records/3555552",
+    licence="CC BY 4.0",
+    layout=f"{FOLDER}/ (labels.npy and one .npy a corruption)",
+    read=read,
+    archives=(
+        Archive(
+            url="https://zenodo.org/records/3555552/files/CIFAR-100-C.tar",
+            contents=FOLDER,
+            md5="11f0ed0f1191edbf9fa23466ae6021d3",
+            free=True,
+        ),
+    ),
+    parts=tuple(f"{corruption}/{severity}" for corruption in (*CORRUPTIONS, *EXTRA) for severity in SEVERITIES),
+    exact=True,
+)

@@ -1,0 +1,65 @@
+"""CUB-200-2011 (Wah et al. 2011), with its official split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...common.errors import SkdError
+from ..sources import Source
+from .dataset import Archive, Dataset
+from .files import listed_files, read_table, whole_number
+
+FOLDER = "CUB_200_2011"
+
+
+def read(root: Path, train: bool, part: str) -> Source:
+    """The images that ``train_test_split.txt`` puts into a half, in the order of their numbers; labels from 0.
+
+    Raises:
+        SkdError: a list or an image is missing, the lists are not of the same images, or a label is out of range.
+    """
+    folder = root / FOLDER
+    classes = read_table(folder / "classes.txt")
+    images, labels, split = (
+        read_table(folder / name) for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt")
+    )
+    if sorted(classes) != list(range(1, len(classes) + 1)):
+        raise SkdError(f"{folder / 'classes.txt'} does not number the classes from 1; unpack the archive again")
+    for name, table in (("image_class_labels.txt", labels), ("train_test_split.txt", split)):
+        if table.keys() != images.keys():
+            raise SkdError(
+                f"{folder / name} and images.txt are not of the same images ({len(table)} and {len(images)} numbers); "
+                "unpack the archive again"
+            )
+    paths: list[Path] = []
+    targets: list[int] = []
+    for number in sorted(images):
+        target = whole_number(labels[number], 1, len(classes), what=f"{folder}: the label of image {number}") - 1
+        flag = whole_number(split[number], 0, 1, what=f"{folder / 'train_test_split.txt'}: the flag of image {number}")
+        if flag == train:
+            paths.append(folder / "images" / images[number])
+            targets.append(target)
+    half = "training" if train else "test"
+    names = [classes[number] for number in sorted(classes)]
+    return listed_files(f"CUB-200-2011 {half} set", names, paths, targets)
+
+
+DATASET = Dataset(
+    name="cub200",
+    title="CUB-200-2011",
+    classes=200,
+    train=5994,
+    val=5794,
+    homepage="https://www.vision.caltech.edu/datasets/cub_200_2011/",
+    licence="images are their owners'; non-commercial research and education",
+    layout=f"{FOLDER}/ (images.txt, classes.txt, image_class_labels.txt, train_test_split.txt, images/)",
+    read=read,
+    archives=(
+        Archive(
+            url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+            contents=FOLDER,
+            md5="97eceeb196236b17998738112f37df78",
+            free=True,
+        ),
+    ),
+)

@@ -1,0 +1,89 @@
+"""ImageNet-1k (ILSVRC 2012)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...common.errors import SkdError
+from ..sources import Source, image_folder, split_folder
+from .dataset import Archive, Dataset
+from .files import listed_files, read_lines, whole_number
+
+DEVKIT = "ILSVRC2012_devkit_t12"
+
+
+def read_synsets(path: Path) -> dict[int, str]:
+    """``meta.mat``: ILSVRC2012_ID to WordNet id, of the leaves (the 1,000 classes).
+
+    Raises:
+        SkdError: the file is missing, or has no such table.
+    """
+    from scipy.io import loadmat
+
+    try:
+        table: Any = np.atleast_1d(loadmat(str(path), squeeze_me=True)["synsets"])
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table if int(row["num_children"]) == 0}
+    except FileNotFoundError:
+        raise SkdError(f"{path} does not exist; it is in {DEVKIT}.tar.gz") from None
+    except Exception as error:  # whatever SciPy's parser raises for a damaged file
+        raise SkdError(f"{path} is not the devkit's ({type(error).__name__}: {error})") from None
+
+
+def _flat_validation(folder: Path, root: Path) -> Source:
+    """Image number n of the flat folder has the class in line n of the devkit's ground truth."""
+    synsets = read_synsets(root / DEVKIT / "data" / "meta.mat")
+    truth_path = root / DEVKIT / "data" / "ILSVRC2012_validation_ground_truth.txt"
+    classes = sorted(synsets.values())
+    label_of = {name: label for label, name in enumerate(classes)}
+    images = sorted(folder.glob("ILSVRC2012_val_*.JPEG"))
+    truth = read_lines(truth_path)
+    if len(truth) != len(images):
+        raise SkdError(f"{folder} has {len(images)} images, {truth_path} has {len(truth)} lines; complete the folder")
+    targets = []
+    for image, line in zip(images, truth, strict=True):
+        number = whole_number(line, 1, max(synsets), what=f"{truth_path}: the class of {image.name}")
+        if number not in synsets:
+            raise SkdError(f"{truth_path}: the class {number} of {image.name} is not a leaf in meta.mat")
+        targets.append(label_of[synsets[number]])
+    return listed_files("ImageNet-1k validation set", classes, images, targets)
+
+
+def read(root: Path, train: bool, part: str) -> Source:
+    """``train/`` and ``val/`` with one folder a class (WordNet ids, sorted), or ``val/`` flat with the devkit.
+
+    Raises:
+        SkdError: a folder is missing, or the flat one and the devkit do not go together.
+    """
+    folder = split_folder(root, train)
+    if not train and any(folder.glob("ILSVRC2012_val_*.JPEG")):
+        return _flat_validation(folder, root)
+    return image_folder(folder)
+
+
+_URL = "https://image-net.org/data/ILSVRC/2012"
+DATASET = Dataset(
+    name="imagenet-1k",
+    title="ImageNet-1k (ILSVRC 2012)",
+    classes=1000,
+    train=1_281_167,
+    val=50_000,
+    homepage="https://image-net.org/download.php",
+    licence="its terms of access, to be agreed to there: non-commercial research and education",
+    layout=f"train/ and val/ with one folder a class; or val/ as it is unpacked, with {DEVKIT}/ beside it",
+    read=read,
+    archives=(
+        Archive(
+            url=f"{_URL}/ILSVRC2012_img_train.tar", contents="train", into="train", nested=True,
+            md5="1d675b47d978889d74fa0da5fadfb00e",
+        ),
+        Archive(
+            url=f"{_URL}/ILSVRC2012_img_val.tar", contents="val", into="val", md5="29b22e2961454d5413ddabcf34fc5622"
+        ),
+        Archive(
+            url=f"{_URL}/{DEVKIT}.tar.gz", contents=DEVKIT, optional=True, md5="fa75699e90414af021442c21a62c3abf"
+        ),
+    ),
+)  # fmt: skip

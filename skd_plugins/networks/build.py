@@ -1,0 +1,156 @@
+"""Networks: any timm or torchvision classifier, and the papers' own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from ..common.errors import SkdError, unknown
+from .classifiers import CLASSIFIERS, MLPClassifier, replace_classifier
+
+Classifier: TypeAlias = nn.Linear | nn.Conv2d | MLPClassifier
+TIMMS_OWN = ("hf-hub:", "local-dir:")  # prefixes of names that timm resolves itself
+
+
+def build_network(
+    name: str, *, num_classes: int | None = None, classifier: str = "linear", **arguments: Any
+) -> nn.Module:
+    """A classifier without weights; for the arguments see `skd_plugins.create_model`.
+
+    Raises:
+        SkdError: the name is not known, or the constructor refuses an argument.
+    """
+    with constructor_errors(name):
+        if name.startswith("torchvision/"):
+            model = _torchvision_model(name.removeprefix("torchvision/"), num_classes, arguments)
+        else:
+            model = timm.create_model(timm_name(name), num_classes=num_classes, **arguments)
+    return with_classifier(model, name, classifier)
+
+
+@contextmanager
+def constructor_errors(name: str) -> Iterator[None]:
+    """Turns a constructor's TypeError into `SkdError`."""
+    try:
+        yield
+    except TypeError as error:
+        raise SkdError(f"model {name!r} refuses an argument of model_args: {error}") from None
+
+
+def timm_name(name: str) -> str:
+    """The name as timm knows it; raises `SkdError` with the nearest name if timm does not."""
+    name = name.removeprefix("timm/")
+    if not name.startswith(TIMMS_OWN) and not timm.is_model(name.split(".")[0]):
+        raise unknown("model", name, timm.list_models())
+    return name
+
+
+def _torchvision_model(name: str, num_classes: int | None, arguments: dict[str, Any]) -> nn.Module:
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise unknown("torchvision model", name, torchvision.models.list_models(module=torchvision.models))
+    if num_classes is not None:
+        arguments = arguments | {"num_classes": num_classes}
+    model: nn.Module = torchvision.models.get_model(name, weights=None, **arguments)
+    return model
+
+
+def with_classifier(model: nn.Module, name: str, classifier: str) -> nn.Module:
+    """The network with another kind of classifier, which starts anew; ``linear`` leaves the network as it is."""
+    if classifier not in ("linear", *CLASSIFIERS):
+        raise unknown("classifier", str(classifier), ("linear", *CLASSIFIERS))
+    if classifier != "linear":
+        head = classifier_of(model)
+        if not isinstance(head, nn.Linear):
+            raise SkdError(
+                f"the classifier of {name!r} is a convolution; classifier={classifier!r} replaces linear ones"
+            )
+        replace_classifier(model, head, classifier)
+    return model
+
+
+def with_classes(model: nn.Module, num_classes: int) -> nn.Module:
+    """The network, with a new classifier if its own has another number of outputs."""
+    network: Any = model
+    if hasattr(model, "reset_classifier"):
+        if network.num_classes != num_classes:
+            network.reset_classifier(num_classes)
+        return model
+    name, head = _last_linear(model)
+    if head.out_features != num_classes:
+        model.set_submodule(name, nn.Linear(head.in_features, num_classes))
+    return model
+
+
+def classifier_of(model: nn.Module) -> Classifier:
+    """The layer that makes logits of pooled features: linear, a 1 x 1 convolution, or our MLP.
+
+    For timm it is ``get_classifier()``, or the one such layer inside what that returns; for any other network the last
+    linear layer.
+
+    Raises:
+        SkdError: the network has none, or several heads, so features and logits can't be told apart.
+    """
+    get_classifier = getattr(model, "get_classifier", None)
+    if not callable(get_classifier):
+        return _last_linear(model)[1]
+    found = get_classifier()
+    if isinstance(found, MLPClassifier):
+        return found
+    layers = [module for module in found.modules() if _is_classifier(module)] if isinstance(found, nn.Module) else []
+    if len(layers) != 1 or isinstance(found, nn.ModuleList):
+        raise SkdError(
+            f"{type(model).__name__} does not end in one nn.Linear classifier (found {_kind(found)}); "
+            "use a network with a linear classifier"
+        )
+    return layers[0]  # type: ignore[return-value]  # what `_is_classifier` checks
+
+
+def num_classes_of(model: nn.Module) -> int:
+    """Outputs of the network's classifier."""
+    head = classifier_of(model)
+    return head.out_channels if isinstance(head, nn.Conv2d) else head.out_features
+
+
+def _is_classifier(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+
+
+def _kind(found: Any) -> str:
+    if isinstance(found, tuple | list | nn.ModuleList):
+        return f"{len(found)} heads"
+    layers = sum(_is_classifier(module) for module in found.modules()) if isinstance(found, nn.Module) else 0
+    return f"{type(found).__name__} with {layers} linear layers"
+
+
+def _last_linear(model: nn.Module) -> tuple[str, nn.Linear | MLPClassifier]:
+    named = list(model.named_modules())
+    own: list[tuple[str, Any]] = [(name, module) for name, module in named if isinstance(module, MLPClassifier)]
+    linear = own or [(name, module) for name, module in named if isinstance(module, nn.Linear)]
+    if not linear:
+        raise SkdError(f"{type(model).__name__} has no nn.Linear layer that could be its classifier")
+    return linear[-1]
+
+
+@torch.no_grad()
+def check_image_size(model: nn.Module, side: int) -> None:
+    """Raises SkdError for a network that can't take images of `side` x `side` pixels, before any data is read.
+
+    Networks say so each in its own way, most of them in the middle of the first step; so one image goes through.
+    """
+    training = model.training
+    device = next(model.parameters()).device
+    try:
+        model.eval()(torch.zeros(1, 3, side, side, device=device))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SkdError(f"image_size={side}: {type(model).__name__} can't take such images: {reason}") from None
+    finally:
+        model.train(training)

@@ -1,0 +1,73 @@
+"""Classifiers that a network can have instead of its linear one; `create_model(classifier=...)` puts them there."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..common.errors import SkdError
+
+HIDDEN_UNITS = 512
+
+
+class CosineClassifier(nn.Linear):
+    """``scale * cos(angle between the features and a class's weights)``, without bias, as AdaCos needs it.
+
+    The scale is a buffer, so it is saved and exported with the network: the logits are scaled ones everywhere.
+
+    Source: Zhang et al. 2019 (AdaCos) and 4uiiurz1/pytorch-adacos, metrics.py: the scale starts at
+        ``sqrt(2) * log(C - 1)``.
+
+    Args:
+        in_features: D.
+        out_features: C, at least three (the scale of two classes would be 0).
+    """
+
+    scale: Tensor
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        if out_features < 3:
+            raise SkdError(f"a cosine classifier needs three classes or more, got {out_features}")
+        super().__init__(in_features, out_features, bias=False)
+        nn.init.xavier_uniform_(self.weight)
+        self.register_buffer("scale", torch.tensor(math.sqrt(2) * math.log(out_features - 1)))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Features ``[B, D]`` to logits ``[B, C]``."""
+        return F.linear(F.normalize(input), F.normalize(self.weight)) * self.scale
+
+
+class MLPClassifier(nn.Sequential):
+    """Two linear layers with 512 hidden units between them.
+
+    Source: SD-Dropout (Lee et al. 2022), section 4.6.5 and Table 13. The activation is unsaid; it is a ReLU here.
+
+    Args:
+        in_features: D.
+        out_features: C.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(nn.Linear(in_features, HIDDEN_UNITS), nn.ReLU(), nn.Linear(HIDDEN_UNITS, out_features))
+        self.in_features, self.out_features = in_features, out_features
+
+
+CLASSIFIERS: dict[str, type[CosineClassifier] | type[MLPClassifier]] = {
+    "cosine": CosineClassifier,
+    "mlp": MLPClassifier,
+}
+
+
+def replace_classifier(model: nn.Module, classifier: nn.Linear, kind: str) -> None:
+    """Puts a new classifier of the same sizes where the network has its linear one.
+
+    Args:
+        model: the network; changed.
+        classifier: its classifier.
+        kind: ``cosine`` or ``mlp``.
+    """
+    name = next(name for name, module in model.named_modules() if module is classifier)
+    model.set_submodule(name, CLASSIFIERS[kind](classifier.in_features, classifier.out_features))

@@ -1,0 +1,1 @@
+"""Quantities that only the papers use: gradients, mistakes, superclasses, embeddings."""

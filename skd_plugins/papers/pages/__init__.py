@@ -1,0 +1,1 @@
+"""Tables, figures and verdicts, written as Markdown, CSV, LaTeX and HTML."""

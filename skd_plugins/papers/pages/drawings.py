@@ -1,0 +1,198 @@
+"""The papers' figures, from what was measured: each gives pictures and the numbers in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...data.sources import read_hierarchy
+from ...evaluation.metrics import reliability, score
+from ...evaluation.predictions import Predictions
+from ..measures.embedding import tsne
+from ..measures.hierarchy import hierarchy_confusion, top1_by_group
+from ..measures.mistakes import common_mistakes, log_prob_histograms, predictive_distribution
+from ..runs.outcomes import predictions_file
+from . import figures
+from .text_tables import Fact
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_EXAMPLES, _CLASSES = 2, 10  # images of a predictive distribution; classes of a t-SNE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A method in a figure.
+
+    Attributes:
+        method: as printed.
+        folder: of its job of seed 0.
+        data: folder of the data set.
+        values: evaluation to its values, one a seed.
+    """
+
+    method: str
+    folder: Path
+    data: Path
+    values: Mapping[str, Sequence[Mapping[str, Any]]]
+
+    @property
+    def predictions(self) -> Predictions:
+        """Of seed 0."""
+        return Predictions.load(predictions_file(self.folder))
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; numbers where the data do not name them."""
+        names = self.values["clean"][0]["classes"]
+        return list(names or map(str, range(self.predictions.logits.shape[1])))
+
+
+Drawing = tuple[dict[str, "Figure"], list[Fact]]  # suffix of the file to figure
+
+
+def distributions(shown: Sequence[Shown]) -> Drawing:
+    """CS-KD, Figures 1(b) and 6."""
+    logits, targets = _logits(shown)
+    samples = common_mistakes(logits, targets)
+    confidence = np.mean([score(rows, targets).confidence for rows in logits.values()], axis=0)
+    chosen = samples[np.argsort(-confidence[samples], kind="stable")][:_EXAMPLES].tolist()
+    drawn, facts = {}, [Fact("images that all get wrong", f"{len(samples):,}")]
+    for number, sample in enumerate(chosen, 1):
+        distribution = predictive_distribution(logits, targets, sample)
+        drawn[f"-{number}"] = figures.distribution_figure(distribution, shown[0].classes)
+        place = distribution.classes.tolist().index(distribution.target)
+        facts += [
+            Fact(f"image {sample}: {method}, probability of the true class", f"{100 * row[place]:.2f} %")
+            for method, row in distribution.probabilities.items()
+        ]
+    return drawn, facts
+
+
+def histograms(shown: Sequence[Shown]) -> Drawing:
+    """CS-KD, Figures 2 and 7 to 10."""
+    logits, targets = _logits(shown)
+    found = log_prob_histograms(logits, targets)
+    facts = [Fact("images that all get wrong", f"{len(found.samples):,}")]
+    for method, rows in logits.items():
+        scores = score(rows[found.samples], targets[found.samples])
+        facts.append(Fact(f"{method}: mean log-probability of the predicted class",
+                          f"{np.log(scores.confidence).mean():.3f} nats"))  # fmt: skip
+        facts.append(Fact(f"{method}: mean log-probability of the true class", f"{scores.log_prob.mean():.3f} nats"))
+    return {"": figures.histogram_figure(found)}, facts
+
+
+def tsne_panels(shown: Sequence[Shown]) -> Drawing:
+    """CS-KD, Figure 3."""
+    panels, facts = {}, []
+    for one in shown:
+        predictions = one.predictions
+        targets = predictions.targets.numpy()
+        keep = targets < _CLASSES
+        points = tsne(predictions.features.numpy()[keep])
+        panels[one.method] = (points, targets[keep])
+        recall = one.values["clean"][0]["recall_at_1"]
+        facts.append(Fact(f"{one.method}: R@1 of the features, all classes", f"{100 * recall:.2f} %"))
+    return {"": figures.embedding_figure(panels, dict(enumerate(shown[0].classes[:_CLASSES])))}, facts
+
+
+def hierarchy(shown: Sequence[Shown]) -> Drawing:
+    """CS-KD, Figure 4."""
+    table = read_hierarchy(shown[0].data)
+    groups = [table[name] for name in shown[0].classes]
+    confusions, errors, facts = {}, {}, []
+    for one in shown:
+        predictions = one.predictions
+        logits, targets = predictions.logits.numpy(), predictions.targets.numpy()
+        confusions[one.method] = hierarchy_confusion(logits, targets, groups)
+        fine = top1_by_group(logits, targets, groups)
+        errors[one.method] = {name: 100 * (1 - value) for name, value in fine.items()}
+        right = np.diag(confusions[one.method].normalised)
+        for name, share in zip(confusions[one.method].names, right, strict=True):
+            facts.append(Fact(f"{one.method}: {name} taken for {name}", f"{100 * share:.1f} %"))
+            facts.append(
+                Fact(f"{one.method}: top-1 error of the labels of {name}", f"{errors[one.method][name]:.2f} %")
+            )
+    bars = figures.bar_figure(errors, ylabel="top-1 error of the fine labels (%)")
+    return {"-confusion": figures.confusion_figure(confusions), "-errors": bars}, facts
+
+
+def reliability_against(shown: Sequence[Shown]) -> Drawing:
+    """CS-KD, Figure 5: each baseline beside the last method."""
+    *baselines, ours = shown
+    return _reliability([(one, ours) for one in baselines], bins=20)
+
+
+def reliability_pairs(shown: Sequence[Shown]) -> Drawing:
+    """SD-Dropout, Figure 2: each method without and with SD-Dropout."""
+    return _reliability(list(zip(shown[::2], shown[1::2], strict=True)), bins=10)
+
+
+def _reliability(pairs: Sequence[tuple[Shown, Shown]], bins: int) -> Drawing:
+    found = {
+        one.method: reliability(one.predictions.logits, one.predictions.targets, bins) for pair in pairs for one in pair
+    }
+    panels = [{one.method: found[one.method] for one in pair} for pair in pairs]
+    facts = [Fact(f"{method}: ECE, {bins} bins", f"{100 * one.ece:.2f} %") for method, one in found.items()]
+    return {"": figures.reliability_figure(panels)}, facts
+
+
+def fgsm_bars(shown: Sequence[Shown]) -> Drawing:
+    """SD-Dropout, Figure 3."""
+    values: dict[str, dict[str, float]] = {"without": {}, "with SD-Dropout": {}}
+    spreads: dict[str, dict[str, float]] = {"without": {}, "with SD-Dropout": {}}
+    facts = []
+    for pair in zip(shown[::2], shown[1::2], strict=True):
+        for series, one in zip(values, pair, strict=True):
+            accuracies = [100 * found["top1_legacy"] for found in one.values["fgsm"]]
+            values[series][pair[0].method] = fmean(accuracies)
+            spreads[series][pair[0].method] = stdev(accuracies) if len(accuracies) > 1 else 0.0
+            spread = f" ± {spreads[series][pair[0].method]:.1f}" if len(accuracies) > 1 else ""
+            facts.append(Fact(f"{one.method}: accuracy under FGSM", f"{fmean(accuracies):.1f}{spread} %"))
+    errors = spreads if any(any(row.values()) for row in spreads.values()) else None
+    return {"": figures.bar_figure(values, ylabel="accuracy under FGSM (%)", errors=errors)}, facts
+
+
+def gradient_curves(shown: Sequence[Shown]) -> Drawing:
+    """SD-Dropout, Figure 4."""
+    curves = shown[0].values["gradients"][0]["curves"]
+    lines = {key: [(point["epoch"], point[key]) for point in curves if point[key] is not None]
+             for key in ("cosine", "l1_forward", "l1_reverse")}  # fmt: skip
+    figure = figures.line_figure({
+        "cosine (no unit)": {"forward and reverse": lines["cosine"]},
+        "L1 norm (no unit)": {"forward": lines["l1_forward"], "reverse": lines["l1_reverse"]},
+    })  # fmt: skip
+    facts = [
+        Fact(f"epoch {point['epoch']}", f"cosine {_plain(point['cosine'])}, L1 norm forward "
+             f"{_plain(point['l1_forward'])}, reverse {_plain(point['l1_reverse'])}")
+        for point in curves
+    ]  # fmt: skip
+    return {"": figure}, facts
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _logits(shown: Sequence[Shown]) -> tuple[dict[str, Any], Any]:
+    predictions = {one.method: one.predictions for one in shown}
+    targets = next(iter(predictions.values())).targets.numpy()
+    return {method: one.logits.numpy() for method, one in predictions.items()}, targets
+
+
+DRAWINGS: Mapping[str, Callable[[Sequence[Shown]], Drawing]] = {
+    "distributions": distributions,
+    "histograms": histograms,
+    "tsne": tsne_panels,
+    "hierarchy": hierarchy,
+    "reliability_against": reliability_against,
+    "reliability_pairs": reliability_pairs,
+    "fgsm_bars": fgsm_bars,
+    "gradient_curves": gradient_curves,
+}

@@ -1,0 +1,330 @@
+"""The papers' kinds of figures, with matplotlib: data in, a `Figure` out, `save_figure` writes it as PNG and SVG.
+
+Colours are Okabe and Ito's and cividis, which colour-blind people can tell apart; curves, bars and points differ by
+dashes, hatches and marks too, for print in grey. No text is smaller than 8 points at the figure's own size. The same
+data give the same SVG, byte by byte, with the same matplotlib. (`plots` draws for the HTML report; this is for paper.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...common.errors import SkdError
+from ...common.files import atomic
+from ...evaluation.metrics import Reliability
+from ..measures.hierarchy import Confusion
+from ..measures.mistakes import Distribution, LogProbHistograms
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito 2008, the dark ones first; yellow is left out, which is lost on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "++")
+_DASHES = ("-", "--", "-.", ":")
+_MARKS = ("o", "s", "^", "D", "v", "P", "X")
+_PANEL = (3.2, 2.8)  # inches
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "hatch.linewidth": 0.6,
+    "text.parse_math": False,  # a class may be called "$5"
+    "svg.fonttype": "path",
+    "svg.hashsalt": "skd_plugins",
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+}
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Draws in `_STYLE`, and leaves matplotlib's settings as they were."""
+
+    @wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> R:
+        import matplotlib as mpl
+
+        with mpl.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@_styled
+def save_figure(figure: Figure, stem: str | Path) -> tuple[Path, Path]:
+    """Writes ``STEM.png`` (200 dpi) and ``STEM.svg``, each whole or not at all; returns both paths."""
+    paths = tuple(Path(f"{stem}.{kind}") for kind in ("png", "svg"))
+    for path, metadata in zip(paths, ({"Software": None}, {"Date": None, "Creator": None}), strict=True):
+        with atomic(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+    return paths[0], paths[1]
+
+
+@_styled
+def bar_figure(
+    values: Mapping[str, Mapping[str, float]],
+    *,
+    ylabel: str,
+    xlabel: str = "",
+    errors: Mapping[str, Mapping[str, float]] | None = None,
+) -> Figure:
+    """Grouped bars: SD-Dropout Figure 3, CS-KD Figure 4(c), a table's rows.
+
+    Args:
+        values: series (a method) to group (a data set) to value, as it is to be read: multiply fractions by 100 for
+            percent. Groups that a series lacks stay empty.
+        ylabel: with the unit.
+        xlabel: what the groups are.
+        errors: half-lengths of error bars, by series and group.
+    """
+    groups = list(dict.fromkeys(group for series in values.values() for group in series))
+    _check(bool(groups), "bar_figure has no values")
+    figure, ((axes,),) = _panels(1, width=max(_PANEL[0], 1.0 + 0.32 * len(groups) * (len(values) + 1)), legend=True)
+    width = 0.8 / len(values)
+    for number, (name, series) in enumerate(values.items()):
+        shown = [group for group in groups if group in series]
+        places = [groups.index(group) + (number - (len(values) - 1) / 2) * width for group in shown]
+        spread = [errors[name][group] for group in shown] if errors and name in errors else None
+        axes.bar(
+            places, [series[group] for group in shown], width, yerr=spread, capsize=2, label=name,
+            facecolor=COLOURS[number % len(COLOURS)], edgecolor="white", hatch=_HATCHES[number % len(_HATCHES)],
+        )  # fmt: skip
+    axes.set_xticks(range(len(groups)), groups, rotation=30 if max(map(len, groups)) > 8 else 0)
+    axes.set_ylabel(ylabel)
+    axes.set_xlabel(xlabel)
+    axes.grid(axis="y", color="0.9")
+    _legend(figure, axes, len(values))
+    return figure
+
+
+@_styled
+def histogram_figure(histograms: LogProbHistograms) -> Figure:
+    """Log-probabilities of the predicted and of the true class on common mistakes: CS-KD Figures 2, 7-10."""
+    figure, (panels,) = _panels(2, legend=True)
+    parts = (
+        (histograms.predicted_edges, histograms.predicted, "log-probability of the predicted class (nats)"),
+        (histograms.true_edges, histograms.true, "log-probability of the true class (nats)"),
+    )
+    for axes, (edges, counts, label) in zip(panels, parts, strict=True):
+        for number, (name, row) in enumerate(counts.items()):
+            colour = COLOURS[number % len(COLOURS)]
+            axes.stairs(row, edges, fill=True, alpha=0.25, color=colour)
+            axes.stairs(row, edges, color=colour, linestyle=_DASHES[number % len(_DASHES)], linewidth=1.5, label=name)
+        axes.set_xlabel(label)
+        axes.set_ylabel("samples")
+    figure.suptitle(f"samples that all get wrong: {len(histograms.samples):,}", fontsize=9)
+    _legend(figure, panels[0], len(histograms.predicted))
+    return figure
+
+
+@_styled
+def distribution_figure(distribution: Distribution, classes: Sequence[str]) -> Figure:
+    """The probabilities of a sample's likeliest classes, the true one marked: CS-KD Figures 1(b) and 6.
+
+    Args:
+        distribution: of one sample.
+        classes: names of all classes.
+    """
+    figure, (panels,) = _panels(len(distribution.probabilities))
+    places = np.arange(len(distribution.classes))[::-1]
+    names = [f"{classes[k]} (true)" if k == distribution.target else classes[k] for k in distribution.classes.tolist()]
+    for number, (axes, (name, row)) in enumerate(zip(panels, distribution.probabilities.items(), strict=True)):
+        bars = axes.barh(places, 100 * row, color=COLOURS[0], height=0.6)
+        for bar, k in zip(bars, distribution.classes.tolist(), strict=True):
+            if k == distribution.target:
+                bar.set(facecolor=COLOURS[1], hatch="///", edgecolor="white")
+        axes.bar_label(bars, [f"{100 * value:.2f}" for value in row], padding=2, fontsize=8)
+        axes.set(title=name, xlabel="softmax probability (%)", xlim=(0, 118), xticks=range(0, 101, 25))
+        axes.set_yticks(places, names if not number else [""] * len(names))
+        if not number:
+            axes.set_ylabel(f"class (sample {distribution.sample})")
+    return figure
+
+
+@_styled
+def embedding_figure(
+    panels: Mapping[str, tuple[NDArray[np.float64], NDArray[np.int64]]], classes: Mapping[int, str]
+) -> Figure:
+    """Points in the plane, coloured and marked by class: CS-KD Figure 3.
+
+    Args:
+        panels: title (a method) to points ``[N, 2]`` of `tsne` and labels ``[N]``.
+        classes: label to name, of the labels to show. 49 of them can be told apart.
+    """
+    from matplotlib import color_sequences
+
+    colours = COLOURS if len(classes) <= len(COLOURS) else color_sequences["petroff10"]
+    _check(0 < len(classes) <= len(COLOURS) * len(_MARKS), f"embedding_figure can't tell {len(classes)} classes apart")
+    figure, rows = _panels(len(panels), columns=2 if len(panels) > 3 else len(panels), legend=True)
+    flat = [axes for row in rows for axes in row]
+    for axes, (title, (points, labels)) in zip(flat, panels.items(), strict=False):
+        for number, (label, name) in enumerate(classes.items()):
+            own = points[labels == label]
+            mark = _MARKS[(number + number // len(COLOURS)) % len(_MARKS)]
+            colour = colours[number % len(colours)]
+            axes.scatter(own[:, 0], own[:, 1], s=9, color=colour, marker=mark, linewidths=0, label=name)
+        axes.set(title=title, xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[])
+    _legend(figure, flat[0], 5)
+    return figure
+
+
+@_styled
+def reliability_figure(panels: Sequence[Mapping[str, Reliability]], titles: Sequence[str] = ()) -> Figure:
+    """Accuracy over confidence against the diagonal: CS-KD Figure 5, SD-Dropout Figure 2.
+
+    Args:
+        panels: each a method or two (model to its bins): ``[{"CE": ..., "CS-KD": ...}, {"AdaCos": ..., ...}]``. The
+            papers use 20 (CS-KD) and 10 bins (SD-Dropout): ``reliability(logits, targets, bins)``.
+        titles: of the panels; the names of their models by default.
+    """
+    _check(bool(panels) and all(panels), "reliability_figure has no models")
+    figure, rows = _panels(len(panels), columns=min(3, len(panels)), height=_PANEL[1] + 0.5)
+    flat = [axes for row in rows for axes in row]
+    for number, (axes, models) in enumerate(zip(flat, panels, strict=False)):
+        axes.plot([0, 100], [0, 100], color="0.4", linestyle=(0, (4, 3)), linewidth=1)
+        for style, (name, bins) in enumerate(models.items()):
+            colour = COLOURS[style % len(COLOURS)]
+            accuracy = 100 * bins.accuracy
+            label = f"{name}, ECE {100 * bins.ece:.1f} %"
+            axes.stairs(np.nan_to_num(accuracy), 100 * bins.edges, fill=True, alpha=0.2, color=colour)
+            axes.stairs(np.nan_to_num(accuracy), 100 * bins.edges, color=colour, linewidth=1)
+            axes.plot(
+                100 * bins.confidence, accuracy, color=colour, marker=_MARKS[style % len(_MARKS)], markersize=3.5,
+                linestyle=_DASHES[style % len(_DASHES)], linewidth=1, label=label,
+            )  # fmt: skip
+        title = titles[number] if titles else " and ".join(models)
+        axes.set(title=title, xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100))
+        axes.set_aspect("equal")
+        # Below, since bars may be anywhere: a network can be as underconfident as another is overconfident.
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
+    return figure
+
+
+@_styled
+def confusion_figure(panels: Mapping[str, Confusion]) -> Figure:
+    """Row-normalised confusion matrices side by side: CS-KD Figure 4(a, b). Args: title (a method) to its matrix."""
+    figure, (axes_row,) = _panels(len(panels))
+    for axes, (title, confusion) in zip(axes_row, panels.items(), strict=True):
+        _heat(axes, 100 * confusion.normalised, confusion.names, confusion.names, low=0.0, high=100.0, decimals=1)
+        axes.set(title=f"{title} (% of the row)", xlabel="predicted", ylabel="true")
+    return figure
+
+
+@_styled
+def grid_figure(
+    values: NDArray[np.float64],
+    rows: Sequence[object],
+    columns: Sequence[object],
+    *,
+    row_label: str,
+    column_label: str,
+    title: str,
+) -> Figure:
+    """A heat map of two hyper-parameters with its numbers: CS-KD Table 7, SD-Dropout Table 14.
+
+    Args:
+        values: ``[R, C]`` as they are to be read (percent); NaN where nothing was run.
+        rows: values of the parameter that the rows stand for.
+        columns: those of the columns.
+        row_label: name of the rows' parameter.
+        column_label: name of the columns'.
+        title: what the numbers are, with the unit.
+    """
+    _check(values.shape == (len(rows), len(columns)), f"a grid of {list(values.shape)} needs as many rows and columns")
+    _check(bool(np.isfinite(values).any()), "grid_figure has no values")
+    size = (1.2 + 0.55 * len(columns), 1.2 + 0.36 * len(rows))
+    figure, ((axes,),) = _panels(1, width=max(size[0], _PANEL[0]), height=max(size[1], 2.0))
+    _heat(axes, values, rows, columns, low=float(np.nanmin(values)), high=float(np.nanmax(values)), decimals=2)
+    axes.set(title=title, xlabel=column_label, ylabel=row_label)
+    axes.set_aspect("auto")
+    return figure
+
+
+@_styled
+def line_figure(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, xlabel: str = "epoch") -> Figure:
+    """Curves, one panel a quantity: SD-Dropout Figure 4 (cosine; L1 norms).
+
+    Args:
+        panels: label of the y axis, with its unit, to curves: name to points ``(x, y)``.
+        xlabel: of all panels.
+    """
+    _check(bool(panels) and all(panels.values()), "line_figure has no curves")
+    figure, (axes_row,) = _panels(len(panels))
+    for axes, (label, curves) in zip(axes_row, panels.items(), strict=True):
+        for number, (name, points) in enumerate(curves.items()):
+            axes.plot(
+                [x for x, _ in points], [y for _, y in points], color=COLOURS[number % len(COLOURS)], linewidth=1.5,
+                linestyle=_DASHES[number % len(_DASHES)], marker=_MARKS[number % len(_MARKS)], markersize=3.5,
+                label=name,
+            )  # fmt: skip
+        axes.set(xlabel=xlabel, ylabel=label)
+        axes.grid(color="0.9")
+        if len(curves) > 1:
+            axes.legend(frameon=False)
+    return figure
+
+
+def _panels(
+    count: int, *, columns: int | None = None, width: float | None = None, height: float = _PANEL[1],
+    legend: bool = False,
+) -> tuple[Figure, list[list[Axes]]]:  # fmt: skip
+    """A figure with `count` axes in rows; no pyplot, so nothing global remembers it."""
+    from matplotlib.figure import Figure
+
+    _check(count > 0, "a figure needs at least one panel")
+    columns = columns or count
+    rows = -(-count // columns)
+    size = (width or columns * _PANEL[0], rows * height + (0.3 if legend else 0))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[count:]:
+        figure.delaxes(axes)
+    return figure, [[axes for axes in row if axes in figure.axes] for row in grid.tolist()]
+
+
+def _heat(
+    axes: Axes,
+    values: NDArray[np.float64],
+    rows: Sequence[object],
+    columns: Sequence[object],
+    *,
+    low: float,
+    high: float,
+    decimals: int,
+) -> None:
+    axes.set_facecolor("0.85")  # where there is no number
+    axes.imshow(np.ma.masked_invalid(values), cmap="cividis", vmin=low, vmax=max(high, low + 1e-9))
+    axes.set_xticks(range(len(columns)), [str(column) for column in columns])
+    axes.set_yticks(range(len(rows)), [str(row) for row in rows])
+    for (row, column), value in np.ndenumerate(values):
+        text = f"{value:.{decimals}f}" if np.isfinite(value) else "–"
+        dark = np.isfinite(value) and value < (low + high) / 2
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+
+
+def _legend(figure: Figure, axes: Axes, columns: int) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, 4), frameon=False, fontsize=8)
+
+
+def _check(sound: bool, message: str) -> None:
+    if not sound:
+        raise SkdError(message)

@@ -1,0 +1,136 @@
+"""The mini scale: the same trainings with tiny networks on the embedded digits. It proves the pipeline, no claim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
+from ...data.datasets.digits import digits
+from ...data.sources import write_hierarchy
+from ...data.sources import Image, Source
+from ...data.beton.write import write_folder
+from ...evaluation.corruptions import corrupt
+from ...recipe import Recipe, replace
+
+EPOCHS = 8
+SEEDS = 1
+NOTICE = (
+    "This is not a reproduction. The same pipeline ran with tiny networks for a few epochs on scikit-learn's digits, "
+    "to show that it works; its numbers say nothing about the papers' and are not compared with them."
+)
+# A tiny network in place of each of the papers'.
+_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "preact_resnet18_cifar": ("preact_resnet10_cifar", {"channels": [8, 16, 24, 32]}),
+    "preact_resnet10_cifar": ("preact_resnet10_cifar", {"channels": [8, 8, 16, 16]}),
+    "densenet121_cifar": ("densenet121_cifar", {"growth_rate": 4, "block_config": [1, 1, 1, 1]}),
+    "densenet121": ("densenet121_cifar", {"growth_rate": 6, "block_config": [1, 1, 1, 1]}),
+    "resnet18_cifar": ("resnet10t", {"channels": [16, 24, 32, 48]}),
+    "resnet34_cifar": ("resnet10t", {"channels": [16, 32, 48, 64]}),
+    "resnet18": ("resnet10t", {"channels": [16, 24, 32, 64]}),
+    "resnet10": ("resnet10t", {"channels": [8, 8, 16, 16]}),
+    "resnet50": ("resnet10t", {"channels": [16, 32, 32, 32]}),
+    "resnet101": ("resnet10t", {"channels": [16, 32, 48, 48]}),
+    "resnet152": ("resnet10t", {"channels": [16, 32, 64, 96]}),
+    "resnext101_32x4d": ("resnet10t", {"channels": [16, 32, 64, 64]}),
+}
+# The digits that stand for each data set: other ones for each, so that no two are the same data.
+_SEEDS = {"cifar100": 0, "tinyimagenet": 1, "cub200": 2, "dogs": 3, "mit67": 4, "mixed": 5, "imagenet-1k": 6}
+_TRAIN, _VAL = 20, 30  # images a class
+_GROUPS = {"loops": "0689", "strokes": "147", "curves": "235"}
+_OUTSIDE = 200  # images of an out-of-distribution set
+_CORRUPTED = 6  # images a class
+
+
+def mini_recipe(recipe: Recipe) -> Recipe:
+    """The training with a tiny network and few epochs; the method, its arguments and mixup stay."""
+    model, arguments = _MODELS[recipe.model]
+    if "classifier" in recipe.model_args:
+        arguments = {**arguments, "classifier": recipe.model_args["classifier"]}
+    return replace(
+        recipe,
+        model=model,
+        model_args=arguments,
+        epochs=EPOCHS,
+        milestones=tuple(round(EPOCHS * epoch / recipe.epochs) for epoch in recipe.milestones),
+        batch_size=20,
+        lr=0.05,
+        clip_grad=1.0,  # the grids' corners would diverge in so few steps
+        image_size=32,
+        augment="shift",
+        padding=2,
+        hflip=0.0,
+        crop_pct=1.0,
+        precision="no",
+        channels_last=False,
+        eval_batch_size=100,
+        validate_every=EPOCHS,
+        save_every=1 if recipe.save_every else 0,
+        workers=0,
+        trackers=(),
+    )
+
+
+def write_mini_data(folder: Path, name: str) -> None:
+    """Writes the digits that stand for a data set of a recipe."""
+    sources = (digits(True).subset(_TRAIN, seed=_SEEDS[name]), digits(False).subset(_VAL, seed=_SEEDS[name]))
+    for source, half in zip(sources, ("train", "val"), strict=True):
+        if name == "mixed":
+            source = _grouped(source)
+        write_folder(source, folder / half)
+    write_hierarchy(source, folder)
+
+
+def _grouped(source: Source) -> Source:
+    group_of = {digit: group for group, members in _GROUPS.items() for digit in members}
+    return Source(
+        description=source.description, classes=source.classes, targets=source.targets, load=source.load,
+        name_of=source.name_of, hierarchy=[group_of[name] for name in source.classes],
+    )  # fmt: skip
+
+
+def write_mini_outside(folder: Path, name: str) -> None:
+    """Writes an out-of-distribution set: 32-pixel pieces of scikit-learn's two photographs, cropped or scaled down."""
+    from PIL import Image as PIL
+    from sklearn.datasets import load_sample_images
+
+    photographs = load_sample_images().images
+    which, side = {"LSUN": (0, 64), "iSUN": (1, 64), "DTD": (0, 32), "SVHN": (1, 32)}[name]
+    photograph = photographs[which]
+    draw = np.random.default_rng([which, side])
+    places = [
+        (int(draw.integers(photograph.shape[0] - side)), int(draw.integers(photograph.shape[1] - side)))
+        for _ in range(_OUTSIDE)
+    ]
+
+    def load(index: int) -> Image:
+        top, left = places[index]
+        piece = PIL.fromarray(photograph[top : top + side, left : left + side])
+        return np.asarray(piece.resize((32, 32), PIL.Resampling.BOX))
+
+    write_folder(_unlabelled(f"pieces of a photograph ({name})", load, _OUTSIDE), folder / "val")
+
+
+def write_mini_corrupted(folder: Path) -> None:
+    """Writes corrupted digits as ``CORRUPTION/SEVERITY/val``."""
+    source = digits(False).subset(_VAL, seed=_SEEDS["cifar100"]).subset(_CORRUPTED, seed=0)
+    for name in CORRUPTIONS:
+        for severity in SEVERITIES:
+            write_folder(_corrupted(source, name, severity), folder / name / str(severity) / "val")
+
+
+def _corrupted(source: Source, name: str, severity: int) -> Source:
+    return Source(
+        description=f"{source.description}, {name} {severity}", classes=source.classes, targets=source.targets,
+        load=lambda index: corrupt(source.load(index), name, severity), name_of=source.name_of,
+    )  # fmt: skip
+
+
+def _unlabelled(description: str, load: Callable[[int], Image], count: int) -> Source:
+    return Source(
+        description=description, classes=["outside"], targets=np.zeros(count, dtype=np.int64), load=load,
+        name_of=lambda index: f"image {index} of {description}",
+    )  # fmt: skip

@@ -1,0 +1,196 @@
+"""Batches of any kind for timm's train.py, from `.beton` files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data.distributed_sampler import OrderedDistributedSampler
+from timm.data.mixup import FastCollateMixup, Mixup
+from torch import Tensor
+
+from ..common.errors import SkdError
+from ..data.augment import Augmentation
+from ..data.beton.file import BetonFile
+from ..data.loader import Loader
+from ..data.mixing import mix_segments
+from .batches import processes, refuse, training_order
+
+_logger = logging.getLogger(__name__)
+_TRAIN, _EVAL = ("train", "training"), ("val", "valid", "validation", "eval", "evaluation", "test")
+_TIMM_COLOR_JITTER = 0.4  # train.py's default, there whether or not the user asked for it
+
+
+def find_beton(root: str | Path, split: str) -> Path | None:
+    """The `.beton` file that ``--data-dir`` and a split mean, None if they mean something of timm's.
+
+    A file is the training data, and ``val.beton`` beside it the validation data; in a folder they are
+    ``SPLIT.beton``, with timm's synonyms (``val``, ``validation``, ...).
+
+    Raises:
+        SkdError: the folder has `.beton` files, but neither one nor a folder of images for the split.
+    """
+    root = Path(root)
+    if root.suffix == ".beton":
+        return root if split in _TRAIN else root.with_name("val.beton" if split in _EVAL else f"{split}.beton")
+    names = next((group for group in (_TRAIN, _EVAL) if split in group), (split,))
+    for name in (split, *names):
+        if (root / f"{name}.beton").is_file():
+            return root / f"{name}.beton"
+    there = sorted(path.name for path in root.glob("*.beton"))
+    if there and not any((root / name).is_dir() for name in names):
+        raise SkdError(f"{root} has {', '.join(there)}, but neither a file nor a folder for the split {split!r}")
+    return None
+
+
+class BetonDataset:
+    """What train.py holds as its data set when the data is a `.beton` file.
+
+    Args:
+        path: the file.
+        seed: train.py's ``--seed``.
+    """
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.data, self.seed = BetonFile(path), seed
+        self._loader: Loader | None = None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @property
+    def transform(self) -> None:
+        """What timm's wrapper for ``--aug-splits`` asks for."""
+        raise SkdError("--aug-splits can't be used with .beton files; leave it out")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tells the loader, as train.py of timm 1.0.27 and 1.0.28 expects of a data set."""
+        if self._loader is not None:
+            self._loader.set_epoch(epoch)
+
+    def loader(self, options: dict[str, Any], *, segments: Sequence[str], couples: bool) -> BetonLoader:
+        """The loader for a call of timm's ``create_loader`` with this data set.
+
+        Under several processes the shards of a validation set are padded with its first samples to equal length
+        (timm's `OrderedDistributedSampler`), because train.py averages over batches and needs the same number of them
+        everywhere; ``skd evaluate`` counts every sample once.
+
+        Args:
+            options: the call's arguments.
+            segments: the method's.
+            couples: the method's.
+
+        Raises:
+            SkdError: an option that is not available for `.beton` files.
+        """
+        training = bool(options["is_training"])
+        spec = self._augmentation(options)
+        mixup = self._mixup(options) if training else None
+        rank, world = processes(options)
+        shard = OrderedDistributedSampler(self, num_replicas=world, rank=rank)
+        order = None
+        if training:
+            order = training_order(self.data.targets, options, segments=segments, couples=couples, seed=self.seed)
+        self._loader = Loader(
+            self.data, spec, order=order, indices=None if training else np.fromiter(shard, np.int64),
+            batch_size=options["batch_size"], workers=options["num_workers"], skip_broken=False,
+            device=torch.device(options["device"]), mean=options["mean"], std=options["std"],
+            dtype=torch.float16 if options["fp16"] else options["img_dtype"] or torch.float32,
+        )  # fmt: skip
+        return BetonLoader(self, self._loader, None if training else shard, mixup)
+
+    def _augmentation(self, options: Mapping[str, Any]) -> Augmentation:
+        channels, height, width = _input_size(options)
+        if channels != 3 or height != width:
+            raise SkdError(f".beton files give square RGB images, not {channels} x {height} x {width}")
+        refuse(options, "evaluating from .beton files", {"tf_preprocessing": "TensorFlow's preprocessing"})
+        if not options["is_training"]:
+            if options["crop_mode"] not in (None, "center") or options["crop_border_pixels"]:
+                raise SkdError("from .beton files, evaluation crops the centre; crop_mode is not available")
+            return Augmentation(image_size=height, crop_pct=options["crop_pct"] or Augmentation.crop_pct)
+        jitter = options["color_jitter"]
+        refuse(
+            {**options, "color_jitter": jitter if jitter != _TIMM_COLOR_JITTER else None},
+            "training from .beton files, where augmentation is a random crop and a horizontal flip",
+            {
+                "no_aug": "--no-aug", "auto_augment": "--aa", "re_prob": "--reprob", "vflip": "--vflip",
+                "color_jitter": "--color-jitter", "color_jitter_prob": "--color-jitter-prob",
+                "grayscale_prob": "--grayscale-prob", "gaussian_blur_prob": "--gaussian-blur-prob",
+                "num_aug_splits": "--aug-splits", "num_aug_repeats": "--aug-repeats",
+                "input_size_choices": "--train-img-sizes",
+            },
+        )  # fmt: skip
+        if options["train_crop_mode"] not in (None, "rrc"):
+            raise SkdError(f"from .beton files, --train-crop-mode is rrc, not {options['train_crop_mode']}")
+        if jitter and not processes(options)[0]:
+            _logger.warning(
+                "%s: images are resized with an area filter, and there is no colour jitter (timm's default of %g "
+                "applies to image folders only)", self.data.path, jitter,
+            )  # fmt: skip
+        return Augmentation(
+            image_size=height, scale=tuple(options["scale"] or Augmentation.scale),
+            ratio=tuple(options["ratio"] or Augmentation.ratio), hflip=options["hflip"],
+        )  # fmt: skip
+
+    @staticmethod
+    def _mixup(options: Mapping[str, Any]) -> Mixup | None:
+        collate = options["collate_fn"]
+        if collate is None:
+            return None
+        if not isinstance(collate, FastCollateMixup):
+            raise SkdError(f"from .beton files, batches can't be collated by {type(collate).__name__}")
+        if "half" in collate.mode:
+            raise SkdError("--mixup-mode half is not available for .beton files; use batch, pair or elem")
+        mixup = object.__new__(Mixup)
+        mixup.__dict__ = vars(collate)  # the same settings, applied to tensors instead of lists of images
+        return mixup
+
+
+class BetonLoader:
+    """A `Loader` with what train.py asks of timm's loaders.
+
+    Args:
+        dataset: what it loads.
+        loader: what loads it.
+        shard: the validation set's part of this process, None for training.
+        mixup: applied to every batch on the device, or None.
+    """
+
+    def __init__(
+        self, dataset: BetonDataset, loader: Loader, shard: OrderedDistributedSampler | None, mixup: Mixup | None
+    ) -> None:
+        self.dataset, self.loader, self.mixup = dataset, loader, mixup
+        # Training: has set_epoch. Validation: has num_valid_samples (timm 1.0.31), by which the padding is not counted.
+        self.sampler = self.batch_sampler = shard or loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        with closing(iter(self.loader)) as batches:  # type: ignore[type-var]  # it is a generator
+            for input, target in batches:
+                if self.mixup is not None:
+                    input, target = mix_segments(self.mixup, input, target, len(self.loader.segments))
+                # Ours are channels last; train.py decides that with --channels-last, and DDP warns when it differs.
+                yield input.contiguous(), target
+
+    @property
+    def mixup_enabled(self) -> bool:
+        """train.py switches it off with ``--mixup-off-epoch``."""
+        return self.mixup is not None and bool(self.mixup.mixup_enabled)
+
+    @mixup_enabled.setter
+    def mixup_enabled(self, value: bool) -> None:
+        if self.mixup is not None:
+            self.mixup.mixup_enabled = value
+
+
+def _input_size(options: Mapping[str, Any]) -> tuple[int, int, int]:
+    size = options["input_size"]
+    channels, height, width = size if isinstance(size, Sequence) and len(size) == 3 else (3, *np.broadcast_to(size, 2))
+    return int(channels), int(height), int(width)

@@ -1,0 +1,217 @@
+"""Runs timm's own, unmodified train.py with a method injected."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import runpy
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+import timm.data
+import timm.task
+import torch
+from timm.data.mixup import FastCollateMixup
+
+from ..common.errors import SkdError
+from ..common.typed import parse_assignments
+from ..methods import Method, create_method, get_method
+from ..methods.task import MethodTask, create_task
+from ..networks import NETWORKS  # noqa: F401  registers them, so that --model finds them
+from ..networks.build import num_classes_of
+from .beton_dataset import BetonDataset, find_beton
+from .pairs import PairedMixup, paired_loader, paired_order
+
+_logger = logging.getLogger(__name__)
+Patch = tuple[ModuleType, str, Any]
+
+
+def timm_train(script: Path, method: str, method_args: Sequence[str], arguments: Sequence[str]) -> None:
+    """Runs a train.py of timm 1.0.27 or later as the main program, with `method` instead of its classification task.
+
+    The script is not changed. The names that it imports from `timm.task` and `timm.data` are replaced while it runs:
+
+    * ``ClassificationTask`` makes our task, with the criterion the script chose (note its default ``--smoothing 0.1``).
+    * ``create_loader`` gives batches with the method's segments. ``--batch-size`` stays the number of anchors a
+      process, an epoch whole batches of anchors. Methods without segments of their own keep timm's loaders as they are.
+    * ``create_dataset`` also opens `.beton` files: ``--data-dir`` is one, or a folder with train.beton and val.beton.
+    * ``Mixup`` mixes all segments alike.
+
+    Args:
+        script: path of train.py. It is only in timm's repository; take the one of the tag of the installed version.
+        method: one of `list_methods`.
+        method_args: ``name=value`` for the method, e.g. ``base=cs_kd base_args.pairing=bank``.
+        arguments: the script's command line.
+
+    Raises:
+        SkdError: an unknown method, a bad argument, a script that can't be used, data that does not fit.
+        SystemExit: the script's own.
+    """
+    injection = _Injection(script, method, parse_assignments(method_args))
+    with _replaced([(sys, "argv", [str(script), *arguments]), *injection.patches()]):
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except ImportError as error:
+            if not (error.name or "").startswith("timm"):
+                raise
+            raise injection.misfit(str(error)) from error
+    if not injection.created_task:
+        raise SkdError(f"{script} ended without creating its ClassificationTask, so method {method!r} was not used")
+
+
+class _Injection:
+    """What train.py gets instead of timm's factories."""
+
+    def __init__(self, script: Path, method: str, arguments: dict[str, Any]) -> None:
+        self.script, self.method, self.arguments = script, method, arguments
+        probe = _probe(method, arguments)
+        self.segments, self.couples, self.refuses = probe.segments, probe.couples, probe.refuses
+        _check_script(script)
+        self.created_task = False
+        self.seed = 42  # train.py's default, for a script that does not pass its seed on
+        self._largest_label = -1
+        self._timm_dataset: Callable[..., Any] = timm.data.create_dataset
+        self._timm_loader: Callable[..., Any] = timm.data.create_loader
+        self._timm_task: Callable[..., Any] = timm.task.ClassificationTask
+
+    def patches(self) -> list[Patch]:
+        """What to replace."""
+        patches: list[Patch] = [
+            (timm.data, "create_dataset", self.create_dataset),
+            (timm.data, "create_loader", self.create_loader),
+            (timm.data, "create_naflex_loader", self._refuse_naflex),
+            (timm.task, "ClassificationTask", self.create_task),
+        ]
+        if len(self.segments) > 1:
+            patches.append((timm.data, "Mixup", partial(PairedMixup, len(self.segments))))
+        tasks = [
+            name
+            for name, value in vars(timm.task).items()
+            if inspect.isclass(value) and issubclass(value, timm.task.TrainingTask)
+        ]
+        others = sorted({*tasks} - {"TrainingTask", "ClassificationTask"})  # distillation, multi-label
+        return patches + [(timm.task, name, partial(self._refuse_task, name)) for name in others]
+
+    def create_dataset(self, *args: Any, **kwargs: Any) -> Any:
+        """timm's ``create_dataset``, or a `.beton` file's."""
+        options = self._bound(self._timm_dataset, args, kwargs)
+        if options["is_training"]:
+            self.seed = options["seed"]
+        if options["name"]:  # not a path: torch/cifar100, hfds/...
+            return self._timm_dataset(*args, **kwargs)
+        if not options["root"]:
+            raise SkdError(f"{self.script.name} needs data: give --data-dir")
+        if not Path(options["root"]).exists():
+            raise SkdError(f"data path {options['root']} does not exist")
+        path = find_beton(options["root"], options["split"])
+        if path is None:
+            return self._timm_dataset(*args, **kwargs)
+        if options["class_map"] or options["input_img_mode"] not in (None, "RGB"):
+            raise SkdError(f"{path}: --class-map and --input-img-mode are not available for .beton files")
+        return BetonDataset(path, seed=options["seed"])
+
+    def create_loader(self, *args: Any, **kwargs: Any) -> Any:
+        """timm's ``create_loader``, with the method's segments, or a `.beton` file's."""
+        options = self._bound(self._timm_loader, args, kwargs)
+        dataset, paired = options["dataset"], len(self.segments) > 1 or self.couples
+        if isinstance(options["collate_fn"], FastCollateMixup) and "mixup" in self.refuses:
+            raise SkdError(f"{self.refuses['mixup']}; leave out --mixup and --cutmix")
+        if isinstance(dataset, BetonDataset):
+            self._largest_label = max(self._largest_label, int(dataset.data.targets.max()))
+            return dataset.loader(options, segments=self.segments, couples=self.couples)
+        if not options["is_training"] or not paired:
+            return self._timm_loader(*args, **kwargs)
+        order = paired_order(options, segments=self.segments, couples=self.couples, seed=self.seed)
+        self._largest_label = int(order.targets.max())
+        return paired_loader(self._timm_loader, options, order)
+
+    def create_task(self, *args: Any, **kwargs: Any) -> MethodTask:
+        """Our task in place of timm's, from timm's arguments."""
+        options = self._bound(self._timm_task, args, kwargs)
+        model, criterion, device = options["model"], options["criterion"], options["device"]
+        if isinstance(model, torch.jit.ScriptModule):
+            raise SkdError("--torchscript hides the network's classifier from the methods; use --torchcompile")
+        if criterion is None:  # since timm 1.0.30 the task can make it
+            from timm.task.classification import resolve_classification_loss
+
+            criterion = resolve_classification_loss(None, device, criterion_kwargs=options["criterion_kwargs"])
+        classes = num_classes_of(model)
+        if self._largest_label >= classes:
+            raise SkdError(
+                f"the data has the label {self._largest_label}, but the network {classes} classes; give --num-classes"
+            )
+        task = create_task(
+            self.method, model, criterion, device=device, dtype=options["dtype"], verbose=options["verbose"],
+            **self.arguments,
+        )  # fmt: skip
+        self.created_task = True
+        if options["verbose"]:
+            settings = ", ".join(f"{name}={value}" for name, value in self.arguments.items())
+            _logger.info("skd_plugins: training with method %s(%s)", self.method, settings)
+        return task
+
+    def misfit(self, reason: str) -> SkdError:
+        """An error for a script of another version of timm."""
+        version = metadata.version("timm")
+        return SkdError(
+            f"{self.script} does not fit the installed timm {version} ({reason}); use train.py of tag v{version}"
+        )
+
+    def _bound(self, function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
+        try:
+            call = inspect.signature(function).bind(*args, **kwargs)
+        except TypeError as error:
+            raise self.misfit(f"{function.__name__}: {error}") from None
+        call.apply_defaults()
+        return call.arguments
+
+    def _refuse_task(self, name: str, *args: Any, **kwargs: Any) -> NoReturn:
+        raise SkdError(f"these arguments make {self.script.name} use timm's {name} instead of method {self.method!r}")
+
+    def _refuse_naflex(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise SkdError("--naflex-loader gives batches of patches, the methods take images; leave it out")
+
+
+def _probe(method: str, arguments: dict[str, Any]) -> Method:
+    """The method on a tiny network: checks every argument, and says which segments it needs, before the run."""
+    if get_method(method).classifier != "linear":
+        raise SkdError(
+            f"{method} needs a network with a {get_method(method).classifier} classifier, which timm's train.py can't "
+            "make; train it with a recipe"
+        )
+    network = timm.create_model("test_resnet", num_classes=2)
+    if isinstance(arguments.get("teacher"), str):
+        arguments = arguments | {"teacher": network}  # the real one has the real number of classes
+    made = create_method(method, network, **arguments)
+    if any(part.needs_epoch for part in made.modules() if isinstance(part, Method)):
+        raise SkdError(f"{method} has to be told the epoch, which timm's train.py does not do; train it with a recipe")
+    return made
+
+
+def _check_script(script: Path) -> None:
+    hint = "get train.py from https://github.com/huggingface/pytorch-image-models, tag of your timm (1.0.27 or later)"
+    try:
+        text = script.read_text(errors="replace")
+    except OSError as error:
+        raise SkdError(f"can't read {script} ({error.strerror}); {hint}") from None
+    if "timm.task" not in text or "ClassificationTask" not in text:
+        raise SkdError(f"{script} does not use timm.task.ClassificationTask; {hint}")
+
+
+@contextmanager
+def _replaced(patches: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Sets attributes, and restores them whatever happens."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
+    try:
+        for owner, name, value in patches:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)

@@ -1,0 +1,165 @@
+"""Batches with pairs for timm's train.py, from timm's own loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from timm.data.loader import PrefetchLoader
+from timm.data.mixup import FastCollateMixup, Mixup
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Sampler
+
+from ..common.errors import SkdError
+from ..data.mixing import from_same_state
+from ..data.order import TrainingOrder
+from .batches import WholeBatches, refuse, training_order
+
+
+def paired_order(options: Mapping[str, Any], *, segments: Sequence[str], couples: bool, seed: int) -> WholeBatches:
+    """The order for a call of timm's ``create_loader`` with a data set of timm's.
+
+    Args:
+        options: the call's arguments.
+        segments: the method's.
+        couples: the method's.
+        seed: train.py's ``--seed``.
+
+    Raises:
+        SkdError: an option that contradicts such batches, or data without a list of labels.
+    """
+    refuse(
+        options,
+        f"batches with {'two images of each class' if couples else 'the segments ' + ' | '.join(segments)}",
+        {
+            "num_aug_splits": "--aug-splits", "num_aug_repeats": "--aug-repeats", "re_split": "--resplit",
+            "input_size_choices": "--train-img-sizes", "use_multi_epochs_loader": "--use-multi-epochs-loader",
+        },
+    )  # fmt: skip
+    if "clean" in segments:
+        raise SkdError("a 'clean' segment needs two transforms, which timm's loader has not; train from .beton files")
+    return training_order(labels_of(options["dataset"]), options, segments=segments, couples=couples, seed=seed)
+
+
+def paired_loader(create_loader: Callable[..., Any], options: Mapping[str, Any], order: TrainingOrder) -> Any:
+    """timm's training loader with batches of an order's segments, ``[B anchors | B pairs]``.
+
+    Data set, transform, collation, workers and prefetcher stay timm's; only which samples make a batch is ours.
+    Augmentation draws from the workers' generators as ever in timm, so an anchor that is its own pair gets two
+    different crops.
+
+    Args:
+        create_loader: timm's.
+        options: its arguments.
+        order: see `paired_order`.
+    """
+    timms = create_loader(**options)
+    inner: DataLoader[Any] = timms.loader if isinstance(timms, PrefetchLoader) else timms
+    sampler, collate = PairedSampler(order), inner.collate_fn
+    if isinstance(collate, FastCollateMixup) and len(order.segments) > 1:
+        collate = PairedCollateMixup(collate, len(order.segments))
+    rebuilt = DataLoader(
+        inner.dataset, batch_sampler=sampler, num_workers=inner.num_workers, collate_fn=collate,
+        pin_memory=inner.pin_memory, worker_init_fn=inner.worker_init_fn, persistent_workers=inner.persistent_workers,
+    )  # fmt: skip
+    # train.py of timm 1.0.27 and 1.0.28 tells one process's epochs to the data set only.
+    options["dataset"].set_epoch = sampler.set_epoch
+    if not isinstance(timms, PrefetchLoader):
+        return rebuilt
+    timms.loader = rebuilt
+    return timms
+
+
+class PairedSampler(Sampler[list[int]]):
+    """A batch sampler that follows a `TrainingOrder`.
+
+    Args:
+        order: the order.
+    """
+
+    def __init__(self, order: TrainingOrder) -> None:
+        self.order = order
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """What the next ``iter()`` gives. Without this, epochs follow 0, 1, ..."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.order.steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        for batch in self.order.batches(epoch):
+            yield batch.indices.tolist()
+
+
+class PairedCollateMixup(FastCollateMixup):
+    """timm's mixup while collating, with the same permutation and coefficient for every segment.
+
+    Args:
+        mixup: whose settings to use.
+        segments: number of segments.
+    """
+
+    def __init__(self, mixup: FastCollateMixup, segments: int) -> None:
+        self.__dict__.update(vars(mixup))
+        self.segments = segments
+
+    def __call__(self, batch: list[Any], _: Any = None) -> tuple[Tensor, Tensor]:
+        """Collates ``S * B`` samples to input ``[S * B, 3, H, W]`` uint8 and target ``[S * B, C]``."""
+        size = len(batch) // self.segments
+        parts = [batch[first : first + size] for first in range(0, len(batch), size)]
+        return _joined(from_same_state(super().__call__, parts))
+
+
+class PairedMixup(Mixup):
+    """timm's mixup on the device (``--no-prefetcher``), with the same permutation and coefficient for every segment.
+
+    Args:
+        segments: number of segments.
+        settings: see timm's `Mixup`.
+    """
+
+    def __init__(self, segments: int, **settings: Any) -> None:
+        super().__init__(**settings)  # type: ignore[no-untyped-call]  # timm's are not typed
+        self.segments = segments
+
+    def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixes input ``[S * B, 3, H, W]`` and target ``[S * B]``."""
+        if len(x) % (2 * self.segments):
+            raise SkdError(f"mixup needs an even --batch-size, got {len(x) // self.segments}")
+        parts = list(zip(x.chunk(self.segments), target.chunk(self.segments), strict=True))
+        mix: Callable[..., tuple[Tensor, Tensor]] = super().__call__
+        return _joined(from_same_state(lambda part: mix(*part), parts))
+
+
+def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([input for input, _ in parts]), torch.cat([target for _, target in parts])
+
+
+def labels_of(dataset: Any) -> NDArray[np.int64]:
+    """The classes ``[N]`` of a data set that timm reads by index, without reading images.
+
+    Raises:
+        SkdError: it is a stream, or does not list its labels.
+    """
+    reader = getattr(dataset, "reader", dataset)
+    labels: Any = None
+    if isinstance(dataset, IterableDataset):
+        raise SkdError("this data set is a stream (wds, tfds, hfids), but pairs of a class need samples by index")
+    if hasattr(reader, "targets"):  # timm's tar files, torchvision's data sets
+        labels = reader.targets
+    elif hasattr(reader, "samples"):  # timm's and torchvision's folders
+        labels = [sample[1] for sample in reader.samples]
+    elif hasattr(reader, "iter_targets"):  # Hugging Face data sets, since timm 1.0.30
+        labels = list(reader.iter_targets())
+    if labels is not None and getattr(dataset, "target_transform", None) is not None:
+        labels = [dataset.target_transform(label) for label in labels]
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise SkdError(f"{type(reader).__name__} does not list one class index a sample, which pairs of a class need")
+    return array.astype(np.int64)

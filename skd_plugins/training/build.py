@@ -1,0 +1,140 @@
+"""What the fields of a recipe become: loaders, the network with its method, optimizer and schedule."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from timm.data.mixup import Mixup
+from timm.layers import convert_sync_batchnorm
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from ..common.errors import SkdError
+from ..data.augment import Augmentation
+from ..data.loader import Loader, make_loader
+from ..methods import Method
+from ..methods.task import MethodTask, create_task
+from ..networks.build import build_network
+from ..recipe import Recipe
+from ..weights.load import load_into, read_weights
+
+
+def augmentation(recipe: Recipe) -> Augmentation:
+    """The recipe's augmentation."""
+    return Augmentation(
+        image_size=recipe.image_size, mode=recipe.augment, scale=recipe.scale, ratio=recipe.ratio,
+        padding=recipe.padding, hflip=recipe.hflip, crop_pct=recipe.crop_pct, interpolation=recipe.interpolation,
+    )  # fmt: skip
+
+
+def training_loader(
+    recipe: Recipe, path: Path, method: Method, *, rank: int, world: int, device: torch.device
+) -> Loader:
+    """Random crops of `path` in batches of the method's segments."""
+    return make_loader(
+        path, train=True, segments=method.segments, couples=method.couples, batch_size=recipe.batch_size,
+        augmentation=augmentation(recipe), seed=recipe.seed, workers=_workers(recipe), even=mixes(recipe),
+        accumulation=recipe.grad_accumulation, rank=rank, world=world, skip_broken=recipe.skip_broken, device=device,
+        mean=recipe.mean, std=recipe.std,
+    )  # fmt: skip
+
+
+def evaluation_loader(
+    recipe: Recipe, path: Path, *, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
+) -> Loader:
+    """Centre crops of `path` with the recipe's pre-processing."""
+    return make_loader(
+        path, train=False, batch_size=recipe.eval_batch_size or max(recipe.batch_size // world, 1),
+        augmentation=augmentation(recipe), workers=_workers(recipe), rank=rank, world=world,
+        skip_broken=recipe.skip_broken, device=device, mean=recipe.mean, std=recipe.std,
+    )  # fmt: skip
+
+
+def _workers(recipe: Recipe) -> int:
+    """No more than there are cores; the batches do not depend on it."""
+    return min(recipe.workers, os.cpu_count() or 1)
+
+
+def build_task(recipe: Recipe, num_classes: int, device: torch.device) -> MethodTask:
+    """The network with its initial weights, and the method around it."""
+    model = build_network(recipe.model, num_classes=num_classes, **recipe.model_args)
+    if recipe.initial_weights:
+        weights, _ = read_weights(recipe.initial_weights)
+        load_into(model, weights, what=recipe.initial_weights)
+    model.to(device)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
+    synchronised = recipe.sync_bn and device.type == "cuda"
+    if synchronised:
+        model = convert_sync_batchnorm(model)
+    task = create_task(
+        recipe.method, model, build_criterion(recipe), device=device, verbose=False, **recipe.method_args
+    )
+    if synchronised:
+        synchronise_own_parts(task.method)
+    return task
+
+
+def synchronise_own_parts(method: Method) -> None:
+    """SyncBatchNorm in what a method adds to the network, BYOT's branches and DML's second network."""
+    for part in [item for item in method.modules() if isinstance(item, Method)]:
+        for name, child in list(part.named_children()):
+            if child is not part.model and not isinstance(child, Method):
+                setattr(part, name, convert_sync_batchnorm(child))
+
+
+def build_criterion(recipe: Recipe) -> nn.CrossEntropyLoss:
+    """Cross-entropy with the recipe's label smoothing; with mixup, timm's mixup smooths the targets itself."""
+    return nn.CrossEntropyLoss(label_smoothing=0.0 if mixes(recipe) else recipe.label_smoothing)
+
+
+def mixes(recipe: Recipe) -> bool:
+    """Whether images are mixed."""
+    return bool(recipe.mixup or recipe.cutmix)
+
+
+def build_mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
+    """timm's mixup and cutmix, None for a recipe without."""
+    if not mixes(recipe):
+        return None
+    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
+
+
+def check_mixing(recipe: Recipe, method: Method) -> None:
+    """Raises SkdError for mixup or cutmix with a method that needs class indices."""
+    if mixes(recipe) and "mixup" in method.refuses:
+        raise SkdError(f"mixup={recipe.mixup:g}, cutmix={recipe.cutmix:g}: {method.refuses['mixup']}; leave them out")
+
+
+def build_optimizer(recipe: Recipe, module: nn.Module | None) -> torch.optim.Optimizer:
+    """timm's optimizer of that name over all parameters of the method."""
+    assert module is not None
+    try:
+        return create_optimizer_v2(
+            module, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
+            filter_bias_and_bn=not recipe.decay_norm_and_bias,
+        )  # fmt: skip
+    except (ValueError, AssertionError) as error:
+        raise SkdError(f"optimizer {recipe.optimizer!r}: {error}") from None
+
+
+def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Scheduler | None:
+    """timm's scheduler, to be stepped after every optimizer step; None for a constant learning rate."""
+    if recipe.schedule == "constant" and not recipe.warmup_epochs:
+        return None
+    schedule, milestones = recipe.schedule, recipe.milestones
+    if schedule == "constant":  # timm's own word for it, "none", knows no warm-up
+        schedule, milestones = "multistep", ()
+    scheduler: Scheduler | None
+    scheduler, _ = create_scheduler_v2(
+        optimizer, sched=schedule, num_epochs=recipe.epochs,
+        # timm lowers the rate one update before a milestone; half an update later is at it.
+        decay_milestones=[epoch + 0.5 / steps_per_epoch for epoch in milestones],  # type: ignore[misc]  # int: timm
+        decay_rate=recipe.lr_decay, min_lr=recipe.min_lr,
+        warmup_epochs=recipe.warmup_epochs, warmup_lr=0.0, step_on_epochs=False, updates_per_epoch=steps_per_epoch,
+    )  # fmt: skip
+    return scheduler

@@ -1,0 +1,65 @@
+"""The command line that every recipe file has."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import tyro
+
+from ..common.errors import one_line
+from ..recipe import Recipe, override
+
+# RUN, not STR; INT, not {None}|INT
+HELP = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone)
+
+
+@one_line
+def main(recipe: Recipe, argv: list[str] | None = None) -> None:
+    """The command line of a recipe file; errors of the user's are one line, and exit with 2.
+
+    ``accelerate launch recipes/NAME.py --data DIR --out runs/ [--resume] [--dry-run] [field=value ...]``
+    """
+    arguments = _overrides_last(sys.argv[1:] if argv is None else argv)
+    tyro.cli(partial(_command, recipe), args=arguments, description=f"Train {recipe.name}.", config=HELP)
+
+
+def _overrides_last(arguments: list[str]) -> list[str]:
+    """Gathers the overrides, which may stand between the options; a parser takes positional arguments in one place."""
+    options: list[str] = []
+    overrides: list[str] = []
+    for argument in arguments:
+        is_value = bool(options) and options[-1] in ("--data", "--out")
+        (options if is_value or argument.startswith("-") else overrides).append(argument)
+    return options + overrides
+
+
+def _command(
+    recipe: tyro.conf.Suppress[Recipe],
+    overrides: tyro.conf.Positional[tuple[str, ...]] = (),
+    *,
+    data: str | None = None,
+    out: Path = Path("runs"),
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Train a recipe.
+
+    Args:
+        recipe: the recipe.
+        overrides: field=value for any field of the recipe, e.g. epochs=10 method_args.weight=0.2
+        data: folder with train.beton and val.beton, or with train/ and val/ image folders.
+        out: the run goes to OUT/NAME/seedN.
+        resume: continue the run that is there.
+        dry_run: print what would be done, and stop.
+    """
+    changed = override(recipe, list(overrides))
+    if dry_run:
+        from .plan import print_plan
+
+        print_plan(changed, data=data)
+    else:
+        from .engine import train
+
+        train(changed, data=data, out=out, resume=resume)

@@ -1,0 +1,166 @@
+"""``--dry-run``: what a recipe would do, computed without doing it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from ..common.errors import unknown
+from ..data.datasets import KNOWN
+from ..data.find import find_split, resolve_data
+from ..data.loader import open_data
+from ..data.order import TrainingOrder
+from ..methods import Method, create_method
+from ..networks.build import build_network, check_image_size
+from ..recipe import Recipe
+from .build import build_criterion, build_optimizer, check_mixing, mixes
+
+
+def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
+    """The resolved recipe: network, parameters, steps, images an epoch, memory, data.
+
+    Args:
+        recipe: the recipe.
+        data: the data folder; without it the sizes of the recipe's data set are assumed and that is said.
+
+    Raises:
+        SkdError: the data is given but not usable, or the recipe is inconsistent.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if data is None and recipe.dataset != "digits":
+        if recipe.dataset not in KNOWN:
+            raise unknown("dataset", recipe.dataset, KNOWN)
+        samples, val_samples, classes = KNOWN[recipe.dataset]
+        found = f"not given (--data); assumed to be {recipe.dataset}"
+        targets = torch.arange(samples).remainder(classes).numpy()
+    else:
+        folder = resolve_data(recipe.dataset, data)
+        train_data, val_data = (open_data(find_split(folder, half)) for half in (True, False))
+        samples, val_samples, targets = len(train_data), len(val_data), train_data.targets
+        classes = len(train_data.classes or ()) or int(targets.max()) + 1
+        found = f"{train_data.path}, {val_data.path}"
+    num_classes = recipe.num_classes or classes
+
+    # On the meta device nothing is allocated or computed, only shapes are.
+    with torch.device("meta"):
+        model = build_network(recipe.model, num_classes=num_classes, **recipe.model_args)
+        method = create_method(recipe.method, model, build_criterion(recipe), **recipe.method_args)
+    check_image_size(model, recipe.image_size)
+    check_mixing(recipe, method)
+    order = TrainingOrder(
+        targets, segments=method.segments, batch_size=recipe.batch_size, couples=method.couples,
+        even=mixes(recipe), world=processes, accumulation=recipe.grad_accumulation,
+    )  # fmt: skip
+    anchors = recipe.batch_size // (processes * recipe.grad_accumulation)
+    steps = min(recipe.epochs * order.steps, recipe.max_steps or recipe.epochs * order.steps)
+    optimizer = build_optimizer(recipe, method)
+    return {
+        "recipe": f"{recipe.name} (seed {recipe.seed})",
+        "method": f"{recipe.method} {recipe.method_args}" if recipe.method_args else recipe.method,
+        "network": f"{recipe.model}, {num_classes} classes, {recipe.image_size} x {recipe.image_size} px",
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "training-only parameters": sum(p.numel() for p in method.parameters())
+        - sum(p.numel() for p in model.parameters()),
+        "data": found,
+        "training anchors": samples,
+        "validation images": val_samples,
+        "images decoded an epoch": samples * len(method.segments),
+        "processes": processes,
+        "anchors a step": f"{recipe.batch_size} = {processes} x {recipe.grad_accumulation} x {anchors}",
+        "steps an epoch": order.steps,
+        "steps": steps,
+        "optimizer": f"{type(optimizer).__name__}, lr {recipe.lr:g}, momentum {recipe.momentum:g}, weight decay "
+        f"{recipe.weight_decay:g}{'' if recipe.decay_norm_and_bias else ' (not on norms and biases)'}",
+        "schedule": _schedule(recipe),
+        "memory a process": estimate_memory(recipe, method, anchors * len(method.segments)),
+    }
+
+
+def estimate_memory(recipe: Recipe, method: Method, images: int) -> dict[str, int]:
+    """Bytes of one training step: weights, gradients, optimizer, average, and what autograd keeps for backward.
+
+    The last is counted, not guessed: a step is traced on the meta device and the tensors saved for backward are summed
+    up. Workspaces of convolutions and the allocator's fragmentation come on top.
+    """
+    state = sum(tensor.nbytes for tensor in (*method.parameters(), *method.buffers()))
+    saved: dict[int, tuple[torch.Tensor, int]] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage._cdata] = (tensor, storage.nbytes())  # holding the tensor keeps the address from being used again
+        return tensor
+
+    weights = {parameter.untyped_storage()._cdata for parameter in method.parameters()}
+    method.train()
+    with torch.device("meta"):
+        input = torch.empty(images, 3, recipe.image_size, recipe.image_size)
+        target = torch.zeros(images, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = method(input, target)
+    activations = sum(size for key, (_, size) in saved.items() if key not in weights)
+    del result
+    if recipe.precision != "no":
+        activations //= 2  # autocast keeps them in 16 bits; the meta device knows no autocast
+    parts = {
+        "weights": state,
+        "gradients": state,
+        "optimizer": _optimizer_state(recipe, method),
+        "activations": activations,
+    }
+    if recipe.ema_decay:
+        parts["average"] = sum(tensor.nbytes for tensor in method.model.state_dict().values())
+    return parts | {"input": images * 3 * recipe.image_size**2 * 5}
+
+
+def _optimizer_state(recipe: Recipe, method: Method) -> int:
+    """Bytes that the optimizer keeps after a step, which it does here on the meta device."""
+    optimizer = build_optimizer(recipe, method)
+    for parameter in method.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    try:
+        optimizer.step()
+    except (NotImplementedError, RuntimeError):  # one that looks at values, which are not there
+        return sum(parameter.nbytes for parameter in method.parameters())
+    finally:
+        optimizer.zero_grad()
+    kept = (value for state in optimizer.state.values() for value in state.values())
+    return sum(value.nbytes for value in kept if isinstance(value, torch.Tensor))
+
+
+def print_plan(recipe: Recipe, *, data: str | None = None) -> None:
+    """Prints `make_plan` as a table, from the first process only."""
+    plan = make_plan(recipe, data=data)
+    if int(os.environ.get("RANK", 0)):
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Plan of {recipe.name}", title_justify="left", show_header=False, box=None)
+    for key, value in plan.items():
+        if isinstance(value, dict):
+            parts = ", ".join(f"{name} {_size(size)}" for name, size in value.items())
+            text = f"about {_size(sum(value.values()))} ({parts})"
+        else:
+            text = f"{value:,}" if isinstance(value, int) else str(value)
+        table.add_row(f"[bold]{key}", text)
+    Console(soft_wrap=False).print(table)
+
+
+def _schedule(recipe: Recipe) -> str:
+    texts = {
+        "multistep": f"x {recipe.lr_decay:g} at epochs {', '.join(map(str, recipe.milestones))}",
+        "cosine": f"cosine to {recipe.min_lr:g}",
+        "constant": "constant",
+    }
+    warmup = f", {recipe.warmup_epochs} epochs warm-up" if recipe.warmup_epochs else ""
+    return f"{recipe.epochs} epochs, {texts[recipe.schedule]}{warmup}"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError

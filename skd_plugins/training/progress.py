@@ -1,0 +1,138 @@
+"""How far a training is, and the time that is left: a live line on a terminal, few lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+
+from ..common.meter import clock
+
+T = TypeVar("T")
+_PAUSE = 300.0  # seconds between two lines in an epoch where no terminal is; it ends with a line anyway
+
+
+class Progress:
+    """Counts steps, images and the time spent waiting for data.
+
+    Args:
+        enabled: print anything at all (the first process does).
+        total: steps of the whole run.
+        start: steps done before.
+        name: what the line begins with.
+    """
+
+    def __init__(self, *, enabled: bool, total: int, start: int, name: str) -> None:
+        self.enabled = enabled
+        self.console = Console(stderr=False, highlight=False, soft_wrap=True)
+        self.live = enabled and self.console.is_terminal
+        self.bar = Bar(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.live,
+        )
+        self.task = self.bar.add_task(name, total=total, completed=start, text="")
+        self._reset()
+        self._last: dict[str, float] = {}
+        self._terms: dict[str, float] = {}
+        self._total, self._start, self._done = total, start, start
+        self._started = self._said = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def timed(self, batches: Iterator[T]) -> Generator[T, None, None]:
+        """The same batches; waiting for them is measured."""
+        try:
+            while True:
+                begin = time.perf_counter()
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                self._waited += time.perf_counter() - begin
+                yield batch
+        finally:
+            close = getattr(batches, "close", None)
+            if close is not None:
+                close()
+
+    def step(self, *, images: int) -> None:
+        """One optimizer step is done."""
+        self._images += images
+        self._done += 1
+        self.bar.advance(self.task)
+
+    def validation(self, batches: Iterable[T], total: int) -> Iterator[T]:
+        """The same batches, with a live line of their own."""
+        task = self.bar.add_task("validation", total=total, text="")
+        for batch in batches:
+            yield batch
+            self.bar.advance(task)
+        self.bar.remove_task(task)
+
+    def rates(self) -> dict[str, float]:
+        """``images_per_second`` and ``data_wait`` (a share) since the last call."""
+        elapsed = max(time.perf_counter() - self._begin, 1e-9)
+        self._last = {"images_per_second": self._images / elapsed, "data_wait": self._waited / elapsed}
+        self._reset()
+        return dict(self._last)
+
+    def show(self, epoch: int, terms: dict[str, float], lr: float) -> None:
+        """Updates the live line."""
+        self._terms = terms
+        losses = " ".join(f"{key} {value:.3f}" for key, value in terms.items())
+        text = (
+            f"epoch {epoch + 1}  {losses}  lr {lr:.2e}  {self._last['images_per_second']:.0f} img/s  "
+            f"data {self._last['data_wait']:.0%}"
+        )
+        self.bar.update(self.task, text=text)
+        if not self.live and time.monotonic() - self._said >= _PAUSE:
+            self.say(f"step {self._done}/{self._total}  {text}  ETA {self._left()}")
+
+    def validated(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Prints the epoch's line."""
+        losses = " ".join(f"{key} {value:.3f}" for key, value in self._terms.items())
+        speed = f"{self._last['images_per_second']:.0f} img/s, data wait {self._last['data_wait']:.0%}"
+        self.say(
+            f"epoch {epoch + 1:3d}  {losses}  |  top1 {metrics['top1']:.2%}  top5 {metrics['top5']:.2%}  "
+            f"nll {metrics['nll']:.3f}  |  {speed}, ETA {self._left()}"
+        )
+        self._reset()
+
+    def say(self, text: str) -> None:
+        """Prints a line above the live one."""
+        self._said = time.monotonic()
+        if self.enabled:
+            self.console.print(text, markup=False)
+
+    def _left(self) -> str:
+        done = self._done - self._start
+        left = (time.monotonic() - self._started) / done * (self._total - self._done) if done else float("nan")
+        return clock(left)
+
+    def _reset(self) -> None:
+        self._begin, self._images, self._waited = time.perf_counter(), 0, 0.0

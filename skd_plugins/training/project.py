@@ -1,0 +1,138 @@
+"""The recipes and the detection scripts: beside the package in a checkout, inside it in an installed one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from ..common.errors import SkdError, unknown
+from ..recipe import Recipe
+
+PARTS = ("recipes", "detection")
+_PACKAGE = Path(__file__).parents[1]
+
+
+def project() -> Path:
+    """The folder with `PARTS`.
+
+    Raises:
+        SkdError: they were left out where the package was installed.
+    """
+    for folder in (_PACKAGE.parent, _PACKAGE / "_project"):
+        if all((folder / part).is_dir() for part in PARTS):
+            return folder
+    raise SkdError(f"{_PACKAGE} has no recipes; install the wheel or a checkout of the project")
+
+
+def copy_project(target: Path) -> list[Path]:
+    """Copies the recipes and the detection scripts to a folder, to be run and changed there.
+
+    Args:
+        target: made if it does not exist; other files in it stay.
+
+    Returns:
+        The folders that were written.
+
+    Raises:
+        SkdError: one of them is there already; nothing is written then.
+    """
+    source = project()
+    folders = [target / part for part in PARTS]
+    for folder in folders:
+        if folder.exists():
+            raise SkdError(f"{folder} exists already; give another folder, or move it away")
+    for part, folder in zip(PARTS, folders, strict=True):
+        try:
+            shutil.copytree(source / part, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        except OSError as error:
+            raise SkdError(f"{folder} can't be written: {error}") from None
+    return folders
+
+
+def train_detector(
+    scripts: Path,
+    config: str,
+    weights: str,
+    out: Path,
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Path:
+    """Trains and evaluates a detector as a user does, or continues; its output goes to ``output.txt`` in its folder.
+
+    Args:
+        scripts: the folder ``detection`` of a project.
+        config: name of a file in ``configs`` there, without ``.yaml``.
+        weights: of the backbone, a file or a name.
+        out: the detector's folder, made if it does not exist.
+        overrides: ``KEY VALUE KEY VALUE ...``.
+        environment: variables on top of this process's.
+
+    Returns:
+        COCO's metrics, ``results.json``.
+
+    Raises:
+        SkdError: it failed; the last lines of its output are on stderr.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    output, results = out / "output.txt", out / "results.json"
+    command = [sys.executable, str(scripts / "train_net.py"), "--config", str(scripts / "configs" / f"{config}.yaml")]
+    command += ["--resume"] if (out / "last_checkpoint").exists() else []
+    command += ["MODEL.TIMM.WEIGHTS", weights, "OUTPUT_DIR", str(out), *overrides]
+    with output.open("a") as log:
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})})
+    if done.returncode or not results.is_file():
+        sys.stderr.write("".join(output.read_text().splitlines(keepends=True)[-20:]))
+        raise SkdError(f"the training of the detector failed; all of its output is in {output}")
+    return results
+
+
+@cache
+def recipe_of(name: str) -> Recipe:
+    """The recipe of a file in ``recipes/``.
+
+    Raises:
+        SkdError: there is no such file, or the package was installed without recipes.
+    """
+    folder = project() / "recipes"
+    path = folder / f"{name}.py"
+    if not path.is_file():
+        raise unknown("recipe", name, [file.stem for file in folder.glob("*.py")])
+    spec = importlib.util.spec_from_file_location(f"skd_recipe_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(folder))  # recipes import the recipe they differ from
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
+    recipe: Recipe = module.recipe
+    return recipe
+
+
+def train_recipe(recipe: Path, seed: int, data: Path, out: Path, overrides: Sequence[str] = ()) -> Path:
+    """Runs a recipe as a user does, with ``accelerate launch``, unless it is complete; returns the run's folder.
+
+    Raises:
+        SkdError: it failed; its output is on stderr.
+    """
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--num_machines=1",
+              "--mixed_precision=no", "--dynamo_backend=no", "--quiet"]  # fmt: skip
+    import torch  # here, since most of what asks for a project's folder needs no torch
+
+    if not torch.cuda.is_available():
+        launch.append("--cpu")
+    command = [*launch, str(recipe), "--data", str(data), "--out", str(out), "--resume", f"seed={seed}", *overrides]
+    print(f"train: {recipe.stem} seed {seed}", flush=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    last = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("done: ")), None)
+    if done.returncode or last is None:
+        sys.stderr.write(done.stdout[-2000:] + done.stderr[-4000:])
+        raise SkdError(f"the run {recipe.stem} seed {seed} failed (its output is above)")
+    return Path(last.removeprefix("done: "))

@@ -1,0 +1,124 @@
+"""A run's folder: what is in it when training begins, and its log."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+
+from ..common.environment import environment
+from ..common.errors import SkdError
+from ..common.files import atomic, write_text
+from ..common.locks import only_one
+from ..recipe import Recipe, load_recipe
+from ..weights import checkpoint
+
+
+def open_run(
+    accelerator: Accelerator, recipe: Recipe, run: Path, data: Path, resume: bool, lock: ExitStack
+) -> dict[str, Any] | None:
+    """Checks what is in the run's folder, writes ``recipe.json``, and returns the checkpoint to continue from.
+
+    `lock` then holds the folder, against the same training started twice.
+    """
+    message: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            lock.enter_context(only_one(run))
+            _check_run(recipe, run, resume)
+            run.mkdir(parents=True, exist_ok=True)
+            if not (run / "last.pt").exists():
+                record = recipe.to_json() | {"environment": environment(data, accelerator.num_processes)}
+                write_text(run / "recipe.json", json.dumps(record, indent=1) + "\n")
+        except SkdError as error:
+            message = [str(error)]
+        except OSError as error:
+            message = [f"can't write to {run}: {error}"]
+    broadcast_object_list(message)
+    if message[0]:
+        raise SkdError(message[0])
+    state = checkpoint.load(run / "last.pt") if resume and (run / "last.pt").exists() else None
+    # Machines whose folders differ would train different networks.
+    steps = gather_object([state["step"] if state else 0])
+    if len(set(steps)) > 1:
+        raise SkdError(
+            f"the processes find checkpoints of different steps in {run} ({', '.join(map(str, steps))}, 0 for none): "
+            "--out has to be one folder that all machines share"
+        )
+    return state
+
+
+# What may differ between a run and its continuation without changing its result.
+_HARMLESS = {"epochs", "max_steps", "workers", "eval_batch_size", "trackers", "log_every", "save_every", "save_minutes",
+             "validate_every", "skip_broken", "compile", "timeout_minutes"}  # fmt: skip
+
+
+def _check_run(recipe: Recipe, run: Path, resume: bool) -> None:
+    if not (run / "last.pt").exists():
+        return
+    if not resume:
+        raise SkdError(f"{run} holds a run already; continue it with --resume, or give another --out, name or seed")
+    old, new = load_recipe(run / "recipe.json").to_json(), recipe.to_json()
+    changed = [name for name in new if name not in _HARMLESS and old[name] != new[name]]
+    if changed:
+        what = ", ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in changed)
+        raise SkdError(f"{run} can't be continued with another recipe ({what})")
+
+
+def check_same_data(state: dict[str, Any], card: dict[str, Any], steps_per_epoch: int, run: Path) -> None:
+    """Raises SkdError where a checkpoint is of a training on other data."""
+    if state["card"]["classes"] != card["classes"]:
+        raise SkdError(f"{run} was trained on data of other classes; continue it with the data that it began with")
+    if state["steps_per_epoch"] != steps_per_epoch:
+        raise SkdError(
+            f"{run} was trained with {state['steps_per_epoch']} steps an epoch, there would be {steps_per_epoch} now; "
+            "continue it with the data, and the number of processes, that it began with"
+        )
+
+
+class RunLog:
+    """``metrics.jsonl`` and accelerate's trackers; only the first process writes."""
+
+    def __init__(self, accelerator: Accelerator, path: Path, step: int) -> None:
+        self.accelerator = accelerator
+        self.file = None
+        self.path = path
+        if accelerator.is_main_process:
+            kept = _lines_until(path, step) if path.exists() else []
+            with atomic(path) as part:  # what was logged before is not lost when the disk is full
+                part.write_text("".join(kept))
+            self.file = path.open("a", buffering=1)
+
+    def write(self, event: str, step: int, epoch: int, values: dict[str, float]) -> None:
+        """One line, and the trackers' curves."""
+        if self.file is None:
+            return
+        try:
+            self.file.write(json.dumps({"event": event, "step": step, "epoch": epoch, **values}) + "\n")
+            self.accelerator.log({f"{event}/{key}": value for key, value in values.items()}, step=step)
+        except OSError as error:
+            raise SkdError(
+                f"can't write {self.path} or a tracker's file: {error}; make room, then continue with --resume"
+            ) from error
+
+    def close(self) -> None:
+        """Closes the file; what was written is on disk already."""
+        if self.file is not None:
+            self.file.close()
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Lines up to the checkpoint's step; a killed run has logged steps that its continuation does again."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except (ValueError, KeyError):  # a line cut by the kill
+            break
+        kept.append(line)
+    return kept
