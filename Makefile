@@ -70,10 +70,11 @@ docs: setup ## the documentation, as a site in site/
 docs-serve: setup ## the documentation on this machine, built anew when a page changes
 	@$(BIN)/mkdocs serve
 
-lint: setup-tests ## ruff and mypy
+lint: setup-tests ## ruff, mypy and the import contract
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 format: setup-tests ## sorts imports, formats, repairs what ruff can
 	@$(BIN)/ruff check --fix .
