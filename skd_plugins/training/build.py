@@ -1,4 +1,4 @@
-"""What the fields of a recipe become: loaders, the network with its method, optimizer and schedule."""
+"""From a recipe's fields to loaders, network and method, optimizer and schedule."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..weights.load import load_into, read_weights
 
 
 def augmentation(recipe: Recipe) -> Augmentation:
-    """The recipe's augmentation."""
+    """From the recipe's fields."""
     return Augmentation(
         image_size=recipe.image_size, mode=recipe.augment, scale=recipe.scale, ratio=recipe.ratio,
         padding=recipe.padding, hflip=recipe.hflip, crop_pct=recipe.crop_pct, interpolation=recipe.interpolation,
@@ -55,7 +55,7 @@ def evaluation_loader(
 
 
 def _workers(recipe: Recipe) -> int:
-    """No more than there are cores; the batches do not depend on it."""
+    """At most one per core; the batches do not depend on it."""
     return min(recipe.workers, os.cpu_count() or 1)
 
 
@@ -80,7 +80,7 @@ def build_task(recipe: Recipe, num_classes: int, device: torch.device) -> Method
 
 
 def synchronise_own_parts(method: Method) -> None:
-    """SyncBatchNorm in what a method adds to the network, BYOT's branches and DML's second network."""
+    """SyncBatchNorm in what a method adds to the network, such as BYOT's branches and DML's second network."""
     for part in [item for item in method.modules() if isinstance(item, Method)]:
         for name, child in list(part.named_children()):
             if child is not part.model and not isinstance(child, Method):
@@ -88,7 +88,7 @@ def synchronise_own_parts(method: Method) -> None:
 
 
 def build_criterion(recipe: Recipe) -> nn.CrossEntropyLoss:
-    """Cross-entropy with the recipe's label smoothing; with mixup, timm's mixup smooths the targets itself."""
+    """Cross-entropy with the recipe's label smoothing; timm's mixup smooths its targets itself."""
     return nn.CrossEntropyLoss(label_smoothing=0.0 if mixes(recipe) else recipe.label_smoothing)
 
 
@@ -98,7 +98,7 @@ def mixes(recipe: Recipe) -> bool:
 
 
 def build_mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
-    """timm's mixup and cutmix, None for a recipe without."""
+    """timm's mixup and cutmix, or None."""
     if not mixes(recipe):
         return None
     return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
@@ -123,16 +123,16 @@ def build_optimizer(recipe: Recipe, module: nn.Module | None) -> torch.optim.Opt
 
 
 def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Scheduler | None:
-    """timm's scheduler, to be stepped after every optimizer step; None for a constant learning rate."""
+    """timm's scheduler, stepped after every optimizer step; None for a constant learning rate."""
     if recipe.schedule == "constant" and not recipe.warmup_epochs:
         return None
     schedule, milestones = recipe.schedule, recipe.milestones
-    if schedule == "constant":  # timm's own word for it, "none", knows no warm-up
+    if schedule == "constant":  # timm's "none" has no warm-up
         schedule, milestones = "multistep", ()
     scheduler: Scheduler | None
     scheduler, _ = create_scheduler_v2(
         optimizer, sched=schedule, num_epochs=recipe.epochs,
-        # timm lowers the rate one update before a milestone; half an update later is at it.
+        # timm lowers the rate one update before a milestone; half an update more puts it at the milestone.
         decay_milestones=[epoch + 0.5 / steps_per_epoch for epoch in milestones],  # type: ignore[misc]  # int: timm
         decay_rate=recipe.lr_decay, min_lr=recipe.min_lr,
         warmup_epochs=recipe.warmup_epochs, warmup_lr=0.0, step_on_epochs=False, updates_per_epoch=steps_per_epoch,
