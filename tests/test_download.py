@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from fileserver import FileServer, serve_files
 from huggingface_hub import constants
+from skd_plugins.weights.places import places
 
 from skd_plugins import SkdError
 from skd_plugins.weights.download import download, is_downloaded, release_folder, verify
 from skd_plugins.weights.manifest import Release
-from skd_plugins.weights.places import places
 
 NAME = "net.tag"
 CHUNK = constants.DOWNLOAD_CHUNK_SIZE  # huggingface_hub writes so many bytes at a time

@@ -13,6 +13,8 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from skd_plugins.weights.places import places
+from skd_plugins.weights.transfer import has_content
 
 from skd_plugins import Recipe, SkdError, create_model, load_weights, replace, train
 from skd_plugins.cli import main
@@ -20,8 +22,6 @@ from skd_plugins.evaluation.command import evaluate_weights
 from skd_plugins.weights import load_network, read_weights
 from skd_plugins.weights.download import download, release_folder
 from skd_plugins.weights.manifest import MANIFEST, check_name, find_release, load_manifest
-from skd_plugins.weights.places import places
-from skd_plugins.weights.transfer import has_content
 
 SHIPPED = ("resnet10t_digits.ce", "resnet10t_digits.cskd", "resnet10t_digits.sdd")
 
