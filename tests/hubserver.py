@@ -17,7 +17,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @contextmanager
 def serve_hub(repositories: dict[str, dict[str, Path | bytes]]) -> Iterator[str]:
-    """Serves ``{"owner/name": {"file": path or content}}``, and adds what is pushed; gives the address for HF_ENDPOINT."""
+    """Serves ``{"owner/name": {"file": path or content}}``, takes what is pushed; gives the HF_ENDPOINT."""
 
     class Handler(Quiet):
         def do_HEAD(self) -> None:

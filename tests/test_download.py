@@ -1,4 +1,4 @@
-"""Downloads from a real server that cuts, corrupts and refuses; several real processes; a cache that can't be written."""
+"""Downloads from a real server that cuts, corrupts and refuses; several processes; a cache that can't be written."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def _download_errors(name: str) -> Iterator[None]:
 
 def _timm(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     with _download_errors(f"timm/{name}"):
-        model: Any = timm.create_model(timm_name(name), pretrained=True, **arguments)
+        model: Any = timm.create_model(_known(name), pretrained=True, **arguments)
     about = model.pretrained_cfg
     return model, {
         "model": name.partition(".")[0],
@@ -85,8 +85,17 @@ def _timm(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, An
     }
 
 
+def _known(name: str) -> str:
+    """Returns a name of timm's; the error for an unknown model or tag has the nearest one."""
+    arch, _, tag = timm_name(name).partition(".")
+    tags = [pretrained.partition(".")[2] for pretrained in timm.list_pretrained(f"{arch}.*")]
+    if tag and tag not in tags:
+        raise unknown(f"tag of timm's {arch}", tag, tags)
+    return name
+
+
 def _timm_file(name: str, download: bool) -> Path | None:
-    about = timm.get_pretrained_cfg(timm_name(name))
+    about = timm.get_pretrained_cfg(_known(name))
     if about is None or not about.hf_hub_id:
         raise SkdError(f"timm/{name} is not on the Hugging Face Hub; timm itself loads it from {about and about.url}")
     repository, _, revision = about.hf_hub_id.partition("@")
