@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from skd_plugins import Recipe, SkdError, create_model, replace, train
 from skd_plugins.cli import main
-from skd_plugins.commands.release import release, timm_config
+from skd_plugins.commands.release import release
 from skd_plugins.weights import load_network
 from skd_plugins.weights.manifest import add_entry, all_releases, load_manifest
 from skd_plugins.weights.published import published_file
@@ -168,24 +168,18 @@ def test_torchvision_loads_a_release(digits_beton: Path, tmp_path: Path) -> None
     assert entry["urls"] == ["https://host.example/r"]
 
 
-def test_the_config_of_a_network_that_timm_lacks_has_no_architecture() -> None:
-    card = {"model": "torchvision/googlenet", "num_classes": 3, "model_args": {"aux_logits": False}, "classes": None,
-            "input_size": [3, 64, 64]}  # fmt: skip
-    config = timm_config(create_model("torchvision/googlenet", num_classes=3, aux_logits=False), card)
-    assert config == {"num_classes": 3, "skd": card}
-
-
 @pytest.mark.parametrize(
     ("model", "arguments", "words"),
     [
         ("resnet10", {}, ["library_name: timm", "- timm\n", "import skd_plugins.networks  # registers"]),
         ("resnet10t", {"channels": [8, 8, 16, 16], "classifier": "mlp"}, ["timm alone can't make this network"]),
+        ("torchvision/shufflenet_v2_x0_5", {}, ["timm alone can't make this network"]),
     ],
 )
 def test_the_lines_of_the_readme_load_a_release(
     model: str, arguments: dict[str, object], words: list[str], digits_beton: Path, tmp_path: Path
 ) -> None:
-    """Of one of our networks, and of one that timm refuses."""
+    """Of one of our networks, and of two that timm lacks."""
     recipe = replace(RECIPE, name="net.tiny", model=model, model_args=arguments, max_steps=1)
     run = train(recipe, data=str(digits_beton), out=tmp_path / "runs")
     folder = release(str(run), out=tmp_path, data=str(digits_beton))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,8 @@ from ..common.files import file_sha256
 from ..evaluation.command import evaluate_weights
 from ..networks import NETWORKS
 from ..weights import export_detectron2, export_weights, load_network
-from ..weights.download import why
-from ..weights.load import Which, load_into
+from ..weights.download import one_line_errors
+from ..weights.load import Which
 from ..weights.manifest import CARD_FILE, WEIGHTS_FILE, Release, add_entry, check_addable, check_name, check_url
 
 _DATA = {
@@ -79,12 +77,11 @@ def release(
         if manifest is not None:
             check_addable(manifest, name)
         if push:
-            with _hub_errors(push):  # before the evaluation, which can take hours
+            with one_line_errors(
+                f"can't push to {push}", "log in with: hf auth login"
+            ):  # before the evaluation, which can take hours
                 HfApi().create_repo(push, exist_ok=True)
-        config = timm_config(model, card)
-        _write_json(part / CARD_FILE, config)
-        if "architecture" in config and not _same_logits(model, timm.create_model(f"local-dir:{part}", True), card):
-            raise SkdError(f"timm gets other logits from {name} than we do, so it is not released")
+        config = _write_config(part, model, card)
         if detectron2:
             pickled = export_detectron2(part, part, name=name)
             settings = pickled.with_suffix(".detectron2.yaml")
@@ -104,7 +101,7 @@ def release(
     if manifest is not None:
         add_entry(manifest, entry)
     if push:
-        with _hub_errors(push):
+        with one_line_errors(f"can't push to {push}", "log in with: hf auth login"):
             HfApi().upload_folder(repo_id=push, folder_path=folder, commit_message=f"Add {name}")
     print(f"{text}release: {folder}")
     return folder
@@ -121,33 +118,30 @@ def _export(run: str | Path, part: Path, tag: str | None, which: Which, raw: boo
     return model, card | {"name": check_name(f"{arch}.{tag or recipes_tag}")}
 
 
-def timm_config(model: nn.Module, card: dict[str, Any]) -> dict[str, Any]:
-    """The content of ``config.json``, with which timm makes the network from ``local-dir:`` and ``hf-hub:``.
+def _write_config(part: Path, model: nn.Module, card: dict[str, Any]) -> dict[str, Any]:
+    """Writes and returns ``config.json``, with which timm makes the network from ``local-dir:`` and ``hf-hub:``.
 
-    Our card is in it as ``skd``. If timm can't make the network (a torchvision one, another classifier), the file has
-    no ``architecture``, so that timm refuses it instead of making a wrong network.
+    Our card is in it as ``skd``. If timm does not get the same logits (it lacks torchvision's network, say, or another
+    classifier), the file has no ``architecture``, so that timm refuses it instead of making a wrong network.
     """
-    names = {"label_names": card["classes"]} if card["classes"] else {}
+    config = {"num_classes": card["num_classes"], "skd": card}
+    if card["classes"]:
+        config["label_names"] = card["classes"]
     arch = card["model"].removeprefix("torchvision/").partition(".")[0]
-    try:
-        twin: Any = timm.create_model(arch, num_classes=card["num_classes"], **card["model_args"])
-        load_into(twin, model.state_dict(), what=card["model"])
-    except (RuntimeError, TypeError, SkdError):  # timm has no such network, or one with other layers
-        twin = None
-    if twin is None or not _same_logits(model, twin, card):
-        return {"num_classes": card["num_classes"], **names, "skd": card}
-    own = twin.pretrained_cfg
-    pixels = {key: card[key] for key in ("input_size", "mean", "std", "crop_pct", "interpolation", "num_classes")}
-    # With these timm can change the number of channels or classes.
-    layers = {key: own[key] for key in ("first_conv", "classifier") if key in own}
-    return {
-        "architecture": arch,
-        "num_classes": card["num_classes"],
-        "model_args": card["model_args"],
-        **names,
-        "pretrained_cfg": {**pixels, "fixed_input_size": own.get("fixed_input_size", False), **layers},
-        "skd": card,
-    }
+    own = timm.get_pretrained_cfg(arch) if timm.is_model(arch) else None
+    if own is not None:
+        about = {key: card[key] for key in ("input_size", "mean", "std", "crop_pct", "interpolation", "num_classes")}
+        # With these timm can change the number of channels or classes.
+        about |= {"fixed_input_size": own.fixed_input_size, "first_conv": own.first_conv, "classifier": own.classifier}
+        in_timm = {"architecture": arch, "model_args": card["model_args"], "pretrained_cfg": about, **config}
+        _write_json(part / CARD_FILE, in_timm)
+        try:
+            if _same_logits(model, timm.create_model(f"local-dir:{part}", pretrained=True), card):
+                return in_timm
+        except (RuntimeError, TypeError):  # timm's network has other layers or arguments
+            pass
+    _write_json(part / CARD_FILE, config)
+    return config
 
 
 @torch.no_grad()
@@ -193,11 +187,3 @@ def _write_json(path: Path, value: object) -> str:
     text = json.dumps(value, indent=1) + "\n"
     path.write_text(text)
     return text
-
-
-@contextmanager
-def _hub_errors(repository: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # of huggingface_hub or its HTTP library
-        raise SkdError(f"can't push to {repository}: {why(error)}; log in with: hf auth login") from error

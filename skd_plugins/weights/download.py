@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -74,8 +76,18 @@ def verify(release: Release) -> Path:
     return folder
 
 
-def why(error: Exception) -> str:
-    """The first line of an error. What a download raises differs between libraries and their versions."""
+@contextmanager
+def one_line_errors(what: str, way_out: str) -> Iterator[None]:
+    """Makes one line of whatever a transfer raises, which differs between libraries and their versions."""
+    try:
+        yield
+    except (SkdError, TypeError):  # a TypeError is a wrong argument of the caller's
+        raise
+    except Exception as error:
+        raise SkdError(f"{what}: {_first_line(error)}; {way_out}") from error
+
+
+def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -88,7 +100,7 @@ def _get(release: Release, file: ReleasedFile, folder: Path) -> None:
             store.fetch(file.name, downloader=_transfer)
             return
         except Exception as error:  # of pooch, requests, huggingface_hub or its HTTP library
-            reasons.append(f"{url}: {why(error)}")
+            reasons.append(f"{url}: {_first_line(error)}")
     raise SkdError(
         f"can't get {file.name} of the weights {release.name}: {'; '.join(reasons)}. Or copy the file to {folder}; "
         "SKD_CACHE=FOLDER puts the cache elsewhere"

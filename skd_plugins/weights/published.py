@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torchvision import models
 from ..common.errors import SkdError, unknown
 from ..common.files import file_sha256
 from ..networks.build import timm_name
-from .download import why
+from .download import one_line_errors
 from .manifest import WEIGHTS_FILE
 
 
@@ -47,7 +46,7 @@ def published_file(name: str, *, download: bool) -> Path:
         download: get the file if it is missing; otherwise that is an error.
     """
     library, _, rest = name.partition("/")
-    with _download_errors(name):
+    with _errors(name):
         path = (_timm_file if library == "timm" else _torchvision_file)(rest, download)
         if path is None:
             raise SkdError(f"{name} is not in the cache; run: skd weights download {name}")
@@ -59,21 +58,13 @@ def published_file(name: str, *, download: bool) -> Path:
     return path
 
 
-@contextmanager
-def _download_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (SkdError, TypeError):
-        raise
-    except Exception as error:  # of timm, torch.hub, huggingface_hub or its HTTP library
-        library = name.partition("/")[0]
-        raise SkdError(
-            f"can't get the weights {name} from {library}: {why(error)}; without a network, give a file"
-        ) from error
+def _errors(name: str) -> AbstractContextManager[None]:
+    library = name.partition("/")[0]
+    return one_line_errors(f"can't get the weights {name} from {library}", "without a network, give a file")
 
 
 def _timm(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    with _download_errors(f"timm/{name}"):
+    with _errors(f"timm/{name}"):
         model: Any = timm.create_model(_known(name), pretrained=True, **arguments)
     about = model.pretrained_cfg
     return model, {
