@@ -76,10 +76,8 @@ def release(
             raise SkdError(f"{folder} exists, and a release does not change: give another --tag, or remove it")
         if manifest is not None:
             check_addable(manifest, name)
-        if push:
-            with one_line_errors(
-                f"can't push to {push}", "log in with: hf auth login"
-            ):  # before the evaluation, which can take hours
+        if push:  # now, because the evaluation can take hours
+            with one_line_errors(f"can't push to {push}", "log in with: hf auth login"):
                 HfApi().create_repo(push, exist_ok=True)
         config = _write_config(part, model, card)
         if detectron2:

@@ -24,8 +24,6 @@ def export_weights(
         checkpoint: see `read_weights`, also for `which` and `ema`.
         out: folder.
         name: ``arch.tag``; the recipe's name by default.
-        which: which checkpoint of a run's folder; the papers report the last.
-        ema: the averaged weights or the raw ones; None takes the average if there is one.
     """
     weights, card = read_weights(checkpoint, which=which, ema=ema)
     name = name or card.get("name") or card["recipe"]["name"]

@@ -64,11 +64,6 @@ def export_detectron2(
         source: see `read_weights`, also for `which` and `ema`.
         out: folder.
         name: ``arch.tag``; the card's by default.
-        which: which checkpoint of a run's folder.
-        ema: the averaged weights or the raw ones.
-
-    Raises:
-        SkdError: see `read_weights`; or detectron2's ResNet can't be that network (another stem, attention, ...).
     """
     model, card = load_network(source, which=which, ema=ema)
     settings = detectron2_settings(model, card)
