@@ -150,6 +150,6 @@ def test_errors_name_the_address_and_the_way_out(
 
 def test_a_cache_that_cannot_be_written(release: Release, server: FileServer, cache: Path) -> None:
     cache.write_text("a file where the folder should be")
-    with pytest.raises(SkdError, match=r"can't write the cache .*Not a directory.*; SKD_CACHE=FOLDER puts"):
+    with pytest.raises(SkdError, match=r"can't write to the cache .*Not a directory.*; SKD_CACHE=FOLDER puts"):
         download(release)
     assert server.requests == []

@@ -30,11 +30,10 @@ def release_folder(name: str) -> Path:
 
 def is_downloaded(release: Release) -> bool:
     """Whether all files of the release are in the cache, undamaged."""
-    return all(is_intact(release_folder(release.name) / file.name, file) for file in release.files)
+    return all(_is_intact(release_folder(release.name) / file.name, file) for file in release.files)
 
 
-def is_intact(path: Path, file: ReleasedFile) -> bool:
-    """Whether the file exists and has the SHA-256 of the manifest."""
+def _is_intact(path: Path, file: ReleasedFile) -> bool:
     return path.exists() and file_sha256(path) == file.sha256
 
 
@@ -56,7 +55,7 @@ def download(release: Release) -> Path:
             for file in release.files:
                 _get(release, file, folder)
     except OSError as error:
-        raise SkdError(f"can't write the cache {folder}: {error}; SKD_CACHE=FOLDER puts it elsewhere") from None
+        raise SkdError(f"can't write to the cache {folder}: {error}; SKD_CACHE=FOLDER puts it elsewhere") from None
     return folder
 
 
@@ -67,7 +66,7 @@ def verify(release: Release) -> Path:
         path = folder / file.name
         if not path.exists():
             raise SkdError(f"{path} is not in the cache; run: skd weights download {release.name}")
-        if not is_intact(path, file):
+        if not _is_intact(path, file):
             path.unlink()
             raise SkdError(
                 f"{path} was damaged (its SHA-256 is not the manifest's) and is deleted; run: skd weights download "
@@ -78,7 +77,7 @@ def verify(release: Release) -> Path:
 
 @contextmanager
 def one_line_errors(what: str, way_out: str) -> Iterator[None]:
-    """Makes one line of whatever a transfer raises, which differs between libraries and their versions."""
+    """Turns any error of a transfer into one line; what is raised differs between libraries and their versions."""
     try:
         yield
     except (SkdError, TypeError):  # a TypeError is a wrong argument of the caller's
