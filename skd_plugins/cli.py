@@ -176,13 +176,9 @@ def export(
         which: which checkpoint of a run's folder.
         raw: the raw weights, where there is an average of them too.
     """
-    from .weights import export_detectron2, export_weights
+    from .commands.weights import export as run
 
-    if format == "safetensors":
-        print(export_weights(checkpoint, out, name=name, which=which, ema=False if raw else None))
-        return
-    path = export_detectron2(checkpoint, out, name=name, which=which, ema=False if raw else None)
-    print(f"{path}\n\n{path.with_suffix('.detectron2.yaml').read_text()}", end="")
+    run(checkpoint, out=out, name=name, format=format, which=which, raw=raw)
 
 
 def release(
@@ -193,6 +189,7 @@ def release(
     data: str | None = None,
     url: tuple[str, ...] = (),
     manifest: Path | None = None,
+    push: str | None = None,
     license: str = "Apache-2.0",
     detectron2: tyro.conf.FlagCreatePairsOff[bool] = False,
     which: Literal["last", "best"] = "last",
@@ -210,19 +207,18 @@ def release(
         url: where the folder will be (https://, hf://OWNER/NAME@REVISION, file:///), for the manifest.
         manifest: a manifest of your own that gets the entry; with SKD_WEIGHTS_MANIFEST=MANIFEST its names are known.
             The package's names can't be in it: give another tag.
+        push: upload the folder to OWNER/NAME on the Hugging Face Hub (log in first: hf auth login).
         license: of the weights, an SPDX identifier.
         detectron2: write a .pkl for detectron2's own ResNet too.
         which: which checkpoint of a run's folder.
         raw: the raw weights, where there is an average of them too.
     """
-    from .commands.release import ENTRY_FILE, make_release
+    from .commands.release import release as make
 
-    folder = make_release(
-        run, out, tag=tag, data=data, urls=url, manifest=manifest, license=license, detectron2=detectron2, which=which,
-        ema=False if raw else None,
+    make(
+        run, tag=tag, out=out, data=data, url=url, manifest=manifest, push=push, license=license,
+        detectron2=detectron2, which=which, raw=raw,
     )  # fmt: skip
-    print((folder / ENTRY_FILE).read_text(), end="")
-    print(f"release: {folder}")
 
 
 def weights(
@@ -231,28 +227,17 @@ def weights(
 ) -> None:
     """List, download or verify released weights, or print where they are.
 
-    The cache is $SKD_CACHE/weights, ~/.cache/skd_plugins/weights by default. SKD_WEIGHTS_MIRROR=URL asks URL/NAME/FILE
-    for released weights instead of the addresses of the manifest. HF_HUB_OFFLINE=1 keeps released and timm's weights
-    offline, not torchvision's. SKD_WEIGHTS_MANIFEST=FILE adds the releases of a manifest of your own.
+    They are kept in $SKD_CACHE/weights, by default ~/.cache/skd_plugins/weights. SKD_WEIGHTS_MANIFEST=FILE adds the
+    releases of your own manifest. HF_ENDPOINT=URL replaces the Hugging Face Hub by a mirror. HF_HUB_OFFLINE=1 forbids
+    the network for released weights and timm's, but not for torchvision's.
 
     Args:
         action: list; download; verify, those in the cache; or path, printing the file's, downloaded if need be.
         names: of weights: see skd weights list; or timm/NAME.TAG, torchvision/NAME.WEIGHTS.
     """
-    from .commands import weights as commands
+    from .commands.weights import weights as run
 
-    if action == "list":
-        if names:
-            raise SkdError("skd weights list takes no names")
-        commands.show_list()
-        return
-    if not names:
-        raise SkdError(f"skd weights {action} needs a name; skd weights list prints them")
-    for name in names:
-        if action == "verify":
-            print(f"{name}: verified, {commands.check(name)}")
-        else:
-            print(commands.get(name))
+    run(action, names)
 
 
 def timm_train(

@@ -20,7 +20,7 @@ from ..methods import Method
 from ..methods.task import MethodTask, create_task
 from ..networks.build import build_network
 from ..recipe import Recipe
-from ..weights.load import load_into, read_weights
+from ..weights.load import load_into, load_weights
 
 
 def augmentation(recipe: Recipe) -> Augmentation:
@@ -63,8 +63,7 @@ def build_task(recipe: Recipe, num_classes: int, device: torch.device) -> Method
     """The network with its initial weights, and the method around it."""
     model = build_network(recipe.model, num_classes=num_classes, **recipe.model_args)
     if recipe.initial_weights:
-        weights, _ = read_weights(recipe.initial_weights)
-        load_into(model, weights, what=recipe.initial_weights)
+        load_into(model, load_weights(recipe.initial_weights), what=recipe.initial_weights)
     model.to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
