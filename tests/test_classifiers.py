@@ -8,7 +8,7 @@ from test_methods import BATCH, CLASSES, MODELS, make_batch
 
 from skd_plugins import create_model, create_task
 from skd_plugins.common.errors import SkdError
-from skd_plugins.methods.sd_dropout import self_distillation
+from skd_plugins.methods.losses import self_distillation
 
 
 def test_two_layer_classifier() -> None:

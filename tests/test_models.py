@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from skd_plugins import SkdError, create_model
+from skd_plugins import Method, SkdError, create_model, create_task
+from skd_plugins.methods import method
 from skd_plugins.networks.build import classifier_of
-from skd_plugins.networks.features import forward_with_features
+from skd_plugins.networks.features import extra_rows, forward_with_features
 
 NETWORKS = [
     *("resnet10t", "test_vit", "test_efficientnet", "test_convnext", "torchvision/resnet18", "torchvision/vgg11"),
@@ -31,18 +32,40 @@ def test_features_are_the_classifiers_input(name: str) -> None:
         features, logits = forward_with_features(model, input)
     assert torch.equal(logits, plain), "the same operations, the same bits"
     torch.testing.assert_close(classifier_of(model)(features), plain)
-    # More rows for the classifier, in one call; the first are unchanged.
+    # More rows for the classifier, in one call of the first pass; that pass's own result is unchanged.
     calls: list[int] = []
     handle = classifier_of(model).register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
-    _, more = forward_with_features(model, input, lambda f: torch.cat([f, 2 * f]))
+    with extra_rows(model, lambda f: [2 * f, 3 * f]) as extra:
+        passes = [forward_with_features(model, input) for _ in range(2)]
     handle.remove()
-    assert calls == [4]
-    torch.testing.assert_close(more[:2], plain)
-    torch.testing.assert_close(more[2:], classifier_of(model)(2 * features))
+    assert calls == [6, 2]
+    for own, logits in passes:
+        torch.testing.assert_close(own, features)
+        torch.testing.assert_close(logits, plain)
+    (more,) = extra
+    torch.testing.assert_close(more, classifier_of(model)(torch.cat([2 * features, 3 * features])))
     with torch.no_grad():
         assert torch.equal(model(input), plain), "outside such a pass the hook does nothing"
     forward_with_features(model, input)
     assert len(classifier_of(model)._forward_pre_hooks) <= 1, "one hook, however many passes"
+
+
+class Careless(Method):
+    """Does not let an add-on reach the classifier."""
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.model(input)
+        return {"loss": self.criterion(logits, target), "output": logits, "features": logits}
+
+
+def test_a_base_can_not_ignore_the_rows_of_an_add_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(method, "_METHODS", {**method._METHODS, "careless": Careless})
+    task = create_task("sd_dropout", create_model("resnet10t", num_classes=3), base="careless")
+    input, target = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
+    with pytest.raises(SkdError, match="call anchor_forward"):
+        task(input, target)
+    features, logits = forward_with_features(task.method.model, input)
+    assert len(features) == len(logits) == 2, "nothing is left behind"
 
 
 def test_unknown_names_and_arguments() -> None:

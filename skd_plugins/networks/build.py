@@ -112,9 +112,15 @@ def classifier_of(model: nn.Module) -> Classifier:
 
 
 def num_classes_of(model: nn.Module) -> int:
-    """Outputs of the network's classifier."""
+    """C, the outputs of the network's classifier."""
     head = classifier_of(model)
     return head.out_channels if isinstance(head, nn.Conv2d) else head.out_features
+
+
+def num_features_of(model: nn.Module) -> int:
+    """D, the inputs of the network's classifier."""
+    head = classifier_of(model)
+    return head.in_channels if isinstance(head, nn.Conv2d) else head.in_features
 
 
 def _is_classifier(module: nn.Module) -> bool:
