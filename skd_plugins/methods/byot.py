@@ -32,10 +32,9 @@ class BYOT(Method):
 
     Args:
         model: has four stages, see `stage_modules`.
-        ce_weight: of the branches' cross-entropy, ``1 - alpha`` in the paper.
-        kd_weight: of their divergence, alpha in the paper.
-        feature_weight: of their features' distance, lambda in the paper.
-        temperature: T.
+        ce_weight: ``1 - alpha`` in the paper.
+        kd_weight: alpha in the paper.
+        feature_weight: lambda in the paper.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ class CSKD(Method):
     """CS-KD (Yun et al. 2020, Eq. 1): class-wise self-knowledge distillation.
 
     ``loss = CE(x, y) + weight * T^2 * KL(P(. | x'; T) || P(. | x; T))`` where x' is another image of x's class and no
-    gradient flows through its prediction. Where x' comes from is `pairing`:
+    gradient flows through its prediction. The paper's lambda_cls is `weight`. `pairing` says where x' comes from:
 
     * ``sampled``, the paper's: the loader draws x' uniformly from the class (it may draw x itself, which then gets
       another augmentation). The batch is ``[B anchors | B pairs]``. The pairs are a forward pass of their own, after
@@ -35,11 +35,6 @@ class CSKD(Method):
     Deviation: none for ``sampled``. ``batch`` and ``bank`` are not in the paper: the same loss at cross-entropy's cost.
         With mixup (section 3.2) anchors and pairs are mixed with the same permutation and coefficient.
     Logs: ``ce`` and ``kd``.
-
-    Args:
-        weight: lambda_cls.
-        temperature: T.
-        pairing: see above.
     """
 
     bank: Tensor

@@ -22,11 +22,6 @@ class DDGSD(Method):
     Deviation: none from that code. Compared with it (float64, ResNet-18, 16 images of 64 px, 5 draws) the loss differs
         by at most 2.2e-16 and the gradients by 6.6e-15. Under several processes MMD is of each process's features.
     Logs: ``ce`` (the sum over both views), ``kd`` and ``mmd``.
-
-    Args:
-        weight: of the divergences.
-        temperature: T.
-        mmd_weight: of the distance between mean features.
     """
 
     segments = ("anchor", "view")

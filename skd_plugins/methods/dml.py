@@ -26,21 +26,12 @@ class DML(Method):
         with it (float64, ResNet-18, 16 images of 64 px, 5 draws) the loss differs by at most 3.3e-16, the gradients of
         both networks by 6.0e-15; with sd_dropout (DML_Dropout_V1) likewise.
     Logs: ``ce`` (the mean of both networks') and ``kd``.
-
-    Args:
-        weight: of the divergences.
-        temperature: T.
     """
 
     passes = (2, 0)
 
     def __init__(
-        self,
-        model: nn.Module,
-        criterion: Criterion = None,
-        *,
-        weight: Weight = 1.0,
-        temperature: Temperature = 3.0,
+        self, model: nn.Module, criterion: Criterion = None, *, weight: Weight = 1.0, temperature: Temperature = 3.0
     ) -> None:
         super().__init__(model, criterion)
         self.weight, self.temperature = weight, temperature

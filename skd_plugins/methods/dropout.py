@@ -31,7 +31,6 @@ class Dropout(Method):
     Logs: ``ce``, of the dropped features.
 
     Args:
-        drop_rate: probability to drop a feature.
         samples: dropped samples of each image; the loss is their mean cross-entropy.
     """
 

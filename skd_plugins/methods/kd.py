@@ -35,10 +35,6 @@ class KD(AddOn):
     Args:
         teacher: what `skd_plugins.weights.read_weights` takes (a run's folder, exported weights, the name of released
             ones), the name of a timm model that timm has weights for, or a network.
-        base: name of the method it is added to.
-        base_args: arguments of that method.
-        weight: of the divergence.
-        temperature: T.
     """
 
     refuses: Mapping[str, str] = {

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from ..common.errors import SkdError
-from .method import Criterion, Method, register_method
+from .ce import CE
+from .method import Criterion, register_method
 
 
 @register_method("label_smoothing")
-class LabelSmoothing(Method):
+class LabelSmoothing(CE):
     """Label smoothing (Szegedy et al. 2016, section 7): cross-entropy with targets moved towards the uniform ones.
 
     ``loss = -sum_k q_k log p_k`` with ``q = (1 - label_smoothing) * onehot(y) + label_smoothing / C``.
@@ -25,7 +26,6 @@ class LabelSmoothing(Method):
 
     Args:
         criterion: None or plain cross-entropy; this method brings its own.
-        label_smoothing: the share of the target that is uniform.
     """
 
     def __init__(
@@ -42,8 +42,3 @@ class LabelSmoothing(Method):
                 "recipe's label_smoothing (in timm's train.py: --smoothing 0), or use method ce"
             )
         super().__init__(model, nn.CrossEntropyLoss(label_smoothing=label_smoothing))
-
-    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        out, logits = self.anchor_forward(input)
-        ce = self.criterion(logits, target)
-        return out | {"loss": ce, "ce": ce.detach()}

@@ -44,14 +44,10 @@ class SDDropout(AddOn):
 
     Args:
         base: name of the method it is added to; ``adacos``, ``virtual_softmax``, ``dropout`` and ``kd`` refuse it.
-        base_args: arguments of that method.
         weight: lambda of Eq. 4: 1.0 alone (appendix A.1), 0.1 on ImageNet (section 4.1.2); on another method the
             authors' code has 0.1.
-        temperature: T.
-        drop_rate: probability to drop a feature.
         direction: ``both`` (Eq. 3), ``forward`` (Eq. 6) or ``reverse`` (Eq. 7), see `self_distillation`.
         position: where dropout is: ``head``, or after a stage (see `stage_modules`).
-        samples: dropout samples of each image.
     """
 
     refuses: Mapping[str, str] = {"sd_dropout": "base= has to name another method"}
