@@ -1,4 +1,4 @@
-"""Stages of networks: what they give, and the network from one of them on."""
+"""Stages of networks, and the rest of a network after one of them."""
 
 from __future__ import annotations
 

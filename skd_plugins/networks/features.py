@@ -59,47 +59,46 @@ class _ClassifierTap:
     """
 
     def __init__(self) -> None:
-        self.active = False
-        self.calls = 0
-        self.features: Tensor | None = None
+        self.seen: list[Tensor] | None = None  # the classifier's inputs during `run`
         self.rows: Callable[[Tensor], Sequence[Tensor]] | None = None
         self.extra: list[Tensor] = []
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if not self.active:
+        if self.seen is None:
             return None
         input = args[0]
         shape = input.shape
         # A convolution gets [B, D, 1, 1].
-        self.features = input.flatten(1) if input.ndim == 4 and shape[2:] == (1, 1) else input
-        self.calls += 1
-        if self.rows is None or self.features.ndim != 2:
+        features = input.flatten(1) if input.ndim == 4 and shape[2:] == (1, 1) else input
+        self.seen.append(features)
+        if self.rows is None or features.ndim != 2:
             return None
-        return (torch.cat([self.features, *self.rows(self.features)]).reshape(-1, *shape[1:]),)
+        return (torch.cat([features, *self.rows(features)]).reshape(-1, *shape[1:]),)
 
     def run(self, model: nn.Module, input: Tensor) -> tuple[Tensor, Tensor]:
         expanded = self.rows is not None
-        self.active, self.calls, self.features = True, 0, None
+        seen = self.seen = []
         try:
             logits = model(input)
         except RuntimeError as error:
-            if not expanded or not self.calls or isinstance(error, torch.OutOfMemoryError):
+            if not expanded or not seen or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise SkdError(
                 f"{type(model).__name__} adds something else to what its classifier gives, so further rows can't be "
                 f"put through it, as sd_dropout and dropout do ({error}); use another network"
             ) from error
         finally:
-            features, self.active, self.features, self.rows = self.features, False, None, None
-        if self.calls != 1 or features is None or not isinstance(logits, Tensor):
+            self.seen, self.rows = None, None
+        if len(seen) != 1 or not isinstance(logits, Tensor):
             raise SkdError(
-                f"{type(model).__name__} calls its classifier {self.calls} times in one pass and returns "
+                f"{type(model).__name__} calls its classifier {len(seen)} times in one pass and returns "
                 f"{type(logits).__name__}, not once and logits; use a network with one linear classifier"
             )
-        if features.ndim != 2 or features.shape[0] != input.shape[0]:
+        features: Tensor = seen[0]
+        if features.ndim != 2 or len(features) != len(input):
             raise SkdError(
                 f"{type(model).__name__} gives its classifier features of shape {list(features.shape)}, "
-                f"not [{input.shape[0]}, D]; methods that use features need one vector an image"
+                f"not [{len(input)}, D]; methods that use features need one vector per image"
             )
         if expanded:
             self.extra.append(logits[len(features) :])
