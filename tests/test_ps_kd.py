@@ -1,4 +1,4 @@
-"""PS-KD against float64 NumPy written from the paper's equation, and what it keeps of the epoch before."""
+"""PS-KD against float64 NumPy written from the paper's equation, and the network it keeps."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Branch(nn.Module):
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         if min(maps.shape[2:]) < self.shrink:
             raise SkdError(
-                f"byot: image_size is too small: a stage's maps of {maps.shape[2]} x {maps.shape[3]} can't be made "
+                f"byot: image_size is too small, a stage's maps of {maps.shape[2]} x {maps.shape[3]} can't be made "
                 f"{self.shrink} times smaller; take a larger image_size"
             )
         features = self.bottleneck(maps).mean(dim=(2, 3))
