@@ -32,11 +32,7 @@ class MethodTask(TrainingTask):
     """
 
     def __init__(
-        self,
-        method: Method,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-        verbose: bool = True,
+        self, method: Method, device: torch.device | None = None, dtype: torch.dtype | None = None, verbose: bool = True
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
         self.trainable_module: nn.Module = _Trainable(method)
@@ -110,7 +106,8 @@ class MethodTask(TrainingTask):
         """What the method owns apart from the network. The average has none."""
         if ema:
             return {}
-        prefixes = self._network_prefixes()
+        named = self.method.named_modules(remove_duplicate=False)  # an add-on and its base both hold the network
+        prefixes = tuple(f"{name}." for name, module in named if module is self.method.model)
         return {key: value for key, value in self.method.state_dict().items() if not key.startswith(prefixes)}
 
     def load_task_state(
@@ -134,11 +131,6 @@ class MethodTask(TrainingTask):
             return self.method.parameters()
         head = {id(parameter) for parameter in classifier_of(self.method.model).parameters()}
         return [parameter for parameter in self.method.parameters() if id(parameter) not in head]
-
-    def _network_prefixes(self) -> tuple[str, ...]:
-        """The network's names in the method; an add-on and its base both hold it."""
-        named = self.method.named_modules(remove_duplicate=False)
-        return tuple(f"{name}." for name, module in named if module is self.method.model)
 
 
 class _Trainable(nn.Module):
