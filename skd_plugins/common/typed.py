@@ -42,7 +42,7 @@ def check_arguments(
 
     Unknown names are refused, and so is it when one without a default is missing.
     """
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters
     known = [name for name in parameters if name not in skip]
     for name in arguments:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ...common.errors import SkdError
 from ...common.meter import tracked
+from ...common.typed import check_value
 from ...evaluation.predictions import evaluation_mode
-from ...methods.losses import full_precision
-from ...methods.sd_dropout import self_distillation
+from ...methods.losses import full_precision, self_distillation
+from ...methods.method import DropRate
 from ...networks.build import classifier_of
-from ...networks.features import forward_with_features
+from ...networks.features import extra_rows, forward_with_features
 
 Of = Literal["all", "classifier"]
 
@@ -232,17 +233,17 @@ def mean_assumptions(
 
 def _dropped_logits(model: nn.Module, input: Tensor, drop_rate: float, seed: int) -> tuple[Tensor, Tensor]:
     """Logits ``[B, C]`` of two dropout samples of the features, in float32 or more."""
-    if not 0 < drop_rate < 1:
-        raise SkdError(f"drop_rate must be between 0 and 1, got {drop_rate:g}")
+    drop_rate = check_value(drop_rate, DropRate, what="drop_rate")
     # The CPU's generator, so that every device gets the same masks.
     generator = torch.Generator().manual_seed(seed)
 
-    def two_samples(features: Tensor) -> Tensor:
+    def two_samples(features: Tensor) -> list[Tensor]:
         kept = torch.rand(2, *features.shape, generator=generator) >= drop_rate
-        return (features * kept.to(features) / (1 - drop_rate)).flatten(0, 1)
+        return [(features * kept.to(features) / (1 - drop_rate)).flatten(0, 1)]
 
-    _, logits = forward_with_features(model, input, two_samples)
-    u, v = full_precision(logits).chunk(2)
+    with extra_rows(model, two_samples) as extra:
+        forward_with_features(model, input)
+    u, v = full_precision(extra[0]).chunk(2)
     return u, v
 
 
