@@ -18,15 +18,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from skd_plugins.evaluation.pictures import data_uri
+from skd_plugins.evaluation.runs import read_run
 
 from skd_plugins.common.errors import SkdError
 from skd_plugins.common.files import jsonable
 from skd_plugins.evaluation import Predictions, compare, summarize, write_report
 from skd_plugins.evaluation.comparison import METRICS, best, group_runs
 from skd_plugins.evaluation.html import breakable
-from skd_plugins.evaluation.pictures import data_uri
 from skd_plugins.evaluation.report import reliability_from_json
-from skd_plugins.evaluation.runs import read_run
 from skd_plugins.evaluation.svg import Series, curve_plot, nice_ticks
 
 EVIL = "<script>alert('x')</script>"

@@ -14,10 +14,10 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from skd_plugins.evaluation.nearest import nearest_candidates
 from test_metrics import quick
 
 from skd_plugins.evaluation import recall_at_1
-from skd_plugins.evaluation.nearest import nearest_candidates
 
 
 def slow_recall(features: NDArray[Any], targets: NDArray[Any]) -> float:
