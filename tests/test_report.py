@@ -18,15 +18,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from skd_plugins.evaluation.pictures import data_uri
-from skd_plugins.evaluation.runs import read_run
 
 from skd_plugins.common.errors import SkdError
 from skd_plugins.common.files import jsonable
 from skd_plugins.evaluation import Predictions, compare, summarize, write_report
-from skd_plugins.evaluation.comparison import METRICS, best, group_runs
-from skd_plugins.evaluation.html import breakable
-from skd_plugins.evaluation.report import reliability_from_json
+from skd_plugins.evaluation.comparison import METRICS, best, group_runs, read_run
+from skd_plugins.evaluation.html import breakable, data_uri
+from skd_plugins.evaluation.metrics import Reliability
 from skd_plugins.evaluation.svg import Series, curve_plot, nice_ticks
 
 EVIL = "<script>alert('x')</script>"
@@ -214,7 +212,7 @@ def test_metrics_file(digits: tuple[Predictions, NDArray[np.uint8]], tmp_path: P
     assert saved["metrics"] == summarize(digits[0])
     assert saved["skipped"] == 1
     assert saved["info"]["versions"] == {"torch": "2.13"}
-    bins = reliability_from_json(saved["reliability"])
+    bins = Reliability.from_json(saved["reliability"])
     assert bins.ece == pytest.approx(saved["metrics"]["ece"], abs=1e-12)
     assert None in saved["reliability"]["accuracy"], "an empty bin"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "report.html"]

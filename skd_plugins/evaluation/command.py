@@ -61,7 +61,7 @@ def evaluate(
     *,
     data: str | None = None,
     out: Path | None = None,
-    options: tyro.conf.OmitArgPrefixes[Options] = Options(),  # frozen
+    evaluation: tyro.conf.OmitArgPrefixes[Options] = Options(),  # frozen
 ) -> None:
     """Evaluate a run, a checkpoint, a file or a name of weights: metrics.json and a report.html.
 
@@ -72,9 +72,9 @@ def evaluate(
             network was trained on them.
         out: where the report goes; by default "evaluation" beside the weights, or evaluation/NAME for a name. Other
             checkpoints, raw weights, attacks and corruptions get their own folder, such as "evaluation-best-raw".
-        options: which weights, and how.
+        evaluation: which weights, and how.
     """
-    report = evaluate_weights(weights, data=data, out=out, **vars(options))
+    report = evaluate_weights(weights, data=data, out=out, **vars(evaluation))
     print(metrics_line(report.with_name("metrics.json")))
     print(f"report: {report}")
 
