@@ -144,21 +144,9 @@ def read_run(path: str | Path) -> Run:
     inside = not (folder / "recipe.json").exists() and (folder.parent / "recipe.json").exists()
     root = folder.parent if inside else folder
     variant = folder.name.removeprefix("evaluation").removeprefix("-") if inside else ""
-    recipe, validation = _recipe(root / "recipe.json"), _validation(root / "metrics.jsonl")
-    return Run(folder, variant, metrics, reliability, info, recipe, validation)
-
-
-def _recipe(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SkdError(f"{path} is not JSON ({error}); training writes it") from None
-    if not isinstance(recipe, dict):
-        raise SkdError(f"{path} holds {type(recipe).__name__}, not the fields of a recipe; training writes it")
+    recipe = json.loads((root / "recipe.json").read_text("utf-8")) if (root / "recipe.json").is_file() else {}
     recipe.pop("environment", None)  # differs between any two runs
-    return recipe
+    return Run(folder, variant, metrics, reliability, info, recipe, _validation(root / "metrics.jsonl"))
 
 
 def _validation(path: Path) -> Mapping[str, list[tuple[float, float]]]:

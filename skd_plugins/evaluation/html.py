@@ -59,15 +59,12 @@ def data_uri(image: NDArray[Any], *, index: int) -> str:
     """An image as a ``data:`` address; large ones are scaled down.
 
     Args:
-        image: uint8 ``[H, W, 3]``, ``[H, W, 1]`` or ``[H, W]``.
+        image: uint8 ``[H, W, 3]`` or ``[H, W]``.
         index: its position in the data set, for the error message.
     """
-    pixels = np.asarray(image)
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
-        raise SkdError(f"image {index} should be uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
-    picture = Image.fromarray(pixels)
+    if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)):
+        raise SkdError(f"image {index} should be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+    picture = Image.fromarray(image)
     small = max(picture.size) <= _SMALL
     picture.thumbnail((_LONGEST, _LONGEST))
     buffer = io.BytesIO()

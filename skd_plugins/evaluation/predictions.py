@@ -22,12 +22,7 @@ from ..common.meter import tracked
 from ..networks.features import forward_with_features
 
 Perturb: TypeAlias = Callable[[nn.Module, Tensor, Tensor], Tensor]
-_KINDS = {  # dimensions and type of the tensors
-    "logits": (2, torch.float32),
-    "targets": (1, torch.int64),
-    "features": (2, torch.float32),
-    "indices": (1, torch.int64),
-}
+_TENSORS = ("logits", "targets", "features", "indices")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,25 +43,12 @@ class Predictions:
     indices: Tensor
     skipped: Mapping[int, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        count = len(self.indices)
-        for name, (dims, dtype) in _KINDS.items():
-            tensor: Tensor = getattr(self, name)
-            if tensor.ndim != dims or len(tensor) != count or tensor.dtype != dtype:
-                raise SkdError(
-                    f"predictions need {name} as {dims}-dimensional {dtype} of {count} rows, "
-                    f"got {list(tensor.shape)} {tensor.dtype}"
-                )
-        falls = (self.indices[1:] <= self.indices[:-1]).nonzero()
-        if len(falls):
-            raise SkdError(f"indices of predictions must ascend, but {int(self.indices[falls[0] + 1])} comes too late")
-
     def __len__(self) -> int:
         return len(self.indices)
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file atomically."""
-        tensors = {name: getattr(self, name).contiguous() for name in _KINDS}
+        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
         with atomic(Path(path)) as temporary:
             save_file(tensors, temporary, metadata={"skipped": json.dumps(dict(self.skipped))})
 
@@ -76,7 +58,7 @@ class Predictions:
         try:
             with safe_open(path, framework="pt") as file:
                 skipped = json.loads((file.metadata() or {})["skipped"])
-                tensors = {name: file.get_tensor(name) for name in _KINDS}
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise SkdError(f"{path} holds no predictions ({error}); `skd evaluate` writes them") from None
         return cls(**tensors, skipped={int(index): reason for index, reason in skipped.items()})
@@ -155,18 +137,15 @@ def _predict_shard(
     skipped = {int(index): str(reason) for index, reason in (getattr(loader, "skipped", None) or {}).items()}
     count = sum(map(len, parts["targets"]))
     known = getattr(loader, "indices", None)
-    if known is None:
-        indices = np.arange(count)
-    else:
-        named = np.asarray(known, np.int64)
-        indices = named[~np.isin(named, list(skipped))] if skipped else named
-        if len(indices) != count:
-            raise SkdError(
-                f"the loader gave {count} images, but its indices name {len(indices)} besides {len(skipped)} skipped"
-            )
+    named = np.arange(count) if known is None else np.asarray(known, np.int64)
+    indices = named if known is None else named[~np.isin(named, list(skipped))]
+    if len(indices) != count:
+        raise SkdError(
+            f"the loader gave {count} images, but its indices name {len(indices)} besides {len(skipped)} skipped"
+        )
     # cat copies, outside of inference mode: the results are ordinary tensors.
     tensors = {name: torch.cat(part) if part else torch.empty(0) for name, part in parts.items()}
-    return _Shard({**tensors, "indices": torch.from_numpy(indices.copy())}, skipped, counted=known is None)
+    return _Shard({**tensors, "indices": torch.from_numpy(indices)}, skipped, counted=known is None)
 
 
 def _check_targets(target: Tensor, logits: Tensor) -> None:
@@ -193,7 +172,7 @@ def _merge(shards: list[_Shard]) -> Predictions:
         )
     if len(filled) > 1 and any(shard.counted for shard in shards):
         raise SkdError("several processes evaluate, but a loader has no `indices` of its images; make_loader sets them")
-    merged = {name: torch.cat([tensors[name] for tensors in filled]) for name in _KINDS}
+    merged = {name: torch.cat([tensors[name] for tensors in filled]) for name in _TENSORS}
     order = torch.argsort(merged["indices"])
     merged = {name: tensor[order] for name, tensor in merged.items()}
     twice = (merged["indices"][1:] == merged["indices"][:-1]).nonzero()

@@ -33,19 +33,16 @@ def write_report(
     images: Callable[[int], NDArray[np.uint8]] | None = None,
     corrupted: Mapping[str, Sequence[float]] | None = None,
 ) -> Path:
-    """Writes ``metrics.json`` and one self-contained ``report.html``.
+    """Writes ``metrics.json`` and one self-contained ``report.html``, and returns the path of the latter.
 
     Args:
         predictions: what `predict` returned. With several processes, call this on one of them.
-        out_dir: the folder, made if it does not exist.
+        out_dir: the folder.
         title: the heading.
         classes: a name for every output of the model; numbers when None.
         info: what was evaluated and how (checkpoint, data, command, versions), shown as a table.
         images: returns the image at a position of the data set, uint8 ``[H, W, 3]``. None leaves out the images.
-        corrupted: what `corrupted_top1` returned, for a table of it and the mean, ``mca``.
-
-    Returns:
-        The path of ``report.html``.
+        corrupted: what `corrupted_top1` returned, for a table of it and its mean, ``mca``.
     """
     outputs = predictions.logits.shape[1]
     if classes is not None and len(classes) != outputs:
@@ -82,8 +79,8 @@ def write_report(
     return page
 
 
-def _worst_classes(scores: Scores, targets: NDArray[np.int64], names: list[str]) -> list[dict[str, Any]]:
-    """Classes with errors by accuracy, lowest first; of equals the larger one first."""
+def _worst_classes(scores: Scores, targets: NDArray[np.int64], names: list[str]) -> list[tuple[Any, ...]]:
+    """Classes with errors by accuracy, lowest first (of equals the larger one): name, images, accuracy, confusion."""
     images = np.bincount(targets, minlength=len(names))
     right = np.bincount(targets[scores.correct], minlength=len(names))
     accuracy = right / np.maximum(images, 1)
@@ -91,15 +88,7 @@ def _worst_classes(scores: Scores, targets: NDArray[np.int64], names: list[str])
     rows = []
     for number in order[right[order] < images[order]][:_WORST_CLASSES]:
         confused = np.bincount(scores.predicted[(targets == number) & ~scores.correct])
-        rows.append(
-            {
-                "name": names[number],
-                "images": int(images[number]),
-                "accuracy": float(accuracy[number]),
-                "confused_with": names[confused.argmax()],
-                "confused_count": int(confused.max()),
-            }
-        )
+        rows.append((names[number], images[number], accuracy[number], names[confused.argmax()], confused.max()))
     return rows
 
 

@@ -70,16 +70,14 @@ def _nearest(rows: NDArray[Any], first: Indices, query: Indices, candidate: Indi
     order = np.argsort(query, kind="stable")
     query, candidate = query[order], candidate[order]
     starts = np.flatnonzero(np.diff(query, prepend=-1))
-    lengths = np.diff(starts, append=len(query))
-    squared = np.zeros(len(query))
-    open_pairs = np.flatnonzero(np.repeat(lengths, lengths) > 1)  # a single candidate is the nearest
+    squared = np.empty(len(query))
     step = max(1, _BLOCK // 8 // rows.shape[1])
-    for start in range(0, len(open_pairs), step):
-        part = open_pairs[start : start + step]
+    for start in range(0, len(query), step):
+        part = slice(start, start + step)
         difference = rows[first[candidate[part]]].astype(np.float64) - rows[first[query[part]]]
         squared[part] = (difference**2).sum(axis=1)
     limit = np.minimum.reduceat(squared, starts) * (1 + rows.shape[1] * _EPS64)
-    kept = squared <= np.repeat(limit, lengths)
+    kept = squared <= np.repeat(limit, np.diff(starts, append=len(query)))
     return query[kept], candidate[kept]
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 from xml.etree import ElementTree
 
 from markupsafe import Markup
 
 from .metrics import Reliability
 
+Pair: TypeAlias = tuple[float, float]
 _COLOURS = 6  # classes s0 to s5 in the style sheet; further series differ by their dashes
 _DASHES = ("none", "7 4", "2 3", "9 3 2 3")
 _PERCENT = {0.0: "0", 0.2: "20", 0.4: "40", 0.6: "60", 0.8: "80", 1.0: "100 %"}  # ticks of an axis from 0 to 1
@@ -26,21 +28,13 @@ class Series:
 
     name: str
     style: int
-    points: Sequence[tuple[float, float]]
+    points: Sequence[Pair]
 
 
 class _Plot:
     """An SVG with a data area and linear axes. The margins are left, right, top and bottom, in pixels."""
 
-    def __init__(
-        self,
-        title: str,
-        size: tuple[float, float],
-        x: tuple[float, float],
-        y: tuple[float, float],
-        *,
-        margins: tuple[float, float, float, float],
-    ) -> None:
+    def __init__(self, title: str, size: Pair, x: Pair, y: Pair, margins: tuple[float, float, float, float]) -> None:
         width, height = size
         left, right, top, bottom = margins
         box = f"0 0 {width:g} {height:g}"
@@ -69,9 +63,9 @@ class _Plot:
             place["transform"] = f"rotate({rotate:g} {x:g} {y:g})"
         ElementTree.SubElement(self.svg, "text", place).text = text
 
-    def bar(self, kind: str, x: tuple[float, float], y: tuple[float, float], hover: str, gap: float = 1) -> None:
-        """A rectangle in data coordinates, `gap` pixels narrower than its bin on either side."""
-        left, right = self.x(x[0]) + gap, self.x(x[1]) - gap
+    def bar(self, kind: str, x: Pair, y: Pair, hover: str) -> None:
+        """A rectangle in data coordinates, a pixel narrower than its bin on either side."""
+        left, right = self.x(x[0]) + 1, self.x(x[1]) - 1
         top, bottom = self.y(max(y)), self.y(min(y))
         self.add("rect", kind, hover, x=left, y=top, width=max(right - left, 0.5), height=max(bottom - top, 0))
 
@@ -130,7 +124,7 @@ def reliability_plot(bins: Reliability, *, small: bool = False) -> Markup:
     return plot.render()
 
 
-def _used(bins: Reliability) -> Iterator[tuple[int, tuple[float, float], float, float]]:
+def _used(bins: Reliability) -> Iterator[tuple[int, Pair, float, float]]:
     """Count, edges, accuracy and confidence of every bin that is not empty."""
     for k, count in enumerate(bins.counts.tolist()):
         if count:
