@@ -207,16 +207,6 @@ def test_files_that_are_not_predictions(tmp_path: Path) -> None:
             Predictions.load(tmp_path / name)
 
 
-def test_predictions_must_fit_together() -> None:
-    rows, numbers = torch.zeros(3, 2), torch.arange(3)
-    with pytest.raises(SkdError, match="need features"):
-        Predictions(rows, numbers, rows[:2], numbers)
-    with pytest.raises(SkdError, match="need logits"):
-        Predictions(rows.double(), numbers, rows, numbers)
-    with pytest.raises(SkdError, match="must ascend, but 1 comes too late"):
-        Predictions(rows, numbers, rows, torch.tensor([0, 2, 1]))
-
-
 # --------------------------------------------------------------------------------------------------- two processes
 
 SCENARIOS = ("uneven", "empty", "skipped", "twice", "target", "crash", "uncounted")

@@ -453,18 +453,13 @@ def test_validation_log_of_a_run_that_crashed(tmp_path: Path) -> None:
     assert read_run(run).validation == {"top1": [(1, 0.2), (2, 0.5)], "nll": [(2, 0.9)]}
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        *(("evaluation/metrics.json", content, "run/evaluation/metrics.json is not a file of metrics.*skd evaluate .*run")
-          for content in ("{", "[]", '{"metrics": {}}', '{"metrics": {"top1": "x"}}', '{"metrics": 3}', "\udcff")),
-        *(("recipe.json", content, "run/recipe.json .*training writes it") for content in ("{", "[]")),
-    ],
-)  # fmt: skip
-def test_broken_files_are_named(tmp_path: Path, file: str, content: str, message: str) -> None:
+@pytest.mark.parametrize("content", ["{", "[]", '{"metrics": {}}', '{"metrics": {"top1": "x"}}', '{"metrics": 3}'])
+def test_broken_metrics_name_the_file_and_the_command(tmp_path: Path, content: str) -> None:
     run = make_run(tmp_path / "run", top1=0.9)
-    (run / file).write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(SkdError, match=message):
+    (run / "evaluation" / "metrics.json").write_text(content)
+    with pytest.raises(
+        SkdError, match="run/evaluation/metrics.json is not a file of metrics.*skd evaluate .*run --data"
+    ):
         compare([run], tmp_path)
 
 
