@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from skd_plugins.common.errors import SkdError
@@ -160,11 +162,11 @@ def batch(*target: int) -> list[tuple[Tensor, Tensor]]:
     return [(images(len(target))[0], torch.tensor(target))]
 
 
-def short() -> Loader:
+class Short(Loader):
     """Names more images than it gives."""
-    loader = Loader([0, 1])
-    loader.__class__ = type("Short", (Loader,), {"__iter__": lambda self: iter(batch(0))})
-    return loader
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from batch(0)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ def short() -> Loader:
         (Loader([0, 1], broken=(0, 1)), "no images, 2 were skipped"),
         (Loader([2, 3, 4, 3]), "index 3 was evaluated twice"),
         ([(images(2)[0], torch.ones(2, 5))], r"class indices \[2\] as targets, got \[2, 5\]"),
-        (short(), "gave 1 images, but its indices name 2"),
+        (Short([0, 1]), "gave 1 images, but its indices name 2"),
     ],
 )
 def test_bad_loaders_are_named(loader: Loader, message: str) -> None:
@@ -198,8 +200,6 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_predictions(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     (tmp_path / "text").write_text("no tensors")
     save_file({"weight": torch.ones(2)}, tmp_path / "weights")
     for name in ("absent", "text", "weights"):
@@ -233,8 +233,6 @@ def scenario(name: str, rank: int) -> Predictions:
 
 
 def worker(rank: int, folder: Path) -> None:
-    import torch.distributed as dist
-
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
     outcomes = {}
