@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from skd_plugins.common.errors import SkdError
-from skd_plugins.evaluation import predictions as predict
+from skd_plugins.evaluation import predict
 from skd_plugins.evaluation.attacks import FGSM, PGD, input_gradient
 from skd_plugins.evaluation.pixels import Normalised
 
@@ -48,15 +49,16 @@ def batch(count: int = 6, seed: int = 1) -> tuple[Tensor, Tensor]:
     return normalised(levels.double() / 255), torch.arange(count) % 5
 
 
+_MEAN, _STD = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (MEAN, STD))
+
+
 def normalised(pixels: Tensor) -> Tensor:
-    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (MEAN, STD))
-    return (pixels - mean) / std
+    return (pixels - _MEAN) / _STD
 
 
 def pixels_of(input: Tensor) -> Tensor:
     """Without the package's own conversion, and without its clipping."""
-    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (MEAN, STD))
-    return input * std + mean
+    return input * _STD + _MEAN
 
 
 def losses(model: Net, input: Tensor, target: Tensor) -> Tensor:
@@ -105,18 +107,15 @@ def test_float32_budget_is_that_of_float32() -> None:
     assert (pixels_of(after.double()) - pixels_of(input)).abs().max() <= 8 / 255 + 5e-7
 
 
-def test_pgd_of_one_full_step_from_the_image_is_fgsm() -> None:
+def test_budgets_that_say_the_result() -> None:
     input, target = batch()
-    pgd = PGD(eps=0.03, steps=1, step_size=0.03, seed=None, mean=MEAN, std=STD)
-    torch.testing.assert_close(
-        pgd(Net(), input, target), FGSM(eps=0.03, mean=MEAN, std=STD)(Net(), input, target), atol=1e-12, rtol=0
-    )
-
-
-def test_no_budget_changes_nothing() -> None:
-    input, target = batch()
-    for attack in (FGSM(eps=0, mean=MEAN, std=STD), PGD(eps=0, mean=MEAN, std=STD)):
-        torch.testing.assert_close(attack(Net(), input, target), input, atol=1e-12, rtol=0)
+    kinds = {"mean": MEAN, "std": STD}
+    for attack, same in [
+        (FGSM(eps=0, **kinds), lambda model, input, target: input),
+        (PGD(eps=0, **kinds), lambda model, input, target: input),
+        (PGD(eps=0.03, steps=1, step_size=0.03, seed=None, **kinds), FGSM(eps=0.03, **kinds)),
+    ]:
+        torch.testing.assert_close(attack(Net(), input, target), same(Net(), input, target), atol=1e-12, rtol=0)
 
 
 # -------------------------------------------------------------------------------------------------------------- effect
@@ -189,19 +188,15 @@ def test_neither_batch_nor_mode_nor_order_matters_and_nothing_is_left(attack: FG
     torch.testing.assert_close(result.logits.double(), model(whole).detach(), atol=1e-5, rtol=1e-5)
 
 
-def test_random_start_depends_on_the_seed() -> None:
-    input, target = batch(2)
-    one, same, other = (PGD(eps=0.1, steps=1, seed=s, mean=MEAN, std=STD)(Net(), input, target) for s in (0, 0, 1))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-
-
 def test_every_image_has_a_random_start_of_its_own_that_fills_the_budget() -> None:
     """Without gradients a network leaves the images where they started."""
     model = Net()
     nn.init.zeros_(model.fc.weight)
-    input = normalised(torch.stack([torch.full((3, 6, 6), level) for level in (0.4, 0.6)]).double())
-    start = pixels_of(PGD(eps=0.1, steps=3, mean=MEAN, std=STD)(model, input, torch.tensor([0, 1]))) - pixels_of(input)
+    input, target = normalised(torch.stack([torch.full((3, 6, 6), x) for x in (0.4, 0.6)]).double()), torch.arange(2)
+    one, same, other = (PGD(eps=0.1, steps=3, seed=s, mean=MEAN, std=STD)(model, input, target) for s in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    start = pixels_of(one) - pixels_of(input)
     assert start.abs().max() <= 0.1 + 1e-12
     assert start.abs().mean() == pytest.approx(0.05, abs=0.005)
     assert not torch.allclose(start[0], start[1])
@@ -233,15 +228,17 @@ def test_legacy_is_the_authors_script_step_by_step() -> None:
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
-def test_what_is_refused() -> None:
-    with pytest.raises(SkdError, match="8/255"):
-        FGSM(eps=8, mean=MEAN, std=STD)
-    with pytest.raises(SkdError, match="8/255"):
-        PGD(eps=-0.1, mean=MEAN, std=STD)
-    with pytest.raises(SkdError, match="PGD needs at least one step"):
-        PGD(eps=0.1, steps=0, mean=MEAN, std=STD)
-    with pytest.raises(SkdError, match="std above 0"):
-        Normalised(mean=MEAN, std=(0.2, 0.0, 0.2))
-    with pytest.raises(SkdError, match="have 1 channels"):
-        FGSM(eps=0.1, mean=(0.5,), std=(0.5,))(Net(), *batch(1))
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: FGSM(eps=8, mean=MEAN, std=STD), "8/255"),
+        (lambda: PGD(eps=-0.1, mean=MEAN, std=STD), "8/255"),
+        (lambda: PGD(eps=0.1, steps=0, mean=MEAN, std=STD), "PGD needs at least one step"),
+        (lambda: Normalised(mean=MEAN, std=(0.2, 0.0, 0.2)), "std above 0"),
+        (lambda: FGSM(eps=0.1, mean=(0.5,), std=(0.5,))(Net(), *batch(1)), "have 1 channels"),
+    ],
+)
+def test_what_is_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(SkdError, match=message):
+        call()
     FGSM(eps=8, legacy=True, mean=MEAN, std=STD)  # normalised units have no such bound

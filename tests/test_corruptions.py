@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import colorsys
 import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import tyro
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from test_attacks import MEAN, STD, Net, batch
 
+import skd_plugins
 from skd_plugins.common.errors import SkdError
+from skd_plugins.data import open_source
+from skd_plugins.data.beton.write import write_folder
 from skd_plugins.data.datasets.cifar100c import CORRUPTIONS
-from skd_plugins.evaluation import frost
-from skd_plugins.evaluation import predictions as predict
+from skd_plugins.evaluation import distortions, predict, top1
+from skd_plugins.evaluation.command import evaluate, evaluate_weights
 from skd_plugins.evaluation.corruptions import _KINDS, Corruption, corrupt
-from skd_plugins.evaluation.distortions import _enlarged, _moved, _plasma
+from skd_plugins.evaluation.distortions import _enlarged, _moved, _plasma, photographs
+from skd_plugins.recipe import Recipe
+from skd_plugins.training.build import evaluation_loader
+from skd_plugins.training.main import HELP
+from skd_plugins.weights import load_network
 
 Pixels = NDArray[np.uint8]
 
@@ -202,24 +214,27 @@ def test_in_predict_on_what_the_network_sees() -> None:
     np.testing.assert_allclose(seen.permute(1, 2, 0).numpy() * 255, expected, atol=1e-3)
 
 
-def test_what_is_refused(small: Pixels) -> None:
-    with pytest.raises(SkdError, match="did you mean 'fog'"):
-        Corruption(name="fogg", severity=1, mean=MEAN, std=STD)
-    with pytest.raises(SkdError, match="severity of contrast is 1 to 5, got 6"):
-        corrupt(small, "contrast", 6)
-    with pytest.raises(SkdError, match="uint8 images"):
-        corrupt(small / 255, "fog", 1)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Corruption(name="fogg", severity=1, mean=MEAN, std=STD), "did you mean 'fog'"),
+        (lambda: corrupt(grey(9), "contrast", 6), "severity of contrast is 1 to 5, got 6"),
+        (lambda: corrupt(np.zeros((9, 9, 3)), "fog", 1), "uint8 images"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(SkdError, match=message):
+        call()
 
 
 def test_frost_is_a_piece_of_a_photograph(photo: Pixels, small: Pixels) -> None:
-    photographs = [(255 * photograph).round() for photograph in frost.photographs()]
-    assert len(photographs) == 5
+    wholes = [(255 * photograph).round() for photograph in photographs()]
+    assert len(wholes) == 5
     # On black, what is added is the photograph alone: 0.2 of every fifth pixel, or 0.4 of every one.
     for side, step, amount in ((32, 5, 0.2), (224, 1, 0.4)):
         layer = corrupt(np.zeros((side, side, 3), np.uint8), "frost", 1).astype(float)
         best = min(
-            _distance_in(layer, amount * whole[(step == 5) * 2 :: step, (step == 5) * 2 :: step])
-            for whole in photographs
+            _distance_in(layer, amount * whole[(step == 5) * 2 :: step, (step == 5) * 2 :: step]) for whole in wholes
         )
         assert best < 1, best  # rounding down
 
@@ -234,12 +249,54 @@ def _distance_in(layer: NDArray[np.float64], photograph: NDArray[np.float64]) ->
     return float(np.abs(photograph[top : top + len(layer), left : left + len(layer)] - layer).max())
 
 
-def test_frost_without_its_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    frost.photographs.cache_clear()
-    monkeypatch.setattr(frost.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SkdError, match=r"imagecorruptions: pip install 'skd_plugins\[corruptions\]'"):
-        Corruption(name="frost", severity=1, mean=MEAN, std=STD)
-
-
 def test_frost_on_an_image_larger_than_the_photographs() -> None:
     assert corrupt(np.zeros((3000, 70, 3), np.uint8), "frost", 3).max() > 0
+
+
+# ------------------------------------------------------------------------------------------------ in skd evaluate
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The released network of the digits, and 40 of its validation digits as PNG files."""
+    folder = tmp_path_factory.mktemp("corrupted")
+    shutil.copytree(Path(skd_plugins.__file__).parent / "weights" / "released" / "resnet10t_digits.ce", folder / "run")
+    write_folder(open_source("digits", False).subset(4, seed=0), folder / "data" / "val")
+    return folder
+
+
+def test_all_corruptions_of_a_network(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, data = weights / "run", weights / "data"
+    for more in ([], ["--corruptions"]):
+        tyro.cli(evaluate, args=[str(run), "--data", str(data), "--workers", "1", *more], config=HELP)
+    clean, saved = (
+        json.loads((run / name / "metrics.json").read_text()) for name in ("evaluation", "evaluation-corruptions")
+    )
+    accuracies = saved.pop("corruptions")
+    assert tuple(accuracies) == CORRUPTIONS
+    assert all(len(row) == 5 and all(0 <= value <= 1 for value in row) for row in accuracies.values())
+    mca = saved["metrics"].pop("mca")
+    assert mca == pytest.approx(np.mean(list(accuracies.values())))
+    assert 0.1 < mca < clean["metrics"]["top1"]
+    assert saved["metrics"] == clean["metrics"], "all else is of the clean images"
+    assert saved["reliability"] == clean["reliability"]
+    assert f"mCA {100 * mca:.2f} % (40 images)" in capsys.readouterr().out
+    page = (run / "evaluation-corruptions" / "report.html").read_text()
+    for name, row in accuracies.items():
+        cells = "".join(f'<td class="num">{100 * value:.1f}\u202f%</td>' for value in (*row, np.mean(row)))
+        assert f"<tr><td>{name.replace('_', ' ')}</td>{cells}</tr>" in page
+    model, card = load_network(run)
+    loader = evaluation_loader(Recipe.from_json(card["recipe"]), data / "val")
+    fog = predict(model, loader, perturb=Corruption(name="fog", severity=3, mean=loader.mean, std=loader.std))
+    assert accuracies["fog"][2] == top1(fog.logits, fog.targets)
+
+
+def test_frost_needs_its_photographs_before_anything_runs(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs.cache_clear()
+    monkeypatch.setattr(distortions.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SkdError, match=r"imagecorruptions: pip install 'skd_plugins\[corruptions\]'"):
+        Corruption(name="frost", severity=1, mean=MEAN, std=STD)
+    with pytest.raises(SkdError, match=r"imagecorruptions: pip install 'skd_plugins\[corruptions\]'"):
+        evaluate_weights("no such weights", corruptions=True)
+    with pytest.raises(SkdError, match="give one at a time"):
+        evaluate_weights(weights / "run", corruptions=True, attack="fgsm")

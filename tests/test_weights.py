@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from skd_plugins import Recipe, SkdError, create_model, create_task, export_weights, replace, train
 from skd_plugins.evaluation.command import evaluate_weights
-from skd_plugins.evaluation.comparison import group_runs
-from skd_plugins.evaluation.runs import read_run
+from skd_plugins.evaluation.comparison import group_runs, read_run
 from skd_plugins.networks.features import forward_with_features
 from skd_plugins.weights import load_network
 
@@ -132,14 +131,14 @@ def test_no_evaluation_replaces_another(
     asked: list[tuple[str | Path, dict[str, Any], str]] = [
         (copy, {}, "run/evaluation"),
         (copy / "last.pt", {}, "run/evaluation"),
-        (copy, {"ema": False}, "run/evaluation-raw"),
+        (copy, {"raw": True}, "run/evaluation-raw"),
         (copy, {"which": "best"}, "run/evaluation-best"),
-        (copy / "best.pt", {"ema": False, "attack": "fgsm", "eps": 0.1}, "run/evaluation-best-raw-fgsm-eps0.1"),
+        (copy / "best.pt", {"raw": True, "attack": "fgsm", "eps": 0.1}, "run/evaluation-best-raw-fgsm-eps0.1"),
         (copy / "epoch0020.pt", {}, "run/evaluation-epoch0020"),
         (copy, {"attack": "fgsm"}, "run/evaluation-fgsm"),
         (copy, {"attack": "fgsm", "eps": 8 / 255}, "run/evaluation-fgsm"),
         (exported[0], {}, "weights/evaluation-resnet10t.one"),
-        (exported[1], {"ema": False}, "weights/evaluation-resnet10t.two"),
+        (exported[1], {"raw": True}, "weights/evaluation-resnet10t.two"),
         ("resnet10t.one", {}, "evaluation/resnet10t.one"),
         ("resnet10t.one", {"attack": "fgsm"}, "evaluation-fgsm/resnet10t.one"),
     ]

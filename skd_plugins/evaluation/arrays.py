@@ -1,4 +1,4 @@
-"""Arrays that come in as numpy or torch, checked once for all metrics."""
+"""Inputs of the metrics: numpy arrays or tensors, checked in one place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array: TypeAlias = "NDArray[Any] | Tensor"
 
 
 def to_numpy(values: Array) -> NDArray[Any]:
-    """The values as a numpy array; half precisions that numpy lacks become float32."""
+    """The values as a numpy array; bfloat16 and float16 become float32."""
     if isinstance(values, np.ndarray):
         return values
     tensor = values.detach().cpu()
@@ -29,16 +29,13 @@ def to_numpy(values: Array) -> NDArray[Any]:
 def check_rows(
     rows: Array, targets: Array, *, what: str, indices: Array | None = None
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """One finite row and one class index a sample.
+    """Checks that each sample has one finite row and one class index, and returns both as numpy arrays.
 
     Args:
         rows: ``[N, D]``.
         targets: ``[N]`` integers.
-        what: the name of the rows in messages.
-        indices: ``[N]``, what the samples are called in messages; their positions when None.
-
-    Raises:
-        SkdError: no samples, wrong shapes, or a value that is not finite (the first such sample is named).
+        what: the name of the rows in error messages.
+        indices: ``[N]`` names of the samples in error messages; their positions when None.
     """
     values, labels = to_numpy(rows), to_numpy(targets)
     if values.ndim != 2 or labels.ndim != 1 or len(values) != len(labels):
@@ -53,6 +50,6 @@ def check_rows(
         name = first if indices is None else int(to_numpy(indices)[first])
         raise SkdError(
             f"{what} of sample {name} are not finite ({int((~finite).sum())} of {len(values)} samples are not); "
-            "the model diverged, or overflowed in a half precision"
+            "the model diverged or overflowed in half precision"
         )
     return values, labels.astype(np.int64, copy=False)

@@ -1,13 +1,14 @@
-"""Metrics of a classifier: pure functions of logits and targets, as numpy arrays or tensors.
+"""Metrics of a classifier: pure functions of logits ``[N, C]`` and targets ``[N]``, as numpy arrays or tensors.
 
-All of them are computed in float64 and are fractions, not percent. Calibration error is computed here and not by
-torchmetrics, whose version 1.9.0 puts a confidence of exactly 1.0 into a bin of its own, beyond the last one.
+All are computed in float64 and are fractions, not percent. Calibration error is ours because torchmetrics (1.9.0) puts
+a confidence of exactly 1.0 into an extra bin beyond the last one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +25,13 @@ _CHUNK = 2**22  # float64 values at a time: 32 MiB
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """All that the metrics need of the logits, per sample.
+    """What the metrics need of the logits, per sample ``[N]``.
 
     Attributes:
-        predicted: ``[N]`` the class with the largest logit, the first one of equals.
-        confidence: ``[N]`` the probability of that class.
-        log_prob: ``[N]`` the log-probability of the target.
-        rank: ``[N]`` how many classes come before the target; of equal logits the lower class comes first.
+        predicted: class with the largest logit, the first of equals.
+        confidence: probability of that class.
+        log_prob: log-probability of the target.
+        rank: number of classes before the target; of equal logits the lower class comes first.
     """
 
     predicted: NDArray[np.int64]
@@ -40,14 +41,14 @@ class Scores:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """``[N]`` whether the target is the predicted class."""
+        """Whether the target is the predicted class."""
         first: NDArray[np.bool_] = self.rank == 0
         return first
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Confidence and accuracy in equally spaced bins of confidence.
+    """A reliability diagram: confidence and accuracy in equally spaced bins of confidence.
 
     Attributes:
         edges: ``[bins + 1]``; bin k is ``(edges[k], edges[k + 1]]``, and the first one also holds 0.
@@ -60,6 +61,33 @@ class Reliability:
     counts: NDArray[np.int64]
     accuracy: NDArray[np.float64]
     confidence: NDArray[np.float64]
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Reliability:
+        """From what ``metrics.json`` has: ``vars`` of a diagram, with null for the means of an empty bin.
+
+        Raises:
+            KeyError: or TypeError or ValueError, for anything else.
+        """
+        edges, accuracy, confidence = (np.array(saved[key], np.float64) for key in ("edges", "accuracy", "confidence"))
+        counts = np.array(saved["counts"], np.int64)
+        if not len(edges) - 1 == len(counts) == len(accuracy) == len(confidence) > 0:
+            raise ValueError("reliability arrays of different lengths")
+        return cls(edges, counts, accuracy, confidence)
+
+    @classmethod
+    def pooled(cls, diagrams: Sequence[Reliability]) -> Reliability:
+        """The diagram of all samples together, from diagrams with the same bins."""
+        counts = np.sum([one.counts for one in diagrams], axis=0)
+        with np.errstate(invalid="ignore"):
+            accuracy = np.sum([np.nan_to_num(one.accuracy) * one.counts for one in diagrams], axis=0) / counts
+            confidence = np.sum([np.nan_to_num(one.confidence) * one.counts for one in diagrams], axis=0) / counts
+        return cls(diagrams[0].edges, counts, accuracy, confidence)
+
+    @property
+    def right(self) -> NDArray[np.int64]:
+        """``[bins]`` samples that are predicted right."""
+        return np.rint(np.nan_to_num(self.accuracy) * self.counts).astype(np.int64)
 
     @property
     def ece(self) -> float:
@@ -75,10 +103,7 @@ def score(logits: Array, targets: Array, *, indices: Array | None = None) -> Sco
     Args:
         logits: ``[N, C]``.
         targets: ``[N]`` class indices.
-        indices: ``[N]``, what the samples are called in messages; their positions when None.
-
-    Raises:
-        SkdError: no samples, logits that are not finite, or a target outside ``0 ... C - 1``.
+        indices: ``[N]`` names of the samples in error messages; their positions when None.
     """
     rows, labels = check_rows(logits, targets, what="logits", indices=indices)
     count, classes = rows.shape
@@ -104,39 +129,27 @@ def score(logits: Array, targets: Array, *, indices: Array | None = None) -> Sco
     return Scores(predicted, confidence, log_prob, rank)
 
 
-def bin_edges(bins: int) -> NDArray[np.float64]:
-    """``[bins + 1]`` equally spaced from 0 to 1, each the float64 nearest to ``k / bins``."""
-    return np.arange(bins + 1) / bins
-
-
-def bin_index(confidence: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
-    """The bin of every confidence ``[N]``: closed on the right, 0 in the first bin and 1 in the last."""
-    # The first right edge that is not below the confidence.
-    return np.searchsorted(bin_edges(bins)[1:], confidence, side="left").astype(np.int64)
-
-
 def bin_confidences(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int) -> Reliability:
-    """`Reliability` of confidences ``[N]`` in [0, 1] and whether each prediction was correct ``[N]``."""
+    """The diagram of confidences ``[N]`` in [0, 1], given whether each prediction is correct ``[N]``."""
     if bins < 1:
         raise SkdError(f"bins must be at least 1, got {bins}")
-    if not len(confidence) or not np.all((confidence >= 0) & (confidence <= 1)):
-        raise SkdError("confidences must be probabilities of at least one sample")
-    index = bin_index(confidence, bins)
+    edges = np.arange(bins + 1) / bins
+    index = np.searchsorted(edges[1:], confidence, side="left")  # the first right edge not below the confidence
     counts = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):
         accuracy = np.bincount(index, correct.astype(np.float64), bins) / counts
         mean_confidence = np.bincount(index, confidence, bins) / counts
-    return Reliability(bin_edges(bins), counts.astype(np.int64), accuracy, mean_confidence)
+    return Reliability(edges, counts, accuracy, mean_confidence)
 
 
 def reliability(logits: Array, targets: Array, bins: int = 20) -> Reliability:
-    """Accuracy and confidence per bin of confidence. Args: logits ``[N, C]``, targets ``[N]``."""
+    """The reliability diagram of a classifier."""
     scores = score(logits, targets)
     return bin_confidences(scores.confidence, scores.correct, bins)
 
 
 def ece(logits: Array, targets: Array, bins: int = 20) -> float:
-    """Expected calibration error with equally spaced bins. Args: logits ``[N, C]``, targets ``[N]``."""
+    """Expected calibration error with equally spaced bins."""
     return reliability(logits, targets, bins).ece
 
 
@@ -146,27 +159,25 @@ def top_k(logits: Array, targets: Array, k: int) -> float:
 
 
 def top1(logits: Array, targets: Array) -> float:
-    """Accuracy. Args: logits ``[N, C]``, targets ``[N]``."""
+    """Accuracy."""
     return top_k(logits, targets, 1)
 
 
 def top5(logits: Array, targets: Array) -> float:
-    """Fraction of samples with the target among the five largest logits. Args: logits ``[N, C]``, targets ``[N]``."""
+    """Fraction of samples with the target among the five largest logits."""
     return top_k(logits, targets, 5)
 
 
 def nll(logits: Array, targets: Array) -> float:
-    """Mean negative log-likelihood in nats. Args: logits ``[N, C]``, targets ``[N]``."""
+    """Mean negative log-likelihood in nats."""
     return float(-score(logits, targets).log_prob.mean())
 
 
 def summarize(predictions: Predictions) -> dict[str, float]:
     """All metrics of one evaluation: top1, top5, nll, ece (20 bins), ece_10, recall_at_1 and num_samples.
 
-    ``recall_at_1`` is NaN for a single sample, which has no neighbour.
-
-    Raises:
-        SkdError: no predictions, or some that are not finite; names the first such sample by its dataset index.
+    ``recall_at_1`` is NaN for a single sample, which has no neighbour. Error messages name samples by their position in
+    the data set.
     """
     scores = score(predictions.logits, predictions.targets, indices=predictions.indices)
     return {

@@ -1,11 +1,11 @@
-"""ODIN: the perturbation that makes in-distribution images stand out, and how its two parameters are chosen."""
+"""ODIN: a perturbation that makes in-distribution images stand out, and the choice of its two parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,29 +17,28 @@ from ..common.errors import SkdError
 from ..common.meter import tracked
 from ..methods.losses import full_precision
 from .attacks import check_eps, input_gradient
-from .ood import Scores, fpr95, max_softmax
+from .ood import fpr95, max_softmax
 from .pixels import Normalised
 from .predictions import predict
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]
 TEMPERATURES = (1.0, 10.0, 100.0, 1000.0)
 EPS = (0.0, 0.0005, 0.001, 0.0015, 0.002, 0.0025, 0.003, 0.0035, 0.004)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ODIN(Normalised):
-    """Moves images by `eps` in pixel units such that the largest softmax probability at T rises; for `predict`.
+    """Moves images by `eps` so that the largest softmax probability at the temperature rises; for `predict`.
 
     ``x' = x - eps * sign(-grad_x log S(x; T))`` with S the largest softmax probability. Score the result with
-    ``max_softmax(logits, temperature)``, the same temperature; `odin_scores` does both.
+    ``max_softmax(logits, temperature)`` at the same temperature; `odin_scores` does both.
 
-    Source: Liang et al. 2018, Eq. 2. Its code takes the sign of the gradient by the *normalised* input, divides it by
-        the standard deviation of each channel, and steps by eps in normalised units: eps is one of pixel units, the
-        same for every channel. So it is here. Nothing is clipped to [0, 1], as there.
-    Deviation: a gradient of exactly 0 moves nothing here; their code moves it like a positive one.
+    Source: Liang et al. 2018, Eq. 2. As in its code, a step is eps / std of the channel in normalised units, which is
+        eps in pixel units for every channel, and nothing is clipped to [0, 1].
+    Deviation: a gradient of exactly 0 moves nothing here; their code treats it as positive.
 
     Attributes:
-        eps: magnitude in [0, 1] pixel units.
+        eps: in [0, 1] pixel units.
         temperature: T of the softmax.
     """
 
@@ -50,10 +49,10 @@ class ODIN(Normalised):
         super().__post_init__()
         check_eps(self.eps, "ODIN")
         if not 0 < self.temperature < float("inf"):
-            raise SkdError(f"ODIN: temperature must be above 0, got {self.temperature:g}")
+            raise SkdError(f"ODIN takes a temperature above 0, got {self.temperature:g}")
 
     def __call__(self, model: nn.Module, input: Tensor, target: Tensor) -> Tensor:
-        """The perturbed input. Args: input ``[B, C, H, W]`` normalised; target is not used; see `predict`."""
+        """The perturbed input. The target is not used."""
         if not self.eps:
             return input
 
@@ -65,11 +64,7 @@ class ODIN(Normalised):
 
 
 class Unlabelled:
-    """A loader whose labels do not matter: they become 0, so that out-of-distribution data fit any network.
-
-    Args:
-        loader: what `predict` takes.
-    """
+    """A loader with all labels set to 0, so that out-of-distribution data fit any network."""
 
     def __init__(self, loader: Batches) -> None:
         self.loader = loader
@@ -79,12 +74,10 @@ class Unlabelled:
             yield input, torch.zeros_like(target)
 
     def __getattr__(self, name: str) -> Any:  # `indices` and `skipped`, if the loader has them
-        if name == "loader":  # not set yet, while it is being copied
-            raise AttributeError(name)
         return getattr(self.loader, name)
 
 
-def odin_scores(model: nn.Module, loader: Batches, perturb: ODIN) -> Scores:
+def odin_scores(model: nn.Module, loader: Batches, perturb: ODIN) -> NDArray[np.float64]:
     """ODIN's scores ``[N]``: perturbed images, scored at the temperature. Labels are not used."""
     return max_softmax(predict(model, Unlabelled(loader), perturb=perturb).logits, perturb.temperature)
 
@@ -101,27 +94,25 @@ def tune_odin(
 ) -> tuple[ODIN, dict[tuple[float, float], float]]:
     """Chooses temperature and eps by the FPR at 95 % TPR on held-out samples of both distributions.
 
-    SD-Dropout takes "the same values as the original paper", which tuned them for other networks. Our protocol: for
-    each network and out-of-distribution set, hold out 1,000 samples of both (`hold_out`), choose on them, and report
-    on the rest only. Both networks that are compared are tuned alike. Ties go to the smaller eps, then temperature.
+    Ties go to the smaller eps, then to the smaller temperature.
 
-    Source: Liang et al. 2018, section 4.1 and appendix: a grid over T in 1 ... 1000 and 21 values of eps in
-        0 ... 0.004, chosen by the FPR at 95 % TPR on held-out data. Ours has 4 x 9 of these values.
+    Source: Liang et al. 2018, section 4.1 and appendix: a grid of T in 1 ... 1000 and 21 values of eps in 0 ... 0.004,
+        chosen by the FPR at 95 % TPR on held-out data. Ours has 4 x 9 of these values.
+    Deviation: SD-Dropout takes "the same values as the original paper", which tuned them for other networks. We tune
+        each network on 1,000 held-out samples of both distributions (`hold_out`) and report on the rest.
 
     Args:
         model: a classifier, on the loaders' device.
-        inside: held-out batches of the in-distribution; may be iterated often.
+        inside: held-out batches of the in-distribution, iterated once for each point of the grid.
         outside: those of the other distribution.
-        mean: of the normalisation.
-        std: of the normalisation.
+        mean: of the loaders' normalisation.
+        std: of the loaders' normalisation.
         temperatures: the grid of T.
         eps: the grid of eps, in pixel units.
 
     Returns:
         the chosen perturbation, and the FPR of every ``(temperature, eps)``.
     """
-    if not temperatures or not eps:
-        raise SkdError("tune_odin needs at least one temperature and one eps")
     table: dict[tuple[float, float], float] = {}
     for temperature, size in tracked(list(product(temperatures, eps)), "tuning ODIN"):
         perturb = ODIN(eps=size, temperature=temperature, mean=mean, std=std)
@@ -133,24 +124,21 @@ def tune_odin(
 def hold_out(
     loader: Batches, count: int = 1000, seed: int = 0
 ) -> tuple[list[tuple[Tensor, Tensor]], NDArray[np.bool_]]:
-    """Some random samples of a loader as batches in memory, and which ones they are.
+    """Keeps `count` random samples of an evaluation loader as batches in memory.
 
     Args:
-        loader: an evaluation loader with `indices` in ascending order, on one process, without undecodable images.
-        count: how many; less than there are.
+        loader: has ascending `indices`; on one process, without undecodable images.
+        count: fewer than the loader has.
         seed: of the choice.
 
     Returns:
-        ``(batches, held_out [N])``: scores of the rest are ``scores[~held_out]``.
-
-    Raises:
-        SkdError: the loader has no more than `count` samples, or left images out.
+        ``(batches, held_out [N])``: the scores of the other samples are ``scores[~held_out]``.
     """
     indices = getattr(loader, "indices", None)
     if indices is None:
-        raise SkdError("hold_out needs a loader that tells its `indices`, as make_loader(train=False) does")
+        raise SkdError("hold_out needs a loader with `indices`, such as make_loader(train=False)")
     if not 0 < count < len(indices):
-        raise SkdError(f"can't hold out {count} of {len(indices)} samples and keep a rest; give another count")
+        raise SkdError(f"can't hold out {count} of {len(indices)} samples and keep others; give a smaller count")
     held = np.zeros(len(indices), dtype=np.bool_)
     held[np.random.default_rng(seed).permutation(len(indices))[:count]] = True
     batches, start = [], 0
@@ -160,5 +148,5 @@ def hold_out(
         if mask.any():
             batches.append((input[mask], target[mask]))
     if start != len(indices):
-        raise SkdError(f"the loader gave {start} of {len(indices)} images; repair those that can't be decoded")
+        raise SkdError(f"the loader gave {start} of {len(indices)} images; repair the images that can't be decoded")
     return batches, held

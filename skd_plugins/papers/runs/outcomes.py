@@ -18,6 +18,7 @@ from ...data.find import find_split
 from ...training.process import seed_step
 from ...common.errors import SkdError
 from ...evaluation.attacks import FGSM
+from ...evaluation.corruptions import corruption_accuracy
 from ..measures.gradients import mean_assumptions, mean_kl_gradients
 from ...evaluation.metrics import summarize, top1
 from ...evaluation.odin import hold_out, odin_scores, tune_odin
@@ -27,39 +28,6 @@ from ...common.meter import tracked
 from ...recipe import Recipe, replace
 from ...weights import load_network
 from .inputs import OUTSIDE, Datasets
-from collections.abc import Mapping, Sequence
-import numpy as np
-from ...data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
-from ...common.errors import SkdError
-
-def corruption_accuracy(top1: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Accuracy of each corruption, averaged over severities, and ``mca``, the mean over the 15 of the benchmark.
-
-    Source: SD-Dropout, section 4.4.2 and Table 6: mCA is the mean of the 15 accuracies printed. The severities are
-        unsaid; the authors' script (yechanp/self_kd ``eval_cifiar_C.py``) takes all five together, which is the mean
-        over them.
-    Deviation: that script averages 19 corruptions, the four extra ones too; the table has 15, and so has this mean.
-
-    Args:
-        top1: corruption to its accuracies at severities 1 to 5: all 15, extra ones as you like. CIFAR-100-C's parts
-            are named ``fog/3``.
-
-    Returns:
-        every corruption given, in its order, then ``mca``; fractions.
-
-    Raises:
-        SkdError: a corruption or a severity is missing.
-    """
-    missing = [name for name in CORRUPTIONS if name not in top1]
-    if missing:
-        raise SkdError(f"mca is the mean of {len(CORRUPTIONS)} corruptions; not evaluated: {', '.join(missing)}")
-    for name, values in top1.items():
-        if len(values) != len(SEVERITIES):
-            raise SkdError(f"{name} has {len(values)} accuracies, not one for each severity 1 to {len(SEVERITIES)}")
-    accuracy = {name: float(np.mean(values)) for name, values in top1.items()}
-    return accuracy | {"mca": float(np.mean([accuracy[name] for name in CORRUPTIONS]))}
-
-
 EPOCHS_PRINTED = 200  # Table 8 of SD-Dropout counts in these
 _LARGEST_KEPT = 10_000_000  # logits: ImageNet's 50 million would take 600 MB a run, and no figure is of them
 _LEGACY_EPS, _PIXEL_EPS = 0.2, 8 / 255
