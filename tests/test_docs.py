@@ -334,14 +334,6 @@ def test_the_reference_has_every_public_name() -> None:
     assert {f"detection.{name}" for name in ast.literal_eval(detection[1])} <= set(named)
 
 
-def test_the_map_has_every_file() -> None:
-    package, text = ROOT / "skd_plugins", (ROOT / "CONTRIBUTING.md").read_text()
-    names = {str(path.relative_to(package)) for folder in (package, package / "data") for path in folder.glob("*.py")}
-    assert len(names) > 45
-    named = set(re.findall(r"`([\w/]+\.py)`", text.partition("## The map")[2].partition("## ")[0]))
-    assert {name for name in names if not name.endswith("__init__.py")} - named == set()
-
-
 def quoted_messages() -> list[str]:
     headings = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
     return [str(heading) for heading in headings]

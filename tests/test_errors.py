@@ -20,7 +20,7 @@ OURS = {"SkdError", "NoCardError", "unknown", "unwritable", "_unwritten", "misfi
 # programmers, which deserve a traceback.
 OTHERS = {
     ("skd_plugins/__init__.py", "AttributeError"): "module __getattr__",
-    ("skd_plugins/cli.py", "SystemExit"): "skd doctor found a problem",
+    ("skd_plugins/commands/doctor.py", "SystemExit"): "skd doctor found a problem",
     ("skd_plugins/data/datasets/archives.py", "_unusable"): "an SkdError, or the system's own error",
     ("skd_plugins/data/datasets/dogs.py", "ValueError"): "caught: the list is damaged",
     ("skd_plugins/data/beton/ffcv_writer.py", "ValueError"): "caught: the image is named",
@@ -52,7 +52,6 @@ PLAIN = (
     "a process of FFCV",
     "adacos needs",
     "common mistakes need",
-    "compare needs at least one run",
     "confidences must be",
     "from .beton files, evaluation crops",
     "give a config, for example",
