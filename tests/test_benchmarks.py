@@ -21,8 +21,8 @@ import bench  # noqa: E402
 from row import Row, table  # noqa: E402
 
 NAMES = bench.names()
-# FFCV's loader compiles for many seconds; timm's scripts start a dozen processes; detectron2's ResNet-50 is not tiny.
-SLOW = {"loader", "detection", "timm_train", "predict", "parity"}
+# They start several processes that import torch, or compile FFCV's loader, or use detectron2's ResNet-50.
+SLOW = {"loader", "detection", "engine", "memory", "scaling", "timm_train", "predict", "parity"}
 
 
 def run(script: str, *arguments: str, **environment: str) -> str:
@@ -54,7 +54,9 @@ def check(content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in NAMES]
+    "name",
+    # retrieval runs in test_bench_collects_writes_and_draws
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NAMES if name != "retrieval"],
 )
 def test_quick_runs(name: str, tmp_path: Path) -> None:
     printed = run(f"{name}.py", "--quick", "--json", str(tmp_path / "rows.json"))
@@ -135,6 +137,7 @@ def test_the_scaling_documents_numbers() -> None:
         assert f"| {name} | {' | '.join(f'{value:.1f}' for value in needed)} |" in text
 
 
+@pytest.mark.slow
 def test_gpu_runs_on_a_processor(tmp_path: Path) -> None:
     printed = run("gpu.py", "--device", "cpu", "--quick", "--json", str(tmp_path / "gpu.json"))
     content = json.loads((tmp_path / "gpu.json").read_text())

@@ -40,7 +40,7 @@ def tracked() -> list[Path]:
     listed = shell("git", "ls-files", "-co", "--exclude-standard", "-z")
     names = listed.stdout.split("\0")
     if listed.returncode:
-        made = re.compile(r"(^|/)(\.venv|\.setup|\.git|\.[a-z]+_cache|\.hypothesis|__pycache__|build|dist|runs)/")
+        made = re.compile(r"(^|/)(\.venv|\.setup|\.git|\.[a-z]+_cache|\.hypothesis|__pycache__|build|dist)/|^runs/")
         names = [
             str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if not made.search(f"{path.relative_to(ROOT)}/")
         ]
