@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -95,19 +94,6 @@ def test_verdicts() -> None:
     assert verdict(1.03, 1.02, "<=") == verdict(0.9, 1.0, ">=") == "miss"
     assert verdict(None, 1.0, "<=") == "not run"
     assert verdict(1.0, None, None) == ""
-
-
-def test_plot_tells_pass_and_miss_apart_by_shape(tmp_path: Path) -> None:
-    rows = [Row("met", "x", 1.0, target=1.1, sense="<="), Row("missed", "x", 1.0, target=1.1, sense=">=")]
-    content = {"benchmarks": {"one": {"rows": [asdict(row) | {"verdict": row.verdict} for row in rows]}}}
-    assert bench.rows_of(content) == rows
-    shapes = []
-    for row in rows:
-        bench.plot([row], tmp_path / f"{row.name}.svg")
-        drawing = (tmp_path / f"{row.name}.svg").read_text()
-        assert row.name in drawing
-        shapes.append(drawing.split('id="PathCollection_1"')[1].split("</defs>")[0].split(' d="')[1].split('"')[0])
-    assert shapes[0] != shapes[1]
 
 
 def test_readme_has_the_committed_table() -> None:

@@ -260,15 +260,3 @@ def test_installed_detectron2_says_what_it_lacks() -> None:
         assert not operators.has_cuda()
     else:
         assert callable(operators.box_iou_rotated)
-
-
-@pytest.mark.parametrize(("arguments", "installs"), [([], False), (["--force"], True)])
-def test_an_importable_detectron2_is_left_alone(
-    installer, monkeypatch: pytest.MonkeyPatch, arguments: list[str], installs: bool
-) -> None:
-    installed = []
-    monkeypatch.setattr(installer, "is_importable", lambda python: True)
-    monkeypatch.setattr(installer, "install", lambda *given: installed.append(given))
-    monkeypatch.setattr(sys, "argv", ["install_detectron2.py", "python", *arguments])
-    installer.main()
-    assert installed == ([("python", None, installer.REPOSITORY)] if installs else [])

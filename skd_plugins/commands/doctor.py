@@ -82,9 +82,7 @@ def _gpu() -> Iterator[Finding]:
     driver = Path("/proc/driver/nvidia/version").exists()
     advice = "training runs on the processor: fine for the digits, not for ImageNet"
     if driver:
-        advice = (
-            "there is an NVIDIA driver: check nvidia-smi, CUDA_VISIBLE_DEVICES and the CUDA version it supports"
-        )
+        advice = "there is an NVIDIA driver: check nvidia-smi, CUDA_VISIBLE_DEVICES and the CUDA version it supports"
     yield Finding("GPU", f"torch finds none; it is built {build}", advice, problem=driver)
 
 
