@@ -83,7 +83,8 @@ def _gpu() -> Iterator[Finding]:
     advice = "training runs on the processor: fine for the digits, not for ImageNet"
     if driver:
         advice = "there is an NVIDIA driver: check nvidia-smi, CUDA_VISIBLE_DEVICES and the CUDA version it supports"
-    yield Finding("GPU", f"torch finds none; it is built {build}", advice, problem=driver)
+    unusable = driver and torch.version.cuda is not None
+    yield Finding("GPU", f"torch finds none; it is built {build}", advice, problem=unusable)
 
 
 def _ffcv() -> Iterator[Finding]:
