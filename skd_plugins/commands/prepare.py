@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import tyro
 
 from ..common.errors import SkdError, unknown
 from ..data.beton.write import write_beton, write_folder
-from ..data.datasets import Dataset, find_dataset, open_source
+from ..data.datasets import Dataset, find_dataset
 from ..data.datasets.archives import provide
 from ..data.sources import Source, write_hierarchy
 
@@ -117,82 +114,3 @@ def prepare(
                 print(f"fine: {source.description}, {len(source.targets):,} images, {len(source.classes)} classes")
             else:
                 write_half(source, out / part, train, options)
-
-
-def write(
-    source: tyro.conf.Positional[str],
-    *,
-    out: Path,
-    root: Path | None = None,
-    split: Literal["train", "val", "both"] = "both",
-    per_class: int | None = None,
-    max_resolution: int | None = None,
-    jpeg_quality: int = 90,
-    raw_share: float = 0.0,
-    workers: int = 0,
-    folder: tyro.conf.FlagCreatePairsOff[bool] = False,
-) -> None:
-    """Write train.beton and val.beton (FFCV) from an image folder, the embedded digits or a set of the catalog.
-
-    Args:
-        source: a folder with train/ and val/ inside, one subfolder a class; or a set (see: skd list datasets).
-        out: the folder to write to.
-        root: where the set's files are; see: skd data.
-        split: which half to write.
-        per_class: take only so many training images of each class.
-        max_resolution: scale images with a longer side (pixels) down to it.
-        jpeg_quality: 1 to 100.
-        raw_share: share of the images, 0 to 1, stored as pixels: faster to read, larger.
-        workers: processes, 0 for one a core.
-        folder: write PNG folders instead, for training without FFCV.
-    """
-    options = WriteOptions(
-        folder=folder, max_resolution=max_resolution, jpeg_quality=jpeg_quality, raw_share=raw_share, workers=workers
-    )
-    for train in (True, False):
-        if split not in ("train" if train else "val", "both"):
-            continue
-        opened = open_source(source, train, root=root)
-        if train and per_class is not None:
-            opened = opened.subset(per_class, seed=0)
-        write_half(opened, out, train, options)
-
-
-def data(
-    name: tyro.conf.Positional[str],
-    *,
-    root: Path | None = None,
-    out: Path | None = None,
-    part: tuple[str, ...] = (),
-    download: tyro.conf.FlagCreatePairsOff[bool] = False,
-    subset: tyro.conf.FlagCreatePairsOff[bool] = False,
-    max_resolution: int | None = None,
-    jpeg_quality: int = 90,
-    raw_share: float | None = None,
-    workers: int = 0,
-    folder: tyro.conf.FlagCreatePairsOff[bool] = False,
-) -> None:
-    """Say what a data set needs; with --root check it, with --out write it for training.
-
-    Args:
-        name: see: skd list datasets.
-        root: where its files or archives are; archives are unpacked there.
-        out: the data folder to write.
-        part: evaluation sets, of those that have several, e.g. fog/3; all by default.
-        download: fetch what is missing, where its owners allow that.
-        subset: accept other numbers of images and classes than the official ones.
-        max_resolution: scale images with a longer side (pixels) down to it.
-        jpeg_quality: 1 to 100.
-        raw_share: share of the images, 0 to 1, stored as pixels; by default 1 for sets of small images, 0 for others.
-        workers: processes, 0 for one a core.
-        folder: write PNG folders instead, for training without FFCV.
-    """
-    dataset = find_dataset(name)
-    if root is None and out is None:
-        print(describe(dataset))
-        return
-    options = WriteOptions(
-        folder=folder, max_resolution=max_resolution, jpeg_quality=jpeg_quality, workers=workers,
-        raw_share=float(dataset.exact) if raw_share is None else raw_share,
-    )  # fmt: skip
-    prepare(name, root, out, parts=part, download=download, subset=subset, options=options)

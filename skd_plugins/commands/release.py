@@ -7,9 +7,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-import tyro
 from pydantic import ValidationError
 
 from ..common.errors import SkdError
@@ -143,41 +141,3 @@ def _measure(folder: Path, data: str | None) -> dict[str, float]:
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
-
-
-def release(
-    run: tyro.conf.Positional[str],
-    *,
-    tag: str | None = None,
-    out: Path = Path("releases"),
-    data: str | None = None,
-    url: tuple[str, ...] = (),
-    manifest: Path | None = None,
-    license: str = "Apache-2.0",
-    detectron2: tyro.conf.FlagCreatePairsOff[bool] = False,
-    which: Literal["last", "best"] = "last",
-    raw: tyro.conf.FlagCreatePairsOff[bool] = False,
-) -> None:
-    """Make a folder of a run that others can use: weights, timm's config, model card, checksums, manifest entry.
-
-    The files themselves are evaluated, and loaded with timm, before the folder appears.
-
-    Args:
-        run: a run's folder or a checkpoint.
-        tag: the release is called ARCH.TAG; the recipe's tag by default.
-        out: folder of releases.
-        data: what to evaluate on; the embedded digits by default if the network was trained on them.
-        url: where the folder will be (https://, hf://OWNER/NAME@REVISION, file:///), for the manifest.
-        manifest: a manifest of your own that gets the entry; with SKD_WEIGHTS_MANIFEST=MANIFEST its names are known.
-            The package's names can't be in it: give another tag.
-        license: of the weights, an SPDX identifier.
-        detectron2: write a .pkl for detectron2's own ResNet too.
-        which: which checkpoint of a run's folder.
-        raw: the raw weights, where there is an average of them too.
-    """
-    folder = make_release(
-        run, out, tag=tag, data=data, urls=url, manifest=manifest, license=license, detectron2=detectron2, which=which,
-        ema=False if raw else None,
-    )  # fmt: skip
-    print((folder / ENTRY_FILE).read_text(), end="")
-    print(f"release: {folder}")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 
 from ..common.environment import environment
 from ..common.errors import SkdError
@@ -19,7 +18,6 @@ from ..weights import load_network
 from ..weights.load import Which, weights_file
 from ..weights.manifest import WEIGHTS_FILE
 from .attacks import FGSM, PGD
-from .comparison import metrics_line
 from .predictions import predict
 from .report import write_report
 
@@ -150,43 +148,3 @@ def _flat(values: dict[str, Any], *names: str) -> dict[str, Any]:
         value = values[name]
         flat |= {f"{key} version": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
     return flat
-
-
-def evaluate(
-    weights: tyro.conf.Positional[str],
-    *,
-    data: str | None = None,
-    out: Path | None = None,
-    which: Literal["last", "best"] = "last",
-    raw: tyro.conf.FlagCreatePairsOff[bool] = False,
-    batch_size: int = 256,
-    workers: int = 4,
-    skip_broken: tyro.conf.FlagCreatePairsOff[bool] = False,
-    save_predictions: tyro.conf.FlagCreatePairsOff[bool] = False,
-    attack: Literal["fgsm", "pgd"] | None = None,
-    eps: float | None = None,
-) -> None:
-    """Evaluate a run, a checkpoint, a file or a name of weights: metrics.json and a report.html.
-
-    Args:
-        weights: a run's folder, a checkpoint (.pt), exported weights (.safetensors), or a name: of released weights
-            (skd weights list), timm/NAME.TAG, torchvision/NAME.WEIGHTS.
-        data: folder with val.beton or val/, or that file or folder itself; the embedded digits by default if the
-            network was trained on them.
-        out: where the report goes; by default beside the weights, in a folder "evaluation"; what is not the run as it
-            is has its own, such as "evaluation-best-raw", "evaluation-fgsm"; for a name evaluation/NAME.
-        which: which checkpoint of a run's folder.
-        raw: the raw weights, where there is an average of them too.
-        batch_size: images a batch.
-        workers: decoding threads or processes.
-        skip_broken: leave undecodable images out and count them.
-        save_predictions: write logits, features and targets too (600 MB for ImageNet).
-        attack: evaluate on adversarial images instead.
-        eps: how far the attack may change a pixel, in [0, 1]; 8/255 (0.0314) by default.
-    """
-    report = evaluate_weights(
-        weights, data=data, out=out, which=which, ema=False if raw else None, batch_size=batch_size, workers=workers,
-        skip_broken=skip_broken, save_predictions=save_predictions, attack=attack, eps=eps,
-    )  # fmt: skip
-    print(metrics_line(report.with_name("metrics.json")))
-    print(f"report: {report}")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from ..common.errors import SkdError
 from .metrics import Reliability
@@ -93,12 +92,7 @@ class Group:
         return Reliability(diagrams[0].edges, counts, accuracy, confidence)
 
 
-def compare(
-    runs: tyro.conf.Positional[Sequence[Path]],
-    out: Path = Path("compare.html"),
-    *,
-    show: tyro.conf.Suppress[bool] = True,
-) -> Path:
+def compare(runs: Sequence[str | Path], out: str | Path, *, show: bool = True) -> Path:
     """Prints a table of the runs' metrics and writes ``compare.html``.
 
     Runs whose recipes differ only in the seed are shown as mean and sample standard deviation. The best value of every
@@ -134,8 +128,6 @@ def compare(
         console.print(f"note: {warning}", markup=False, highlight=False)
     page = Path(out) if str(out).endswith(".html") else Path(out) / "compare.html"
     _write_page(page, groups, warnings)
-    if show:
-        print(f"page: {page}")
     return page
 
 

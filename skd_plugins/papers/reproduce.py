@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
-
-import tyro
 
 from ..common.errors import SkdError
 from .pages.write import would_lose_runs, write_artefact, write_index
@@ -21,7 +18,7 @@ from .tables.catalog import artefacts, find_artefact
 from .tables.published import METRIC_NAMES, Published
 
 
-def run(
+def reproduce(
     names: Sequence[str],
     *,
     scale: Scale = "full",
@@ -173,36 +170,3 @@ def _number_text(row: Published) -> str:
     std = f" ± {row.std}" if row.std else ""
     words = " ".join(f"{name}={value}" for name, value in row.settings.items())
     return f"{METRIC_NAMES[row.metric]} {row.value}{std}" + (f" ({words})" if words else "")
-
-
-def reproduce(
-    artefacts: tyro.conf.Positional[tuple[str, ...]] = (),
-    *,
-    scale: Literal["full", "mini"] = "full",
-    data: Path = Path("data"),
-    out: Path = Path("runs/reproduce"),
-    seeds: int | None = None,
-    jobs: int | None = None,
-    slurm: tuple[str, ...] = (),
-    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
-    commands: tyro.conf.FlagCreatePairsOff[bool] = False,
-    list: tyro.conf.FlagCreatePairsOff[bool] = False,
-) -> None:
-    """Make tables and figures of the papers, with the published numbers beside ours; what is done is not repeated.
-
-    Args:
-        artefacts: such as cs-kd/table1, or all; see --list.
-        scale: full is the papers' setting; mini proves the pipeline on embedded data and reproduces nothing.
-        data: has a folder of each data set, as skd data NAME --out DATA/NAME writes them (full scale).
-        out: runs, tables, figures and pages go to OUT/SCALE.
-        seeds: runs of each training; the paper's number by default (1 at the mini scale).
-        jobs: runs at a time; by default one a GPU, without GPUs one a core. 1 runs all in this process.
-        slurm: submit to SLURM, with name=value of submitit's parameters, e.g. partition=gpu timeout_min=600.
-        dry_run: print runs, evaluations, published numbers and the time it would take.
-        commands: print one shell command for each run that is left, for any other scheduler.
-        list: print all artefacts and how far they are.
-    """
-    run(
-        artefacts, scale=scale, data=data, out=out, seeds=seeds, jobs=jobs, slurm=slurm, list_only=list,
-        dry_run=dry_run, commands_only=commands,
-    )  # fmt: skip
