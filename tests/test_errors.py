@@ -20,7 +20,7 @@ OURS = {"SkdError", "NoCardError", "unknown", "unwritable", "_unwritten", "misfi
 # programmers, which deserve a traceback.
 OTHERS = {
     ("skd_plugins/__init__.py", "AttributeError"): "module __getattr__",
-    ("skd_plugins/cli.py", "SystemExit"): "skd doctor found a problem",
+    ("skd_plugins/commands/doctor.py", "SystemExit"): "skd doctor found a problem",
     ("skd_plugins/data/datasets/archives.py", "_unusable"): "an SkdError, or the system's own error",
     ("skd_plugins/data/datasets/dogs.py", "ValueError"): "caught: the list is damaged",
     ("skd_plugins/data/beton/ffcv_writer.py", "ValueError"): "caught: the image is named",
@@ -34,9 +34,8 @@ OTHERS = {
     ("skd_plugins/methods/method.py", "NotImplementedError"): "the base class",
     ("skd_plugins/methods/method.py", "ValueError"): "a programmer's batch, a name registered twice",
     ("skd_plugins/training/plan.py", "AssertionError"): "unreachable",
-    ("skd_plugins/weights/download.py", "UnreachableError"): "caught: the next place is tried",
+    ("skd_plugins/weights/checkpoint.py", "ValueError"): "caught: the file is damaged",
     ("skd_plugins/weights/manifest.py", "ValueError"): "pydantic's validators",
-    ("skd_plugins/weights/transfer.py", "UnreachableError"): "caught: the next place is tried",
     ("detection/train_net.py", "SystemExit"): "detectron2 is missing",
 }
 # Messages without a value: what they are about is said in words.
@@ -52,7 +51,6 @@ PLAIN = (
     "a process of FFCV",
     "adacos needs",
     "common mistakes need",
-    "compare needs at least one run",
     "from .beton files, evaluation crops",
     "give a config, for example",
     "give the folder of the scale",

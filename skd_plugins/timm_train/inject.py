@@ -12,11 +12,12 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import timm.data
 import timm.task
 import torch
+import tyro
 from timm.data.mixup import FastCollateMixup
 
 from ..common.errors import SkdError
@@ -32,21 +33,22 @@ _logger = logging.getLogger(__name__)
 Patch = tuple[ModuleType, str, Any]
 
 
-def timm_train(script: Path, method: str, method_args: Sequence[str], arguments: Sequence[str]) -> None:
-    """Runs a train.py of timm 1.0.27 or later as the main program, with `method` instead of its classification task.
+def timm_train(
+    script: Annotated[Path, tyro.conf.arg(name="timm")],
+    method: str,
+    method_args: Sequence[str] = (),
+    arguments: tyro.conf.Positional[Sequence[str]] = (),
+) -> None:
+    """Run timm's own, unmodified train.py with a method. timm's arguments follow after --.
 
-    The script is not changed. While it runs, the names it imports from `timm.task` and `timm.data` are replaced:
-
-    * ``ClassificationTask`` makes our task, with the criterion the script chose (its default is ``--smoothing 0.1``).
-    * ``create_loader`` gives batches with the method's segments. ``--batch-size`` counts the anchors of a process.
-      Methods whose batches have anchors only keep timm's loaders.
-    * ``create_dataset`` also opens `.beton` files: ``--data-dir`` is one, or a folder with train.beton and val.beton.
-    * ``Mixup`` mixes all segments alike.
+    Example: skd timm-train --timm train.py --method sd_dropout --method-args weight=0.1 -- --data-dir DATA
 
     Args:
-        script: timm's train.py. It is only in timm's repository; take it from the tag of the installed version.
-        method_args: ``name=value`` for the method, such as ``base=cs_kd base_args.pairing=bank``.
-        arguments: the script's command line.
+        script: timm's train.py, 1.0.27 or later. It is in timm's repository, not in the package: take it from the tag
+            of the version that is installed.
+        method: its name; skd list methods shows all.
+        method_args: name=value for the method, e.g. base=cs_kd base_args.pairing=bank
+        arguments: timm's arguments, after --.
     """
     injection = _Injection(script, method, parse_assignments(method_args))
     with _replaced([(sys, "argv", [str(script), *arguments]), *injection.patches()]):
@@ -61,7 +63,14 @@ def timm_train(script: Path, method: str, method_args: Sequence[str], arguments:
 
 
 class _Injection:
-    """Replacements for timm's factories."""
+    """Replaces names that train.py imports from `timm.task` and `timm.data` while it runs.
+
+    * ``ClassificationTask`` makes our task, with the criterion the script chose (its default is ``--smoothing 0.1``).
+    * ``create_loader`` gives batches with the method's segments. ``--batch-size`` counts the anchors of a process.
+      Methods whose batches have anchors only keep timm's loaders.
+    * ``create_dataset`` also opens `.beton` files: ``--data-dir`` is one, or a folder with train.beton and val.beton.
+    * ``Mixup`` mixes all segments alike.
+    """
 
     def __init__(self, script: Path, method: str, arguments: dict[str, Any]) -> None:
         self.script, self.method, self.arguments = script, method, arguments

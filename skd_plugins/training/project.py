@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+import tyro
+
 from ..common.errors import SkdError, unknown
 from ..recipe import Recipe
 
@@ -42,6 +44,16 @@ def copy_project(target: Path) -> list[Path]:
         except OSError as error:
             raise SkdError(f"{folder} can't be written: {error}") from None
     return folders
+
+
+def init(folder: tyro.conf.Positional[Path]) -> None:
+    """Copy the recipes and the detection scripts to a folder, where you can run and change them.
+
+    Args:
+        folder: gets recipes/ and detection/, which must not exist there yet.
+    """
+    for path in copy_project(folder):
+        print(path)
 
 
 def train_detector(

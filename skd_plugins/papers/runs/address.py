@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
-from ...recipe import Recipe
-import hashlib
-import json
 from functools import cache
 from pathlib import Path
-from ...data.find import find_split
+from typing import Any
+
 from ...common.meter import Meter
+from ...data.find import find_split
+from ...recipe import Recipe
 
 # Raised with a change that can move the numbers of a training (the changelog's "Numbers"): all runs are then repeated.
 RESULTS_VERSION = 1

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from ...training.build import build_optimizer, build_task
-from ...data.loader import open_data
-from ...data.datasets import KNOWN
-from ...data.find import find_split
 from ...common.errors import SkdError
 from ...common.files import write_json
+from ...data.datasets import KNOWN
+from ...data.find import find_split
+from ...data.loader import open_data
 from ...methods.table import method_rows
 from ...recipe import Recipe, replace
+from ...training.build import build_optimizer, build_task
 from .jobs import Job
 
 

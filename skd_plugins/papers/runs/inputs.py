@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ...common.locks import make_folder_once
 from ...common.errors import SkdError
+from ...common.locks import make_folder_once
 from .address import data_checksum
 from .mini import write_mini_corrupted, write_mini_data, write_mini_outside
 

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import yaml
 
-from ...training.project import project
 from ...recipe import Recipe, replace
-from .address import RESULTS_VERSION, address_of, hash_of
+from ...training.project import project, recipe_of
 from ..tables.artefact import Artefact, Detector, Entry, Training
+from .address import RESULTS_VERSION, address_of, hash_of
 from .inputs import Datasets
 from .mini import SEEDS, mini_recipe
-from ...training.project import recipe_of
 
 
 @dataclass(eq=False, kw_only=True)

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ...data.beton.write import write_folder
 from ...data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
 from ...data.datasets.digits import digits
-from ...data.sources import write_hierarchy
-from ...data.sources import Image, Source
-from ...data.beton.write import write_folder
+from ...data.sources import Image, Source, write_hierarchy
 from ...evaluation.corruptions import corrupt
 from ...recipe import Recipe, replace
 

@@ -8,26 +8,29 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
-from ...training.build import build_task, evaluation_loader
-from ...data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
-from ...data.loader import Loader
-from ...data.find import find_split
-from ...training.process import seed_step
+
 from ...common.errors import SkdError
+from ...common.meter import tracked
+from ...data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
+from ...data.find import find_split
+from ...data.loader import Loader
 from ...evaluation.attacks import FGSM
 from ...evaluation.corruptions import corruption_accuracy
-from ..measures.gradients import mean_assumptions, mean_kl_gradients
 from ...evaluation.metrics import summarize, top1
 from ...evaluation.odin import hold_out, odin_scores, tune_odin
 from ...evaluation.ood import ood_metrics
 from ...evaluation.predictions import predict
-from ...common.meter import tracked
 from ...recipe import Recipe, replace
+from ...training.build import build_task, evaluation_loader
+from ...training.process import seed_step
 from ...weights import load_network
+from ..measures.gradients import mean_assumptions, mean_kl_gradients
 from .inputs import OUTSIDE, Datasets
+
 EPOCHS_PRINTED = 200  # Table 8 of SD-Dropout counts in these
 _LARGEST_KEPT = 10_000_000  # logits: ImageNet's 50 million would take 600 MB a run, and no figure is of them
 _LEGACY_EPS, _PIXEL_EPS = 0.2, 8 / 255

@@ -1,6 +1,6 @@
 """One run of a plan, from its ``job.json``: train what is missing, evaluate what is missing.
 
-``python -m skd_plugins.papers.runs.worker ROOT ADDRESS ...`` does it in any process, also under ``accelerate launch -m``.
+``python -m skd_plugins.papers.runs.worker ROOT ADDRESS ...`` does it in any process.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 from ...common.errors import SkdError, one_line
 from ...common.files import write_json
-from ...training.project import project, train_detector
 from ...recipe import Recipe, replace
+from ...training.project import project, train_detector
 from .inputs import Datasets
 from .jobs import Job
 from .store import Store
