@@ -327,12 +327,12 @@ def reproduce(
         commands: print one shell command for each run that is left, for any other scheduler.
         list: print all artefacts and how far they are.
     """
+    from .papers.reproduce import Show
     from .papers.reproduce import reproduce as run
+    from .papers.runs.execute import Workers
 
-    run(
-        artefacts, scale=scale, data=data, out=out, seeds=seeds, jobs=jobs, slurm=slurm, list_only=list,
-        dry_run=dry_run, commands_only=commands,
-    )  # fmt: skip
+    show = Show(dry_run=dry_run, commands=commands, list=list)
+    run(artefacts, scale=scale, data=data, out=out, seeds=seeds, workers=Workers(jobs, slurm), show=show)
 
 
 def init(folder: tyro.conf.Positional[Path]) -> None:
