@@ -75,11 +75,10 @@ def _look(values: Sequence[T], number: int) -> T:
 @_styled
 def save_figure(figure: Figure, stem: str | Path) -> Path:
     """Writes ``STEM.png`` (200 dpi) and ``STEM.svg``, each whole or not at all; returns the PNG's path."""
-    for kind, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
-        path = Path(f"{stem}.{kind}")
-        with atomic(path) as temporary:
+    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        with atomic(Path(f"{stem}.{kind}")) as temporary:
             figure.savefig(temporary, format=kind, metadata=metadata)
-    return path
+    return Path(f"{stem}.png")
 
 
 @_styled
