@@ -42,19 +42,13 @@ def write(
         workers: processes, 0 for one a core.
         folder: write PNG folders instead, for training without FFCV.
     """
-    from .commands.prepare import WriteOptions, write_half
-    from .data.datasets import open_source
+    from .commands.prepare import WriteOptions
+    from .commands.prepare import write as run
 
     options = WriteOptions(
         folder=folder, max_resolution=max_resolution, jpeg_quality=jpeg_quality, raw_share=raw_share, workers=workers
     )
-    for train in (True, False):
-        if split not in ("train" if train else "val", "both"):
-            continue
-        opened = open_source(source, train, root=root)
-        if train and per_class is not None:
-            opened = opened.subset(per_class, seed=0)
-        write_half(opened, out, train, options)
+    run(source, out=out, root=root, split=split, per_class=per_class, writing=options)
 
 
 def data(
@@ -86,18 +80,13 @@ def data(
         workers: processes, 0 for one a core.
         folder: write PNG folders instead, for training without FFCV.
     """
-    from .commands.prepare import WriteOptions, describe, prepare
-    from .data.datasets import find_dataset
+    from .commands.prepare import WriteOptions
+    from .commands.prepare import data as run
 
-    dataset = find_dataset(name)
-    if root is None and out is None:
-        print(describe(dataset))
-        return
     options = WriteOptions(
-        folder=folder, max_resolution=max_resolution, jpeg_quality=jpeg_quality, workers=workers,
-        raw_share=float(dataset.exact) if raw_share is None else raw_share,
-    )  # fmt: skip
-    prepare(name, root, out, parts=part, download=download, subset=subset, options=options)
+        folder=folder, max_resolution=max_resolution, jpeg_quality=jpeg_quality, raw_share=raw_share, workers=workers
+    )
+    run(name, root=root, out=out, part=part, download=download, subset=subset, writing=options)
 
 
 def evaluate(

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from miniatures import BREEDS, WNIDS
+from skd_plugins.data.datasets.files import read_table, whole_number
 from test_catalog import TO_TRAIN_ON, halves
 
 from skd_plugins import SkdError
 from skd_plugins.data import open_source
 from skd_plugins.data.datasets.dogs import largest_box
-from skd_plugins.data.datasets.files import read_table, whole_number
 
 
 def edit(path: Path, old: str, new: str) -> None:
