@@ -43,7 +43,7 @@ class Meter:
         console = Console(stderr=True, highlight=False)
         self._bar = Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
         self._task = self._bar.add_task(what, total=total)
-        self._live = console.is_terminal
+        self._live = console.is_interactive
         self._begin = time.monotonic()
         self._next = self._begin + (_DELAY if self._live else _PAUSE)
 
@@ -55,7 +55,8 @@ class Meter:
 
     def __exit__(self, *_: object) -> None:
         Meter._open -= 1
-        self._bar.stop()
+        if self._live:
+            self._bar.stop()
 
     def advance(self, amount: float = 1) -> None:
         """Adds to what is done."""
@@ -67,8 +68,9 @@ class Meter:
         elapsed = now - self._begin
         if self._live:
             self._bar.update(self._task, completed=self.done)
-            self._bar.start()
-            atexit.register(self._bar.stop)  # gives the cursor back, even if an error leaves a generator unfinished
+            if not self._bar.live.is_started:
+                self._bar.start()
+                atexit.register(self._bar.stop)  # gives the cursor back even if an error leaves a generator unfinished
         elif self.total and self.done:
             left = clock(elapsed * (self.total / self.done - 1))
             print(f"{self.what}: {self.done / self.total:.0%}, {clock(elapsed)}, ETA {left}", file=sys.stderr)
