@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import miniatures
@@ -13,9 +14,9 @@ from miniatures import BIRDS, BREEDS, ROOMS, TEST, TRAIN, WNIDS
 from scipy.io import loadmat, savemat
 
 from skd_plugins import SkdError, make_loader
-from skd_plugins.commands.prepare import WriteOptions, describe, prepare
+from skd_plugins.commands.prepare import WriteOptions, data, describe
 from skd_plugins.data import Augmentation, Source, open_source
-from skd_plugins.data.datasets import KNOWN, find_dataset, list_datasets
+from skd_plugins.data.datasets import KNOWN, find_dataset, list_datasets, mixed
 from skd_plugins.data.datasets.cifar100 import CLASSES
 from skd_plugins.data.datasets.cifar100c import CORRUPTIONS, EXTRA
 from skd_plugins.data.sources import read_hierarchy
@@ -42,12 +43,9 @@ def halves(name: str, root: Path) -> tuple[Source, Source]:
     return open_source(name, True, root=root), open_source(name, False, root=root)
 
 
-# ----------------------------------------------------------------------------------------------------------- registry
-
-
 def test_all_sets_are_registered_with_the_official_numbers() -> None:
-    assert {data.name for data in list_datasets()} == ALL
-    sizes = {data.name: (data.train, data.val, data.classes) for data in list_datasets()}
+    assert {dataset.name for dataset in list_datasets()} == ALL
+    sizes = {each.name: (each.train, each.val, each.classes) for each in list_datasets()}
     assert sizes["cifar100"] == (50_000, 10_000, 100)
     assert sizes["tinyimagenet"] == (100_000, 10_000, 200)
     assert sizes["cub200"] == (5994, 5794, 200)
@@ -64,68 +62,61 @@ def test_all_sets_are_registered_with_the_official_numbers() -> None:
 
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_descriptions_say_what_to_fetch_and_where_to_put_it(name: str) -> None:
-    data = find_dataset(name)
-    text = describe(data)
-    assert f"{data.val:,} evaluation" in text
-    for expected in (data.title, data.homepage, data.licence, data.layout, f"skd data {name}"):
+    dataset = find_dataset(name)
+    text = describe(dataset)
+    assert f"{dataset.val:,} evaluation" in text
+    for expected in (dataset.title, dataset.homepage, dataset.licence, dataset.layout, f"skd data {name}"):
         assert expected in text
-    assert data.archives or name == "digits"
-    for archive in data.archives:
+    assert dataset.archives or name == "digits"
+    for archive in dataset.archives:
         assert archive.url in text
         assert f"ROOT/{archive.name}" in text or archive.contents == archive.name
         assert archive.url.startswith("http")
         assert not archive.free or archive.md5, "what is downloaded is checked"
 
 
-def test_unknown_names() -> None:
-    with pytest.raises(SkdError, match="unknown dataset 'cub20'; did you mean 'cub200'"):
-        find_dataset("cub20")
-    with pytest.raises(SkdError, match="cub200 needs --root: the folder with CUB_200_2011/ .*; see: skd data cub200"):
-        open_source("cub200", True)
-    with pytest.raises(SkdError, match="isun is for evaluation only"):
-        open_source("isun", True, root=Path())
-    with pytest.raises(SkdError, match="unknown part of cifar100c 'fog/6'; did you mean 'fog/"):
-        open_source("cifar100c/fog/6", False, root=Path())
-    with pytest.raises(SkdError, match="unknown part of cifar100c ''"):
-        open_source("cifar100c", False, root=Path())
-    with pytest.raises(SkdError, match="'cub200/x' is neither an image folder nor one of: digits, cifar100, tiny"):
-        open_source("cub200/x", False, root=Path())
-
-
-# ---------------------------------------------------------------------------------------------------- to train on
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: find_dataset("cub20"), "unknown dataset 'cub20'; did you mean 'cub200'"),
+        (lambda: open_source("cub200", True), "cub200 needs --root: the folder with CUB_200_2011/ .*skd data cub200"),
+        (lambda: open_source("isun", True, root=Path()), "isun is for evaluation only"),
+        (lambda: open_source("cifar100c/fog/6", False, root=Path()), "part of cifar100c 'fog/6'; did you mean 'fog/"),
+        (lambda: open_source("cifar100c", False, root=Path()), "unknown part of cifar100c ''"),
+        (
+            lambda: open_source("cub200/x", False, root=Path()),
+            "'cub200/x' is neither an image folder nor one of: ",
+        ),
+        (lambda: data("cifar100c", root=Path(), part=("fogg/1",)), "part of cifar100c 'fogg/1'; did you mean 'fog/1'"),
+        (lambda: data("svhn", root=Path(), part=("1",)), "unknown part of svhn '1'; known: none"),
+    ],
+)
+def test_unknown_names_are_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(SkdError, match=message):
+        call()
 
 
 @pytest.mark.parametrize("name", TO_TRAIN_ON)
 def test_labels_and_pictures_belong_together(name: str, tmp_path: Path) -> None:
     build, classes = TO_TRAIN_ON[name]
+    assert len({miniatures.colour(label) for label in classes}) == len(classes), "they are 32 levels apart then"
+    names: set[str] = set()
     for source, count in zip(halves(name, build(tmp_path)), (TRAIN, TEST), strict=True):
         assert source.classes == classes
         assert np.bincount(source.targets).tolist() == [count] * len(classes)
-        assert len({source.name_of(index) for index in range(len(source.targets))}) == len(source.targets)
+        names |= {source.name_of(index) for index in range(len(source.targets))}
         for index, target in enumerate(source.targets):
             image = source.load(index)
             centre = image[image.shape[0] // 2, image.shape[1] // 2].astype(int)
             assert np.abs(centre - miniatures.colour(classes[target])).max() <= 8
+    assert len(names) == (TRAIN + TEST) * len(classes), "the halves have no image in common"
 
 
-def test_the_miniatures_colours_tell_classes_apart() -> None:
-    for _, classes in TO_TRAIN_ON.values():
-        assert len({miniatures.colour(name) for name in classes}) == len(classes)  # they are 32 levels apart then
-
-
-@pytest.mark.parametrize("name", TO_TRAIN_ON)
-def test_halves_have_no_image_in_common(name: str, tmp_path: Path) -> None:
-    train, val = halves(name, TO_TRAIN_ON[name][0](tmp_path))
-    first, second = ({part.name_of(index) for index in range(len(part.targets))} for part in (train, val))
-    assert not first & second
-
-
-@pytest.mark.parametrize("name", ["cub200", "dogs-cropped", "mit67", "tinyimagenet", "imagenet-1k (flat)"])
-def test_through_to_a_training_batch(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """skd data writes both halves; what a network would get has the right labels."""
+@pytest.mark.parametrize("name", ["dogs-cropped", "imagenet-1k (flat)"])
+def test_a_network_gets_the_right_labels(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build, classes = TO_TRAIN_ON[name]
-    out = tmp_path / "out"
-    prepare(name.partition(" ")[0], build(tmp_path), out, subset=True, options=WriteOptions(raw_share=1.0, workers=1))
+    out, writing = tmp_path / "out", WriteOptions(raw_share=1.0, workers=1)
+    data(name.partition(" ")[0], root=build(tmp_path), out=out, subset=True, writing=writing)
     assert f"train: {TRAIN * len(classes)} images, {len(classes)} classes" in capsys.readouterr().out
     spec = Augmentation(image_size=16, scale=(0.9, 1.0))
     for train, count in ((True, TRAIN), (False, TEST)):
@@ -144,16 +135,6 @@ def test_through_to_a_training_batch(name: str, tmp_path: Path, capsys: pytest.C
     assert not (out / "hierarchy.json").exists()
 
 
-def test_an_image_folder_instead(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    prepare("mit67", miniatures.mit67(tmp_path), out, subset=True, options=WriteOptions(folder=True))
-    assert sorted(path.name for path in (out / "train").iterdir()) == list(ROOMS)
-    assert len(list((out / "val").rglob("*.png"))) == TEST * len(ROOMS)
-    assert open_source(str(out), True).targets.tolist() == sorted(
-        open_source("mit67", True, root=tmp_path).targets.tolist()
-    )
-
-
 @pytest.mark.parametrize("kind", [np.uint8, np.float64])
 def test_matlabs_labels_of_any_type(kind: type, tmp_path: Path) -> None:
     miniatures.dogs(tmp_path)
@@ -162,21 +143,20 @@ def test_matlabs_labels_of_any_type(kind: type, tmp_path: Path) -> None:
     savemat(path, content | {"labels": content["labels"].astype(kind)})
     assert open_source("dogs", False, root=tmp_path).targets.tolist() == [0, 0, 1, 1, 2, 2]
     savemat(path, content | {"labels": content["labels"] + 0.5})
-    with pytest.raises(SkdError, match="labels that are not whole"):
+    with pytest.raises(SkdError, match="labels that are not whole numbers"):
         open_source("dogs", False, root=tmp_path)
 
 
 def test_cropped_dogs_are_the_larger_box(tmp_path: Path) -> None:
     miniatures.dogs(tmp_path)
     whole, cropped = (open_source(name, True, root=tmp_path) for name in ("dogs", "dogs-cropped"))
-    assert whole.load(0).shape == (24, 32, 3)
     np.testing.assert_array_equal(cropped.load(0), whole.load(0)[4:20, 8:28])
     assert cropped.description == "Stanford Dogs training set, cropped"
 
 
 def test_cifar100_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    prepare("cifar100", miniatures.cifar100(tmp_path, monkeypatch), out, subset=True)
+    data("cifar100", root=miniatures.cifar100(tmp_path, monkeypatch), out=out, subset=True)
     source = open_source("cifar100", False, root=tmp_path)
     spec = Augmentation(image_size=32, crop_pct=1.0)
     loader = make_loader(out / "val.beton", train=False, augmentation=spec, workers=1)
@@ -186,19 +166,15 @@ def test_cifar100_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             np.testing.assert_array_equal(input[index].permute(1, 2, 0), source.load(index))
 
 
-# --------------------------------------------------------------------------------------------------------------- mixed
-
-
 def test_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skd_plugins.data.datasets import mixed
-
+    train, _ = halves("mixed", miniatures.mixed(tmp_path))
+    assert np.bincount(train.targets).tolist() == [TRAIN] * 10, "all of a class that has fewer than 30"
     monkeypatch.setattr(mixed, "PER_CLASS", 2)
-    miniatures.mixed(tmp_path)
     train, val = halves("mixed", tmp_path)
     names = [
         f"{group} {name}" for group, part in (("bird", BIRDS), ("dog", BREEDS), ("indoor", ROOMS)) for name in part
     ]
-    assert train.classes == val.classes == names
+    assert train.classes == val.classes == names == sorted(names), "an image folder has the same labels"
     assert train.hierarchy == val.hierarchy == ["bird"] * 4 + ["dog"] * 3 + ["indoor"] * 3
     assert np.bincount(train.targets).tolist() == [2] * 10
     assert np.bincount(val.targets).tolist() == [TEST] * 10
@@ -209,23 +185,13 @@ def test_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert np.abs(centre - miniatures.colour(names[target].partition(" ")[2])).max() <= 8
     again = open_source("mixed", True, root=tmp_path)
     assert [again.name_of(i) for i in range(20)] == [train.name_of(i) for i in range(20)], "the seed is fixed"
-    assert sorted(train.classes) == train.classes, "an image folder has the same labels"
-
-
-def test_mixed_takes_all_of_a_class_that_has_less(tmp_path: Path) -> None:
-    """As some of CUB-200-2011's classes have 29 training images."""
-    train, _ = halves("mixed", miniatures.mixed(tmp_path))
-    assert np.bincount(train.targets).tolist() == [TRAIN] * 10
-    parts = [open_source(name, True, root=tmp_path) for name in ("cub200", "dogs", "mit67")]
-    assert sorted(train.name_of(i) for i in range(30)) == sorted(
-        part.name_of(i) for part in parts for i in range(len(part.targets))
-    )
 
 
 @pytest.mark.parametrize("folder", [False, True])
 def test_the_hierarchy_is_stored_with_the_data(folder: bool, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    prepare("mixed", miniatures.mixed(tmp_path), out, subset=True, options=WriteOptions(folder=folder, workers=1))
+    writing = WriteOptions(folder=folder, workers=1)
+    data("mixed", root=miniatures.mixed(tmp_path), out=out, subset=True, writing=writing)
     table = read_hierarchy(out)
     assert list(table.values()) == ["bird"] * 4 + ["dog"] * 3 + ["indoor"] * 3
     loader = make_loader(out / ("val" if folder else "val.beton"), train=False, workers=1)
@@ -235,9 +201,6 @@ def test_the_hierarchy_is_stored_with_the_data(folder: bool, tmp_path: Path) -> 
         read_hierarchy(out)
     with pytest.raises(SkdError, match="these data have no hierarchy"):
         read_hierarchy(tmp_path)
-
-
-# ----------------------------------------------------------------------------------------------------- evaluation sets
 
 
 def test_cifar100c(tmp_path: Path) -> None:
@@ -257,7 +220,7 @@ def test_cifar100c(tmp_path: Path) -> None:
 
 def test_cifar100c_is_written_without_loss(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    prepare("cifar100c", miniatures.cifar100c(tmp_path), out, parts=("fog/2", "saturate/5"), subset=True)
+    data("cifar100c", root=miniatures.cifar100c(tmp_path), out=out, part=("fog/2", "saturate/5"), subset=True)
     written = sorted(str(path.relative_to(out)) for path in out.rglob("*.beton"))
     assert written == ["fog/2/val.beton", "saturate/5/val.beton"]
     spec = Augmentation(image_size=32, crop_pct=1.0)
@@ -281,7 +244,7 @@ def test_odins_archives(name: str, folder: str, tmp_path: Path) -> None:
     with pytest.raises(SkdError, match=f"{folder} has no images at any depth"):
         open_source(name, False, root=tmp_path)
     shutil.rmtree(tmp_path / folder)
-    with pytest.raises(SkdError, match=f"{tmp_path / folder} does not exist; unpack {name}'s archive"):
+    with pytest.raises(SkdError, match=f"{tmp_path / folder} does not exist; unpack the archive of {name}"):
         open_source(name, False, root=tmp_path)
 
 
@@ -307,45 +270,29 @@ def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         open_source("svhn", False, root=tmp_path)
 
 
-# -------------------------------------------------------------------------------------------------------------- counts
+@pytest.mark.parametrize(
+    ("images", "classes", "label", "found"),
+    [
+        (26_032, 10, 3, ""),
+        (26_031, 10, 3, "26,031 images of 10 classes, officially 26,032 of 10; complete .*--subset"),
+        (26_032, 11, 3, r"26,032 images of 11 classes \(1 of them without images\)"),
+        (26_032, 10, 4, r"10 classes \(1 of them without images\)"),
+    ],
+)
+def test_counts_are_compared_with_the_official_ones(
+    images: int, classes: int, label: int, found: str, tmp_path: Path
+) -> None:
+    targets = np.arange(images) % 10
+    targets[targets == 3] = label
+    source = Source("x", [str(i) for i in range(classes)], targets, lambda index: np.zeros((1, 1, 3), np.uint8), str)
+    with pytest.raises(SkdError, match=found) if found else nullcontext():
+        find_dataset("svhn").check(source, False, root=tmp_path)
 
 
-def test_counts_are_compared_with_the_official_ones(tmp_path: Path) -> None:
-    root = miniatures.cub200(tmp_path)
-    with pytest.raises(
-        SkdError,
-        match=r"CUB-200-2011 training set has 12 images of 4 classes, officially 5,994 of 200; complete .*--subset",
-    ):
-        prepare("cub200", root, None)
-    prepare("cub200", root, None, subset=True)
-
-
-def test_counts_that_are_right_pass(tmp_path: Path) -> None:
-    """And one image less does not, nor a class without images."""
-    data = find_dataset("svhn")
-    targets = np.arange(data.val) % data.classes
-
-    def source(targets: np.ndarray, classes: int = data.classes) -> Source:
-        return Source("x", [str(i) for i in range(classes)], targets, lambda index: np.zeros((1, 1, 3), np.uint8), str)
-
-    data.check(source(targets), False, root=tmp_path)
-    with pytest.raises(SkdError, match="26,031 images of 10 classes, officially 26,032 of 10"):
-        data.check(source(targets[1:]), False, root=tmp_path)
-    with pytest.raises(SkdError, match="26,032 images of 11 classes"):
-        data.check(source(targets, 11), False, root=tmp_path)
-    with pytest.raises(SkdError, match=r"10 classes \(1 of them without images\)"):
-        data.check(source(np.where(targets == 3, 4, targets)), False, root=tmp_path)
-
-
-def test_halves_with_other_classes_are_refused(tmp_path: Path) -> None:
+def test_halves_with_different_classes_are_refused(tmp_path: Path) -> None:
     root = miniatures.imagenet(tmp_path)
+    with pytest.raises(SkdError, match="training set|train has 9 images of 3 classes, officially 1,281,167 of 1000"):
+        data("imagenet-1k", root=root)
     shutil.rmtree(root / "val" / WNIDS[0])
-    with pytest.raises(SkdError, match="the two halves have not the same classes"):
-        prepare("imagenet-1k", root, None, subset=True)
-
-
-def test_parts(tmp_path: Path) -> None:
-    with pytest.raises(SkdError, match="unknown part of cifar100c 'fogg/1'; did you mean 'fog/1'"):
-        prepare("cifar100c", tmp_path, None, parts=("fogg/1",))
-    with pytest.raises(SkdError, match="svhn has no parts"):
-        prepare("svhn", tmp_path, None, parts=("1",))
+    with pytest.raises(SkdError, match="the training and the validation half have different classes"):
+        data("imagenet-1k", root=root, subset=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import time
 from pathlib import Path
 
 import miniatures
@@ -15,10 +14,7 @@ from sklearn.datasets import load_digits
 
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data import Source, open_source
-from skd_plugins.data.datasets import cifar100
 from skd_plugins.data.sources import image_folder, split_folder
-
-# ------------------------------------------------------------------------------------------------------------- digits
 
 
 def test_digits_halves_are_disjoint_stratified_and_complete() -> None:
@@ -43,26 +39,11 @@ def test_digits_halves_are_disjoint_stratified_and_complete() -> None:
     assert dict(seen) == enlarged
 
 
-def test_digits_are_pictures(digits_source: Source) -> None:
-    assert digits_source.classes == [str(label) for label in range(10)]
-    for index in range(0, 1000, 91):
-        image = digits_source.load(index)
-        assert image.shape == (32, 32, 3)
-        assert image.dtype == np.uint8
-        assert (image[..., 0] == image[..., 1]).all()
-        assert image.max() > 150 > 50 > image.min()
-    assert digits_source.name_of(3) == "image 3 of the digits' training half"
-    assert "digits, training half" in digits_source.description
-
-
 def test_the_split_stays_as_it_is(digits_source: Source) -> None:
-    """The published numbers of the demo are of this split."""
+    """The demo's published numbers belong to this split."""
     assert digits_source.targets[:20].tolist() == [2, 5, 8, 2, 3, 5, 7, 9, 0, 1, 3, 4, 5, 6, 8, 9, 5, 0, 9, 8]
     assert open_source("digits", False).targets[:10].tolist() == [0, 1, 3, 4, 6, 7, 9, 0, 1, 4]
     assert digits_source.subset(20, seed=0).targets[:10].tolist() == [8, 0, 5, 6, 8, 1, 8, 1, 9, 3]
-
-
-# ------------------------------------------------------------------------------------------------------------ subsets
 
 
 def test_subset(digits_source: Source) -> None:
@@ -93,9 +74,6 @@ def test_subset_of_too_few(digits_source: Source) -> None:
         with pytest.raises(SkdError, match=f"--per-class must be at least 1, got {count}"):
             digits_source.subset(count, seed=0)
     assert len(digits_source.subset(100, seed=0).targets) == 1000
-
-
-# ------------------------------------------------------------------------------------------------------------ folders
 
 
 def test_image_folder(png_folder: Path, photographs: list[Pixels]) -> None:
@@ -135,17 +113,12 @@ def test_open_source_finds_the_halves(png_folder: Path, tmp_path: Path) -> None:
     assert split_folder(tmp_path, False) == tmp_path / "val"  # the first of the names
 
 
-def test_wrong_folders(tmp_path: Path) -> None:
-    with pytest.raises(SkdError, match="'imagenett' is neither an image folder nor one of: digits, cifar100"):
-        open_source("imagenett", True)
+def test_folders_without_images(tmp_path: Path) -> None:
     with pytest.raises(SkdError, match=r"has no folder 'val' or 'validation' or 'test' with one subfolder a class"):
         open_source(str(tmp_path), False)
     (tmp_path / "train").mkdir()
     with pytest.raises(SkdError, match=str(tmp_path / "train")):
         open_source(str(tmp_path), True)
-
-
-# ---------------------------------------------------------------------------------------------------------- CIFAR-100
 
 
 @pytest.fixture
@@ -169,12 +142,5 @@ def test_cifar100_in_the_real_format(small_cifar: Path) -> None:
 def test_cifar100_damaged_and_without_network(small_cifar: Path) -> None:
     file = small_cifar / "cifar-100-python" / "train"
     file.write_bytes(file.read_bytes()[:-1])
-    start = time.monotonic()
     with pytest.raises(SkdError, match=f"CIFAR-100 is not in {small_cifar} and could not be downloaded"):
-        cifar100.read(small_cifar, True, "")
-    assert time.monotonic() - start < 20
-
-
-def test_cifar100_needs_a_root() -> None:
-    with pytest.raises(SkdError, match="cifar100 needs --root"):
-        open_source("cifar100", True)
+        open_source("cifar100", True, root=small_cifar)

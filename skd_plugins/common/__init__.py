@@ -1,4 +1,4 @@
-"""What every folder uses: errors, whole files, locks, typed arguments, progress, what a result was made with.
+"""What every folder uses: errors, files, locks, typed arguments, progress, and the record of a result's origin.
 
 Imports nothing else of the package.
 """

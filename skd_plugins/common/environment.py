@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "ffcv", "detectron2",
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of this package, Python and the libraries that can move a number."""
+    """The versions of this package, Python and the libraries that can change a number."""
     found = {"skd_plugins": metadata.version("skd_plugins"), "python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -29,9 +29,10 @@ def versions() -> dict[str, str]:
 @cache
 def machine() -> str:
     """The processor, the cores this process may use, and the GPUs, in words."""
-    import torch
+    import torch  # this module also serves commands that start without torch
 
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cards = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
@@ -41,14 +42,19 @@ def machine() -> str:
 
 @cache
 def git_commit() -> str | None:
-    """The commit this package runs from, with ``+changes`` if files differ from it; None outside a checkout of it."""
-    folder = Path(__file__).resolve().parents[1]
+    """The commit of this package's own checkout, with ``+changes`` if files were edited; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        # An environment in somebody's repository is in a checkout too, but not of this package.
-        if Path(_git(folder, "rev-parse", "--show-toplevel")) != folder.parent:
+        # A virtual environment inside another project's repository is not a checkout of this package.
+        if Path(git("rev-parse", "--show-toplevel")) != root:
             return None
-        commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -63,10 +69,3 @@ def environment(data: Path | None = None, processes: int = 1) -> dict[str, Any]:
         "data": str(data) if data else None,
         "processes": processes,
     }
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
-    )
-    return done.stdout.strip()

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, their checksums, and JSON that every parser reads."""
+"""Atomic writes, checksums, and JSON that every parser reads."""
 
 from __future__ import annotations
 
@@ -11,22 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .meter import Meter
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary file to write to, in the same directory; it replaces `path` when the block ends without an error.
-
-    Its mode is that of any new file there, also if the block puts another file in its place (safetensors' writer does,
-    one for its owner alone).
-    """
+    """Gives a temporary file in the same folder, which replaces `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
-        if temporary.stat().st_mode != mode:
-            temporary.chmod(mode)
+        temporary.chmod(mode)  # safetensors puts another file there, readable by its owner alone
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -39,12 +36,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON atomically; numbers that are not finite become null, which JSON has no other word for."""
+    """Writes JSON atomically, with null for numbers that are not finite."""
     write_text(path, json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
 
 
 def jsonable(value: Any) -> Any:
-    """The value with plain lists, dicts and numbers; anything else as its text."""
+    """Converts a value to plain lists, dicts, numbers and strings."""
     if hasattr(value, "tolist"):  # numpy arrays and scalars, tensors
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -56,17 +53,23 @@ def jsonable(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int)) else str(value)
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
+def checksum(path: Path, algorithm: str) -> str:
+    """The hexadecimal digest of a file, with progress on stderr if the file is large."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file, Meter(f"checksum of {path.name}", path.stat().st_size) as meter:
         while block := file.read(1 << 20):
             digest.update(block)
+            meter.advance(len(block))
     return digest.hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file."""
+    return checksum(path, "sha256")
+
+
 def cache_folder() -> Path:
-    """Where data and weights are kept: ``SKD_CACHE``, or skd_plugins in the user's cache folder."""
+    """The folder for data and weights: ``SKD_CACHE``, or skd_plugins in the user's cache folder."""
     if os.environ.get("SKD_CACHE"):
         return Path(os.environ["SKD_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skd_plugins"

@@ -6,20 +6,20 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from .errors import SkdError
 
 
 @contextmanager
 def only_one(path: Path) -> Iterator[None]:
-    """Holds a path against other processes that would write it, by a file beside it; makes its folder.
+    """Refuses a second process that wants to write `path`, until the block or this process ends.
 
-    The kernel releases the lock when the process ends, however it ends.
-
-    Raises:
-        SkdError: another process has it, or the folder can't be written.
+    This is not filelock because that uses `flock`, which forked workers inherit: when the writer is killed, workers
+    that outlive it would keep the lock.
     """
     lock = path.with_name(f".{path.name}.lock")
     try:
@@ -29,35 +29,32 @@ def only_one(path: Path) -> Iterator[None]:
         raise SkdError(f"can't write {path}: {error.strerror or error}; choose another folder") from None
     with file:
         try:
-            # Of the process, not of the file as flock's: forked workers that outlive a killed process do not keep it.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                raise BlockingIOError  # who had it has removed this file since, and another one made it anew
+            # The last owner may have removed this file, and somebody else locked a new one.
+            mine = os.path.samestat(os.fstat(file.fileno()), lock.stat())
         except (BlockingIOError, PermissionError, FileNotFoundError):
-            raise SkdError(
-                f"{path} is being written by another process; wait for it, or choose another folder"
-            ) from None
-        except OSError:  # a network's file system without locks
-            pass
+            mine = False
+        except OSError:  # a network file system without locks
+            mine = True
+        if not mine:
+            raise SkdError(f"{path} is being written by another process; wait for it, or choose another folder")
         try:
             yield
         finally:
-            with suppress(OSError):
-                lock.unlink()
+            lock.unlink(missing_ok=True)
 
 
 def make_folder_once(path: Path, write: Callable[[Path], None]) -> None:
-    """Makes a folder that is not there, whole or not at all; processes that come at once wait for the one that does.
+    """Makes a missing folder completely or not at all; other processes wait until it is there.
 
     Args:
-        path: the folder.
-        write: writes its content to the folder that it is given, which is not there yet.
+        path: the folder to make.
+        write: makes and fills the temporary folder that it is given.
     """
-    if path.is_dir():
+    if path.is_dir():  # also in a cache that this process can't write to
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.is_dir():
             part = path.with_name(f".{path.name}.{os.getpid()}.part")
             shutil.rmtree(part, ignore_errors=True)

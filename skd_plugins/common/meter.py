@@ -1,4 +1,4 @@
-"""How far something is that takes more than two seconds: a live line on a terminal, a line a minute elsewhere."""
+"""Progress of long tasks on stderr: a live line on a terminal, a line a minute elsewhere."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from operator import length_hint
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 T = TypeVar("T")
-_DELAY = 2.0  # seconds; what takes less shows nothing
-_REDRAW = 0.1  # seconds between two states of the live line
-_PAUSE = 60.0  # seconds between two lines where no terminal is
+_DELAY = 2.0  # seconds; shorter tasks show nothing
+_REDRAW = 0.1  # seconds between two updates of the live line
+_PAUSE = 60.0  # seconds between two lines without a terminal
 
 
 def clock(seconds: float) -> str:
-    """``1:02:03``; a dash where the time is not known."""
+    """``1:02:03``, or a dash if the time is not known."""
     if not 0 <= seconds < 1e9:
         return "–"
     minutes, rest = divmod(round(seconds), 60)
@@ -28,78 +28,60 @@ def clock(seconds: float) -> str:
 
 
 class Meter:
-    """How far something is, on stderr. The first process of several shows it, once it has taken two seconds.
-
-    A meter within another one shows nothing.
+    """Shows the progress of a task in the first process; a meter inside another one stays silent.
 
     Args:
-        what: in a word or two.
-        total: what `advance` adds up to, in any unit; None if that is not known.
+        what: the task in a word or two.
+        total: the sum of all amounts, in any unit; None if it is not known.
     """
 
     _open = 0
 
     def __init__(self, what: str, total: float | None) -> None:
         self.what, self.total, self.done = what, total, 0.0
-        self.begin = self._last = time.monotonic()
-        self._enabled = os.environ.get("RANK", "0") == "0"
-        self._live = sys.stderr.isatty()
-        self._bar: Bar | None = None
+        columns = BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()
+        console = Console(stderr=True, highlight=False)
+        self._bar = Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
+        self._task = self._bar.add_task(what, total=total)
+        self._live = console.is_interactive
+        self._begin = time.monotonic()
+        self._next = self._begin + (_DELAY if self._live else _PAUSE)
 
     def __enter__(self) -> Meter:
-        self._enabled &= Meter._open == 0
+        if Meter._open or os.environ.get("RANK", "0") != "0":
+            self._next = float("inf")
         Meter._open += 1
         return self
 
     def __exit__(self, *_: object) -> None:
         Meter._open -= 1
-        if self._bar is not None:
+        if self._live:
             self._bar.stop()
 
     def advance(self, amount: float = 1) -> None:
-        """So much more is done."""
+        """Adds to what is done."""
         self.done += amount
         now = time.monotonic()
-        if not self._enabled or now - self.begin < _DELAY or now - self._last < (_REDRAW if self._live else _PAUSE):
+        if now < self._next:
             return
-        self._last = now
-        elapsed = now - self.begin
+        self._next = now + (_REDRAW if self._live else _PAUSE)
+        elapsed = now - self._begin
         if self._live:
-            self._draw(elapsed)
+            self._bar.update(self._task, completed=self.done)
+            if not self._bar.live.is_started:
+                self._bar.start()
+                atexit.register(self._bar.stop)  # gives the cursor back even if an error leaves a generator unfinished
         elif self.total and self.done:
             left = clock(elapsed * (self.total / self.done - 1))
             print(f"{self.what}: {self.done / self.total:.0%}, {clock(elapsed)}, ETA {left}", file=sys.stderr)
         else:
             print(f"{self.what}: {clock(elapsed)}", file=sys.stderr)
 
-    def _draw(self, elapsed: float) -> None:
-        if self._bar is None:  # imported here: most commands never get this far
-            from rich import progress
-            from rich.console import Console
-
-            self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TaskProgressColumn(),
-                progress.TimeElapsedColumn(), progress.TextColumn("ETA"), progress.TimeRemainingColumn(),
-                console=Console(stderr=True, highlight=False), transient=True,
-            )  # fmt: skip
-            task = self._bar.add_task(self.what, total=self.total)
-            self._bar.tasks[task].start_time = self._bar.get_time() - elapsed
-            self._bar.start()
-            atexit.register(self._bar.stop)  # gives the cursor back, whatever ends the process
-        self._bar.update(self._bar.task_ids[0], completed=self.done)
-
 
 def tracked(
     items: Iterable[T], what: str, total: float | None = None, size: Callable[[T], float] = lambda item: 1
 ) -> Iterator[T]:
-    """The same items; how far they are is shown as `Meter` does.
-
-    Args:
-        items: any.
-        what: in a word or two.
-        total: the sum of the sizes; by default the number of items, if they tell it.
-        size: how much of the total an item is, done when the next one is asked for.
-    """
+    """Passes the items on and shows the progress; `total` is the sum of their sizes, by default their number."""
     with Meter(what, total or length_hint(items, 0) or None) as meter:
         for item in items:
             yield item
@@ -107,10 +89,7 @@ def tracked(
 
 
 def quieten_bars() -> None:
-    """Lets the bars of libraries (FFCV's writer, downloads) write once a minute where no terminal shows them live.
-
-    To be called before they are imported: tqdm reads its environment then.
-    """
+    """Without a terminal, makes other libraries' tqdm bars write once a minute; call it before tqdm is imported."""
     if not sys.stderr.isatty():
         for name in ("TQDM_MININTERVAL", "TQDM_MAXINTERVAL"):
             os.environ.setdefault(name, str(_PAUSE))

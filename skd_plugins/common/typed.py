@@ -1,4 +1,4 @@
-"""Arguments that come from a command line or a file, checked against type hints (by pydantic)."""
+"""Checks arguments from a command line or a file against type hints, with pydantic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .errors import SkdError, unknown
 
 
 def check_value(value: Any, hint: Any, *, what: str) -> Any:
-    """`value` converted to the type `hint`; raises `SkdError` that names `what`."""
+    """Converts a value to the type `hint`; `what` is its name in the error."""
     try:
         return _adapter(hint).validate_python(value)
     except ValidationError as error:
@@ -23,32 +23,28 @@ def check_value(value: Any, hint: Any, *, what: str) -> Any:
 
 
 def first_problem(error: ValidationError) -> str:
-    """Where the first thing is that is wrong, and what."""
+    """The place and the reason of the first error."""
     first: Any = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     return f"{place or 'content'}: {first['msg'].removeprefix('Value error, ')}"
 
 
-@cache
+@cache  # making an adapter takes longer than all its checks in a plan of hundreds of recipes
 def _adapter(hint: Any) -> TypeAdapter[Any]:
-    """Making one costs more than all its checks: a plan of hundreds of recipes would take seconds."""
     return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
 
 
 def check_arguments(
     function: Callable[..., Any], arguments: Mapping[str, Any], *, what: str, skip: Sequence[str] = ("self",)
 ) -> dict[str, Any]:
-    """Keyword arguments for `function`, each converted to its annotation.
-
-    Unknown names are refused, and so is it when one without a default is missing.
-    """
+    """Converts keyword arguments to the annotated types of `function`; unknown and missing names are errors."""
     hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters
     known = [name for name in parameters if name not in skip]
     for name in arguments:
+        if not known:
+            raise SkdError(f"{what} takes no arguments, got {name!r}")
         if name not in known:
-            if not known:
-                raise SkdError(f"{what} takes no arguments, got {name!r}")
             raise unknown(f"argument of {what}", name, known)
     for name in known:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
@@ -68,13 +64,9 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise SkdError(f"{text!r} sets a part of {parent!r}, which an earlier argument set as a whole")
-        place[leaf] = _json_or_text(value)
+                raise SkdError(f"{text!r} sets a part of {parent!r}, but an earlier argument sets all of it")
+        try:
+            place[leaf] = json.loads(value)
+        except ValueError:
+            place[leaf] = {"True": True, "False": False, "None": None}.get(value, value)
     return result
-
-
-def _json_or_text(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return {"True": True, "False": False, "None": None}.get(text, text)

@@ -12,12 +12,8 @@ from .dataset import Archive, Dataset
 
 
 def read(root: Path, train: bool, part: str) -> Source:
-    """A half, by torchvision: checked, and downloaded if it is not there.
-
-    Raises:
-        SkdError: it is not there and can't be downloaded, or it is damaged.
-    """
-    from torchvision.datasets import CIFAR100
+    """Reads a half with torchvision, which verifies it, and downloads it if it is missing."""
+    from torchvision.datasets import CIFAR100  # imports torch; listing the data sets does not need it
 
     try:
         data = CIFAR100(str(root), train=train, download=True)
@@ -54,7 +50,7 @@ DATASET = Dataset(
     exact=True,
 )
 
-# In the order of the labels; the archive of CIFAR-100-C does not name them.
+# In the order of the labels, for CIFAR-100-C, whose archive does not name them.
 CLASSES = (
     "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl",
     "boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair",

@@ -14,7 +14,7 @@ from .cifar100 import CLASSES
 from .dataset import Archive, Dataset
 
 FOLDER = "CIFAR-100-C"
-# The benchmark's fifteen, in its order, and the four extra ones.
+# The benchmark's fifteen, in its order, and its four extra ones.
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
     "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
@@ -24,20 +24,14 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def read(root: Path, train: bool, part: str) -> Source:
-    """One corruption at one severity, e.g. ``fog/3``: a fifth of its file's images, the severities one after another.
-
-    Raises:
-        SkdError: a file is missing or not the array it should be, or a label is out of range.
-    """
+    """One corruption at one severity, such as ``fog/3``; a corruption's file has the severities one after another."""
     corruption, _, severity = part.partition("/")
     path, labels_path = root / FOLDER / f"{corruption}.npy", root / FOLDER / "labels.npy"
     images, labels = (_load(name) for name in (path, labels_path))
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) % len(SEVERITIES):
         raise SkdError(f"{path} has {images.dtype} {list(images.shape)}, not uint8 [5 x N, 32, 32, 3]; unpack it again")
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        raise SkdError(f"{labels_path} has {labels.dtype} {list(labels.shape)}, not an integer for each of {path.name}")
-    if labels.min() < 0 or labels.max() >= len(CLASSES):
-        raise SkdError(f"{labels_path} has labels from {labels.min()} to {labels.max()}, not from 0 to 99")
+    if labels.shape != (len(images),) or not np.isin(labels, range(len(CLASSES))).all():
+        raise SkdError(f"{labels_path} has no label from 0 to 99 for each image of {path.name}; unpack it again")
     count = len(images) // len(SEVERITIES)
     first = SEVERITIES.index(int(severity)) * count
     return Source(

@@ -7,17 +7,13 @@ from pathlib import Path
 from ...common.errors import SkdError
 from ..sources import Source
 from .dataset import Archive, Dataset
-from .files import listed_files, read_table, whole_number
+from .listed import listed_files, read_table, whole_number
 
 FOLDER = "CUB_200_2011"
 
 
 def read(root: Path, train: bool, part: str) -> Source:
-    """The images that ``train_test_split.txt`` puts into a half, in the order of their numbers; labels from 0.
-
-    Raises:
-        SkdError: a list or an image is missing, the lists are not of the same images, or a label is out of range.
-    """
+    """The images that ``train_test_split.txt`` puts into a half, in the order of their numbers; labels from 0."""
     folder = root / FOLDER
     classes = read_table(folder / "classes.txt")
     images, labels, split = (
@@ -28,7 +24,7 @@ def read(root: Path, train: bool, part: str) -> Source:
     for name, table in (("image_class_labels.txt", labels), ("train_test_split.txt", split)):
         if table.keys() != images.keys():
             raise SkdError(
-                f"{folder / name} and images.txt are not of the same images ({len(table)} and {len(images)} numbers); "
+                f"{folder / name} and images.txt list different images ({len(table)} and {len(images)} numbers); "
                 "unpack the archive again"
             )
     paths: list[Path] = []

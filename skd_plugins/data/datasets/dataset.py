@@ -1,4 +1,4 @@
-"""`Dataset`: one entry of the catalog."""
+"""What the catalog says about a data set and its archives."""
 
 from __future__ import annotations
 
@@ -12,93 +12,56 @@ from ..sources import Source
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A file to fetch, and what it holds.
-
-    Attributes:
-        url: where it is.
-        md5: its published checksum, None where there is none.
-        contents: what is there after it has been unpacked, relative to the root.
-        into: folder of the root it is unpacked in.
-        file: its name, in the root or in `into`; the URL's by default.
-        free: can be fetched without signing anything and has a checksum, so that ``--download`` does it.
-        nested: it is an archive of archives, one a class, each of which goes into a folder of its name.
-        optional: is needed for some layouts only.
-    """
+    """A file to fetch, and what it holds."""
 
     url: str
-    contents: str
-    md5: str | None = None
-    into: str = ""
-    file: str = ""
-    free: bool = False
-    nested: bool = False
-    optional: bool = False
+    contents: str  # what is under the root once it is unpacked
+    md5: str | None = None  # as published
+    into: str = ""  # the folder under the root to unpack it into
+    free: bool = False  # --download fetches it: it has a checksum, and there is nothing to sign
+    nested: bool = False  # it holds one archive per class; each is unpacked into a folder of its own name
+    optional: bool = False  # only some layouts need it
 
     @property
     def name(self) -> str:
         """The file's name."""
-        return self.file or self.url.rpartition("/")[2]
+        return self.url.rpartition("/")[2]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A data set with a name.
-
-    Attributes:
-        name: in recipes and commands.
-        title: its own name.
-        classes: how many it has.
-        train: official number of training images, 0 where it is for evaluation only.
-        val: official number of evaluation images (of each part, if it has parts).
-        homepage: whose it is.
-        licence: what its owners say, in short.
-        layout: what has to be under the root.
-        read: opens a half; gets the root, whether it is the training half, and the part.
-        archives: what to fetch.
-        parts: names of its evaluation sets, where there are several.
-        exact: its images are small, so their pixels are written as they are decoded, without JPEG's loss.
-        embedded: needs no root.
-    """
+    """A data set of the catalog: how to get it, how to read it, and its official size."""
 
     name: str
     title: str
     classes: int
-    train: int
-    val: int
+    train: int  # official number of training images; 0 if the set is for evaluation only
+    val: int  # official number of evaluation images, in each part
     homepage: str
     licence: str
-    layout: str
-    read: Callable[[Path, bool, str], Source]
-    archives: tuple[Archive, ...] = ()
-    parts: tuple[str, ...] = ()
-    exact: bool = False
-    embedded: bool = False
+    layout: str  # what has to be under the root
+    read: Callable[[Path, bool, str], Source]  # gets the root, whether to read the training half, and the part
+    archives: tuple[Archive, ...] = ()  # none if the images come with a library, so that no root is needed
+    parts: tuple[str, ...] = ()  # the names of the evaluation sets, if there are several
+    exact: bool = False  # small images, stored as pixels to avoid JPEG's loss
 
     def open(self, train: bool, root: Path | None, part: str = "") -> Source:
-        """A half (or a part) as it lies under the root; sizes are not checked, see `check`.
-
-        Raises:
-            SkdError: there is no such half or part, or the files are not what they should be.
-        """
+        """Opens a half, or a part, as it lies under the root; `check` compares it with the official size."""
         if train and not self.train:
-            raise SkdError(f"{self.name} is for evaluation only: it has no training half")
+            raise SkdError(f"{self.name} is for evaluation only and has no training half; open its evaluation half")
         if self.parts and part not in self.parts:
             raise unknown(f"part of {self.name}", part, self.parts)
-        if root is None and not self.embedded:
+        if root is None and self.archives:
             raise SkdError(f"{self.name} needs --root: the folder with {self.layout}; see: skd data {self.name}")
         return self.read(root or Path(), train, part)
 
     def check(self, source: Source, train: bool, *, root: Path | None) -> None:
-        """Compares a half with the official numbers.
-
-        Raises:
-            SkdError: a number of classes or images is another, or a class has no image.
-        """
+        """Compares a half with the official numbers of images and classes."""
         images, expected = len(source.targets), self.train if train else self.val
         missing = len(source.classes) - len(set(source.targets.tolist()))
         if (images, len(source.classes), missing) != (expected, self.classes, 0):
             without = f" ({missing} of them without images)" if missing else ""
             raise SkdError(
                 f"{source.description} has {images:,} images of {len(source.classes)} classes{without}, officially "
-                f"{expected:,} of {self.classes}; complete {root or 'it'}, or add --subset if it is meant to be a part"
+                f"{expected:,} of {self.classes}; complete {root or 'it'}, or add --subset to accept a part of it"
             )

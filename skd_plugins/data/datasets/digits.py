@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image as PIL
 
 from ..sources import Source
 from .dataset import Dataset
@@ -11,11 +12,10 @@ from .dataset import Dataset
 def digits(train: bool) -> Source:
     """scikit-learn's 1,797 handwritten digits, 32 x 32 pixels: 100 a class to train, the other 797 to validate.
 
-    They come with scikit-learn (8 x 8 pixels, 17 grey levels; UCI's Optical Recognition of Handwritten Digits test
-    set), so this real data needs no download.
+    They are real data that need no download: scikit-learn contains the test set of UCI's Optical Recognition of
+    Handwritten Digits (8 x 8 pixels, 17 grey levels).
     """
-    from PIL import Image as PIL
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # slow to import
 
     data = load_digits()
     shuffled = np.random.default_rng(0).permutation(len(data.target))
@@ -46,5 +46,4 @@ DATASET = Dataset(
     layout="nothing: it comes with scikit-learn",
     read=lambda root, train, part: digits(train),
     exact=True,
-    embedded=True,
 )

@@ -1,9 +1,10 @@
-"""Stanford Dogs (Khosla et al. 2011), with its official split, whole images or cropped to a dog."""
+"""Stanford Dogs (Khosla et al. 2011) with its official split: whole images, or cropped to a dog."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,60 +12,31 @@ import numpy as np
 from ...common.errors import SkdError
 from ..sources import Source
 from .dataset import Archive, Dataset
-from .files import Box, listed_files, whole_number
+from .listed import Box, listed_files
 
 FOLDER = "StanfordDogs"
+TRAIN, TEST = "train_list.mat", "test_list.mat"
 
 
 def read_list(path: Path) -> list[tuple[str, int]]:
-    """``train_list.mat`` or ``test_list.mat``: the images, as ``n02085620-Chihuahua/x.jpg``, and labels from 1.
-
-    Raises:
-        SkdError: the file is missing, not MATLAB's, or has other fields.
-    """
-    from scipy.io import loadmat
+    """Images, such as ``n02085620-Chihuahua/x.jpg``, and labels from 1."""
+    from scipy.io import loadmat  # slow to import
 
     try:
-        content: dict[str, Any] = loadmat(str(path), squeeze_me=True)
+        content = loadmat(str(path), squeeze_me=True)
         files, numbers = (np.atleast_1d(content[name]) for name in ("file_list", "labels"))
-        labels = numbers.astype(np.int64)  # MATLAB's numbers may be stored as any type
+        labels = numbers.astype(np.int64)  # MATLAB may store them as any type
         if len(files) != len(labels) or (labels != numbers).any():
-            raise ValueError(f"{len(files)} files, {len(labels)} labels, or labels that are not whole")
+            raise ValueError(f"{len(files)} files, {len(labels)} labels, or labels that are not whole numbers")
     except FileNotFoundError:
         raise SkdError(f"{path} does not exist; it is in lists.tar") from None
-    except Exception as error:  # whatever SciPy's parser raises for a damaged file
+    except Exception as error:  # SciPy's parser raises anything for a damaged file
         raise SkdError(f"{path} is not a list of Stanford Dogs ({type(error).__name__}: {error})") from None
-    return [
-        (str(file), whole_number(label, 1, 10**6, what=f"{path}: the label of {file}"))
-        for file, label in zip(files, labels, strict=True)
-    ]
-
-
-def class_names(folder: Path) -> list[str]:
-    """The breeds' folders in the order of their labels, which both lists together give.
-
-    Raises:
-        SkdError: labels and folders do not go together.
-    """
-    names: dict[int, str] = {}
-    for name in ("train_list.mat", "test_list.mat"):
-        for file, label in read_list(folder / name):
-            breed = file.partition("/")[0]
-            if names.setdefault(label, breed) != breed:
-                raise SkdError(f"{folder / name}: {file} has label {label}, which is {names[label]}'s")
-    if sorted(names) != list(range(1, len(names) + 1)) or len(set(names.values())) != len(names):
-        raise SkdError(f"{folder}: the lists do not number {len(set(names.values()))} breeds from 1 to {len(names)}")
-    return [names[label] for label in sorted(names)]
+    return list(zip(map(str, files), labels.tolist(), strict=True))
 
 
 def largest_box(path: Path) -> Box:
-    """The largest bounding box of an annotation: (left, top, right, bottom), pixels.
-
-    An image may have several dogs. One crop an image keeps the official numbers.
-
-    Raises:
-        SkdError: the file is missing, is not such an annotation, or its box has no area.
-    """
+    """The largest bounding box of an annotation; an image may show several dogs, and one crop keeps the numbers."""
     corners = ("xmin", "ymin", "xmax", "ymax")
     try:
         objects = ElementTree.parse(path).getroot().iter("object")
@@ -79,46 +51,38 @@ def largest_box(path: Path) -> Box:
     return left, top, right, bottom
 
 
-def _open(root: Path, train: bool, *, cropped: bool) -> Source:
+def read(root: Path, train: bool, part: str, *, cropped: bool = False) -> Source:
+    """The images of a list in its order; labels from 0. Cropped images show their largest bounding box."""
     folder = root / FOLDER
-    classes = class_names(folder)
-    listed = read_list(folder / ("train_list.mat" if train else "test_list.mat"))
-    paths = [folder / "Images" / file for file, _ in listed]
-    annotations = [(folder / "Annotation" / file).with_suffix("") for file, _ in listed]
+    lists = {name: read_list(folder / name) for name in (TRAIN, TEST)}
+    breeds: dict[int, str] = {}
+    for name, images in lists.items():
+        for file, label in images:
+            breed = file.partition("/")[0]
+            if breeds.setdefault(label, breed) != breed:
+                raise SkdError(f"{folder / name}: {file} has label {label}, but so has {breeds[label]}")
+    names = [breeds[label] for label in sorted(breeds)]
+    if sorted(breeds) != list(range(1, len(names) + 1)) or len(set(names)) != len(names):
+        raise SkdError(f"{folder}: the lists do not number {len(set(names))} breeds from 1 to {len(names)}")
     if cropped and not (folder / "Annotation").is_dir():
-        raise SkdError(f"{folder / 'Annotation'} does not exist, and has the boxes; unpack annotation.tar there")
-    description = f"Stanford Dogs {'training' if train else 'test'} set{', cropped' if cropped else ''}"
+        raise SkdError(f"{folder / 'Annotation'}, which has the boxes, does not exist; unpack annotation.tar there")
+    listed = lists[TRAIN if train else TEST]
+    annotations = [(folder / "Annotation" / file).with_suffix("") for file, _ in listed]
     return listed_files(
-        description, classes, paths, [label - 1 for _, label in listed],
+        f"Stanford Dogs {'training' if train else 'test'} set{', cropped' if cropped else ''}",
+        names,
+        [folder / "Images" / file for file, _ in listed],
+        [label - 1 for _, label in listed],
         box_of=(lambda index: largest_box(annotations[index])) if cropped else None,
-    )  # fmt: skip
-
-
-def read(root: Path, train: bool, part: str) -> Source:
-    """The images of ``train_list.mat`` or ``test_list.mat``, in that order; labels from 0.
-
-    Raises:
-        SkdError: a list or an image is missing, or labels and breeds do not go together.
-    """
-    return _open(root, train, cropped=False)
-
-
-def read_cropped(root: Path, train: bool, part: str) -> Source:
-    """As `read`, each image cropped to its largest bounding box.
-
-    Raises:
-        SkdError: as `read`, or the annotations are missing.
-    """
-    return _open(root, train, cropped=True)
+    )
 
 
 _URL = "http://vision.stanford.edu/aditya86/ImageNetDogs"
-# The owners publish no checksums, so these are not downloaded.
+# The owners publish no checksums, so --download does not fetch these.
 _IMAGES, _LISTS, _BOXES = (
     Archive(url=f"{_URL}/{file}", contents=f"{FOLDER}/{contents}", into=FOLDER)
-    for file, contents in (("images.tar", "Images"), ("lists.tar", "train_list.mat"), ("annotation.tar", "Annotation"))
+    for file, contents in (("images.tar", "Images"), ("lists.tar", TRAIN), ("annotation.tar", "Annotation"))
 )
-
 DATASET = Dataset(
     name="dogs",
     title="Stanford Dogs",
@@ -127,19 +91,15 @@ DATASET = Dataset(
     val=8580,
     homepage=f"{_URL}/",
     licence="ImageNet's terms: non-commercial research and education",
-    layout=f"{FOLDER}/ (Images/, train_list.mat, test_list.mat)",
+    layout=f"{FOLDER}/ (Images/, {TRAIN}, {TEST})",
     read=read,
     archives=(_IMAGES, _LISTS),
 )
-CROPPED = Dataset(
+CROPPED = replace(
+    DATASET,
     name="dogs-cropped",
     title="Stanford Dogs, cropped to the annotated dog",
-    classes=DATASET.classes,
-    train=DATASET.train,
-    val=DATASET.val,
-    homepage=DATASET.homepage,
-    licence=DATASET.licence,
-    layout=f"{FOLDER}/ (Images/, Annotation/, train_list.mat, test_list.mat)",
-    read=read_cropped,
+    layout=f"{FOLDER}/ (Images/, Annotation/, {TRAIN}, {TEST})",
+    read=partial(read, cropped=True),
     archives=(_IMAGES, _LISTS, _BOXES),
 )

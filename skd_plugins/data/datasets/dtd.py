@@ -10,13 +10,8 @@ from .dataset import Archive, Dataset
 
 
 def read(root: Path, train: bool, part: str) -> Source:
-    """All 5,640 images, by their 47 textures. SD-Dropout does not say which of them it used.
-
-    Raises:
-        SkdError: the folder is missing or has no images.
-    """
-    # As the archive has it, or as torchvision lays it out.
-    for folder in (root / "dtd" / "images", root / "dtd" / "dtd" / "images"):
+    """All 5,640 images with their 47 textures as labels. SD-Dropout does not say which images it used."""
+    for folder in (root / "dtd" / "images", root / "dtd" / "dtd" / "images"):  # the archive's layout, torchvision's
         if folder.is_dir():
             return image_folder(folder)
     raise SkdError(f"{root / 'dtd' / 'images'} does not exist; unpack dtd-r1.0.1.tar.gz in {root}")

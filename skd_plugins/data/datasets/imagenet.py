@@ -10,34 +10,30 @@ import numpy as np
 from ...common.errors import SkdError
 from ..sources import Source, image_folder, split_folder
 from .dataset import Archive, Dataset
-from .files import listed_files, read_lines, whole_number
+from .listed import listed_files, read_lines, whole_number
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 
 
 def read_synsets(path: Path) -> dict[int, str]:
-    """``meta.mat``: ILSVRC2012_ID to WordNet id, of the leaves (the 1,000 classes).
-
-    Raises:
-        SkdError: the file is missing, or has no such table.
-    """
-    from scipy.io import loadmat
+    """The WordNet id of each ILSVRC2012_ID in ``meta.mat``, for the leaves: the 1,000 classes."""
+    from scipy.io import loadmat  # slow to import
 
     try:
         table: Any = np.atleast_1d(loadmat(str(path), squeeze_me=True)["synsets"])
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table if int(row["num_children"]) == 0}
     except FileNotFoundError:
         raise SkdError(f"{path} does not exist; it is in {DEVKIT}.tar.gz") from None
-    except Exception as error:  # whatever SciPy's parser raises for a damaged file
-        raise SkdError(f"{path} is not the devkit's ({type(error).__name__}: {error})") from None
+    except Exception as error:  # SciPy's parser raises anything for a damaged file
+        raise SkdError(f"{path} is not that of the devkit ({type(error).__name__}: {error})") from None
 
 
 def _flat_validation(folder: Path, root: Path) -> Source:
-    """Image number n of the flat folder has the class in line n of the devkit's ground truth."""
+    """Image n of the flat folder has the class in line n of the devkit's ground truth."""
     synsets = read_synsets(root / DEVKIT / "data" / "meta.mat")
     truth_path = root / DEVKIT / "data" / "ILSVRC2012_validation_ground_truth.txt"
     classes = sorted(synsets.values())
-    label_of = {name: label for label, name in enumerate(classes)}
+    label_of = {number: classes.index(name) for number, name in synsets.items()}
     images = sorted(folder.glob("ILSVRC2012_val_*.JPEG"))
     truth = read_lines(truth_path)
     if len(truth) != len(images):
@@ -45,18 +41,12 @@ def _flat_validation(folder: Path, root: Path) -> Source:
     targets = []
     for image, line in zip(images, truth, strict=True):
         number = whole_number(line, 1, max(synsets), what=f"{truth_path}: the class of {image.name}")
-        if number not in synsets:
-            raise SkdError(f"{truth_path}: the class {number} of {image.name} is not a leaf in meta.mat")
-        targets.append(label_of[synsets[number]])
+        targets.append(label_of[number])
     return listed_files("ImageNet-1k validation set", classes, images, targets)
 
 
 def read(root: Path, train: bool, part: str) -> Source:
-    """``train/`` and ``val/`` with one folder a class (WordNet ids, sorted), or ``val/`` flat with the devkit.
-
-    Raises:
-        SkdError: a folder is missing, or the flat one and the devkit do not go together.
-    """
+    """``train/`` and ``val/`` with one folder a class, named by WordNet ids, or a flat ``val/`` and the devkit."""
     folder = split_folder(root, train)
     if not train and any(folder.glob("ILSVRC2012_val_*.JPEG")):
         return _flat_validation(folder, root)

@@ -7,24 +7,21 @@ from pathlib import Path
 from ...common.errors import SkdError
 from ..sources import Source
 from .dataset import Archive, Dataset
-from .files import listed_files, read_lines
+from .listed import listed_files, read_lines
 
 FOLDER = "MIT67"
+TRAIN, TEST = "TrainImages.txt", "TestImages.txt"
 
 
 def read(root: Path, train: bool, part: str) -> Source:
-    """The images of ``TrainImages.txt`` or ``TestImages.txt``, in that order; labels by the sorted class names.
-
-    Raises:
-        SkdError: a list or an image is missing, or a class is in one list only.
-    """
+    """The images of a list in its order; labels by the sorted class names."""
     folder = root / FOLDER
-    halves = {name: read_lines(folder / name) for name in ("TrainImages.txt", "TestImages.txt")}
-    names = {name: {line.rpartition("/")[0] for line in lines} for name, lines in halves.items()}
-    if only := names["TrainImages.txt"] ^ names["TestImages.txt"]:
-        raise SkdError(f"{folder}: class {min(only)!r} is in only one of TrainImages.txt and TestImages.txt")
-    classes = sorted(names["TrainImages.txt"])
-    lines = halves["TrainImages.txt" if train else "TestImages.txt"]
+    training, test = (read_lines(folder / name) for name in (TRAIN, TEST))
+    names, test_names = ({line.rpartition("/")[0] for line in lines} for lines in (training, test))
+    if only := names ^ test_names:
+        raise SkdError(f"{folder}: class {min(only)!r} is in only one of {TRAIN} and {TEST}; unpack the archive again")
+    classes = sorted(names)
+    lines = training if train else test
     paths = [folder / "Images" / line for line in lines]
     targets = [classes.index(line.rpartition("/")[0]) for line in lines]
     return listed_files(f"MIT67 {'training' if train else 'test'} set", classes, paths, targets)
@@ -38,7 +35,7 @@ DATASET = Dataset(
     val=1340,
     homepage="https://web.mit.edu/torralba/www/indoor.html",
     licence="research",
-    layout=f"{FOLDER}/ (Images/, TrainImages.txt, TestImages.txt)",
+    layout=f"{FOLDER}/ (Images/, {TRAIN}, {TEST})",
     read=read,
     archives=(
         Archive(
@@ -48,7 +45,7 @@ DATASET = Dataset(
         ),
         *(
             Archive(url=f"https://web.mit.edu/torralba/www/{name}", contents=f"{FOLDER}/{name}", into=FOLDER)
-            for name in ("TrainImages.txt", "TestImages.txt")
+            for name in (TRAIN, TEST)
         ),
     ),
 )

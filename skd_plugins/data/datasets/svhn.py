@@ -12,12 +12,8 @@ from .dataset import Archive, Dataset
 
 
 def read(root: Path, train: bool, part: str) -> Source:
-    """The test set, read and its checksum checked by torchvision; labels are the digits.
-
-    Raises:
-        SkdError: the file is missing or damaged.
-    """
-    from torchvision.datasets import SVHN
+    """Reads the test set with torchvision, which verifies it; labels are the digits."""
+    from torchvision.datasets import SVHN  # imports torch; listing the data sets does not need it
 
     try:
         data = SVHN(str(root), split="test")

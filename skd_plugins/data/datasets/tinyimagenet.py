@@ -7,42 +7,33 @@ from pathlib import Path
 from ...common.errors import SkdError
 from ..sources import Source
 from .dataset import Archive, Dataset
-from .files import listed_files, read_lines
+from .listed import listed_files, read_lines
 
 FOLDER = "tiny-imagenet-200"
 
 
 def read(root: Path, train: bool, part: str) -> Source:
-    """Labels in the order of the sorted WordNet ids, as an image folder has them (``wnids.txt`` is not sorted).
-
-    The validation images lie in one folder, and ``val_annotations.txt`` has their classes.
-
-    Raises:
-        SkdError: a file or an image is missing, or an image's class is not in ``wnids.txt``.
-    """
+    """Labels in the order of the sorted WordNet ids, as in an image folder; ``wnids.txt`` is not sorted."""
     folder = root / FOLDER
     classes = sorted(read_lines(folder / "wnids.txt"))
-    label_of = {name: label for label, name in enumerate(classes)}
     paths: list[Path] = []
     targets: list[int] = []
     if train:
-        for name in classes:
+        for label, name in enumerate(classes):
             images = sorted((folder / "train" / name / "images").glob("*.JPEG"))
             if not images:
                 raise SkdError(f"{folder / 'train' / name / 'images'} has no .JPEG images; unpack the archive again")
             paths += images
-            targets += [label_of[name]] * len(images)
+            targets += [label] * len(images)
         return listed_files("TinyImageNet training set", classes, paths, targets)
     annotations = folder / "val" / "val_annotations.txt"
     for line in read_lines(annotations):
         image, _, rest = line.partition("\t")
         name = rest.partition("\t")[0]
-        if name not in label_of:
-            raise SkdError(
-                f"{annotations}: the class {name!r} of {image} is not in wnids.txt; unpack the archive again"
-            )
+        if name not in classes:
+            raise SkdError(f"{annotations}: class {name!r} of {image} is not in wnids.txt; unpack the archive again")
         paths.append(folder / "val" / "images" / image)
-        targets.append(label_of[name])
+        targets.append(classes.index(name))
     return listed_files("TinyImageNet validation set", classes, paths, targets)
 
 
