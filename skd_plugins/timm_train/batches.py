@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from timm.data.mixup import FastCollateMixup
 
 from ..common.errors import SkdError
-from ..data.order import TrainingOrder
+from ..data.order import Division, TrainingOrder
 
 
 class WholeBatches(TrainingOrder):
@@ -25,13 +25,14 @@ class WholeBatches(TrainingOrder):
         batch_size: anchors per process, as timm counts.
     """
 
-    def __init__(self, targets: NDArray[np.int64], *, batch_size: int, world: int, **others: Any) -> None:
+    def __init__(self, targets: NDArray[np.int64], *, batch_size: int, division: Division, **others: Any) -> None:
+        world = division.world
         if len(targets) < batch_size * world:
             raise SkdError(
                 f"{len(targets)} training images are less than one batch of {batch_size} on {world} process(es); "
                 "timm's train.py leaves out incomplete batches, so choose a smaller --batch-size"
             )
-        super().__init__(targets, batch_size=batch_size * world, world=world, drop_last=True, **others)
+        super().__init__(targets, batch_size=batch_size * world, division=division, drop_last=True, **others)
 
 
 def training_order(
@@ -41,7 +42,7 @@ def training_order(
     rank, world = processes(options)
     return WholeBatches(
         targets, segments=segments, batch_size=options["batch_size"], seed=seed, couples=couples,
-        even=isinstance(options["collate_fn"], FastCollateMixup), rank=rank, world=world,
+        division=Division(rank=rank, world=world, even=isinstance(options["collate_fn"], FastCollateMixup)),
     )  # fmt: skip
 
 

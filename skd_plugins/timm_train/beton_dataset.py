@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..data.augment import Augmentation
 from ..data.beton.file import BetonFile
 from ..data.loader import Loader
 from ..data.mixing import mix_segments
+from ..data.order import EvaluationOrder, Order
 from .batches import processes, refuse, training_order
 
 _logger = logging.getLogger(__name__)
@@ -76,13 +78,12 @@ class BetonDataset:
         mixup = self._mixup(options) if training else None
         rank, world = processes(options)
         shard = OrderedDistributedSampler(self, num_replicas=world, rank=rank)
-        order = None
+        order: Order = EvaluationOrder(np.fromiter(shard, np.int64), options["batch_size"])
         if training:
             order = training_order(self.data.targets, options, segments=segments, couples=couples, seed=self.seed)
         self._loader = Loader(
-            self.data, spec, order=order, indices=None if training else np.fromiter(shard, np.int64),
-            batch_size=options["batch_size"], workers=options["num_workers"], skip_broken=False,
-            device=torch.device(options["device"]), mean=options["mean"], std=options["std"],
+            self.data, replace(spec, mean=tuple(options["mean"]), std=tuple(options["std"])), order,
+            workers=options["num_workers"], skip_broken=False, device=torch.device(options["device"]),
             dtype=torch.float16 if options["fp16"] else options["img_dtype"] or torch.float32,
         )  # fmt: skip
         return BetonLoader(self, self._loader, None if training else shard, mixup)

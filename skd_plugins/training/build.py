@@ -16,6 +16,7 @@ from torch import nn
 from ..common.errors import SkdError
 from ..data.augment import Augmentation
 from ..data.loader import Loader, make_loader
+from ..data.order import Division
 from ..methods import Method
 from ..methods.task import MethodTask, create_task
 from ..networks.build import build_network
@@ -24,11 +25,8 @@ from ..weights.load import load_into, load_weights
 
 
 def augmentation(recipe: Recipe) -> Augmentation:
-    """From the recipe's fields."""
-    return Augmentation(
-        image_size=recipe.image_size, mode=recipe.augment, scale=recipe.scale, ratio=recipe.ratio,
-        padding=recipe.padding, hflip=recipe.hflip, crop_pct=recipe.crop_pct, interpolation=recipe.interpolation,
-    )  # fmt: skip
+    """The recipe's augmentation."""
+    return Augmentation.of(recipe)
 
 
 def training_loader(
@@ -37,9 +35,9 @@ def training_loader(
     """Random crops of `path` in batches of the method's segments."""
     return make_loader(
         path, train=True, segments=method.segments, couples=method.couples, batch_size=recipe.batch_size,
-        augmentation=augmentation(recipe), seed=recipe.seed, workers=_workers(recipe), even=mixes(recipe),
-        accumulation=recipe.grad_accumulation, rank=rank, world=world, skip_broken=recipe.skip_broken, device=device,
-        mean=recipe.mean, std=recipe.std,
+        augmentation=augmentation(recipe), seed=recipe.seed, workers=_workers(recipe), device=device,
+        division=Division(rank=rank, world=world, accumulation=recipe.grad_accumulation, even=mixes(recipe)),
+        skip_broken=recipe.skip_broken,
     )  # fmt: skip
 
 
@@ -49,8 +47,8 @@ def evaluation_loader(
     """Centre crops of `path` with the recipe's pre-processing."""
     return make_loader(
         path, train=False, batch_size=recipe.eval_batch_size or max(recipe.batch_size // world, 1),
-        augmentation=augmentation(recipe), workers=_workers(recipe), rank=rank, world=world,
-        skip_broken=recipe.skip_broken, device=device, mean=recipe.mean, std=recipe.std,
+        augmentation=augmentation(recipe), workers=_workers(recipe),
+        division=Division(rank=rank, world=world), skip_broken=recipe.skip_broken, device=device,
     )  # fmt: skip
 
 

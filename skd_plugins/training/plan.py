@@ -13,7 +13,7 @@ from ..common.errors import unknown
 from ..data.datasets import KNOWN
 from ..data.find import find_split, resolve_data
 from ..data.loader import open_data
-from ..data.order import TrainingOrder
+from ..data.order import Division, TrainingOrder
 from ..methods import Method, create_method
 from ..networks.build import build_network, check_image_size
 from ..recipe import Recipe
@@ -45,7 +45,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
     check_mixing(recipe, method)
     order = TrainingOrder(
         targets, segments=method.segments, batch_size=recipe.batch_size, couples=method.couples,
-        even=mixes(recipe), world=processes, accumulation=recipe.grad_accumulation,
+        division=Division(world=processes, accumulation=recipe.grad_accumulation, even=mixes(recipe)),
     )  # fmt: skip
     anchors = recipe.batch_size // (processes * recipe.grad_accumulation)
     steps = min(recipe.epochs * order.steps, recipe.max_steps or recipe.epochs * order.steps)
