@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from skd_plugins.common.files import cache_folder
 from skd_plugins.common.locks import make_folder_once
@@ -61,8 +62,6 @@ def _write_halves(folder: Path) -> None:
 
 
 def _write_half(folder: Path, train: bool) -> None:
-    from sklearn.datasets import load_sample_images  # slow to import
-
     half = "train" if train else "val"
     (folder / half).mkdir(parents=True)
     source = digits(train)

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ..common.errors import SkdError
 from .arrays import Array, to_numpy
@@ -77,8 +78,6 @@ def detection_error_min(inside: Array, outside: Array) -> float:
 
 def auroc(inside: Array, outside: Array) -> float:
     """Area under the ROC curve: how often an in-distribution sample scores higher; equal scores count half."""
-    from sklearn.metrics import roc_auc_score  # takes seconds to import
-
     return float(roc_auc_score(*_labelled(*_scores(inside, outside))))
 
 
@@ -90,8 +89,6 @@ def aupr_in(inside: Array, outside: Array) -> float:
         against 5,640 (all of DTD) and about 10,000 of SVHN, whose test set has 26,032: with all of these, AUPR (in)
         could not be above AUPR (out) at its AUROC.
     """
-    from sklearn.metrics import average_precision_score  # takes seconds to import
-
     return float(average_precision_score(*_labelled(*_scores(inside, outside))))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.manifold import TSNE
 
 from ...common.errors import SkdError
 from ...evaluation.arrays import Array, to_numpy
@@ -20,8 +21,6 @@ def tsne(features: Array, *, perplexity: float = 30.0, seed: int = 0) -> NDArray
     Args:
         perplexity: roughly how many neighbours count, below N.
     """
-    from sklearn.manifold import TSNE  # takes a second to import, and only this figure needs it
-
     rows = to_numpy(features)
     if rows.ndim != 2 or not np.isfinite(rows).all():
         raise SkdError(f"t-SNE needs finite features [N, D], got {list(rows.shape)}; the model may have diverged")

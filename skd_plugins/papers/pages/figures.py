@@ -13,7 +13,10 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib import color_sequences
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ...common.files import atomic
@@ -23,8 +26,6 @@ from ..measures.mistakes import Distribution, LogProbHistograms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 # Okabe and Ito 2008, the dark ones first, without yellow, which is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "++")
@@ -60,8 +61,6 @@ def _styled(draw: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> R:
-        import matplotlib as mpl  # see above
-
         with mpl.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
@@ -171,8 +170,6 @@ def embedding_figure(
         panels: title (a method) to points ``[N, 2]`` of `tsne` and labels ``[N]``.
         classes: label to name, of the labels to show. Up to 49 can be told apart.
     """
-    from matplotlib import color_sequences  # see above
-
     colours: Sequence[Any] = COLOURS if len(classes) <= len(COLOURS) else color_sequences["petroff10"]
     figure, all_axes = _panels(len(panels), columns=2 if len(panels) > 3 else len(panels), legend=True)
     for axes, (title, (points, labels)) in zip(all_axes, panels.items(), strict=True):
@@ -268,8 +265,6 @@ def _panels(
     legend: bool = False,
 ) -> tuple[Figure, list[Axes]]:  # fmt: skip
     """A figure with `count` axes in rows; without pyplot, which would keep it."""
-    from matplotlib.figure import Figure  # see above
-
     columns = columns or count
     rows = -(-count // columns)
     size = (width or columns * _PANEL[0], rows * height + (0.3 if legend else 0))

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import submitit
 import torch
 
 from ...common.errors import SkdError
@@ -121,8 +122,6 @@ def _submit_slurm(
     task: Task, addresses: list[str], logs: Path, parallel: int, given: dict[str, str | int]
 ) -> list[Any]:
     """An array with one task per run."""
-    import submitit  # only where runs leave this process
-
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster="slurm")
         parameters = {"gpus_per_node": 1, "timeout_min": 60 * 24, "slurm_array_parallelism": parallel}
@@ -135,8 +134,6 @@ def _submit_slurm(
 
 def _submit_local(task: Task, addresses: list[str], logs: Path, parallel: int, gpus: Sequence[str]) -> list[Any]:
     """A few workers that share the list, each with its own GPU."""
-    import submitit  # only where runs leave this process
-
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel)))  # or each takes all cores
     running = []
     for number in range(min(parallel, len(addresses))):

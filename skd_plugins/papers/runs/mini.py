@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image as PIL
+from sklearn.datasets import load_sample_images
 
 from ...data.beton.write import write_folder
 from ...data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
@@ -88,8 +89,6 @@ def write_mini_data(folder: Path, name: str) -> None:
 
 def write_mini_outside(folder: Path, name: str) -> None:
     """Writes an out-of-distribution set: 32-pixel pieces of scikit-learn's two photographs, cropped or scaled down."""
-    from sklearn.datasets import load_sample_images  # takes seconds to import, and only the mini scale needs it
-
     which, side = {"LSUN": (0, 64), "iSUN": (1, 64), "DTD": (0, 32), "SVHN": (1, 32)}[name]
     photograph = load_sample_images().images[which]
     draw = np.random.default_rng([which, side])
