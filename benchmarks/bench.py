@@ -1,7 +1,7 @@
 """Runs all benchmarks one after the other, each in its own process, and writes one table, one JSON file and one plot.
 
 Run: make bench, or python benchmarks/bench.py [--quick] [--only NAME ...] [--timm pytorch-image-models]
-     python benchmarks/bench.py --readme      # the committed results as the README's table
+     python benchmarks/bench.py --table       # the committed results as the table of docs/benchmarks.md
 """
 
 from __future__ import annotations
@@ -81,16 +81,16 @@ def plot(rows: list[Row], path: Path) -> None:
     plt.close(figure)
 
 
-def readme_table(content: dict[str, Any]) -> str:
-    """The text between the README's markers: counts, table, and a line for each target that is missed."""
+def page_table(content: dict[str, Any]) -> str:
+    """What is between the page's markers: counts, table, and a line for each missed target."""
     rows = rows_of(content)
-    lines = [MARKERS[0], f"<details><summary>{counts(rows)}</summary>", "", table(rows), ""]
+    lines = [MARKERS[0], f"{counts(rows)}.", "", table(rows), ""]
     for row in rows:
         if row.verdict == "miss":
             lines.append(
                 f"- Missed: {row.name}: {row.value:.3g} {row.unit} for {row.sense} {row.target:g}. {row.note}."
             )
-    return "\n".join([*lines, "", "</details>", MARKERS[1]])
+    return "\n".join([*lines, MARKERS[1]])
 
 
 def counts(rows: list[Row]) -> str:
@@ -105,10 +105,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names(), metavar="NAME", help=f"some of: {', '.join(names())}")
     parser.add_argument("--timm", help=TIMM)
     parser.add_argument("--out", type=Path, help="folder for bench.json and bench.svg; default: benchmarks/results")
-    parser.add_argument("--readme", action="store_true", help="only print the committed results as a table")
+    parser.add_argument("--table", action="store_true", help="only print the committed results as a table")
     given = parser.parse_args()
-    if given.readme:
-        print(readme_table(json.loads((RESULTS / "bench.json").read_text())))
+    if given.table:
+        print(page_table(json.loads((RESULTS / "bench.json").read_text())))
         return
     out = given.out or (ROOT / "runs" / "bench" if given.quick or given.only else RESULTS)
     begin = time.monotonic()
