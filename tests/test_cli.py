@@ -181,7 +181,7 @@ def test_data_says_checks_and_writes(tmp_path: Path, capsys: pytest.CaptureFixtu
     error = capsys.readouterr().err
     assert error == (
         "error: MIT67 training set has 9 images of 3 classes, officially 5,360 of 67; "
-        f"complete {root}, or add --subset if it is meant to be a part\n"
+        f"complete {root}, or add --subset to accept a part of it\n"
     )
     main(["data", "mit67", "--root", str(root), "--subset"])
     assert "fine: MIT67 test set, 6 images, 3 classes" in capsys.readouterr().out

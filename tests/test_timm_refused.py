@@ -72,7 +72,7 @@ def test_bad_methods_are_refused_before_the_script_runs(
         ),
         (
             "import timm.data\nfrom timm.task import ClassificationTask\ntimm.data.create_naflex_loader(None)",
-            "--naflex-loader gives batches of patches",
+            "--naflex-loader makes batches of patches",
         ),
     ],
 )
