@@ -1,6 +1,6 @@
 """A model's predictions, their metrics, the report of an evaluation and the comparison of several.
 
-`attacks`, `corruptions` and `odin` perturb images for `predict`; `ood` has the metrics of unknown data.
+`attacks` and `corruptions` perturb images for `predict`; `ood` detects data of no known class.
 """
 
 from __future__ import annotations

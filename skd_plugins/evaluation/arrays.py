@@ -20,10 +20,7 @@ def to_numpy(values: Array) -> NDArray[Any]:
     if isinstance(values, np.ndarray):
         return values
     tensor = values.detach().cpu()
-    if tensor.is_floating_point() and tensor.element_size() < 4:
-        tensor = tensor.float()
-    array: NDArray[Any] = tensor.numpy()
-    return array
+    return np.asarray(tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor)
 
 
 def check_rows(
@@ -31,11 +28,7 @@ def check_rows(
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Checks that each sample has one finite row and one class index, and returns both as numpy arrays.
 
-    Args:
-        rows: ``[N, D]``.
-        targets: ``[N]`` integers.
-        what: the name of the rows in error messages.
-        indices: ``[N]`` names of the samples in error messages; their positions when None.
+    Error messages call the rows `what` and name samples by `indices`, or else by their positions.
     """
     values, labels = to_numpy(rows), to_numpy(targets)
     if values.ndim != 2 or labels.ndim != 1 or len(values) != len(labels):

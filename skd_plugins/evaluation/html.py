@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Callable[..., str]] = {"percent": percent, "plain": plain, "breakable": breakable}
-    environment.filters.update(filters)
+    environment.filters |= {"percent": percent, "plain": plain, "breakable": breakable}
     text = environment.get_template(template).render(**values)
     # UTF-8 can't hold the lone surrogates of a file name in another encoding: they become question marks.
     write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
@@ -56,20 +54,15 @@ def breakable(name: str) -> Markup:
 
 
 def data_uri(image: NDArray[Any], *, index: int) -> str:
-    """An image as a ``data:`` address; large ones are scaled down.
+    """An image ``[H, W, 3]`` or ``[H, W]`` as a ``data:`` address; large ones are scaled down.
 
-    Args:
-        image: uint8 ``[H, W, 3]`` or ``[H, W]``.
-        index: its position in the data set, for the error message.
+    The error message names it by its position in the data set, `index`.
     """
     if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)):
         raise SkdError(f"image {index} should be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
     picture = Image.fromarray(image)
-    small = max(picture.size) <= _SMALL
+    kind = "png" if max(picture.size) <= _SMALL else "jpeg"
     picture.thumbnail((_LONGEST, _LONGEST))
     buffer = io.BytesIO()
-    if small:
-        picture.save(buffer, "png", optimize=True)
-    else:
-        picture.save(buffer, "jpeg", quality=85)
-    return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    picture.save(buffer, kind, optimize=kind == "png", quality=85)  # PNG has no quality
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

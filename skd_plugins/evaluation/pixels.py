@@ -46,8 +46,7 @@ class Normalised:
 
 def to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
     """Pixels ``[B, C, H, W]`` in [0, 1] as ``[B, H, W, C]`` in 0 to 255."""
-    levels: NDArray[np.uint8] = (pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    return np.ascontiguousarray(levels)
+    return np.ascontiguousarray((pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy())
 
 
 def generator_of(image: NDArray[np.uint8], seed: int, what: str) -> np.random.Generator:

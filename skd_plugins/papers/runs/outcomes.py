@@ -21,8 +21,7 @@ from ...data.loader import Loader
 from ...evaluation.attacks import FGSM
 from ...evaluation.corruptions import corruption_accuracy
 from ...evaluation.metrics import summarize, top1
-from ...evaluation.odin import hold_out, odin_scores, tune_odin
-from ...evaluation.ood import ood_metrics
+from ...evaluation.ood import hold_out, odin_scores, ood_metrics, tune_odin
 from ...evaluation.predictions import predict
 from ...recipe import Recipe, replace
 from ...training.build import build_task, evaluation_loader
