@@ -193,9 +193,8 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 def _names(runs: Sequence[Run]) -> list[str]:
     """The recipes' names; runs that share one add the fields in which they differ, or else their folder."""
-    names = [
-        ", ".join(filter(None, [run.recipe.get("name") or run.path.name or str(run.path), run.variant])) for run in runs
-    ]
+    names = [run.recipe.get("name") or run.path.name or str(run.path) for run in runs]
+    names = [f"{name}, {run.variant}" if run.variant else name for name, run in zip(names, runs, strict=True)]
     result = []
     for name, run in zip(names, runs, strict=True):
         same = [_flat(other.recipe) for other, its in zip(runs, names, strict=True) if its == name]

@@ -104,7 +104,7 @@ def corrupt(image: NDArray[np.uint8], name: str, severity: int, *, seed: int = 0
     draw = generator_of(image, seed, f"{name}/{severity}")
     result = getattr(distortions, name)(image / 255, parameter, draw)
     # Round down, as the benchmark does, but allow for a whole number that rounding made 1e-13 smaller.
-    return np.floor(np.clip(result, 0, 1) * 255 + 1e-6).astype(np.uint8)
+    return np.asarray(np.floor(np.clip(result, 0, 1) * 255 + 1e-6), np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)

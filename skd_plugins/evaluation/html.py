@@ -31,7 +31,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "plain": plain, "breakable": breakable}
+    environment.filters.update(percent=percent, plain=plain, breakable=breakable)
     text = environment.get_template(template).render(**values)
     # UTF-8 can't hold the lone surrogates of a file name in another encoding: they become question marks.
     write_text(path, text.encode("utf-8", "replace").decode("utf-8"))

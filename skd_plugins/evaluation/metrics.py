@@ -53,8 +53,8 @@ class Reliability:
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Reliability:
         """From ``metrics.json``, where the means of an empty bin are null."""
-        kinds = {"edges": np.float64, "counts": np.int64, "accuracy": np.float64, "confidence": np.float64}
-        return cls(**{key: np.array(saved[key], kind) for key, kind in kinds.items()})
+        edges, accuracy, confidence = (np.array(saved[key], np.float64) for key in ("edges", "accuracy", "confidence"))
+        return cls(edges, np.array(saved["counts"], np.int64), accuracy, confidence)
 
     @classmethod
     def pooled(cls, diagrams: Sequence[Reliability]) -> Reliability:

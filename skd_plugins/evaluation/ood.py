@@ -50,7 +50,7 @@ def max_softmax(logits: Array, temperature: float = 1.0) -> Values:
     top = scaled.argmax(axis=1)[:, None]
     others = np.exp(scaled - np.take_along_axis(scaled, top, axis=1))
     np.put_along_axis(others, top, 0, axis=1)
-    return np.negative(np.log1p(others.sum(axis=1)))
+    return -np.asarray(np.log1p(others.sum(axis=1)))
 
 
 def fpr95(inside: Array, outside: Array) -> float:
@@ -215,17 +215,17 @@ def hold_out(loader: Loader, count: int = 1000, seed: int = 0) -> tuple[Batches,
     Returns:
         ``(batches, held_out [N])``: the scores of the other samples are ``scores[~held_out]``.
     """
-    indices = loader.indices
-    if not 0 < count < len(indices):
-        raise SkdError(f"can't hold out {count} of {len(indices)} samples and keep others; give a smaller count")
-    held = np.zeros(len(indices), dtype=np.bool_)
-    held[np.random.default_rng(seed).permutation(len(indices))[:count]] = True
+    total = 0 if loader.indices is None else len(loader.indices)
+    if not 0 < count < total:
+        raise SkdError(f"can't hold out {count} of {total} samples and keep others; give a smaller count")
+    held = np.zeros(total, dtype=np.bool_)
+    held[np.random.default_rng(seed).permutation(total)[:count]] = True
     batches, start = [], 0
     for input, target in tracked(loader, "reading images to hold out"):
         mask = torch.from_numpy(held[start : start + len(target)]).to(input.device)
         start += len(target)
         if mask.any():
             batches.append((input[mask], target[mask]))
-    if start != len(indices):
-        raise SkdError(f"the loader gave {start} of {len(indices)} images; repair the images that can't be decoded")
+    if start != total:
+        raise SkdError(f"the loader gave {start} of {total} images; repair the images that can't be decoded")
     return batches, held

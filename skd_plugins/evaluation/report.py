@@ -42,7 +42,7 @@ def write_report(
         corrupted: what `corrupted_top1` returned, for a table of it and its mean, ``mca``.
     """
     outputs = predictions.logits.shape[1]
-    names = [f"class {k}" for k in range(outputs)] if classes is None else classes
+    names = [f"class {k}" for k in range(outputs)] if classes is None else list(classes)
     if len(names) != outputs:
         raise SkdError(f"{len(names)} class names do not fit a model with {outputs} outputs")
     metrics = summarize(predictions)
@@ -78,7 +78,7 @@ def write_report(
     return page
 
 
-def _worst_classes(scores: Scores, targets: NDArray[np.int64], names: Sequence[str]) -> list[tuple[Any, ...]]:
+def _worst_classes(scores: Scores, targets: NDArray[np.int64], names: list[str]) -> list[tuple[Any, ...]]:
     """Classes with errors by accuracy, lowest first (of equals the larger one): name, images, accuracy, confusion."""
     images = np.bincount(targets, minlength=len(names))
     right = np.bincount(targets[scores.correct], minlength=len(names))
@@ -92,14 +92,14 @@ def _worst_classes(scores: Scores, targets: NDArray[np.int64], names: Sequence[s
 
 
 def _worst_images(
-    predictions: Predictions, scores: Scores, names: Sequence[str], images: Callable[[int], NDArray[np.uint8]]
+    predictions: Predictions, scores: Scores, names: list[str], images: Callable[[int], NDArray[np.uint8]]
 ) -> list[dict[str, Any]]:
     """The wrong predictions with the highest confidence, highest first."""
     wrong = np.flatnonzero(~scores.correct)
     cells = []
     for position in wrong[np.argsort(-scores.confidence[wrong], kind="stable")][:_WORST_IMAGES]:
         index = int(predictions.indices[position])
-        label, prediction = names[predictions.targets[position]], names[scores.predicted[position]]
+        label, prediction = names[int(predictions.targets[position])], names[scores.predicted[position]]
         picture = {"index": index, "uri": data_uri(images(index), index=index)}
         cells.append({**picture, "label": label, "prediction": prediction, "confidence": scores.confidence[position]})
     return cells
