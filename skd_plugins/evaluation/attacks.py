@@ -33,7 +33,6 @@ class FGSM(Normalised):
     legacy: bool = False  # attack like the authors' script, to compare with the paper
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_eps(self.eps, "FGSM", high=float("inf") if self.legacy else 1.0)
 
     def __call__(self, model: nn.Module, input: Tensor, target: Tensor) -> Tensor:
@@ -62,7 +61,6 @@ class PGD(Normalised):
     seed: int | None = 0  # None: start at the image itself
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_eps(self.eps, "PGD")
 
     def __call__(self, model: nn.Module, input: Tensor, target: Tensor) -> Tensor:

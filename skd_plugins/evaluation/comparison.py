@@ -227,32 +227,30 @@ def _warnings(groups: Sequence[Group]) -> list[str]:
     return warnings
 
 
-def best(groups: Sequence[Group], metric: Metric) -> set[str]:
-    """The names of the groups with the best mean; none if there is nothing to choose from."""
-    means = {group.name: mean for group in groups if (mean := group.mean(metric.key)) is not None}
-    if len(means) < 2 or len(set(means.values())) == 1:
-        return set()
-    top = max(means.values()) if metric.higher_is_better else min(means.values())
-    return {name for name, mean in means.items() if mean == top}
-
-
-def _shown(groups: Sequence[Group]) -> dict[Metric, set[str]]:
-    """The metrics that a group has, each with the names of the best groups."""
-    return {metric: best(groups, metric) for metric in METRICS if any(g.mean(metric.key) is not None for g in groups)}
+def winners(groups: Sequence[Group]) -> dict[Metric, set[str]]:
+    """The metrics that a group has, each with the names of the best groups; none where all are equal."""
+    found = {}
+    for metric in METRICS:
+        means = {group.name: mean for group in groups if (mean := group.mean(metric.key)) is not None}
+        if means:
+            top = max(means.values()) if metric.higher_is_better else min(means.values())
+            best = {name for name, mean in means.items() if mean == top}
+            found[metric] = best if len(set(means.values())) > 1 else set()
+    return found
 
 
 def _table(groups: Sequence[Group], *, narrow: bool) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", overflow="fold", min_width=16)
-    metrics = _shown(groups)
+    metrics = winners(groups)
     for metric in metrics:
         table.add_column(f"{metric.name}\n{metric.unit}", justify="right", no_wrap=True)
     for group in groups:
         count = len(group.runs)
         name = re.sub(r"^(\w+\.)(?=\w)", "\\1\n", group.name) if narrow else group.name
         cells = [Text(name + (f"\n{count} seeds" if count > 1 else ""))]
-        for metric, winners in metrics.items():
-            won = group.name in winners
+        for metric, best in metrics.items():
+            won = group.name in best
             # The deviation has its own line, so that all columns fit in 80 characters.
             cells.append(Text(group.cell(metric, "*" if won else "", "\n"), style="bold" if won else ""))
         table.add_row(*cells)
@@ -260,13 +258,13 @@ def _table(groups: Sequence[Group], *, narrow: bool) -> Table:
 
 
 def _write_page(path: Path, groups: Sequence[Group], warnings: list[str]) -> None:
-    metrics = _shown(groups)
+    metrics = winners(groups)
     rows = [
         {
             "name": group.name,
             "method": group.runs[0].recipe.get("method", ""),
             "model": group.runs[0].recipe.get("model", ""),
-            "cells": [(group.cell(metric), group.name in winners) for metric, winners in metrics.items()],
+            "cells": [(group.cell(metric), group.name in best) for metric, best in metrics.items()],
             "runs": [
                 {
                     "path": str(run.path),

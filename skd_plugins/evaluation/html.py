@@ -15,7 +15,6 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..common.errors import SkdError
 from ..common.files import jsonable, write_text
 
 _LONGEST = 224  # pixels of an image in a page: twice what a grid cell shows, for dense screens
@@ -53,13 +52,8 @@ def breakable(name: str) -> Markup:
     return Markup(re.sub(r"([._/]+)(?=[A-Za-z])", r"\1<wbr>", str(escape(name))))
 
 
-def data_uri(image: NDArray[Any], *, index: int) -> str:
-    """An image ``[H, W, 3]`` or ``[H, W]`` as a ``data:`` address; large ones are scaled down.
-
-    The error message names it by its position in the data set, `index`.
-    """
-    if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)):
-        raise SkdError(f"image {index} should be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+def data_uri(image: NDArray[np.uint8]) -> str:
+    """An image ``[H, W, 3]`` or ``[H, W]`` as a ``data:`` address; large ones are scaled down."""
     picture = Image.fromarray(image)
     kind = "png" if max(picture.size) <= _SMALL else "jpeg"
     picture.thumbnail((_LONGEST, _LONGEST))

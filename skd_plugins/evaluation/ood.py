@@ -152,7 +152,6 @@ class ODIN(Normalised):
     temperature: float
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_eps(self.eps, "ODIN")
         if not 0 < self.temperature < float("inf"):
             raise SkdError(f"ODIN takes a temperature above 0, got {self.temperature:g}")

@@ -100,6 +100,6 @@ def _worst_images(
     for position in wrong[np.argsort(-scores.confidence[wrong], kind="stable")][:_WORST_IMAGES]:
         index = int(predictions.indices[position])
         label, prediction = names[int(predictions.targets[position])], names[scores.predicted[position]]
-        picture = {"index": index, "uri": data_uri(images(index), index=index)}
+        picture = {"index": index, "uri": data_uri(images(index))}
         cells.append({**picture, "label": label, "prediction": prediction, "confidence": scores.confidence[position]})
     return cells
