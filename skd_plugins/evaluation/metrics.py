@@ -8,19 +8,51 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..common.errors import SkdError
-from .arrays import Array, check_rows
-from .retrieval import recall_at_1
 
-if TYPE_CHECKING:
-    from .predictions import Predictions
+if TYPE_CHECKING:  # metrics need no torch
+    from torch import Tensor
 
+Array: TypeAlias = "NDArray[Any] | Tensor"
 _CHUNK = 2**22  # float64 values at a time: 32 MiB
+
+
+def to_numpy(values: Array) -> NDArray[Any]:
+    """The values as a numpy array; bfloat16 and float16 become float32."""
+    if isinstance(values, np.ndarray):
+        return values
+    tensor = values.detach().cpu()
+    return np.asarray(tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor)
+
+
+def check_rows(
+    rows: Array, targets: Array, *, what: str, indices: Array | None = None
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Checks that each sample has one finite row and one class index, and returns both as numpy arrays.
+
+    Error messages call the rows `what` and name samples by `indices`, or else by their positions.
+    """
+    values, labels = to_numpy(rows), to_numpy(targets)
+    if values.ndim != 2 or labels.ndim != 1 or len(values) != len(labels):
+        raise SkdError(f"{what} must be [N, D] and targets [N], got {list(values.shape)} and {list(labels.shape)}")
+    if not len(values) or not values.shape[1]:
+        raise SkdError(f"nothing to evaluate: {what} have shape {list(values.shape)}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise SkdError(f"targets must be class indices, got {labels.dtype}")
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        name = first if indices is None else int(to_numpy(indices)[first])
+        raise SkdError(
+            f"{what} of sample {name} are not finite ({int((~finite).sum())} of {len(values)} samples are not); "
+            "the model diverged or overflowed in half precision"
+        )
+    return values, labels.astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,20 +175,3 @@ def top5(logits: Array, targets: Array) -> float:
 def nll(logits: Array, targets: Array) -> float:
     """Mean negative log-likelihood in nats."""
     return float(-score(logits, targets).log_prob.mean())
-
-
-def summarize(predictions: Predictions) -> dict[str, float]:
-    """All metrics of one evaluation: top1, top5, nll, ece (20 bins), ece_10, recall_at_1 and num_samples.
-
-    ``recall_at_1`` is NaN for a single sample, which has no neighbour.
-    """
-    scores = score(predictions.logits, predictions.targets, indices=predictions.indices)
-    return {
-        "top1": float(scores.correct.mean()),
-        "top5": float((scores.rank < 5).mean()),
-        "nll": float(-scores.log_prob.mean()),
-        "ece": bin_confidences(scores.confidence, scores.correct, 20).ece,
-        "ece_10": bin_confidences(scores.confidence, scores.correct, 10).ece,
-        "recall_at_1": recall_at_1(predictions.features, predictions.targets, indices=predictions.indices),
-        "num_samples": len(scores.rank),
-    }

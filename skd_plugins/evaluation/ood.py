@@ -21,8 +21,8 @@ from ..common.errors import SkdError
 from ..common.meter import tracked
 from ..data.loader import Loader
 from ..methods.losses import full_precision
-from .arrays import Array, to_numpy
 from .attacks import check_eps, input_gradient
+from .metrics import Array, to_numpy
 from .pixels import Normalised
 from .predictions import predict
 

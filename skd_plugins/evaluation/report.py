@@ -13,13 +13,31 @@ from ..common.errors import SkdError
 from ..common.files import write_json
 from .corruptions import corruption_accuracy
 from .html import data_uri, write_page
-from .metrics import Scores, bin_confidences, score, summarize
+from .metrics import Scores, bin_confidences, score
 from .predictions import Predictions
+from .retrieval import recall_at_1
 from .svg import confidence_plot, reliability_plot
 
 _WORST_CLASSES = 15
 _WORST_IMAGES = 24
 _SKIPPED_SHOWN = 50
+
+
+def summarize(predictions: Predictions) -> dict[str, float]:
+    """All metrics of one evaluation: top1, top5, nll, ece (20 bins), ece_10, recall_at_1 and num_samples.
+
+    ``recall_at_1`` is NaN for a single sample, which has no neighbour.
+    """
+    scores = score(predictions.logits, predictions.targets, indices=predictions.indices)
+    return {
+        "top1": float(scores.correct.mean()),
+        "top5": float((scores.rank < 5).mean()),
+        "nll": float(-scores.log_prob.mean()),
+        "ece": bin_confidences(scores.confidence, scores.correct, 20).ece,
+        "ece_10": bin_confidences(scores.confidence, scores.correct, 10).ece,
+        "recall_at_1": recall_at_1(predictions.features, predictions.targets, indices=predictions.indices),
+        "num_samples": len(scores.rank),
+    }
 
 
 def write_report(

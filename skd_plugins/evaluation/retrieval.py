@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.meter import tracked
-from .arrays import Array, check_rows
+from .metrics import Array, check_rows
 
 _TILE = 2048  # rows and columns of float32 distances at a time: 16 MiB
 _BLOCK = 2**24  # float64 values at a time: 128 MiB
