@@ -153,8 +153,6 @@ class ODIN(Normalised):
 
     def __post_init__(self) -> None:
         check_eps(self.eps, "ODIN")
-        if not 0 < self.temperature < float("inf"):
-            raise SkdError(f"ODIN takes a temperature above 0, got {self.temperature:g}")
 
     def __call__(self, model: nn.Module, input: Tensor, target: Tensor) -> Tensor:
         """The perturbed input; the target is not used."""
