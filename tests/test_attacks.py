@@ -24,13 +24,13 @@ quick = settings(max_examples=30, deadline=None, derandomize=True)
 class Net(nn.Module):
     """Smooth, in float64, with BatchNorm and dropout, which evaluation mode has to quieten."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, classes: int = 5) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.body = nn.Sequential(
             nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.Dropout(0.5), nn.Flatten()
         )
-        self.fc = nn.Linear(4 * 6 * 6, 5)
+        self.fc = nn.Linear(4 * 6 * 6, classes)
         for parameter in self.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
         self.double()

@@ -89,20 +89,6 @@ def test_confidences_on_the_edges(samples: list[tuple[int, bool]], bins: int) ->
     assert result.ece == pytest.approx(slow_ece(list(confidences), list(correct), bins), abs=1e-12)
 
 
-@quick
-@given(classified(), st.integers(1, 10), st.integers(2, 4))
-def test_finer_bins_and_copies_of_the_samples(data: tuple[NDArray[Any], NDArray[Any]], bins: int, split: int) -> None:
-    """Within a bin gaps of opposite signs cancel, so splitting every bin can't lower ECE; copies change nothing."""
-    logits, targets = data
-    coarse = ece(logits, targets, bins)
-    assert ece(logits, targets, bins * split) >= coarse - 1e-12
-    copies = ece(np.concatenate([logits[::-1], logits]), np.concatenate([targets[::-1], targets]), bins)
-    assert copies == pytest.approx(coarse, abs=1e-12)
-    assert ece(logits, targets, 1) == pytest.approx(
-        abs(score(logits, targets).confidence.mean() - score(logits, targets).correct.mean()), abs=1e-12
-    )
-
-
 def test_only_the_used_bins_count() -> None:
     """One sample at confidence exactly 1, in the last bin, and one far below; eighteen bins are empty."""
     logits, targets = np.array([[800.0, 0, 0], [0.0, 0, 0]]), np.array([0, 1])
