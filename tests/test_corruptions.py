@@ -25,7 +25,7 @@ from skd_plugins.data.datasets.cifar100c import CORRUPTIONS
 from skd_plugins.evaluation import distortions, predict, top1
 from skd_plugins.evaluation.command import evaluate, evaluate_weights
 from skd_plugins.evaluation.corruptions import Corruption, corrupt
-from skd_plugins.evaluation.distortions import _enlarged, _moved, _plasma, photographs
+from skd_plugins.evaluation.distortions import _enlarged, _moved, photographs
 from skd_plugins.recipe import Recipe
 from skd_plugins.training.build import evaluation_loader
 from skd_plugins.training.main import HELP
@@ -160,13 +160,6 @@ def test_enlarging_keeps_the_centre_and_the_size() -> None:
     assert large[0, 0] == pytest.approx(ramp[10, 0])
     assert large[-1, 0] == pytest.approx(ramp[29, 0])
     assert np.array_equal(_enlarged(ramp, 1), ramp)
-
-
-def test_clouds_are_smoother_with_more_decay() -> None:
-    rough, smooth = (_plasma(128, decay, np.random.default_rng(0)) for decay in (1.4, 3))
-    for clouds in (rough, smooth):
-        assert (clouds.shape, clouds.min(), clouds.max()) == ((128, 128), 0, 1)
-    assert np.abs(np.diff(smooth)).mean() < 0.5 * np.abs(np.diff(rough)).mean()
 
 
 def test_fog_and_snow_brighten_and_fog_flattens(photo: Pixels) -> None:

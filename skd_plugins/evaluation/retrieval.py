@@ -81,18 +81,22 @@ def _candidates(rows: NDArray[Any], first: Indices) -> Pairs:
     by norm let one number bound the error of a tile. Queries that float32 can't settle go to `_in_float64`.
     """
     count, width = len(first), rows.shape[1]
-    points = rows[first].astype(np.float64)
-    points -= rows.mean(axis=0, dtype=np.float64)
-    points /= max(float(rows.max()), -float(rows.min())) or 1.0
-    norms = np.einsum("nd,nd->n", points, points)
+    mean, scale = rows.mean(axis=0, dtype=np.float64), max(float(rows.max()), -float(rows.min())) or 1.0
+
+    def centred(points: Indices) -> NDArray[np.float64]:
+        """Scaled to at most about 1."""
+        return np.asarray((rows[first[points]] - mean) / scale)
+
+    parts = [np.arange(start, min(start + _TILE, count)) for start in range(0, count, _TILE)]
+    norms = np.concatenate([np.square(centred(part)).sum(axis=1) for part in parts])
     order = np.argsort(norms, kind="stable")
     bound = np.float32((width + 16) * _EPS32)
     slack = 2 * bound * norms[order].astype(np.float32)
     best = np.where(norms[order] < _TINY, -np.inf, np.inf).astype(np.float32)  # lowest upper bounds; -inf: given up
     # Two more columns of the factors add the norms, lowered by the bound.
     left = np.ones((count, width + 2), np.float32)
-    for start in range(0, count, _TILE):
-        left[start : start + _TILE, :-2] = points[order[start : start + _TILE]]
+    for part in parts:
+        left[part, :-2] = centred(order[part])
     left[:, -2] = norms[order].astype(np.float32) * (1 - bound)
 
     counts = np.zeros(count, np.int64)
@@ -120,7 +124,7 @@ def _candidates(rows: NDArray[Any], first: Indices) -> Pairs:
     yield order[query[kept]], order[candidate[kept]]
     given_up = order[np.isneginf(best)]
     if len(given_up):
-        yield from _in_float64(points, norms, given_up)
+        yield from _in_float64(centred(np.arange(count)), norms, given_up)
 
 
 def _in_float64(points: NDArray[np.float64], norms: NDArray[np.float64], queries: Indices) -> Pairs:
