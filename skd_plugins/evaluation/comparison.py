@@ -75,7 +75,7 @@ def compare(
     """
     if not runs:
         raise SkdError("nothing to compare; give the folders of one or more evaluated runs")
-    runs, out = [Path(path) for path in runs], Path(out)
+    runs, out = [*map(Path, runs)], Path(out)
     for number, path in enumerate(runs):
         if any(path.resolve() == other.resolve() for other in runs[:number]):
             raise SkdError(f"{path} is given twice")
@@ -107,12 +107,13 @@ class Run:
     validation: Mapping[str, list[tuple[float, float]]]  # (epoch, value) pairs of top1 and nll
 
 
-def read_run(folder: Path) -> Run:
+def read_run(path: str | Path) -> Run:
     """Reads ``metrics.json`` and, if they exist, the run's recipe and log.
 
     Args:
-        folder: a run's folder, whose ``evaluation`` is read, or any folder that an evaluation wrote to.
+        path: a run's folder, whose ``evaluation`` is read, or any folder that an evaluation wrote to.
     """
+    folder = Path(path)
     make = f"`skd evaluate {folder} --data ...` writes it"
     if not folder.is_dir():
         raise SkdError(f"{folder} is not a folder; `skd compare` takes the folders of runs")
