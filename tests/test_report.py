@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -23,8 +24,8 @@ from numpy.typing import NDArray
 from skd_plugins.common.errors import SkdError
 from skd_plugins.common.files import jsonable
 from skd_plugins.evaluation import Predictions, compare, summarize, write_report
-from skd_plugins.evaluation.comparison import METRICS, best, group_runs, read_run
-from skd_plugins.evaluation.html import breakable, data_uri
+from skd_plugins.evaluation.comparison import ECE, METRICS, group_runs, read_run, winners
+from skd_plugins.evaluation.html import data_uri
 from skd_plugins.evaluation.metrics import Reliability
 from skd_plugins.evaluation.svg import Series, curve_plot, nice_ticks
 from skd_plugins.training.main import HELP
@@ -66,11 +67,9 @@ def browse(tmp_path: Path) -> Callable[..., str]:
     def open_page(path: Path, *flags: str) -> str:
         chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
         assert chromium, "these tests need a browser: apt-get install -y chromium"
-        quiet = (
-            "--disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-        )
-        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", *quiet.split()]
-        command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,900", *flags, "--dump-dom"]
+        quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
+        command = [chromium, "--headless", "--no-sandbox", *quiet.split(), f"--user-data-dir={tmp_path / 'profile'}"]
+        command += ["--window-size=1200,900", *flags, "--dump-dom"]
         result = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, result.stderr
         assert "</html>" in result.stdout, result.stderr
@@ -79,27 +78,23 @@ def browse(tmp_path: Path) -> Callable[..., str]:
     return open_page
 
 
-def measure(browse: Callable[..., str], page: Path, *flags: str) -> dict[str, dict[str, Any]]:
-    """Widths, colours and images of the page as laid out in frames as wide as a phone and as a desk."""
-    widths = (390, 1100)
+def measure(browse: Callable[..., str], page: Path, *flags: str) -> list[dict[str, Any]]:
+    """Overflow, background and images of the page in frames as wide as a phone and as a desk."""
     frames = "".join(
         f'<iframe width={width} height=600 style="border:0" srcdoc="{html.escape(page.read_text())}"></iframe>'
-        for width in widths
+        for width in (390, 1100)
     )
     script = """onload = () => document.title = JSON.stringify([...document.querySelectorAll("iframe")].map(frame => {
         const inner = frame.contentDocument, images = [...inner.images]
         return {overflow: inner.documentElement.scrollWidth - inner.documentElement.clientWidth,
                 ground: frame.contentWindow.getComputedStyle(inner.body).backgroundColor,
-                tiles: new Set([...inner.querySelectorAll(".tile")].map(tile => tile.offsetTop)).size,
-                plots: [...inner.querySelectorAll("svg.plot")].map(plot => plot.getBoundingClientRect().width),
-                loaded: images.filter(image => image.complete && image.naturalWidth > 0).length, images: images.length}
+                loaded: images.filter(image => image.complete && image.naturalWidth > 0).length}
     }))"""
     outer = page.with_name("frames.html")
     outer.write_text(f"<!doctype html><title></title>{frames}<script>{script}</script>", encoding="utf-8")
-    title = re.search(r"<title>(.*?)</title>", browse(outer, *flags), re.DOTALL)
-    assert title is not None
-    assert title[1], "the frames were not measured"
-    return {str(width): found for width, found in zip(widths, json.loads(html.unescape(title[1])), strict=True)}
+    title = re.search(r"<title>(.+?)</title>", browse(outer, *flags), re.DOTALL)
+    assert title is not None, "the frames were not measured"
+    return json.loads(html.unescape(title[1]))
 
 
 def assert_self_contained(dom: str) -> None:
@@ -110,7 +105,6 @@ def assert_self_contained(dom: str) -> None:
     for _, attributes in page.tags:
         for name in ("src", "href", "srcset", "xlink:href", "action", "background", "poster"):
             assert (attributes.get(name) or "data:").startswith("data:"), attributes
-        assert not [name for name in attributes if name.startswith("on")], attributes
     assert set(re.findall(r"url\(([^)]*)\)", dom)) <= {"#hatch"}
     assert "@import" not in dom
     policy = [m["content"] for m in page.named("meta") if m.get("http-equiv") == "Content-Security-Policy"]
@@ -148,9 +142,6 @@ def report(digits: tuple[Predictions, NDArray[np.uint8]], out: Path) -> Path:
     )
 
 
-# -------------------------------------------------------------------------------------------------------------- report
-
-
 @pytest.mark.browser
 def test_report_in_the_browser(
     digits: tuple[Predictions, NDArray[np.uint8]], tmp_path: Path, browse: Callable[..., str]
@@ -163,39 +154,22 @@ def test_report_in_the_browser(
     page = Page(dom)
     metrics = summarize(predictions)
     assert 0.8 < metrics["top1"] < 0.97
-    for key in ("top1", "top5", "ece", "recall_at_1"):
+    for key in ("top1", "top5", "ece", "ece_10", "recall_at_1"):
         assert f"{100 * metrics[key]:.2f} %" in page.text, key
     assert f"{metrics['nll']:.4f}" in page.text
-    assert f"10 bins: {100 * metrics['ece_10']:.2f} %" in page.text
     assert "1,496 images, 10 classes, 1 skipped" in page.text
     # Text from outside is shown as it is, and is text.
-    assert page.cells.count(f"Digits {EVIL}") == 2, "title and heading"
-    assert EVIL in page.cells
-    assert "not a JPEG <b>file</b>" in page.cells
-    assert "runs/a&b/last.safetensors" in page.cells
-    assert '{"torch": "2.13"}' in page.cells
+    for text in (f"Digits {EVIL}", EVIL, "not a JPEG <b>file</b>", "runs/a&b/last.safetensors", '{"torch": "2.13"}'):
+        assert text in page.cells
     assert len(page.named("svg")) == 3
     assert len(page.named("img")) == 24
-
-
-@pytest.mark.browser
-def test_report_fits_phone_and_desk_in_light_and_dark(
-    digits: tuple[Predictions, NDArray[np.uint8]], tmp_path: Path, browse: Callable[..., str]
-) -> None:
-    path = report(digits, tmp_path)
-    light = measure(browse, path, "--blink-settings=preferredColorScheme=1")
-    dark = measure(browse, path, "--blink-settings=preferredColorScheme=0")
-    for layout in (*light.values(), *dark.values()):
-        assert layout["overflow"] == 0, "the page scrolls sideways"
-        assert layout["loaded"] == layout["images"] == 24
-    assert light["390"]["tiles"] == 3, "rows of tiles"
-    assert light["1100"]["tiles"] == 1
-    assert all(300 < width < 390 for width in light["390"]["plots"])
-    assert all(400 < width < 550 for width in light["1100"]["plots"])
-
-    grounds = [int(re.findall(r"\d+", frame["390"]["ground"])[0]) for frame in (light, dark)]
-    assert grounds[0] > 230
-    assert grounds[1] < 50
+    grounds = []
+    for scheme in (0, 1):
+        frames = measure(browse, path, f"--blink-settings=preferredColorScheme={scheme}")
+        assert [(frame["overflow"], frame["loaded"]) for frame in frames] == [(0, 24)] * 2, "it fits phone and desk"
+        grounds.append(int(re.findall(r"\d+", frames[0]["ground"])[0]))
+    assert grounds[0] < 50, "dark"
+    assert grounds[1] > 230, "light"
 
 
 def test_metrics_file(digits: tuple[Predictions, NDArray[np.uint8]], tmp_path: Path) -> None:
@@ -205,10 +179,8 @@ def test_metrics_file(digits: tuple[Predictions, NDArray[np.uint8]], tmp_path: P
     assert saved["metrics"] == summarize(digits[0])
     assert saved["skipped"] == 1
     assert saved["info"]["versions"] == {"torch": "2.13"}
-    bins = Reliability.from_json(saved["reliability"])
-    assert bins.ece == pytest.approx(saved["metrics"]["ece"], abs=1e-12)
+    assert Reliability.from_json(saved["reliability"]).ece == pytest.approx(saved["metrics"]["ece"], abs=1e-12)
     assert None in saved["reliability"]["accuracy"], "an empty bin"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "report.html"]
 
 
 def tiny(logits: list[list[float]], targets: list[int], first: int = 0) -> Predictions:
@@ -243,14 +215,14 @@ def test_worst_classes_and_images(tmp_path: Path) -> None:
 def test_plots_show_the_counts(tmp_path: Path) -> None:
     logits = np.log([[0.92, 0.08]] * 4 + [[0.5, 0.5]] * 2 + [[0.62, 0.38]])
     path = write_report(tiny(logits.tolist(), [0, 0, 0, 1, 0, 1, 1]), tmp_path, title="t", info={})
-    titles = re.findall(r"<title>(.*?)</title>", path.read_text())
-    assert "confidence 90% to 95%: 4 images, accuracy 75.0%, mean confidence 92.0%" in titles
-    # 0.5 is a right edge: it belongs to 45 % to 50 %, in both plots
-    assert "confidence 45% to 50%: 2 images, accuracy 50.0%, mean confidence 50.0%" in titles
-    assert "3 right at 90% to 95% confidence (75.0% of the right)" in titles
-    assert "1 wrong at 90% to 95% confidence (33.3% of the wrong)" in titles
-    assert "1 right at 45% to 50% confidence (25.0% of the right)" in titles
-    assert "1 wrong at 60% to 65% confidence (33.3% of the wrong)" in titles
+    assert set(re.findall(r"<title>(.*?)</title>", path.read_text())) >= {
+        "confidence 90% to 95%: 4 images, accuracy 75.0%, mean confidence 92.0%",
+        # 0.5 is a right edge: it belongs to 45 % to 50 %, in both plots
+        "confidence 45% to 50%: 2 images, accuracy 50.0%, mean confidence 50.0%",
+        "3 right at 90% to 95% confidence (75.0% of the right)",
+        "1 wrong at 90% to 95% confidence (33.3% of the wrong)",
+        "1 right at 45% to 50% confidence (25.0% of the right)",
+    }
     assert "Most confidently wrong" not in path.read_text(), "no images, no grid"
 
 
@@ -266,25 +238,14 @@ def test_extremes(tmp_path: Path, wrong: bool) -> None:
     assert saved["metrics"]["recall_at_1"] is None
     assert saved["info"]["loss"] is None
     assert saved["metrics"]["ece"] == float(wrong)
-
-
-def test_class_names_must_fit(tmp_path: Path) -> None:
     with pytest.raises(SkdError, match="3 class names do not fit a model with 2 outputs"):
-        write_report(tiny([[0.0, 1.0]], [0]), tmp_path, title="t", classes=list("abc"), info={})
-    assert not list(tmp_path.iterdir())
+        write_report(predictions, tmp_path, title="t", classes=list("abc"), info={})
 
 
 def test_pictures() -> None:
-    assert data_uri(np.zeros((8, 8), np.uint8), index=0).startswith("data:image/png;base64,")
-    assert data_uri(np.zeros((900, 300, 3), np.uint8), index=0).startswith("data:image/jpeg;base64,")
-    assert len(data_uri(np.random.default_rng(0).integers(0, 255, (3000, 2000, 3), np.uint8), index=0)) < 60_000
-    with pytest.raises(SkdError, match=r"image 7 should be uint8 \[H, W, 3\], got float32 \[3, 8, 8\]"):
-        data_uri(np.zeros((3, 8, 8), np.float32), index=7)
-
-
-def test_names_break_after_their_parts() -> None:
-    assert str(breakable("resnet10t_digits.sd__x (weight=3.0)")) == "resnet10t_<wbr>digits.<wbr>sd__<wbr>x (weight=3.0)"
-    assert str(breakable("a/<b>&")) == "a/&lt;b&gt;&amp;"
+    assert data_uri(np.zeros((8, 8), np.uint8)).startswith("data:image/png;base64,")
+    assert data_uri(np.zeros((900, 300, 3), np.uint8)).startswith("data:image/jpeg;base64,")
+    assert len(data_uri(np.random.default_rng(0).integers(0, 255, (3000, 2000, 3), np.uint8))) < 60_000
 
 
 def test_jsonable() -> None:
@@ -292,10 +253,9 @@ def test_jsonable() -> None:
     assert jsonable(value) == {"a": 0.5, "1": [2, None], "p": "x", "t": [1.0], "b": True}
 
 
-# ---------------------------------------------------------------------------------------------------------- comparison
-
-
-def make_run(folder: Path, *, top1: float, nll: float = 0.5, recipe: dict[str, Any] | None = None, **more: Any) -> Path:
+def make_run(
+    folder: Path, *, top1: float, nll: float | None = 0.5, recipe: dict[str, Any] | None = None, **more: Any
+) -> Path:
     """A run's folder as `skd train` and `skd evaluate` leave it."""
     place = folder / "evaluation"
     place.mkdir(parents=True)
@@ -319,7 +279,7 @@ def six_runs(tmp_path: Path) -> list[Path]:
     runs = [make_run(tmp_path / f"ce{s}", top1=t, recipe=recipe(seed=s)) for s, t in enumerate((0.90, 0.91, 0.95))]
     runs.append(make_run(tmp_path / "heavy", top1=0.93, nll=0.7, recipe=recipe(seed=0, weight=3.0)))
     runs.append(make_run(tmp_path / "sd", top1=0.94, nll=0.4, recipe=recipe(name=EVIL)))
-    runs.append(make_run(tmp_path / "[red]bare", top1=0.5, nll=float("nan")))
+    runs.append(make_run(tmp_path / "[red]bare", top1=0.5, nll=None))
     return runs
 
 
@@ -332,17 +292,14 @@ def test_groups_have_mean_and_sample_deviation(six_runs: list[Path]) -> None:
         ("[red]bare", 1),
     ]
     assert groups[0].mean("top1") == pytest.approx(0.92)
-    assert groups[0].std("top1") == pytest.approx(np.sqrt((0.02**2 + 0.01**2 + 0.03**2) / 2))
-    assert groups[1].std("top1") is None
-    assert groups[3].mean("nll") is None
-    pooled = groups[0].reliability()
-    assert pooled is not None
-    assert pooled.counts.tolist() == [0, 12]
-    assert pooled.accuracy[1] == pytest.approx(0.92)
-    assert np.isnan(pooled.accuracy[0])
-    winners = {metric.key: best(groups, metric) for metric in METRICS}
-    assert winners["top1"] == winners["nll"] == {EVIL}, "the highest and the lowest"
-    assert not (winners["ece"] | winners["top5"]), "all the same, and nobody has it"
+    top1, nll = METRICS[0], METRICS[2]
+    assert groups[0].cell(top1) == f"92.00 ± {100 * np.sqrt((0.02**2 + 0.01**2 + 0.03**2) / 2):.2f}"
+    assert groups[1].cell(top1) == "93.00"
+    assert groups[3].cell(nll) == "–"
+    best = winners(groups)
+    assert best[top1] == best[nll] == {EVIL}, "the highest and the lowest"
+    assert best[ECE] == set(), "all the same"
+    assert [metric.key for metric in best] == ["top1", "nll", "ece"], "nobody has others"
 
 
 def test_only_the_seed_may_differ_in_a_group(tmp_path: Path) -> None:
@@ -382,13 +339,6 @@ def test_comparison_on_the_terminal(
     assert capsys.readouterr().out == ""
 
 
-def test_a_single_validation_is_no_curve(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "a", top1=0.9, recipe=recipe())
-    assert "Validation top-1" in compare([run], tmp_path / "out").read_text()
-    (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text().splitlines()[-1])
-    assert "Validation top-1" not in compare([run], tmp_path / "out").read_text()
-
-
 @pytest.mark.browser
 def test_comparison_in_the_browser(six_runs: list[Path], tmp_path: Path, browse: Callable[..., str]) -> None:
     path = compare(six_runs, tmp_path / "c.html")
@@ -405,8 +355,7 @@ def test_comparison_in_the_browser(six_runs: list[Path], tmp_path: Path, browse:
     assert len(curves) == 5 * 2 + 3, "five runs with logs in two plots, three lines in the legend"
     assert "digits_ce (weight=1.0) [" in page.text
     assert "95.00% at the end" in page.text
-    for layout in measure(browse, path).values():
-        assert layout["overflow"] == 0
+    assert [frame["overflow"] for frame in measure(browse, path)] == [0, 0]
 
 
 def test_comparison_warns_of_different_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -415,12 +364,8 @@ def test_comparison_warns_of_different_data(tmp_path: Path, capsys: pytest.Captu
         make_run(tmp_path / "b", top1=0.8, num_samples=1000, data="train <set>"),
     ]
     page = Page(compare(runs, tmp_path).read_text())
-    expected = (
-        "different numbers of images (digits_ce: 4, b: 1,000)",
-        "the runs were evaluated on different data (digits, train <set>)",
-    )
     printed = " ".join(capsys.readouterr().out.split())
-    for text in expected:
+    for text in ("different numbers of images (digits_ce: 4, b: 1,000)", "different data (digits, train <set>)"):
         assert text in printed
         assert text in page.text
 
@@ -429,16 +374,19 @@ def test_validation_log_of_a_run_that_crashed(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", top1=0.9, recipe=recipe())
     entries = [
         {"event": "validate", "epoch": 2, "top1": 0.4, "nll": 1.0},
-        {"event": "validate", "epoch": 1, "top1": 0.2, "nll": None},
+        {"event": "validate", "epoch": 1, "top1": 0.2, "nll": math.nan},
         {"event": "step", "epoch": 2, "top1": 9.0},
         {"event": "validate", "epoch": 2, "top1": 0.5, "nll": 0.9},  # once more, after the resume
     ]
-    text = "\n".join(map(json.dumps, entries)) + '\n[1]\n{"event": "validate", "epoch": 3, "to'
+    text = "\n".join(map(json.dumps, entries)) + '\n{"event": "validate", "epoch": 3, "to'
     (run / "metrics.jsonl").write_text(text)
     assert read_run(run).validation == {"top1": [(1, 0.2), (2, 0.5)], "nll": [(2, 0.9)]}
+    assert "Validation top-1" in compare([run], tmp_path).read_text()
+    (run / "metrics.jsonl").write_text(text.splitlines()[0])
+    assert "Validation top-1" not in compare([run], tmp_path).read_text(), "a single validation is no curve"
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"metrics": {}}', '{"metrics": {"top1": "x"}}', '{"metrics": 3}'])
+@pytest.mark.parametrize("content", ["{", '{"metrics": {}}', '{"metrics": 3}'])
 def test_broken_metrics_name_the_file_and_the_command(tmp_path: Path, content: str) -> None:
     run = make_run(tmp_path / "run", top1=0.9)
     (run / "evaluation" / "metrics.json").write_text(content)
@@ -461,9 +409,6 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
             compare(runs, tmp_path)
 
 
-# --------------------------------------------------------------------------------------------------------------- plots
-
-
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.floats(-1e4, 1e4), st.floats(1e-4, 1e4), st.integers(2, 8))
 def test_ticks_lie_inside_and_are_evenly_spaced(low: float, span: float, count: int) -> None:
@@ -475,19 +420,13 @@ def test_ticks_lie_inside_and_are_evenly_spaced(low: float, span: float, count: 
         assert steps == pytest.approx(steps[0], rel=1e-3)
         mantissa = steps[0] / 10 ** np.floor(np.log10(steps[0] * 1.0001))
         assert min(abs(mantissa - nice) for nice in (1, 2, 5)) < 0.01
-
-
-def test_ticks_of_examples() -> None:
-    assert nice_ticks(0, 1, 5) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert nice_ticks(0, 3, 6, integer=True) == [0, 1, 2, 3], "there is no epoch 0.5"
 
 
 def test_curves_that_are_a_point_or_flat() -> None:
     for points in ([(3.0, 0.5)], [(0.0, 0.5), (1.0, 0.5)], [(0.0, 1.0), (1.0, 1.0)]):
         drawn = curve_plot("x", [Series("a", 0, points)], percent=True)
-        assert "nan" not in drawn
-        assert "inf" not in drawn
         heights = [float(y) for y in re.findall(r"(?:[\d.]+,|cy=\")([\d.]+)", drawn)]
         assert ("<circle" in drawn) == (len(points) == 1), "a point is seen"
         assert heights
-        assert all(0 <= y <= 300 for y in heights)
+        assert all(0 <= y <= 300 for y in heights), "not NaN either"

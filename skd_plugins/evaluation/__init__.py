@@ -1,6 +1,6 @@
 """A model's predictions, their metrics, the report of an evaluation and the comparison of several.
 
-`attacks`, `corruptions` and `odin` perturb images for `predict`; `ood` has the metrics of unknown data.
+`attacks` and `corruptions` perturb images for `predict`; `ood` detects data of no known class.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PUBLIC = {
     "predict": "predictions",
     "recall_at_1": "retrieval",
     "reliability": "metrics",
-    "summarize": "metrics",
+    "summarize": "report",
     "top1": "metrics",
     "top5": "metrics",
     "write_report": "report",
@@ -39,9 +39,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .comparison import compare
-    from .metrics import Reliability, ece, nll, reliability, summarize, top1, top5
+    from .metrics import Reliability, ece, nll, reliability, top1, top5
     from .predictions import Predictions, predict
-    from .report import write_report
+    from .report import summarize, write_report
     from .retrieval import recall_at_1
 
 

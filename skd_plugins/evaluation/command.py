@@ -12,7 +12,6 @@ import tyro
 from ..common.environment import environment
 from ..common.errors import SkdError
 from ..data.find import find_split, resolve_data
-from ..data.loader import Loader
 from ..recipe import Recipe, replace
 from ..training.build import evaluation_loader
 from ..training.failures import explains
@@ -81,16 +80,7 @@ def evaluate(
 
 @explains()
 def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path | None = None, **options: Any) -> Path:
-    """Evaluates a network with the pre-processing in its card, and returns the path of the report.
-
-    Args:
-        weights: a run's folder, a checkpoint, exported weights, or a name, see `skd_plugins.weights.read_weights`.
-        data: a data folder or its validation half; None for the embedded digits, if the network was trained on them.
-        out: folder of ``report.html`` and ``metrics.json``; see `evaluate` for the default. Evaluations of different
-            checkpoints or perturbations never share a folder: ``evaluation-epoch0020-fgsm-eps0.1``. Beside
-            ``NAME.safetensors`` it is ``evaluation-NAME``.
-        **options: fields of `Options`.
-    """
+    """`evaluate`, with the fields of `Options` as arguments; returns the path of the report."""
     how = Options(**options)
     if how.eps is not None and how.attack is None:
         raise SkdError(f"eps={how.eps:g} is the budget of an attack; choose one: --attack fgsm")
@@ -102,7 +92,13 @@ def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path 
     recipe = replace(_recipe(card), eval_batch_size=how.batch_size, workers=how.workers, skip_broken=how.skip_broken)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loader = evaluation_loader(recipe, _validation_half(recipe.dataset, data), device=device)
-    _check_classes(loader, card, weights)
+    if not loader.fits(card["num_classes"]):
+        raise SkdError(
+            f"{weights} was trained for {card['num_classes']} classes, {loader.data.path} has {loader.num_classes}"
+        )
+    # Others name ImageNet's classes in words, folders by their synsets; the order is the same.
+    if card["recipe"] and card["classes"] and loader.classes and card["classes"] != loader.classes:
+        raise SkdError(f"{weights} and {loader.data.path} name or order their classes differently")
     model.to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
@@ -155,7 +151,10 @@ def _recipe(card: dict[str, Any]) -> Recipe:
 
 
 def _beside(weights: str | Path, how: Options, *, raw: bool) -> Path:
-    """The default folder: comparisons read ``evaluation``, which no other evaluation may replace."""
+    """The default folder, such as ``evaluation-epoch0020-fgsm-eps0.1``, or ``evaluation-NAME`` for NAME.safetensors.
+
+    Comparisons read ``evaluation``, which no evaluation of another checkpoint or perturbation may replace.
+    """
     marks = ["raw"] if raw else []
     if how.attack:
         marks += [how.attack] if how.eps in (None, _EPS) else [how.attack, f"eps{how.eps:g}"]
@@ -180,13 +179,3 @@ def _validation_half(dataset: str, data: str | None) -> Path:
         if folder.is_dir() and any(child.is_dir() for child in folder.iterdir()):
             return folder  # the class folders themselves
         raise
-
-
-def _check_classes(loader: Loader, card: dict[str, Any], weights: str | Path) -> None:
-    if not loader.fits(card["num_classes"]):
-        raise SkdError(
-            f"{weights} was trained for {card['num_classes']} classes, {loader.data.path} has {loader.num_classes}"
-        )
-    # Others name ImageNet's classes in words, folders by their synsets; the order is the same.
-    if card["recipe"] and card["classes"] and loader.classes and card["classes"] != loader.classes:
-        raise SkdError(f"{weights} and {loader.data.path} name or order their classes differently")

@@ -25,14 +25,14 @@ from .svg import Series, curve_plot, key_sample, reliability_plot
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown, and which direction is better."""
+    """How a metric is shown."""
 
     key: str
     name: str
     unit: str
     higher_is_better: bool
 
-    def show(self, value: float) -> str:
+    def show(self, value: float | np.floating[Any]) -> str:
         """The value without its unit."""
         return f"{100 * value:.2f}" if self.unit else f"{value:.4f}"
 
@@ -75,11 +75,10 @@ def compare(
     """
     if not runs:
         raise SkdError("nothing to compare; give the folders of one or more evaluated runs")
-    seen: set[Path] = set()
-    for path in map(Path, runs):
-        if path.resolve() in seen:
+    runs, out = [*map(Path, runs)], Path(out)
+    for number, path in enumerate(runs):
+        if any(path.resolve() == other.resolve() for other in runs[:number]):
             raise SkdError(f"{path} is given twice")
-        seen.add(path.resolve())
     groups = group_runs([read_run(path) for path in runs])
     warnings = _warnings(groups)
     console = Console()
@@ -88,7 +87,7 @@ def compare(
         console.print("* best of the column, ± sample standard deviation over the seeds", markup=False, highlight=False)
     for warning in warnings:
         console.print(f"note: {warning}", markup=False, highlight=False)
-    page = Path(out) if str(out).endswith(".html") else Path(out) / "compare.html"
+    page = out if out.suffix == ".html" else out / "compare.html"
     _write_page(page, groups, warnings)
     if show:
         print(f"page: {page}")
@@ -97,29 +96,19 @@ def compare(
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a comparison needs of one evaluated run.
+    """What a comparison needs of one evaluated run."""
 
-    Attributes:
-        path: its folder, as it was given.
-        variant: what was evaluated if it is not ``RUN/evaluation``: ``best-fgsm`` for ``RUN/evaluation-best-fgsm``.
-        metrics: the finite values of ``metrics.json``.
-        reliability: the diagram, if it was saved.
-        info: what the evaluation noted about itself.
-        recipe: the fields of ``recipe.json``, empty if there is none.
-        validation: ``(epoch, value)`` pairs of ``top1`` and ``nll``.
-    """
-
-    path: Path
-    variant: str
-    metrics: Mapping[str, float]
-    reliability: Reliability | None
+    path: Path  # its folder, as it was given
+    variant: str  # what was evaluated if it is not RUN/evaluation: "best-fgsm" for RUN/evaluation-best-fgsm
+    metrics: Mapping[str, float]  # the finite values of metrics.json
+    reliability: Reliability
     info: Mapping[str, Any]
-    recipe: Mapping[str, Any]
-    validation: Mapping[str, list[tuple[float, float]]]
+    recipe: Mapping[str, Any]  # empty if there is no recipe.json
+    validation: Mapping[str, list[tuple[float, float]]]  # (epoch, value) pairs of top1 and nll
 
 
 def read_run(path: str | Path) -> Run:
-    """Reads ``metrics.json`` and, if they exist, the run's recipe and logs.
+    """Reads ``metrics.json`` and, if they exist, the run's recipe and log.
 
     Args:
         path: a run's folder, whose ``evaluation`` is read, or any folder that an evaluation wrote to.
@@ -133,12 +122,9 @@ def read_run(path: str | Path) -> Run:
         raise SkdError(f"{folder / 'metrics.json'} is missing; {make}")
     try:
         saved = json.loads(found[0].read_text(encoding="utf-8"))
-        metrics = {str(name): float(value) for name, value in saved["metrics"].items() if value is not None}
-        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        reliability = Reliability.from_json(saved["reliability"]) if saved.get("reliability") else None
-        info = dict(saved.get("info") or {})
-        if not metrics:
-            raise ValueError("no metrics")
+        metrics = {name: float(value) for name, value in saved["metrics"].items() if value is not None}
+        reliability = Reliability.from_json(saved["reliability"])
+        info = saved["info"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SkdError(f"{found[0]} is not a file of metrics ({type(error).__name__}: {error}); {make} again") from None
     inside = not (folder / "recipe.json").exists() and (folder.parent / "recipe.json").exists()
@@ -149,21 +135,18 @@ def read_run(path: str | Path) -> Run:
     return Run(folder, variant, metrics, reliability, info, recipe, _validation(root / "metrics.jsonl"))
 
 
-def _validation(path: Path) -> Mapping[str, list[tuple[float, float]]]:
+def _validation(log: Path) -> Mapping[str, list[tuple[float, float]]]:
     """The validation entries of a log. It skips a line torn by a crash; of a repeated epoch the last entry counts."""
     curves: dict[str, dict[float, float]] = {"top1": {}, "nll": {}}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    for line in lines:
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []:
         try:
             entry = json.loads(line)
         except ValueError:
             continue
-        if not isinstance(entry, dict) or entry.get("event") != "validate":
-            continue
-        for name, curve in curves.items():
-            value = entry.get(name)
-            if value is not None and math.isfinite(value):
-                curve[entry["epoch"]] = value
+        if entry.get("event") == "validate":
+            for name, curve in curves.items():
+                if math.isfinite(entry[name]):
+                    curve[entry["epoch"]] = entry[name]
     return {name: sorted(curve.items()) for name, curve in curves.items()}
 
 
@@ -174,20 +157,23 @@ class Group:
     name: str
     runs: Sequence[Run]
 
+    def values(self, key: str) -> list[float]:
+        """The metric of all runs; empty if one lacks it."""
+        values = [run.metrics[key] for run in self.runs if key in run.metrics]
+        return values if len(values) == len(self.runs) else []
+
     def mean(self, key: str) -> float | None:
         """The metric's mean over the runs; None unless every run has it."""
-        values = [run.metrics[key] for run in self.runs if key in run.metrics]
-        return float(np.mean(values)) if len(values) == len(self.runs) else None
+        values = self.values(key)
+        return float(np.mean(values)) if values else None
 
-    def std(self, key: str) -> float | None:
-        """The sample standard deviation; None for fewer than two runs or if one lacks the metric."""
-        values = [run.metrics[key] for run in self.runs if key in run.metrics]
-        return float(np.std(values, ddof=1)) if len(values) == len(self.runs) > 1 else None
-
-    def reliability(self) -> Reliability | None:
-        """The diagram of all runs' samples together; None if a run has none."""
-        diagrams = [run.reliability for run in self.runs if run.reliability is not None]
-        return Reliability.pooled(diagrams) if len(diagrams) == len(self.runs) else None
+    def cell(self, metric: Metric, mark: str = "", join: str = " ") -> str:
+        """Mean, mark and, of several runs, the sample standard deviation as text."""
+        values = self.values(metric.key)
+        if not values:
+            return "–"
+        deviation = f"{join}± {metric.show(np.std(values, ddof=1))}" if len(values) > 1 else ""
+        return metric.show(np.mean(values)) + mark + deviation
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -202,16 +188,14 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         while any(run.recipe.get("seed") == other.recipe.get("seed") for other in together.get(key, [])):
             key += "+"
         together.setdefault(key, []).append(run)
-    members = list(together.values())
-    return [Group(name, runs) for name, runs in zip(_names([m[0] for m in members]), members, strict=True)]
+    names = _names([runs[0] for runs in together.values()])
+    return [Group(name, runs) for name, runs in zip(names, together.values(), strict=True)]
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
     """The recipes' names; runs that share one add the fields in which they differ, or else their folder."""
-    names = [
-        str(run.recipe.get("name") or run.path.name or run.path) + (f", {run.variant}" if run.variant else "")
-        for run in runs
-    ]
+    names = [run.recipe.get("name") or run.path.name or str(run.path) for run in runs]
+    names = [f"{name}, {run.variant}" if run.variant else name for name, run in zip(names, runs, strict=True)]
     result = []
     for name, run in zip(names, runs, strict=True):
         same = [_flat(other.recipe) for other, its in zip(runs, names, strict=True) if its == name]
@@ -238,59 +222,50 @@ def _warnings(groups: Sequence[Group]) -> list[str]:
     if len({run.metrics.get("num_samples") for run in runs}) > 1:
         counts = ", ".join(f"{g.name}: {g.mean('num_samples') or float('nan'):,.0f}" for g in groups)
         warnings.append(f"the runs were evaluated on different numbers of images ({counts})")
-    data = sorted({str(run.info["data"]) for run in runs if "data" in run.info})
+    data = sorted({str(run.info.get("data")) for run in runs})
     if len(data) > 1:
         warnings.append(f"the runs were evaluated on different data ({', '.join(data)})")
     return warnings
 
 
-def best(groups: Sequence[Group], metric: Metric) -> set[str]:
-    """The names of the groups with the best mean; none if there is nothing to choose from."""
-    means = {group.name: mean for group in groups if (mean := group.mean(metric.key)) is not None}
-    if len(means) < 2 or len(set(means.values())) == 1:
-        return set()
-    top = max(means.values()) if metric.higher_is_better else min(means.values())
-    return {name for name, mean in means.items() if mean == top}
-
-
-def _cell(group: Group, metric: Metric, mark: str = "", join: str = " ") -> str:
-    mean, std = group.mean(metric.key), group.std(metric.key)
-    if mean is None:
-        return "–"
-    return metric.show(mean) + mark + ("" if std is None else f"{join}± {metric.show(std)}")
-
-
-def _shown(groups: Sequence[Group]) -> dict[Metric, set[str]]:
-    """The metrics that a group has, each with the names of the best groups."""
-    return {metric: best(groups, metric) for metric in METRICS if any(g.mean(metric.key) is not None for g in groups)}
+def winners(groups: Sequence[Group]) -> dict[Metric, set[str]]:
+    """The metrics that a group has, each with the names of the best groups; none where all are equal."""
+    found = {}
+    for metric in METRICS:
+        means = {group.name: mean for group in groups if (mean := group.mean(metric.key)) is not None}
+        if means:
+            top = max(means.values()) if metric.higher_is_better else min(means.values())
+            best = {name for name, mean in means.items() if mean == top}
+            found[metric] = best if len(set(means.values())) > 1 else set()
+    return found
 
 
 def _table(groups: Sequence[Group], *, narrow: bool) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", overflow="fold", min_width=16)
-    metrics = _shown(groups)
+    metrics = winners(groups)
     for metric in metrics:
         table.add_column(f"{metric.name}\n{metric.unit}", justify="right", no_wrap=True)
     for group in groups:
         count = len(group.runs)
         name = re.sub(r"^(\w+\.)(?=\w)", "\\1\n", group.name) if narrow else group.name
         cells = [Text(name + (f"\n{count} seeds" if count > 1 else ""))]
-        for metric, winners in metrics.items():
-            won = group.name in winners
+        for metric, best in metrics.items():
+            won = group.name in best
             # The deviation has its own line, so that all columns fit in 80 characters.
-            cells.append(Text(_cell(group, metric, "*" if won else "", "\n"), style="bold" if won else ""))
+            cells.append(Text(group.cell(metric, "*" if won else "", "\n"), style="bold" if won else ""))
         table.add_row(*cells)
     return table
 
 
 def _write_page(path: Path, groups: Sequence[Group], warnings: list[str]) -> None:
-    metrics = _shown(groups)
+    metrics = winners(groups)
     rows = [
         {
             "name": group.name,
             "method": group.runs[0].recipe.get("method", ""),
             "model": group.runs[0].recipe.get("model", ""),
-            "cells": [(_cell(group, metric), group.name in winners) for metric, winners in metrics.items()],
+            "cells": [(group.cell(metric), group.name in best) for metric, best in metrics.items()],
             "runs": [
                 {
                     "path": str(run.path),
@@ -313,7 +288,10 @@ def _write_page(path: Path, groups: Sequence[Group], warnings: list[str]) -> Non
         if any(len(one.points) > 1 for one in series):
             curves.append((title, curve_plot(title, series, percent=percent)))
     with_curve = [(n, g) for n, g in enumerate(groups) if any(any(run.validation.values()) for run in g.runs)]
-    diagrams = [(group, bins) for group in groups if (bins := group.reliability()) is not None]
+    diagrams = []
+    for group in groups:
+        pooled = Reliability.pooled([run.reliability for run in group.runs])
+        diagrams.append((group.name, group.cell(ECE), reliability_plot(pooled, small=True)))
     write_page(
         path,
         "compare.html.jinja",
@@ -324,5 +302,5 @@ def _write_page(path: Path, groups: Sequence[Group], warnings: list[str]) -> Non
         warnings=warnings,
         curves=curves,
         legend=[(group.name, key_sample(style)) for style, group in with_curve],
-        diagrams=[(group.name, _cell(group, ECE), reliability_plot(bins, small=True)) for group, bins in diagrams],
+        diagrams=diagrams,
     )

@@ -49,7 +49,7 @@ def defocus_blur(x: Pixels, disk: tuple[float, float], draw: Draw) -> Pixels:
     line = np.arange(-reach, reach + 1)
     kernel = (line[:, None] ** 2 + line**2 <= radius**2).astype(float)
     kernel = gaussian_filter(kernel / kernel.sum(), soften, radius=soften_reach, mode="mirror")
-    return convolve(x, kernel[:, :, None], mode="mirror")  # type: ignore[no-any-return]
+    return np.asarray(convolve(x, kernel[:, :, None], mode="mirror"))
 
 
 def glass_blur(x: Pixels, glass: tuple[float, int, int], draw: Draw) -> Pixels:
@@ -75,8 +75,7 @@ def zoom_blur(x: Pixels, steps: tuple[float, float], draw: Draw) -> Pixels:
     """The mean of the image and its enlargements by factors from 1 to below `end`, `step` apart."""
     end, step = steps
     factors = np.arange(1, end, step)
-    result: Pixels = (x + sum(_enlarged(x, factor) for factor in factors)) / (len(factors) + 1)
-    return result
+    return np.asarray((x + sum(_enlarged(x, factor) for factor in factors)) / (len(factors) + 1))
 
 
 def snow(x: Pixels, snow: tuple[float, float, float, float, int, float, float], draw: Draw) -> Pixels:
@@ -87,8 +86,7 @@ def snow(x: Pixels, snow: tuple[float, float, float, float, int, float, float], 
     layer = _moved(flakes, radius, sigma, angle=draw.uniform(-135, -45))[:, :, None]
     grey = (x @ np.array([0.299, 0.587, 0.114]))[:, :, None]
     turned = layer[::-1, ::-1]
-    result: Pixels = keep * x + (1 - keep) * np.maximum(x, grey * 1.5 + 0.5) + layer + turned
-    return result
+    return np.asarray(keep * x + (1 - keep) * np.maximum(x, grey * 1.5 + 0.5) + layer + turned)
 
 
 def frost(x: Pixels, frost: tuple[float, float], draw: Draw) -> Pixels:
@@ -127,23 +125,20 @@ def fog(x: Pixels, fog: tuple[float, float], draw: Draw) -> Pixels:
     size = 1 << (max(*x.shape[:2], 2) - 1).bit_length()
     brightest = x.max()
     layer = _plasma(size, decay, draw)[: x.shape[0], : x.shape[1], None]
-    result: Pixels = (x + amount * layer) * brightest / (brightest + amount)
-    return result
+    return np.asarray((x + amount * layer) * brightest / (brightest + amount))
 
 
 def brightness(x: Pixels, amount: float, draw: Draw) -> Pixels:
     """Adds to V of HSV. Hue and saturation stay, so all values of a pixel grow by one factor."""
     value = x.max(axis=2, keepdims=True)
     brighter = np.minimum(value + amount, 1)
-    result: Pixels = np.where(value > 0, x * brighter / np.where(value > 0, value, 1), brighter)
-    return result
+    return np.asarray(np.where(value > 0, x * brighter / np.where(value > 0, value, 1), brighter))
 
 
 def contrast(x: Pixels, factor: float, draw: Draw) -> Pixels:
     """Values moved towards the mean of their channel."""
     mean = x.mean(axis=(0, 1))
-    result: Pixels = (x - mean) * factor + mean
-    return result
+    return np.asarray((x - mean) * factor + mean)
 
 
 def elastic_transform(x: Pixels, elastic: tuple[float, float, float], draw: Draw) -> Pixels:
@@ -188,7 +183,7 @@ def _to_image(x: Pixels) -> Image.Image:
 
 
 def _blur(x: Pixels, sigma: float) -> Pixels:
-    return gaussian_filter(x, (sigma, sigma, 0), mode="nearest")  # type: ignore[no-any-return]
+    return np.asarray(gaussian_filter(x, (sigma, sigma, 0), mode="nearest"))
 
 
 def _moved(x: Pixels, radius: int, sigma: float, angle: float) -> Pixels:
@@ -214,8 +209,7 @@ def _enlarged(x: Pixels, factor: float) -> Pixels:
     centre = x[starts[0] : starts[0] + kept[0], starts[1] : starts[1] + kept[1]]
     large = zoom(centre, (factor, factor) + (1,) * (x.ndim - 2), order=1)
     trims = [(have - size) // 2 for have, size in zip(large.shape, sizes, strict=False)]
-    result: Pixels = large[trims[0] : trims[0] + sizes[0], trims[1] : trims[1] + sizes[1]]
-    return result
+    return np.asarray(large[trims[0] : trims[0] + sizes[0], trims[1] : trims[1] + sizes[1]])
 
 
 def _plasma(size: int, decay: float, draw: Draw) -> Pixels:
@@ -239,5 +233,4 @@ def _plasma(size: int, decay: float, draw: Draw) -> Pixels:
         clouds[half::step, ::step] = wobble(corner + np.roll(corner, -1, axis=0) + centre + np.roll(centre, 1, axis=1))
         step, amplitude = half, amplitude / decay**2
     clouds -= clouds.min()
-    result: Pixels = clouds / clouds.max()
-    return result
+    return np.asarray(clouds / clouds.max())

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..common.errors import SkdError
 from ..common.files import jsonable, write_text
 
 _LONGEST = 224  # pixels of an image in a page: twice what a grid cell shows, for dense screens
@@ -32,8 +30,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Callable[..., str]] = {"percent": percent, "plain": plain, "breakable": breakable}
-    environment.filters.update(filters)
+    environment.filters.update(percent=percent, plain=plain, breakable=breakable)
     text = environment.get_template(template).render(**values)
     # UTF-8 can't hold the lone surrogates of a file name in another encoding: they become question marks.
     write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
@@ -55,21 +52,11 @@ def breakable(name: str) -> Markup:
     return Markup(re.sub(r"([._/]+)(?=[A-Za-z])", r"\1<wbr>", str(escape(name))))
 
 
-def data_uri(image: NDArray[Any], *, index: int) -> str:
-    """An image as a ``data:`` address; large ones are scaled down.
-
-    Args:
-        image: uint8 ``[H, W, 3]`` or ``[H, W]``.
-        index: its position in the data set, for the error message.
-    """
-    if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)):
-        raise SkdError(f"image {index} should be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+def data_uri(image: NDArray[np.uint8]) -> str:
+    """An image ``[H, W, 3]`` or ``[H, W]`` as a ``data:`` address; large ones are scaled down."""
     picture = Image.fromarray(image)
-    small = max(picture.size) <= _SMALL
+    kind = "png" if max(picture.size) <= _SMALL else "jpeg"
     picture.thumbnail((_LONGEST, _LONGEST))
     buffer = io.BytesIO()
-    if small:
-        picture.save(buffer, "png", optimize=True)
-    else:
-        picture.save(buffer, "jpeg", quality=85)
-    return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    picture.save(buffer, kind, optimize=kind == "png", quality=85)  # PNG has no quality
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

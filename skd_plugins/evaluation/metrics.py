@@ -8,53 +8,73 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..common.errors import SkdError
-from .arrays import Array, check_rows
-from .retrieval import recall_at_1
 
-if TYPE_CHECKING:
-    from .predictions import Predictions
+if TYPE_CHECKING:  # metrics need no torch
+    from torch import Tensor
 
+Array: TypeAlias = "NDArray[Any] | Tensor"
 _CHUNK = 2**22  # float64 values at a time: 32 MiB
+
+
+def to_numpy(values: Array) -> NDArray[Any]:
+    """The values as a numpy array; bfloat16 and float16 become float32."""
+    if isinstance(values, np.ndarray):
+        return values
+    tensor = values.detach().cpu()
+    return np.asarray(tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor)
+
+
+def check_rows(
+    rows: Array, targets: Array, *, what: str, indices: Array | None = None
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Checks that each sample has one finite row and one class index, and returns both as numpy arrays.
+
+    Error messages call the rows `what` and name samples by `indices`, or else by their positions.
+    """
+    values, labels = to_numpy(rows), to_numpy(targets)
+    if values.ndim != 2 or labels.ndim != 1 or len(values) != len(labels):
+        raise SkdError(f"{what} must be [N, D] and targets [N], got {list(values.shape)} and {list(labels.shape)}")
+    if not len(values) or not values.shape[1]:
+        raise SkdError(f"nothing to evaluate: {what} have shape {list(values.shape)}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise SkdError(f"targets must be class indices, got {labels.dtype}")
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        name = first if indices is None else int(to_numpy(indices)[first])
+        raise SkdError(
+            f"{what} of sample {name} are not finite ({int((~finite).sum())} of {len(values)} samples are not); "
+            "the model diverged or overflowed in half precision"
+        )
+    return values, labels.astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What the metrics need of the logits, per sample ``[N]``.
+    """What the metrics need of the logits, per sample ``[N]``."""
 
-    Attributes:
-        predicted: class with the largest logit, the first of equals.
-        confidence: probability of that class.
-        log_prob: log-probability of the target.
-        rank: number of classes before the target; of equal logits the lower class comes first.
-    """
-
-    predicted: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-    log_prob: NDArray[np.float64]
-    rank: NDArray[np.int64]
+    predicted: NDArray[np.int64]  # the class with the largest logit, the first of equals
+    confidence: NDArray[np.float64]  # the probability of that class
+    log_prob: NDArray[np.float64]  # of the target
+    rank: NDArray[np.int64]  # classes before the target; of equal logits the lower class comes first
 
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether the target is the predicted class."""
-        first: NDArray[np.bool_] = self.rank == 0
-        return first
+        return np.equal(self.rank, 0)
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """A reliability diagram: confidence and accuracy in equally spaced bins of confidence.
+    """A reliability diagram: mean accuracy and confidence ``[bins]`` in equally spaced bins of confidence.
 
-    Attributes:
-        edges: ``[bins + 1]``; bin k is ``(edges[k], edges[k + 1]]``, and the first one also holds 0.
-        counts: ``[bins]`` samples.
-        accuracy: ``[bins]`` mean accuracy, NaN in an empty bin.
-        confidence: ``[bins]`` mean confidence, NaN in an empty bin.
+    Bin k is ``(edges[k], edges[k + 1]]``; the first one also holds 0. The means of an empty bin are NaN.
     """
 
     edges: NDArray[np.float64]
@@ -64,25 +84,17 @@ class Reliability:
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Reliability:
-        """From what ``metrics.json`` has: ``vars`` of a diagram, with null for the means of an empty bin.
-
-        Raises:
-            KeyError: or TypeError or ValueError, for anything else.
-        """
+        """From ``metrics.json``, where the means of an empty bin are null."""
         edges, accuracy, confidence = (np.array(saved[key], np.float64) for key in ("edges", "accuracy", "confidence"))
-        counts = np.array(saved["counts"], np.int64)
-        if not len(edges) - 1 == len(counts) == len(accuracy) == len(confidence) > 0:
-            raise ValueError("reliability arrays of different lengths")
-        return cls(edges, counts, accuracy, confidence)
+        return cls(edges, np.array(saved["counts"], np.int64), accuracy, confidence)
 
     @classmethod
     def pooled(cls, diagrams: Sequence[Reliability]) -> Reliability:
         """The diagram of all samples together, from diagrams with the same bins."""
         counts = np.sum([one.counts for one in diagrams], axis=0)
+        pairs = [(np.nan_to_num([one.accuracy, one.confidence]) * one.counts) for one in diagrams]
         with np.errstate(invalid="ignore"):
-            accuracy = np.sum([np.nan_to_num(one.accuracy) * one.counts for one in diagrams], axis=0) / counts
-            confidence = np.sum([np.nan_to_num(one.confidence) * one.counts for one in diagrams], axis=0) / counts
-        return cls(diagrams[0].edges, counts, accuracy, confidence)
+            return cls(diagrams[0].edges, counts, *(np.sum(pairs, axis=0) / counts))
 
     @property
     def right(self) -> NDArray[np.int64]:
@@ -100,10 +112,7 @@ class Reliability:
 def score(logits: Array, targets: Array, *, indices: Array | None = None) -> Scores:
     """Ranks and float64 log-softmax of the logits, a chunk at a time.
 
-    Args:
-        logits: ``[N, C]``.
-        targets: ``[N]`` class indices.
-        indices: ``[N]`` names of the samples in error messages; their positions when None.
+    Error messages name samples by `indices` if they are given, else by their positions.
     """
     rows, labels = check_rows(logits, targets, what="logits", indices=indices)
     count, classes = rows.shape
@@ -153,39 +162,16 @@ def ece(logits: Array, targets: Array, bins: int = 20) -> float:
     return reliability(logits, targets, bins).ece
 
 
-def top_k(logits: Array, targets: Array, k: int) -> float:
-    """Fraction of samples with the target among the k largest logits; 1 if there are no more than k classes."""
-    return float((score(logits, targets).rank < k).mean())
-
-
 def top1(logits: Array, targets: Array) -> float:
     """Accuracy."""
-    return top_k(logits, targets, 1)
+    return float(score(logits, targets).correct.mean())
 
 
 def top5(logits: Array, targets: Array) -> float:
     """Fraction of samples with the target among the five largest logits."""
-    return top_k(logits, targets, 5)
+    return float((score(logits, targets).rank < 5).mean())
 
 
 def nll(logits: Array, targets: Array) -> float:
     """Mean negative log-likelihood in nats."""
     return float(-score(logits, targets).log_prob.mean())
-
-
-def summarize(predictions: Predictions) -> dict[str, float]:
-    """All metrics of one evaluation: top1, top5, nll, ece (20 bins), ece_10, recall_at_1 and num_samples.
-
-    ``recall_at_1`` is NaN for a single sample, which has no neighbour. Error messages name samples by their position in
-    the data set.
-    """
-    scores = score(predictions.logits, predictions.targets, indices=predictions.indices)
-    return {
-        "top1": float((scores.rank < 1).mean()),
-        "top5": float((scores.rank < 5).mean()),
-        "nll": float(-scores.log_prob.mean()),
-        "ece": bin_confidences(scores.confidence, scores.correct, 20).ece,
-        "ece_10": bin_confidences(scores.confidence, scores.correct, 10).ece,
-        "recall_at_1": recall_at_1(predictions.features, predictions.targets, indices=predictions.indices),
-        "num_samples": len(scores.rank),
-    }

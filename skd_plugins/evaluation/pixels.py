@@ -11,8 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..common.errors import SkdError
-
 
 @dataclass(frozen=True, kw_only=True)
 class Normalised:
@@ -20,10 +18,6 @@ class Normalised:
 
     mean: Sequence[float]
     std: Sequence[float]
-
-    def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
-            raise SkdError(f"mean {list(self.mean)} and std {list(self.std)} need one value a channel, std above 0")
 
     def to_pixels(self, input: Tensor) -> Tensor:
         """Normalised images ``[B, C, H, W]`` as pixels, clamped to [0, 1] against rounding."""
@@ -39,15 +33,12 @@ class Normalised:
 
     @staticmethod
     def _channels(values: Sequence[float], like: Tensor) -> Tensor:
-        if like.ndim != 4 or like.shape[1] != len(values):
-            raise SkdError(f"images are {list(like.shape)}, but mean and std have {len(values)} channels: [B, C, H, W]")
         return torch.tensor(list(values), dtype=like.dtype, device=like.device).view(-1, 1, 1)
 
 
 def to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
     """Pixels ``[B, C, H, W]`` in [0, 1] as ``[B, H, W, C]`` in 0 to 255."""
-    levels: NDArray[np.uint8] = (pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    return np.ascontiguousarray(levels)
+    return np.ascontiguousarray((pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy())
 
 
 def generator_of(image: NDArray[np.uint8], seed: int, what: str) -> np.random.Generator:

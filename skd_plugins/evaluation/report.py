@@ -13,14 +13,31 @@ from ..common.errors import SkdError
 from ..common.files import write_json
 from .corruptions import corruption_accuracy
 from .html import data_uri, write_page
-from .metrics import Scores, bin_confidences, score, summarize
+from .metrics import Scores, bin_confidences, score
 from .predictions import Predictions
+from .retrieval import recall_at_1
 from .svg import confidence_plot, reliability_plot
 
-BINS = 20
 _WORST_CLASSES = 15
 _WORST_IMAGES = 24
 _SKIPPED_SHOWN = 50
+
+
+def summarize(predictions: Predictions) -> dict[str, float]:
+    """All metrics of one evaluation: top1, top5, nll, ece (20 bins), ece_10, recall_at_1 and num_samples.
+
+    ``recall_at_1`` is NaN for a single sample, which has no neighbour.
+    """
+    scores = score(predictions.logits, predictions.targets, indices=predictions.indices)
+    return {
+        "top1": float(scores.correct.mean()),
+        "top5": float((scores.rank < 5).mean()),
+        "nll": float(-scores.log_prob.mean()),
+        "ece": bin_confidences(scores.confidence, scores.correct, 20).ece,
+        "ece_10": bin_confidences(scores.confidence, scores.correct, 10).ece,
+        "recall_at_1": recall_at_1(predictions.features, predictions.targets, indices=predictions.indices),
+        "num_samples": len(scores.rank),
+    }
 
 
 def write_report(
@@ -37,26 +54,26 @@ def write_report(
 
     Args:
         predictions: what `predict` returned. With several processes, call this on one of them.
-        out_dir: the folder.
-        title: the heading.
         classes: a name for every output of the model; numbers when None.
         info: what was evaluated and how (checkpoint, data, command, versions), shown as a table.
         images: returns the image at a position of the data set, uint8 ``[H, W, 3]``. None leaves out the images.
         corrupted: what `corrupted_top1` returned, for a table of it and its mean, ``mca``.
     """
     outputs = predictions.logits.shape[1]
-    if classes is not None and len(classes) != outputs:
-        raise SkdError(f"{len(classes)} class names do not fit a model with {outputs} outputs")
-    names = [str(name) for name in classes] if classes is not None else [f"class {k}" for k in range(outputs)]
+    names = [f"class {k}" for k in range(outputs)] if classes is None else list(classes)
+    if len(names) != outputs:
+        raise SkdError(f"{len(names)} class names do not fit a model with {outputs} outputs")
     metrics = summarize(predictions)
-    accuracies = corruption_accuracy(corrupted) if corrupted else {}
-    if corrupted:
-        metrics["mca"] = accuracies["mca"]
     scores = score(predictions.logits, predictions.targets)
-    bins = bin_confidences(scores.confidence, scores.correct, BINS)
-    saved = {"metrics": metrics, "reliability": vars(bins), "info": dict(info), "skipped": len(predictions.skipped)}
-    write_json(Path(out_dir) / "metrics.json", saved | ({"corruptions": dict(corrupted)} if corrupted else {}))
-    targets = predictions.targets.numpy()
+    bins = bin_confidences(scores.confidence, scores.correct, 20)
+    saved = {"metrics": metrics, "reliability": vars(bins), "info": info, "skipped": len(predictions.skipped)}
+    corruptions = []
+    if corrupted:
+        accuracies = corruption_accuracy(corrupted)
+        metrics["mca"] = accuracies["mca"]
+        saved["corruptions"] = corrupted
+        corruptions = [(name, top1, accuracies[name]) for name, top1 in corrupted.items()]
+    write_json(Path(out_dir) / "metrics.json", saved)
     page = Path(out_dir) / "report.html"
     write_page(
         page,
@@ -68,10 +85,10 @@ def write_report(
         reliability_plot=reliability_plot(bins),
         confidence_plot=confidence_plot(bins),
         class_count=outputs,
-        worst_classes=_worst_classes(scores, targets, names),
+        worst_classes=_worst_classes(scores, predictions.targets.numpy(), names),
         wrong_count=int((~scores.correct).sum()),
         worst_images=_worst_images(predictions, scores, names, images) if images is not None else None,
-        corruptions=[(name, top1, accuracies[name]) for name, top1 in (corrupted or {}).items()],
+        corruptions=corruptions,
         info=info,
         skipped=sorted(predictions.skipped.items())[:_SKIPPED_SHOWN],
         skipped_count=len(predictions.skipped),
@@ -100,13 +117,7 @@ def _worst_images(
     cells = []
     for position in wrong[np.argsort(-scores.confidence[wrong], kind="stable")][:_WORST_IMAGES]:
         index = int(predictions.indices[position])
-        cells.append(
-            {
-                "index": index,
-                "uri": data_uri(images(index), index=index),
-                "label": names[int(predictions.targets[position])],
-                "prediction": names[scores.predicted[position]],
-                "confidence": float(scores.confidence[position]),
-            }
-        )
+        label, prediction = names[int(predictions.targets[position])], names[scores.predicted[position]]
+        picture = {"index": index, "uri": data_uri(images(index))}
+        cells.append({**picture, "label": label, "prediction": prediction, "confidence": scores.confidence[position]})
     return cells

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.meter import tracked
-from .arrays import Array, check_rows
+from .metrics import Array, check_rows
 
 _TILE = 2048  # rows and columns of float32 distances at a time: 16 MiB
 _BLOCK = 2**24  # float64 values at a time: 128 MiB
@@ -28,14 +28,7 @@ def recall_at_1(features: Array, targets: Array, *, indices: Array | None = None
     Exact: matrix products with a bound on their rounding errors leave a few candidates for each query, and the
     distances to these are computed from differences in float64. Neighbours at the same distance (usually duplicates)
     share the vote, so the value does not depend on the order of the samples.
-
-    Args:
-        features: ``[N, D]``.
-        targets: ``[N]`` class indices.
-        indices: ``[N]`` names of the samples in error messages; their positions when None.
-
-    Returns:
-        The fraction; NaN for a single sample.
+    A single sample has no neighbour: NaN. Error messages name samples by `indices`, else by their positions.
     """
     rows, labels = check_rows(features, targets, what="features", indices=indices)
     if len(rows) == 1:
@@ -55,13 +48,12 @@ def recall_at_1(features: Array, targets: Array, *, indices: Array | None = None
         return np.where(kinds[places] == wanted, counts[places], 0)
 
     votes = (of_class(point_of, labels) - 1) / np.maximum(sizes[point_of] - 1, 1)  # of the duplicates
-    if (sizes == 1).any():
-        for query, candidate in _candidates(rows, first):
-            single = sizes[query] == 1
-            query, candidate = _nearest(rows, first, query[single], candidate[single])
-            starts = np.flatnonzero(np.diff(query, prepend=-1))
-            same = np.add.reduceat(of_class(candidate, labels[first[query]]), starts)
-            votes[first[query[starts]]] = same / np.add.reduceat(sizes[candidate], starts)
+    for query, candidate in _candidates(rows, first) if (sizes == 1).any() else ():
+        single = sizes[query] == 1
+        query, candidate = _nearest(rows, first, query[single], candidate[single])
+        starts = np.flatnonzero(np.diff(query, prepend=-1))
+        same = np.add.reduceat(of_class(candidate, labels[first[query]]), starts)
+        votes[first[query[starts]]] = same / np.add.reduceat(sizes[candidate], starts)
     return float(votes.mean())
 
 
@@ -89,16 +81,22 @@ def _candidates(rows: NDArray[Any], first: Indices) -> Pairs:
     by norm let one number bound the error of a tile. Queries that float32 can't settle go to `_in_float64`.
     """
     count, width = len(first), rows.shape[1]
-    centred = _Centred(rows, first)
-    norms = centred.squared_norms
+    mean, scale = rows.mean(axis=0, dtype=np.float64), max(float(rows.max()), -float(rows.min())) or 1.0
+
+    def centred(points: Indices) -> NDArray[np.float64]:
+        """Scaled to at most about 1."""
+        return np.asarray((rows[first[points]] - mean) / scale)
+
+    parts = [np.arange(start, min(start + _TILE, count)) for start in range(0, count, _TILE)]
+    norms = np.concatenate([np.square(centred(part)).sum(axis=1) for part in parts])
     order = np.argsort(norms, kind="stable")
     bound = np.float32((width + 16) * _EPS32)
     slack = 2 * bound * norms[order].astype(np.float32)
     best = np.where(norms[order] < _TINY, -np.inf, np.inf).astype(np.float32)  # lowest upper bounds; -inf: given up
     # Two more columns of the factors add the norms, lowered by the bound.
     left = np.ones((count, width + 2), np.float32)
-    for part, chunk in centred.chunks(order):
-        left[part, :-2] = chunk
+    for part in parts:
+        left[part, :-2] = centred(order[part])
     left[:, -2] = norms[order].astype(np.float32) * (1 - bound)
 
     counts = np.zeros(count, np.int64)
@@ -124,14 +122,13 @@ def _candidates(rows: NDArray[Any], first: Indices) -> Pairs:
     query, candidate, lowest = (np.concatenate(part) for part in zip(*found, strict=True))
     kept = lowest <= best[query]
     yield order[query[kept]], order[candidate[kept]]
-    yield from _in_float64(centred, order[np.isneginf(best)])
+    given_up = order[np.isneginf(best)]
+    if len(given_up):
+        yield from _in_float64(centred(np.arange(count)), norms, given_up)
 
 
-def _in_float64(centred: _Centred, queries: Indices) -> Pairs:
+def _in_float64(points: NDArray[np.float64], norms: NDArray[np.float64], queries: Indices) -> Pairs:
     """These queries against all points."""
-    if not len(queries):
-        return
-    points, norms = np.concatenate([chunk for _, chunk in centred.chunks()]), centred.squared_norms
     bound = (points.shape[1] + 16) * _EPS64
     step = max(1, _BLOCK // len(points))
     for start in tracked(range(0, len(queries), step), "Recall@1"):
@@ -145,20 +142,3 @@ def _in_float64(centred: _Centred, queries: Indices) -> Pairs:
         limit = lower[own[0], nearest] + 2 * bound * (norms[nearest] + norms[block])
         query, candidate = np.nonzero(lower <= limit[:, None])
         yield block[query], candidate
-
-
-class _Centred:
-    """The points minus their mean, scaled to at most about 1, in chunks."""
-
-    def __init__(self, rows: NDArray[Any], first: Indices) -> None:
-        self.rows, self.first = rows, first
-        self.mean = rows.mean(axis=0, dtype=np.float64)
-        self.scale = max(float(rows.max()), -float(rows.min())) or 1.0
-        self.squared_norms = np.concatenate([np.einsum("nd,nd->n", chunk, chunk) for _, chunk in self.chunks()])
-
-    def chunks(self, order: Indices | slice = slice(None)) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        chosen = self.first[order]
-        step = max(1, _BLOCK // 4 // self.rows.shape[1])
-        for start in range(0, len(chosen), step):
-            part = slice(start, start + step)
-            yield part, (self.rows[chosen[part]] - self.mean) / self.scale

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
 from ...common.errors import SkdError
-from ...evaluation.arrays import Array, to_numpy
+from ...evaluation.metrics import Array, to_numpy
 
 
 def tsne(features: Array, *, perplexity: float = 30.0, seed: int = 0) -> NDArray[np.float64]:

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...common.errors import SkdError
-from ...evaluation.arrays import Array, to_numpy
-from ...evaluation.metrics import score
+from ...evaluation.metrics import Array, score, to_numpy
 
 
 @dataclass(frozen=True, eq=False)

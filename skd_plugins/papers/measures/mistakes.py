@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from ...common.errors import SkdError
-from ...evaluation.arrays import Array, to_numpy
-from ...evaluation.metrics import score
+from ...evaluation.metrics import Array, score, to_numpy
 
 
 @dataclass(frozen=True, eq=False)
