@@ -35,14 +35,14 @@ OTHERS = {
     ("skd_plugins/methods/method.py", "ValueError"): "a programmer's batch, a name registered twice",
     ("skd_plugins/training/plan.py", "AssertionError"): "unreachable",
     ("skd_plugins/weights/checkpoint.py", "ValueError"): "caught: the file is damaged",
-    ("skd_plugins/weights/manifest.py", "ValueError"): "pydantic's validators",
+    ("skd_plugins/weights/download.py", "ConnectionError"): "caught: no address has the file",
     ("detection/train_net.py", "SystemExit"): "detectron2 is missing",
 }
 # Messages without a value: what they are about is said in words.
 PLAIN = (
     "--aug-splits can't be used",
     "--mixup-mode half",
-    "--naflex-loader gives",
+    "--naflex-loader makes",
     "--torchscript hides",
     "DATASETS.TRAIN and",
     "MODEL.TIMM.NAME is empty",
@@ -61,9 +61,9 @@ PLAIN = (
     "nothing to compare",
     "precision=fp16 needs a GPU",
     "reading .beton files",
-    "sd_dropout can't be added",
     "several processes evaluate",
     "skd weights list takes no names",
+    "the method's forward made",
     "this data set is a stream",
     "virtual_softmax needs",
     "which artefact?",
