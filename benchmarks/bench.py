@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names(), metavar="NAME", help=f"some of: {', '.join(names())}")
     parser.add_argument("--timm", help=TIMM)
     parser.add_argument("--out", type=Path, help="folder for bench.json and bench.svg; default: benchmarks/results")
-    parser.add_argument("--readme", action="store_true", help="only write the committed results into docs/benchmarks.md")
+    parser.add_argument("--readme", action="store_true", help="only update docs/benchmarks.md from the results")
     given = parser.parse_args()
     if given.readme:
         PAGE.write_text(page(PAGE.read_text(), json.loads((RESULTS / "bench.json").read_text())))
