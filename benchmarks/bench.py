@@ -1,7 +1,7 @@
 """Runs all benchmarks one after the other, each in its own process, and writes one table, one JSON file and one plot.
 
 Run: make bench, or python benchmarks/bench.py [--quick] [--only NAME ...] [--timm pytorch-image-models]
-     python benchmarks/bench.py --table       # the committed results as the table of docs/benchmarks.md
+     python benchmarks/bench.py --readme      # the committed results into docs/benchmarks.md
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from row import Row, table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
 # row and rounds are shared parts; methods and gpu are run by themselves.
 OTHERS = {"row", "rounds", "bench", "methods", "gpu"}
 MARKERS = ("<!-- bench -->", "<!-- /bench -->")
@@ -81,16 +82,18 @@ def plot(rows: list[Row], path: Path) -> None:
     plt.close(figure)
 
 
-def page_table(content: dict[str, Any]) -> str:
-    """What is between the page's markers: counts, table, and a line for each missed target."""
+def page(text: str, content: dict[str, Any]) -> str:
+    """Returns the page with the results between its markers: counts, table, and a line for each missed target."""
     rows = rows_of(content)
-    lines = [MARKERS[0], f"{counts(rows)}.", "", table(rows), ""]
+    lines = [f"{counts(rows)}.", "", table(rows), ""]
     for row in rows:
         if row.verdict == "miss":
             lines.append(
                 f"- Missed: {row.name}: {row.value:.3g} {row.unit} for {row.sense} {row.target:g}. {row.note}."
             )
-    return "\n".join([*lines, MARKERS[1]])
+    before, _, rest = text.partition(MARKERS[0])
+    after = rest.partition(MARKERS[1])[2]
+    return "\n".join([before + MARKERS[0], *lines, "", MARKERS[1] + after])
 
 
 def counts(rows: list[Row]) -> str:
@@ -105,10 +108,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names(), metavar="NAME", help=f"some of: {', '.join(names())}")
     parser.add_argument("--timm", help=TIMM)
     parser.add_argument("--out", type=Path, help="folder for bench.json and bench.svg; default: benchmarks/results")
-    parser.add_argument("--table", action="store_true", help="only print the committed results as a table")
+    parser.add_argument("--readme", action="store_true", help="only update docs/benchmarks.md from the results")
     given = parser.parse_args()
-    if given.table:
-        print(page_table(json.loads((RESULTS / "bench.json").read_text())))
+    if given.readme:
+        PAGE.write_text(page(PAGE.read_text(), json.loads((RESULTS / "bench.json").read_text())))
         return
     out = given.out or (ROOT / "runs" / "bench" if given.quick or given.only else RESULTS)
     begin = time.monotonic()

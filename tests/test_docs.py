@@ -231,7 +231,7 @@ def check_command(command: Command) -> None:
         return
     if words[0] == "skd" or words[1:3] == ["-m", "skd_plugins.cli"] or "skd_plugins.cli" in words:
         at = 1 if words[0] == "skd" else words.index("skd_plugins.cli") + 1
-        if words[at] == "--tyro-write-completion":
+        if words[at].startswith("--tyro-"):  # completion, of all commands
             return
         assert words[at] in cli.COMMANDS, where
         assert options_in(words[at + 1 :]) <= skd_options(words[at]), where

@@ -57,8 +57,7 @@ def _print_table(runs: Sequence[Path]) -> None:
         values = json.loads((run / "evaluation" / "metrics.json").read_text())["metrics"]
         metrics.setdefault(run.parent.name, []).append(values)
     seeds = len(runs) // len(metrics)
-    table = Table(title=f"Validation on 797 digits, %, mean ± std over {seeds} seeds", title_justify="left")
-    table.add_column("recipe")
+    table = Table("recipe", title=f"Validation on 797 digits, %, mean ± std over {seeds} seeds", title_justify="left")
     for title in _COLUMNS:
         table.add_column(title, justify="right")
     for name, rows in metrics.items():

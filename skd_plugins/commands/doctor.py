@@ -25,7 +25,7 @@ _COLOURS = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
 class Finding(NamedTuple):
-    """What a check found. Advice makes it a note, about what is optional or slow, unless it is a problem."""
+    """What a check found: with advice it is a note, unless it is a problem."""
 
     what: str
     found: str
@@ -83,8 +83,8 @@ def _gpu() -> Iterator[Finding]:
     advice = "training runs on the processor: fine for the digits, not for ImageNet"
     if driver:
         advice = "there is an NVIDIA driver: check nvidia-smi, CUDA_VISIBLE_DEVICES and the CUDA version it supports"
-    unusable = driver and torch.version.cuda is not None
-    yield Finding("GPU", f"torch finds none; it is built {build}", advice, problem=unusable)
+    found = f"torch finds none; it is built {build}"
+    yield Finding("GPU", found, advice, problem=driver and torch.version.cuda is not None)
 
 
 def _ffcv() -> Iterator[Finding]:

@@ -24,12 +24,8 @@ def list_names(what: tyro.conf.Positional[Literal["methods", "models", "datasets
     console.print(note, highlight=False)
 
 
-def _table(*columns: str) -> Table:
-    return Table(*columns, box=None, pad_edge=False)
-
-
 def _methods() -> tuple[Table, str]:
-    table = _table("method", "source", "segments", "extra parameters", "step")
+    table = Table("method", "source", "segments", "extra parameters", "step", box=None, pad_edge=False)
     for row in method_rows():
         source = row.source.partition(": ")[0].rstrip(".")
         table.add_row(row.name, source, " ".join(row.segments), f"{row.extra:,}", f"{row.cost:.2f}")
@@ -42,7 +38,7 @@ def _methods() -> tuple[Table, str]:
 
 
 def _models() -> tuple[Table, str]:
-    table = _table("model", "parameters", "input")
+    table = Table("model", "parameters", "input", box=None, pad_edge=False)
     for name in NETWORKS:
         config = timm.get_pretrained_cfg(name)
         assert config is not None  # all of ours have one
@@ -57,9 +53,8 @@ def _models() -> tuple[Table, str]:
 
 
 def _datasets() -> tuple[Table, str]:
-    table = _table("dataset", "classes", "training", "evaluation", "what it is")
+    table = Table("dataset", "classes", "training", "evaluation", "what it is", box=None, pad_edge=False)
     for data in list_datasets():
-        table.add_row(
-            data.name, f"{data.classes:,}", f"{data.train:,}" if data.train else "-", f"{data.val:,}", data.title
-        )
+        train = f"{data.train:,}" if data.train else "-"
+        table.add_row(data.name, f"{data.classes:,}", train, f"{data.val:,}", data.title)
     return table, "more about each: skd data NAME"

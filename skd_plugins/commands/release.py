@@ -144,7 +144,7 @@ def _write_config(part: Path, model: nn.Module, card: dict[str, Any]) -> dict[st
 
 @torch.no_grad()
 def _same_logits(one: nn.Module, other: nn.Module, card: dict[str, Any]) -> bool:
-    """Whether two networks give the same logits, to float32's rounding, for one random image."""
+    """Whether two networks give the same logits for a random image, up to float32's rounding."""
     input = torch.randn(1, *card["input_size"], generator=torch.Generator().manual_seed(0))
     return torch.allclose(one.eval()(input), other.eval()(input), rtol=1e-4, atol=1e-4)
 
@@ -174,9 +174,8 @@ def _write_readme(path: Path, config: dict[str, Any], about: dict[str, Any]) -> 
 
 
 def _entry(part: Path, card: dict[str, Any], urls: list[str], about: dict[str, Any]) -> Release:
-    files = [
-        {"name": file.name, "size": file.stat().st_size, "sha256": file_sha256(file)} for file in sorted(part.iterdir())
-    ]
+    paths = sorted(part.iterdir())
+    files = [{"name": path.name, "size": path.stat().st_size, "sha256": file_sha256(path)} for path in paths]
     made = {"recipe": card["environment"]["command"], "commit": card["environment"]["commit"]}
     return Release.model_validate({"name": card["name"], "files": files, "urls": urls, **made, **about})
 

@@ -31,18 +31,17 @@ def export(
 
     Args:
         checkpoint: a run's folder, a checkpoint, exported weights, or timm/NAME.TAG.
-        out: folder.
+        out: folder for the files.
         name: arch.tag; the recipe's name by default.
         format: safetensors with a card, or detectron2's .pkl with the settings that must go with it.
         which: which checkpoint of a run's folder.
         raw: the raw weights, even if the run has averaged ones too.
     """
-    ema = False if raw else None
-    if format == "safetensors":
-        print(export_weights(checkpoint, out, name=name, which=which, ema=ema))
-    else:
-        path = export_detectron2(checkpoint, out, name=name, which=which, ema=ema)
-        print(f"{path}\n\n{path.with_suffix('.detectron2.yaml').read_text()}", end="")
+    write = export_weights if format == "safetensors" else export_detectron2
+    path = write(checkpoint, out, name=name, which=which, ema=False if raw else None)
+    print(path)
+    if format == "detectron2":
+        print(f"\n{path.with_suffix('.detectron2.yaml').read_text()}", end="")
 
 
 def weights(

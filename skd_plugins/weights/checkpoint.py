@@ -17,11 +17,9 @@ from ..common.errors import SkdError
 
 
 def save(state: dict[str, Any], path: Path, also: Iterable[str] = ()) -> None:
-    """Writes `state` so that `path` always is the old file or the new one, even after a power cut.
+    """Writes `state` so that `path` is always the old file or the new one, even after a power cut.
 
     Args:
-        state: what to save.
-        path: the file.
         also: further names for the file, in its folder. They exist before `path` is replaced, so a run that resumes
             from `path` has them too.
     """
@@ -34,7 +32,9 @@ def save(state: dict[str, Any], path: Path, also: Iterable[str] = ()) -> None:
         for name in also:
             keep_as(part, name)
         os.replace(part, path)
-        _sync_folder(path.parent)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)  # so that the new name is on the disk too
+        os.close(folder)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         with suppress(OSError):  # on a file system that has become read-only
             part.unlink(missing_ok=True)
@@ -69,12 +69,10 @@ def load(path: Path) -> dict[str, Any]:
 def read(path: Path) -> dict[str, Any]:
     """Reads a dictionary that torch saved, without running any code in the file."""
     try:
-        damaged = None
         if zipfile.is_zipfile(path):  # torch's old format is not, and has no checksums
             with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()  # torch writes CRC-32s, but does not check them when it reads
-        if damaged is not None:
-            raise ValueError(f"the CRC-32 of its part {damaged} differs")
+                if damaged := archive.testzip():  # torch writes CRC-32s, but does not check them when it reads
+                    raise ValueError(f"the CRC-32 of its part {damaged} differs")
         with torch.serialization.safe_globals([argparse.Namespace]):  # the arguments in timm's checkpoints
             state: object = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -85,11 +83,3 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise SkdError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
     return state
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

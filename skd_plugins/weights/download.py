@@ -38,13 +38,10 @@ def _is_intact(path: Path, file: ReleasedFile) -> bool:
 
 
 def download(release: Release) -> Path:
-    """The folder with the release's files; those that are missing or damaged are downloaded.
+    """Returns the folder with the release's files, after downloading those that are missing or damaged.
 
-    A file gets its name only when it is complete and has the manifest's SHA-256. Of several processes one downloads and
-    the others wait for it.
-
-    Raises:
-        SkdError: no address has the right file, ``HF_HUB_OFFLINE`` is set, or the cache can't be written.
+    A file gets its name only when it is complete and has the manifest's SHA-256. If several processes need it, one
+    downloads it and the others wait.
     """
     folder = release_folder(release.name)
     if is_downloaded(release):  # asked without the lock, because a shared cache may be read-only
@@ -60,7 +57,7 @@ def download(release: Release) -> Path:
 
 
 def verify(release: Release) -> Path:
-    """The folder of a release in the cache, all its files checked. Downloads nothing, and deletes a damaged file."""
+    """Checks all files of a release in the cache and returns its folder. Downloads nothing; deletes a damaged file."""
     folder = release_folder(release.name)
     for file in release.files:
         path = folder / file.name
@@ -77,10 +74,10 @@ def verify(release: Release) -> Path:
 
 @contextmanager
 def one_line_errors(what: str, way_out: str) -> Iterator[None]:
-    """Turns any error of a transfer into one line; what is raised differs between libraries and their versions."""
+    """Turns any error of a transfer into one line. Libraries and their versions raise different ones."""
     try:
         yield
-    except (SkdError, TypeError):  # a TypeError is a wrong argument of the caller's
+    except (SkdError, TypeError):  # a TypeError means that the caller passed a wrong argument
         raise
     except Exception as error:
         raise SkdError(f"{what}: {_first_line(error)}; {way_out}") from error
@@ -107,8 +104,8 @@ def _get(release: Release, file: ReleasedFile, folder: Path) -> None:
 
 
 def _transfer(url: str, output: str, store: Any) -> None:
-    """A downloader of pooch's for the addresses of a release (see `Release`)."""
-    os.unlink(output)  # pooch makes it for its owner only; made anew it has the mode of any new file
+    """Downloads for pooch from any address of a release (see `Release`)."""
+    os.unlink(output)  # pooch's own file is readable for its owner only; a new one follows the umask
     scheme, _, rest = url.partition(":")
     if scheme == "package":
         shutil.copyfile(Path(__file__).parent / "released" / rest, output)

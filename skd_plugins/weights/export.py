@@ -21,8 +21,7 @@ def export_weights(
     The keys are the plain timm or torchvision network's: ``model.load_state_dict(load_file(path))`` loads them.
 
     Args:
-        checkpoint: see `read_weights`, also for `which` and `ema`.
-        out: folder.
+        checkpoint: as for `read_weights`, like `which` and `ema`.
         name: ``arch.tag``; the recipe's name by default.
     """
     weights, card = read_weights(checkpoint, which=which, ema=ema)

@@ -1,4 +1,4 @@
-"""From a run, a checkpoint, an exported file, a release or a published name to a network."""
+"""Networks from a run, a checkpoint, an exported file, a release or a published name."""
 
 from __future__ import annotations
 
@@ -62,9 +62,6 @@ def create_model(
         classifier: ``linear``, the library's own; ``cosine``, which `adacos` needs; or ``mlp``, two layers with 512
             hidden units. The last two are always initialised anew.
         arguments: passed to the library's constructor.
-
-    Raises:
-        SkdError: the name is not known, the constructor refuses an argument, or the weights can't be loaded.
     """
     if not pretrained:
         return build_network(name, num_classes=num_classes, classifier=classifier, **arguments)
@@ -97,11 +94,7 @@ def load_network(
 
 
 def load_weights(source: str | Path) -> dict[str, Tensor]:
-    """The plain timm or torchvision state dict: ``model.load_state_dict(load_weights("resnet10t_digits.sdd"))``.
-
-    Args:
-        source: a name (``skd weights list``) or a path, see `skd_plugins.weights.read_weights`.
-    """
+    """The plain timm or torchvision state dict: ``model.load_state_dict(load_weights("resnet10t_digits.sdd"))``."""
     return read_weights(source)[0]
 
 
@@ -120,7 +113,6 @@ def read_weights(
 
     Raises:
         NoCardError: the checkpoint is not one of ours.
-        SkdError: there are no such weights, or they are damaged.
     """
     path = Path(source)
     if not path.exists():
@@ -150,7 +142,7 @@ def weights_file(path: Path, which: Which) -> Path:
 
 
 def load_into(model: nn.Module, weights: dict[str, Tensor], *, what: str) -> None:
-    """Loads a state dict completely; the error for keys or shapes that do not fit counts them and lists the first."""
+    """Loads a state dict completely. If keys or shapes do not fit, the error counts them and lists the first."""
     own = model.state_dict()
     problems = {
         "missing": sorted(own.keys() - weights.keys()),
@@ -178,7 +170,7 @@ def _build(card: dict[str, Any], weights: dict[str, Tensor], *, what: str, **arg
 
 
 def _named(name: str) -> Path:
-    """The file of a weights name; a path is returned as it is."""
+    """Finds the file of a weights name; a path is returned as it is."""
     if "/" in name or name.endswith((".pt", ".pth", ".pth.tar", ".safetensors")):
         return Path(name)
     check_name(name)

@@ -25,7 +25,7 @@ _URL = re.compile(rf"https?://[^\s/]+(/\S*)?|file:///\S+|hf://{_REPOSITORY}(@[\w
 
 
 def check_name(name: str) -> str:
-    """Returns the name if weights can have it; it also names a folder in the cache."""
+    """Returns a valid name of weights, which is also a folder's name in the cache."""
     if not _NAME.fullmatch(name) or len(name) > 100:
         raise SkdError(
             f"{name!r} is not a name of weights; names are arch.tag, of letters, digits, _ and -, up to 100 characters"
@@ -34,7 +34,7 @@ def check_name(name: str) -> str:
 
 
 def check_url(url: str) -> str:
-    """Returns the address, without a slash at its end, if a release can have it."""
+    """Returns a valid address of a release without a slash at its end."""
     if not _URL.fullmatch(url):
         raise SkdError(
             f"{url!r} is not an address of a release; give https://HOST/FOLDER, hf://OWNER/NAME[@REVISION], "

@@ -31,7 +31,7 @@ def create_published(name: str, **arguments: Any) -> tuple[nn.Module, dict[str, 
     Args:
         name: ``timm/resnet152.tv_in1k`` or ``torchvision/resnet50.IMAGENET1K_V1``; without a tag, the library's
             default weights.
-        arguments: passed to the library's constructor, whose TypeError is left as it is.
+        arguments: passed to the library's constructor.
     """
     library, _, rest = name.partition("/")
     model, card = (_timm if library == "timm" else _torchvision)(rest, arguments)
@@ -39,10 +39,9 @@ def create_published(name: str, **arguments: Any) -> tuple[nn.Module, dict[str, 
 
 
 def published_file(name: str, *, download: bool) -> Path:
-    """The file of published weights in its library's cache. A file that fails its library's checksum is deleted.
+    """The file of published weights in its library's cache; a damaged file is deleted.
 
     Args:
-        name: see `create_published`.
         download: get the file if it is missing; otherwise that is an error.
     """
     library, _, rest = name.partition("/")
@@ -77,7 +76,7 @@ def _timm(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, An
 
 
 def _known(name: str) -> str:
-    """Returns a name of timm's; the error for an unknown model or tag has the nearest one."""
+    """Returns the name if timm has its model and tag."""
     arch, _, tag = timm_name(name).partition(".")
     tags = [pretrained.partition(".")[2] for pretrained in timm.list_pretrained(f"{arch}.*")]
     if tag and tag not in tags:

@@ -61,8 +61,7 @@ def export_detectron2(
         to convN.norm, downsample to shortcut).
 
     Args:
-        source: see `read_weights`, also for `which` and `ema`.
-        out: folder.
+        source: as for `read_weights`, like `which` and `ema`.
         name: ``arch.tag``; the card's by default.
     """
     model, card = load_network(source, which=which, ema=ema)
@@ -105,7 +104,7 @@ def detectron2_state_dict(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def detectron2_settings(model: nn.Module, card: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a detectron2 config that go with the weights; an error if its ResNet can't be this network."""
+    """The settings of a detectron2 config that go with the weights of this network."""
     foreign = sorted({type(part).__name__ for part in model.modules() if not list(part.children())} - _PARTS)
     if foreign:
         raise SkdError(f"{card['model']} has layers that detectron2's ResNet lacks: {', '.join(foreign)}")
@@ -126,17 +125,14 @@ def detectron2_settings(model: nn.Module, card: dict[str, Any]) -> dict[str, Any
             f"detectron2's ResNet can't be {card['model']} with {card['model_args']}, only ResNet-18, 34, 50, 101, 152 "
             "or ResNeXt with a 7x7 stem; use the registered backbone (MODEL.TIMM) for it"
         )
-    groups, width = 1, 64
-    if bottleneck:
-        inner = state["res2.0.conv2.weight"]
-        groups = inner.shape[0] // inner.shape[1]
-        width = inner.shape[0] // groups
+    inner = state["res2.0.conv2.weight"]  # 64 x 64 in a basic block
+    groups = inner.shape[0] // inner.shape[1]
     return {
         "MODEL": {
             "RESNETS": {
                 "DEPTH": depth,
                 "NUM_GROUPS": groups,
-                "WIDTH_PER_GROUP": width,
+                "WIDTH_PER_GROUP": inner.shape[0] // groups,
                 "STEM_OUT_CHANNELS": stem.shape[0],
                 "RES2_OUT_CHANNELS": state[f"res2.0.conv{3 if bottleneck else 2}.weight"].shape[0],
                 "STRIDE_IN_1X1": False,
