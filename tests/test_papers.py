@@ -193,16 +193,6 @@ HARMLESS = {
     "name", "dataset", "eval_batch_size", "workers", "validate_every", "save_every", "save_minutes", "log_every",
     "trackers",
 }  # fmt: skip
-    "name",
-    "dataset",
-    "eval_batch_size",
-    "workers",
-    "validate_every",
-    "save_every",
-    "save_minutes",
-    "log_every",
-    "trackers",
-]
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Recipe)])
