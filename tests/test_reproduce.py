@@ -144,7 +144,9 @@ def check_table(artefact: Artefact, plan: Plan, store: Store) -> None:
     results = results_of(artefact, plan, store)
     assert results
     assert all(result.ours for result in results)
-    page, text, tex = ((folder / file).read_text() for file in ("index.html", f"{name}.md", f"{name}.tex"))
+    page, text, tex = (
+        (folder / file).read_text() for file in ("index.html", f"{name}.md", f"{name}.tex")
+    )  # fmt: skip
     rows = list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
     assert len(rows) == len(results)
     compared = plan.datasets.scale == "full"
@@ -154,7 +156,7 @@ def check_table(artefact: Artefact, plan: Plan, store: Store) -> None:
         assert row["verdict"] == result.verdict
         line = f"| {result.ours_text} | {len(result.ours)} | {result.published.text} | {result.difference_text} |"
         assert f"{line} {result.verdict} |" in text
-        assert tex_escape(result.ours_text) in tex
+        assert f"{tex(result.ours_text)}" in tex
         assert f">{result.ours_text}</td>" in page
         assert (html.escape(result.verdict).replace("&#x27;", "&#39;") + "</td>" in page) == compared
         assert (result.outcome in ("agrees", "differs")) == compared

@@ -163,12 +163,12 @@ def latex(artefact: Artefact, layout: Layout | None, facts: Sequence[Fact], lead
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{tex_escape(caption)}}}",
+        rf"\caption{{{tex(caption)}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
         r"\toprule",
-        rf"{' & '.join(map(tex_escape, header))} \\",
+        rf"{' & '.join(map(tex, header))} \\",
         r"\midrule",
-        *(rf"{' & '.join(map(tex_escape, row))} \\" for row in body),
+        *(rf"{' & '.join(map(tex, row))} \\" for row in body),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
@@ -182,6 +182,6 @@ _TEX = str.maketrans({
 })  # fmt: skip
 
 
-def tex_escape(text: str) -> str:
+def tex(text: str) -> str:
     """The text with LaTeX's special characters escaped."""
     return text.translate(_TEX)
