@@ -21,6 +21,7 @@ import torch
 from skd_plugins.cli import main
 from skd_plugins.common.environment import machine
 from skd_plugins.common.errors import SkdError
+from skd_plugins.papers.pages.formats import tex
 from skd_plugins.papers.pages.outputs import write_artefact, write_index
 from skd_plugins.papers.pages.verdicts import results_of
 from skd_plugins.papers.runs import execute as execution
@@ -144,9 +145,7 @@ def check_table(artefact: Artefact, plan: Plan, store: Store) -> None:
     results = results_of(artefact, plan, store)
     assert results
     assert all(result.ours for result in results)
-    page, text, tex = (
-        (folder / file).read_text() for file in ("index.html", f"{name}.md", f"{name}.tex")
-    )  # fmt: skip
+    page, text, latex = ((folder / file).read_text() for file in ("index.html", f"{name}.md", f"{name}.tex"))
     rows = list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
     assert len(rows) == len(results)
     compared = plan.datasets.scale == "full"
@@ -156,11 +155,11 @@ def check_table(artefact: Artefact, plan: Plan, store: Store) -> None:
         assert row["verdict"] == result.verdict
         line = f"| {result.ours_text} | {len(result.ours)} | {result.published.text} | {result.difference_text} |"
         assert f"{line} {result.verdict} |" in text
-        assert f"{tex(result.ours_text)}" in tex
+        assert tex(result.ours_text) in latex
         assert f">{result.ours_text}</td>" in page
         assert (html.escape(result.verdict).replace("&#x27;", "&#39;") + "</td>" in page) == compared
         assert (result.outcome in ("agrees", "differs")) == compared
-    for file in (page, text, tex):
+    for file in (page, text, latex):
         assert ("This is not a reproduction" in file) == (not compared)
         assert compared or "differs" not in file
 
