@@ -145,9 +145,7 @@ def check_table(artefact: Artefact, plan: Plan, store: Store) -> None:
     results = results_of(artefact, plan, store)
     assert results
     assert all(result.ours for result in results)
-    page, text, latex = (
-        (folder / file).read_text() for file in ("index.html", f"{name}.md", f"{name}.tex")
-    )  # fmt: skip
+    page, text, latex = ((folder / file).read_text() for file in ("index.html", f"{name}.md", f"{name}.tex"))
     rows = list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
     assert len(rows) == len(results)
     compared = plan.datasets.scale == "full"
