@@ -1,6 +1,7 @@
 """One run of a plan, from its ``job.json``: train what is missing, evaluate what is missing.
 
-``python -m skd_plugins.papers.runs.worker ROOT ADDRESS ...`` does it in any process, also under ``accelerate launch -m``.
+``python -m skd_plugins.papers.runs.worker ROOT ADDRESS ...`` does it in any process, also under
+``accelerate launch -m``.
 """
 
 from __future__ import annotations
