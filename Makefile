@@ -97,7 +97,7 @@ oldest: setup-tests ## the tests of methods, tasks and networks with the oldest 
 	@scripts/uv.sh venv --quiet --clear --python $(BIN)/python $(OLDEST)
 	@scripts/uv.sh pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -e ".[dev]"
 	@$(OLDEST)/bin/python -m pytest -n $(JOBS) --dist loadfile tests/test_methods.py tests/test_task.py \
-		tests/test_stages.py tests/test_kd.py tests/test_dml.py tests/test_classifiers.py tests/test_numerics.py \
+		tests/test_stages.py tests/test_kd.py tests/test_numerics.py \
 		tests/test_models.py tests/test_networks.py $(ARGS)
 
 NEWEST := .setup/newest

@@ -1,7 +1,7 @@
-"""Runs all benchmarks, each in a process of its own and one after the other: one table, one JSON file, one plot.
+"""Runs all benchmarks one after the other, each in its own process, and writes one table, one JSON file and one plot.
 
 Run: make bench, or python benchmarks/bench.py [--quick] [--only NAME ...] [--timm pytorch-image-models]
-     python benchmarks/bench.py --readme      # the committed results as the README's table
+     python benchmarks/bench.py --readme      # the committed results into docs/benchmarks.md
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from row import Row, table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-# row and rounds are shared parts, methods and gpu have commands of their own.
+PAGE = ROOT / "docs" / "benchmarks.md"
+# row and rounds are shared parts; methods and gpu are run by themselves.
 OTHERS = {"row", "rounds", "bench", "methods", "gpu"}
 MARKERS = ("<!-- bench -->", "<!-- /bench -->")
 
 
 def names() -> list[str]:
-    """All benchmarks, by the names of their files."""
     return sorted(path.stem for path in HERE.glob("*.py") if path.stem not in OTHERS)
 
 
 def run_one(name: str, quick: bool, timm: str | None) -> dict[str, Any]:
-    """One benchmark's JSON, and how long it took; its output is shown."""
+    """Runs a benchmark and returns its JSON with the seconds it took."""
     environment = os.environ | ({"TIMM_REPOSITORY": timm} if timm else {})
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rows.json"
@@ -47,7 +47,6 @@ def run_one(name: str, quick: bool, timm: str | None) -> dict[str, Any]:
 
 
 def rows_of(content: dict[str, Any]) -> list[Row]:
-    """All rows of a bench.json."""
     return [
         Row(**{key: value for key, value in row.items() if key != "verdict"})
         for benchmark in content["benchmarks"].values()
@@ -56,8 +55,8 @@ def rows_of(content: dict[str, Any]) -> list[Row]:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Each row with a target as a share of it; pass and miss differ in shape as well as in colour."""
-    import matplotlib
+    """Draws each row's share of its target; pass and miss differ in shape as well as in colour."""
+    import matplotlib  # here, because the backend has to be chosen before pyplot is imported
 
     matplotlib.use("svg")
     matplotlib.rcParams |= {"svg.hashsalt": "bench", "svg.fonttype": "none"}
@@ -66,7 +65,7 @@ def plot(rows: list[Row], path: Path) -> None:
     measured = [row for row in rows if row.verdict in ("pass", "miss") and row.value is not None and row.target]
     figure, axes = plt.subplots(figsize=(11, 1 + 0.26 * max(len(measured), 1)), layout="constrained")
     for verdict, marker, colour in (("pass", "o", "#0072b2"), ("miss", "X", "#d55e00")):
-        # To the left of 1 is better, whichever way the target points.
+        # Left of 1 is better, whichever way the target points.
         points = [
             (row.value / row.target if row.sense == "<=" else row.target / row.value, len(measured) - place)
             for place, row in enumerate(measured)
@@ -83,20 +82,21 @@ def plot(rows: list[Row], path: Path) -> None:
     plt.close(figure)
 
 
-def readme_table(content: dict[str, Any]) -> str:
-    """What stands between the README's markers: the counts, the table, and what was tried where a target is missed."""
+def page(text: str, content: dict[str, Any]) -> str:
+    """Returns the page with the results between its markers: counts, table, and a line for each missed target."""
     rows = rows_of(content)
-    lines = [MARKERS[0], f"<details><summary>{counts(rows)}</summary>", "", table(rows), ""]
+    lines = [f"{counts(rows)}.", "", table(rows), ""]
     for row in rows:
         if row.verdict == "miss":
             lines.append(
                 f"- Missed: {row.name}: {row.value:.3g} {row.unit} for {row.sense} {row.target:g}. {row.note}."
             )
-    return "\n".join([*lines, "", "</details>", MARKERS[1]])
+    before, _, rest = text.partition(MARKERS[0])
+    after = rest.partition(MARKERS[1])[2]
+    return "\n".join([before + MARKERS[0], *lines, "", MARKERS[1] + after])
 
 
 def counts(rows: list[Row]) -> str:
-    """How many targets were met."""
     verdicts = [row.verdict for row in rows if row.verdict]
     text = f"{verdicts.count('pass')} of {len(verdicts)} targets met, {verdicts.count('miss')} missed"
     return text + (f", {verdicts.count('not run')} not run" if "not run" in verdicts else "")
@@ -104,27 +104,27 @@ def counts(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: proves that all run, measures nothing")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that all run, measures nothing")
     parser.add_argument("--only", nargs="+", choices=names(), metavar="NAME", help=f"some of: {', '.join(names())}")
     parser.add_argument("--timm", help=TIMM)
-    parser.add_argument("--out", type=Path, help="folder of bench.json and bench.svg; default: benchmarks/results")
-    parser.add_argument("--readme", action="store_true", help="only print the table of the committed results")
+    parser.add_argument("--out", type=Path, help="folder for bench.json and bench.svg; default: benchmarks/results")
+    parser.add_argument("--readme", action="store_true", help="only update docs/benchmarks.md from the results")
     given = parser.parse_args()
     if given.readme:
-        print(readme_table(json.loads((RESULTS / "bench.json").read_text())))
+        PAGE.write_text(page(PAGE.read_text(), json.loads((RESULTS / "bench.json").read_text())))
         return
     out = given.out or (ROOT / "runs" / "bench" if given.quick or given.only else RESULTS)
     begin = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     path = out / "bench.json"
     content: dict[str, Any] = {"benchmarks": {}}
-    if path.is_file() and given.only:  # the others' results stay
+    if path.is_file() and given.only:  # keep the other results
         content = json.loads(path.read_text())
     for name in given.only or names():
         print(f"\n{name}", flush=True)
         started = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         content["benchmarks"][name] = run_one(name, given.quick, given.timm) | {"started": started}
-        path.write_text(json.dumps(content, indent=1) + "\n")  # now: a later one may fail
+        path.write_text(json.dumps(content, indent=1) + "\n")  # now, because a later one may fail
     rows = rows_of(content)
     plot(rows, out / "bench.svg")
     print(f"\n{table(rows)}\n")

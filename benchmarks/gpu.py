@@ -1,15 +1,15 @@
 """Training on one GPU: images a second, memory, share of the card's peak, and hours for the papers' ImageNet recipes.
 
-Cross-entropy, CS-KD with its three pairings and SD-Dropout, on the networks of the ImageNet recipes, bf16 autocast,
-channels last, with and without torch.compile. Steps of all methods in turn on synthetic images that are on the card
-already, so the ratios to cross-entropy are the methods' own; the card's peak is a large bf16 matrix product measured
-in the same run. Where FFCV is installed, cross-entropy is also trained from a `.beton` file made on the spot, which
-shows whether this machine's processor keeps up. Nothing has to be downloaded.
+Trains with cross-entropy, CS-KD in its three pairings and SD-Dropout on the networks of the ImageNet recipes, with bf16
+autocast, channels last, with and without torch.compile. Steps of all methods alternate on synthetic images that are
+already on the card, so the ratios to cross-entropy contain no loading. The card's peak is a large bf16 matrix product
+measured in the same run. If FFCV is installed, cross-entropy is also trained from a `.beton` file made on the spot, to
+see whether the processor keeps up. Nothing is downloaded.
 
-There are no results in this repository yet: no GPU was at hand. One command makes them:
+This repository has no results of it yet. One command makes them:
 
 Run: python benchmarks/gpu.py --json benchmarks/results/gpu.json [--networks resnet50] [--anchors 256] [--rounds 10]
-     python benchmarks/gpu.py --device cpu --quick      # proves that it runs
+     python benchmarks/gpu.py --device cpu --quick      # shows that it runs
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ from row import Row, ratio, report
 from steps import VARIANTS, Step, make_step
 from torch.utils.flop_counter import FlopCounterMode
 
+from skd_plugins import Recipe, make_loader
+from skd_plugins.data.beton.write import write_beton
 from skd_plugins.data.datasets.imagenet import DATASET as IMAGENET
-from skd_plugins.recipe import Recipe
+from skd_plugins.data.sources import image_folder
+from skd_plugins.training.project import recipe_of
 
 NETWORKS = ("resnet50", "resnet101", "resnet152", "resnext101_32x4d")
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -43,13 +46,13 @@ FLOOR = {label: variant[3] for label, variant in VARIANTS.items()}
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done everything."""
+    """Waits until the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def timed(call: Callable[[], Any], device: torch.device, times: int) -> Callable[[], float]:
-    """A contestant: seconds a call, over several calls in a row."""
+    """A contestant for `interleaved`: the mean seconds of several calls in a row."""
 
     def contestant() -> float:
         wait(device)
@@ -63,7 +66,7 @@ def timed(call: Callable[[], Any], device: torch.device, times: int) -> Callable
 
 
 def matrix_peak(device: torch.device, side: int) -> float:
-    """bf16 FLOP/s of a square matrix product: what the card gives at best."""
+    """FLOP/s of a square bf16 matrix product, the most that the card reaches."""
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     seconds = interleaved({"product": timed(lambda: a @ b, device, 3)}, 5, warmup=2)["product"]
     return 2 * side**3 / min(seconds)
@@ -88,7 +91,7 @@ def build(network: str, label: str, anchors: int, side: int, device: torch.devic
 
 
 def peak_bytes(make: Callable[[], BF16Step], device: torch.device) -> tuple[BF16Step, int | None]:
-    """The step after two runs, and the most that it held; None on a processor, see memory.py."""
+    """The step after two runs, and its peak memory; None on a processor, which memory.py measures."""
     if device.type != "cuda":
         step = make()
         step()
@@ -106,13 +109,11 @@ def peak_bytes(make: Callable[[], BF16Step], device: torch.device) -> tuple[BF16
 
 def recipes() -> list[Recipe]:
     """The papers' ImageNet recipes."""
-    from skd_plugins.training.project import recipe_of
-
     return [recipe_of(path.stem) for path in sorted((ROOT / "recipes").glob("imagenet_*.py"))]
 
 
 def hours(network: str, label: str, images_per_second: float) -> float | None:
-    """One card's hours for the epochs of the recipe with that network and method; None where there is none."""
+    """Hours that one card needs for the recipe of this network and method; None if there is no such recipe."""
     for recipe in recipes():
         if (recipe.model, recipe.method) == (network, METHODS[label][0]):
             return recipe.epochs * IMAGENET.train / images_per_second / 3600
@@ -121,7 +122,6 @@ def hours(network: str, label: str, images_per_second: float) -> float | None:
 
 def rows_of(network: str, anchors: int, side: int, rounds: int, device: torch.device, compiled: bool,
             peak: float) -> list[Row]:  # fmt: skip
-    """All methods on one network."""
     title = f"{network}, compile {'on' if compiled else 'off'}"
     steps, memory = {}, {}
     try:
@@ -142,7 +142,7 @@ def rows_of(network: str, anchors: int, side: int, rounds: int, device: torch.de
         detail = {
             "images_per_second": speed, "peak_bytes": memory[label], "anchors": anchors, "pixels": side,
             "recipe_hours_one_card": hours(network, label, speed),
-            # The useful work: a second forward pass of CS-KD is cost, not progress.
+            # Cross-entropy's FLOPs for every method: CS-KD's second forward pass is a cost, not useful work.
             "share_of_matrix_peak": flops / median(seconds[label]) / peak,
         }  # fmt: skip
         if label == "cross-entropy":
@@ -164,11 +164,7 @@ def rows_of(network: str, anchors: int, side: int, rounds: int, device: torch.de
 
 
 def from_beton(network: str, anchors: int, side: int, batches: int, device: torch.device, workers: int) -> Row:
-    """Cross-entropy fed by our loader, over the same steps on images that are there already."""
-    from skd_plugins import make_loader
-    from skd_plugins.data.beton.write import write_beton
-    from skd_plugins.data.sources import image_folder
-
+    """Cross-entropy fed by our loader, relative to the same steps on images that are already on the device."""
     name, against = f"fed from .beton, {network}", "synthetic images, time of an epoch"
     if importlib.util.find_spec("ffcv") is None:
         return Row(name, against, None, note="FFCV is not installed")
@@ -197,15 +193,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
-    parser.add_argument("--anchors", type=int, default=256, help="a step's")
+    parser.add_argument("--anchors", type=int, default=256, help="anchors in a step")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--compile", choices=("off", "on", "both"), default="both")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="decoding threads")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: proves that it runs, measures nothing")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("no GPU is to be seen; --device cpu --quick proves that the script runs")
+        raise SystemExit("torch finds no GPU; --device cpu --quick shows that the script runs")
     device = torch.device(given.device)
     networks, anchors, side, rounds, product, batches = (
         (["resnet10t"], 2, 32, 1, 256, 2)

@@ -1,8 +1,8 @@
-"""Peak training memory of SD-Dropout and CS-KD over cross-entropy's, in bytes of torch's allocator.
+"""Peak training memory of SD-Dropout and CS-KD relative to cross-entropy, in bytes of torch's allocator.
 
-A process of its own for each method builds the network and makes two optimizer steps under torch's profiler, which sees
-every allocation and release: the peak is exact and the same in every run, unlike the resident set. Weights, gradients,
-momentum, activations and temporary tensors are in it; the resident set's growth is in the detail.
+Each method gets its own process, which builds the network and makes two optimizer steps under torch's profiler. The
+profiler sees every allocation and release, so the peak is exact and the same in every run, unlike the resident set. It
+includes weights, gradients, momentum, activations and temporary tensors. The detail has the resident set's growth.
 
 Run: python benchmarks/memory.py [--quick] [--json FILE]
 """
@@ -29,8 +29,8 @@ TARGETS = {"SD-Dropout": 1.02, "CS-KD bank": 1.02}
 
 
 def peak(network: str, method: str, arguments: dict[str, Any], anchors: int, side: int) -> dict[str, int]:
-    """Largest number of bytes held by tensors at one time, from the network's creation to the end of two steps."""
-    import torch
+    """The most bytes that tensors held at one time, from the network's creation to the end of two steps."""
+    import torch  # here: the process that starts the others needs no torch
     from steps import make_step
     from torch._C._profiler import _EventType
     from torch.profiler import ProfilerActivity, profile

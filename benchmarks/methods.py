@@ -1,9 +1,9 @@
-"""Every method and composition on the embedded digits: what one seed gives, and what a step costs.
+"""Every method and composition on the embedded digits: the result of one seed, and the cost of a step.
 
-Trains the digits recipe (20 labels a class, narrow ResNet-10-T, 40 epochs) with each method, evaluates the last
-checkpoint on the 797 validation digits, and then times steps of all methods in turn in one process, so that a ratio to
-cross-entropy does not depend on what else the machine was doing. One seed ranks nothing: with 797 images the standard
-error of an error of 6 % is 0.8 points. It shows that everything runs, learns and exports, and the costs.
+Trains the digits recipe (20 labels a class, narrow ResNet-10-T, 40 epochs) with each method and evaluates the last
+checkpoint on the 797 validation digits. Then it times steps of all methods in turn in one process, so that other load
+on the machine affects all of them alike. One seed ranks nothing: with 797 images the standard error of a 6 % error is
+0.8 points. The table shows that everything runs, learns and exports, and what it costs.
 
 Run: make methods-demo, or python benchmarks/methods.py [--out runs/methods] [--epochs 40] [--rounds 20] [--json FILE]
 """
@@ -11,7 +11,6 @@ Run: make methods-demo, or python benchmarks/methods.py [--out runs/methods] [--
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -23,12 +22,22 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # one run a core; threads of several runs would wait for one another
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: one run a core, with one thread each
 
-ROOT = Path(__file__).parents[1]
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from skd_plugins import Recipe, replace, train
+from skd_plugins.data.find import embedded_digits
+from skd_plugins.evaluation.command import evaluate_weights
+from skd_plugins.training.build import build_optimizer, build_task
+from skd_plugins.training.project import recipe_of
+
 TEACHER = "cs_kd"  # the run whose network teaches, as in CS-KD's Table 4
 SDD = {"weight": 0.1}  # the authors' weight on another method
-# name: method, its arguments, changes to the recipe. "teacher" is filled in.
+# name: method, its arguments, changes to the recipe; the teacher is filled in
 ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "ce": ("ce", {}, {}),
     "label_smoothing": ("label_smoothing", {}, {}),
@@ -61,55 +70,40 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def recipe_of(row: str, epochs: int, teacher: Path) -> Any:
+def recipe_for(row: str, epochs: int, teacher: Path) -> Recipe:
     """The digits recipe with a row's changes."""
-    from skd_plugins import replace
-
-    spec = importlib.util.spec_from_file_location("digits_ce", ROOT / "recipes" / "digits_ce.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    recipe = recipe_of("digits_ce")
     method, arguments, changes = ROWS[row]
     if "teacher" in arguments:
         arguments = arguments | {"teacher": str(teacher)}
-    model_args = module.recipe.model_args | changes.get("model_args", {})
+    model_args = recipe.model_args | changes.get("model_args", {})
     name = f"resnet10t_digits.{''.join(letter if letter.isalnum() else '_' for letter in row)}"
     settings: dict[str, Any] = dict(epochs=epochs, validate_every=epochs, trackers=(), workers=1)
     return replace(
-        module.recipe, name=name, method=method, method_args=arguments,
+        recipe, name=name, method=method, method_args=arguments,
         **{**settings, **changes, "model_args": model_args},
     )  # fmt: skip
 
 
 def train_and_evaluate(row: str, epochs: int, teacher: Path, data: Path, out: Path) -> dict[str, float]:
-    """One run, in a process of its own."""
-    import torch
-
-    from skd_plugins import train
-    from skd_plugins.evaluation.command import evaluate_weights
-
+    """Trains a row's recipe; runs in its own process."""
     torch.set_num_threads(1)
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        run = train(recipe_of(row, epochs, teacher), data=str(data), out=out, resume=True)
+        run = train(recipe_for(row, epochs, teacher), data=str(data), out=out, resume=True)
         report = evaluate_weights(run, data=str(data), workers=1)
     metrics: dict[str, float] = json.loads((report.parent / "metrics.json").read_text())["metrics"]
     return metrics
 
 
 def step_times(rounds: int, teacher: Path) -> dict[str, dict[str, float]]:
-    """Each row's step (forward, backward, optimizer) over cross-entropy's, the median over interleaved rounds."""
-    import torch
-
-    from skd_plugins.training.build import build_optimizer, build_task
-
+    """The cost of each row's step (forward, backward, optimizer) over cross-entropy's: median of interleaved rounds."""
     torch.set_num_threads(1)
     steps: dict[str, Callable[[], None]] = {}
     costs: dict[str, dict[str, float]] = {}
     for row, (_, _, changes) in ROWS.items():
         if "mixup" in changes or "cutmix" in changes:
             continue
-        recipe = recipe_of(row, 1, teacher)
+        recipe = recipe_for(row, 1, teacher)
         task = build_task(recipe, 10, torch.device("cpu")).train()
         optimizer = build_optimizer(recipe, task.get_trainable_module())
         segments, method = len(task.method.segments), task.method
@@ -146,16 +140,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-
-    from rich.console import Console
-    from rich.progress import track
-    from rich.table import Table
-
-    from skd_plugins.data.find import embedded_digits
-
     start = time.monotonic()
     data = embedded_digits(options.out / "data")
-    teacher = options.out / recipe_of(TEACHER, 1, Path()).name / "seed0"
+    teacher = options.out / recipe_for(TEACHER, 1, Path()).name / "seed0"
     common = (options.epochs, teacher, data, options.out)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
         pool.submit(train_and_evaluate, TEACHER, *common).result()

@@ -1,15 +1,14 @@
-"""How far our `.beton` pixels are from timm's PIL pipeline in evaluation, and scaled decoding from full in training.
+"""How far our evaluation pixels are from timm's PIL pipeline, and scaled from full decoding of training crops.
 
 Evaluation is Resize(256), CenterCrop(224) of 48 crops of scikit-learn's two photographs (300 to 427 pixels high). Top-1
-agreement needs a trained network, and the only ones that come with the package know digits: it is that of the released
-`resnet10t_digits.ce` on the 797 validation digits, enlarged from 8 to 32 pixels. Nothing is claimed about ImageNet's.
+agreement needs a trained network, and the package comes only with networks for digits: it is measured with the released
+`resnet10t_digits.ce` on the 797 validation digits, enlarged from 8 to 32 pixels. It says nothing about ImageNet.
 
 Run: python benchmarks/parity.py [--quick] [--json FILE]
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,8 +18,10 @@ import numpy as np
 import torch
 from loader import make_folder
 from PIL import Image
+from rounds import options
 from row import Row, report
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from sklearn.datasets import load_sample_images
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset, create_loader
 from torch import Tensor
 
 from skd_plugins import create_model, make_loader
@@ -32,9 +33,6 @@ from skd_plugins.data.sources import image_folder
 
 
 def photographs(root: Path, images: int) -> Path:
-    """A folder of PNGs."""
-    from sklearn.datasets import load_sample_images
-
     draw = np.random.default_rng(0)
     for index in range(images):
         picture = load_sample_images().images[index % 2]
@@ -46,16 +44,13 @@ def photographs(root: Path, images: int) -> Path:
     return root
 
 
-def pixels(path: Path, **options: Any) -> Tensor:
+def pixels(path: Path) -> Tensor:
     """Our evaluation pixels, uint8 ``[N, 3, 224, 224]``."""
-    loader = make_loader(path, train=False, image_size=224, batch_size=16, workers=2, **options)
+    loader = make_loader(path, train=False, image_size=224, batch_size=16, workers=2)
     return torch.cat([input.clone() for input, _ in loader.host_batches()])
 
 
 def timm_batches(folder: Path, size: int, crop_pct: float, mean: Any, std: Any) -> Any:
-    """timm's loader."""
-    from timm.data import create_dataset, create_loader
-
     return create_loader(
         create_dataset("", root=str(folder)), input_size=(3, size, size), batch_size=16, crop_pct=crop_pct,
         num_workers=0, interpolation="bilinear", mean=mean, std=std, use_prefetcher=False, device=torch.device("cpu"),
@@ -63,7 +58,7 @@ def timm_batches(folder: Path, size: int, crop_pct: float, mean: Any, std: Any) 
 
 
 def timm_pixels(folder: Path) -> Tensor:
-    """timm's, in the same order."""
+    """timm's evaluation pixels, in the same order."""
     batches = timm_batches(folder, 224, 0.875, (0.0,) * 3, (1 / 255,) * 3)
     return torch.cat([input for input, _ in batches]).round().to(torch.uint8)
 
@@ -75,7 +70,7 @@ def difference(one: Tensor, other: Tensor) -> list[float]:
 
 @torch.no_grad()
 def agreement_row(root: Path, images: int) -> Row:
-    """Predictions of a released network on digits."""
+    """How often a released network predicts the same class from our pixels as from timm's."""
     source = open_source("digits", False)
     source = source.subset(images // 10, seed=0) if images else source
     network = create_model("resnet10t_digits.ce", pretrained=True).eval()
@@ -91,7 +86,7 @@ def agreement_row(root: Path, images: int) -> Row:
         ],
     }
     logits = {name: torch.cat([network(batch) for batch in batches]) for name, batches in inputs.items()}
-    # The folder's order is by class, the file's is the source's.
+    # The folder is ordered by class, the file like its source.
     by_class = np.argsort(source.targets, kind="stable")
     classes = logits["ours"].argmax(dim=1)[torch.from_numpy(by_class)], logits["timm"].argmax(dim=1)
     targets = torch.from_numpy(source.targets[by_class])
@@ -103,7 +98,7 @@ def agreement_row(root: Path, images: int) -> Row:
 
 
 def evaluation_rows(root: Path, images: int) -> Iterable[Row]:
-    """Ours against timm's pipeline."""
+    """The mean difference between our evaluation pixels and timm's."""
     folder = photographs(root / "photographs", images)
     source = image_folder(folder)
     sets = {
@@ -122,7 +117,7 @@ def evaluation_rows(root: Path, images: int) -> Iterable[Row]:
 
 
 def training_row(path: Path, size: int, what: str, epochs: int) -> Row:
-    """Scaled decoding against full decoding, of the training crops that are scaled."""
+    """The mean difference between scaled and full decoding, over the training crops that can be scaled."""
     data, spec = BetonFile(path), Augmentation(image_size=size)
     total, each = 0, []
     for epoch in range(epochs):
@@ -144,15 +139,11 @@ def training_row(path: Path, size: int, what: str, epochs: int) -> Row:
 
 
 def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few images: proves that it works, measures little")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    images, epochs = (6, 4) if options.quick else (48, 10)
+    given = options(__doc__)
+    images, epochs = (6, 4) if given.quick else (48, 10)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        rows = [*evaluation_rows(root, images), agreement_row(root, 100 if options.quick else 0)]
+        rows = [*evaluation_rows(root, images), agreement_row(root, 100 if given.quick else 0)]
         for label, size, shape in (
             ("500 x 375 photographs", 96, (500, 375)),
             ("1600 x 1067 (enlarged)", 224, (1600, 1067)),
@@ -160,7 +151,7 @@ def main() -> None:
             folder = make_folder(root / label.split()[0], max(4, images // 4), shape)
             path = write_beton(image_folder(folder), root / f"{shape[0]}.beton")
             rows.append(training_row(path, size, label, epochs))
-    report(rows, options.json)
+    report(rows, given.json)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def ours(folder: str, network: str, batch: int, side: int) -> float:
     import torch
 
     from skd_plugins import create_model, make_loader
-    from skd_plugins.evaluation import predictions as predict
+    from skd_plugins.evaluation import predict
 
     model = create_model(network, num_classes=10)
     loader = make_loader(folder, train=False, batch_size=batch, image_size=side, workers=WORKERS)

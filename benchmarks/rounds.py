@@ -1,4 +1,4 @@
-"""What the benchmarks share: their options, interleaved rounds, photographs as image folders."""
+"""Shared by the benchmarks: options, interleaved rounds, timm's scripts, photographs as image folders."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TIMM = "a checkout of timm's repository (train.py and validate.py are in no pack
 
 
 def options(doc: str | None, *, timm: bool = False) -> argparse.Namespace:
-    """``--quick`` and ``--json``, and ``--timm`` for benchmarks that run timm's scripts."""
+    """Parses ``--quick``, ``--json`` and, for benchmarks that run timm's scripts, ``--timm``."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: proves that it runs, measures nothing")
-    parser.add_argument("--json", type=Path, help="where the rows go")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
+    parser.add_argument("--json", type=Path, help="file for the rows")
     if timm:
         parser.add_argument("--timm", type=Path, default=os.environ.get("TIMM_REPOSITORY"), help=TIMM)
     return parser.parse_args()
@@ -30,9 +30,9 @@ def options(doc: str | None, *, timm: bool = False) -> argparse.Namespace:
 def interleaved(
     contestants: Mapping[str, Callable[[], Any]], rounds: int, *, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round, forwards and backwards in turn, so that none always comes first.
+    """Seconds of each contestant in each round. Every other round runs in reverse, so that none always comes first.
 
-    A contestant that returns a float has measured itself: that is then what counts.
+    A contestant that measures itself returns its seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(-warmup, rounds):
@@ -46,7 +46,7 @@ def interleaved(
 
 
 def timm_script(repository: Path | str | None, name: str) -> tuple[Path | None, str]:
-    """A script of timm's repository; where there is none, None and the reason."""
+    """The path of a script in timm's repository and "", or None and the reason."""
     if repository is None:
         return None, f"{name} is only in timm's repository: give --timm PATH or TIMM_REPOSITORY=PATH"
     path = Path(repository) / name
@@ -54,13 +54,13 @@ def timm_script(repository: Path | str | None, name: str) -> tuple[Path | None, 
 
 
 def run_script(script: Path, arguments: list[str]) -> str:
-    """Runs a script as the main program with the installed packages, not those beside it; returns what it printed."""
+    """Runs a script as the main program, with the installed packages, not those beside it; returns its output."""
     code = f"import runpy, sys; sys.argv[0] = {str(script)!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
     return printed([sys.executable, "-c", code, *arguments])
 
 
 def printed(command: list[str]) -> str:
-    """Standard output and error of a command; raises with them if it fails."""
+    """Standard output and error of a command; a failure raises with their end."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[:4])} ... failed:\n{done.stdout[-3000:]}")

@@ -1,4 +1,4 @@
-"""One line of `make bench`: a ratio measured in one run, its target and its floor; how lines are printed and kept."""
+"""A row of `make bench`: a ratio measured in one run, its target and its floor; printing and saving rows."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+from skd_plugins.common.environment import git_commit, versions
+
 
 @dataclass
 class Row:
     """A measured ratio.
 
     Attributes:
-        name: what was measured; with `against`, unique over all benchmarks.
-        against: what it was measured against.
-        value: the ratio (median over rounds), or a plain number where `unit` says so; None if it could not be run.
-        target: what the project promises.
-        sense: whether `value` has to be at most or at least `target`; None if there is no target.
+        name: what was measured; together with `against` unique over all benchmarks.
+        value: the median over rounds, in `unit` ("x" for a ratio); None if it could not be run.
+        target: what the project promises: `value` is at most ("<=") or at least (">=") this, see `sense`.
         floor: what can't be beaten, in words.
-        unit: "x" for a ratio.
         rounds: the ratio of each round, for the spread.
-        detail: what else was measured (seconds, images/s, bytes); goes into the JSON.
-        note: what was tried, where the target is missed; why it was not run.
+        detail: what else was measured (seconds, images/s, bytes), for the JSON.
+        note: what was tried if the target is missed, or why it was not run.
     """
 
     name: str
@@ -43,7 +42,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """pass, miss, not run, or an empty string without a target."""
+        """pass, miss, not run, or empty if there is no target."""
         if self.value is None:
             return "not run"
         if self.target is None:
@@ -52,13 +51,13 @@ class Row:
 
 
 def ratio(name: str, against: str, ours: Sequence[float], other: Sequence[float], **more: Any) -> Row:
-    """A row from the seconds of interleaved rounds: the median of ``ours / other``, round by round."""
+    """A row with the median of ``ours / other`` over interleaved rounds; both are seconds."""
     rounds = [mine / theirs for mine, theirs in zip(ours, other, strict=True)]
     return Row(name, against, median(rounds), rounds=[round(value, 4) for value in rounds], **more)
 
 
 def machine() -> dict[str, Any]:
-    """What a number depends on besides versions."""
+    """What a measurement depends on besides versions."""
     cpu = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -71,7 +70,6 @@ def machine() -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown."""
     lines = ["| what | against | measured | target | floor | |", "|---|---|---|---|---|---|"]
     for row in rows:
         target = "" if row.target is None else f"{row.sense} {row.target:g}"
@@ -82,8 +80,6 @@ def table(rows: Sequence[Row]) -> str:
 
 def report(rows: Sequence[Row], path: Path | None) -> None:
     """Prints the rows, with a line for each miss, and writes them as JSON with versions, machine and command."""
-    from skd_plugins.common.environment import git_commit, versions
-
     print(table(rows), flush=True)
     for row in rows:
         if row.verdict == "miss":

@@ -1,9 +1,9 @@
 """Two processes against one: efficiency of DistributedDataParallel on gloo, and its traffic against the formula.
 
-Each process has one thread and the same number of anchors, so that two do twice the work. The step is our task's, with
-cross-entropy. Beside it every process sums a buffer of the gradients' size alone: what an all-reduce costs here. A ring
-moves ``4 * parameters * 2 * (n - 1) / n`` bytes out of each process; they are counted on the loopback interface, where
-this machine has nothing else to say. See docs/scaling.md.
+Each process has one thread and the same number of anchors, so two processes do twice the work. The step is our task's
+with cross-entropy. Each process also all-reduces a buffer of the gradients' size alone, to time the communication. In a
+ring every process sends ``4 * parameters * 2 * (n - 1) / n`` bytes; they are counted on the loopback interface, which
+should carry no other traffic. See docs/scaling.md.
 
 Run: python benchmarks/scaling.py [--quick] [--json FILE]
 """
@@ -26,8 +26,8 @@ from row import Row, report
 
 
 def work(network: str, anchors: int, side: int, rounds: int) -> dict[str, Any]:
-    """Times of one process: alone and with all processes in turn, each after a barrier."""
-    import torch
+    """Measures in one of the processes: each step alone, side by side and together, each after a barrier."""
+    import torch  # here: the process that starts the others needs no torch
     import torch.distributed as dist
     from steps import make_step
 
@@ -61,13 +61,13 @@ def work(network: str, anchors: int, side: int, rounds: int) -> dict[str, Any]:
 
 
 def loopback_bytes() -> int:
-    """Bytes sent over the loopback interface since the machine started; 0 where the kernel does not tell."""
+    """Bytes sent over the loopback interface since the machine started; 0 if the kernel does not count them."""
     counter = Path("/sys/class/net/lo/statistics/tx_bytes")
     return int(counter.read_text()) if counter.exists() else 0
 
 
 def launch(arguments: list[Any], processes: int) -> list[dict[str, Any]]:
-    """Runs `work` in so many processes; what each of them measured."""
+    """Runs `work` in several processes and returns what each measured."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -104,7 +104,7 @@ def main() -> None:
         "bytes_predicted": predicted_bytes, "bytes_measured": median(first["traffic"]),
         "all_reduce_share": round(median(slowest["all_reduce"]) / median(slowest["together"]), 4),
     }  # fmt: skip
-    # Without traffic two processes already disturb one another: they share memory and caches.
+    # Even without traffic two processes slow each other down: they share memory and caches.
     contention = [both / one for both, one in zip(slowest["both_alone"], first["seconds"]["alone"], strict=True)]
     efficiency = [one / both for one, both in zip(first["seconds"]["alone"], slowest["together"], strict=True)]
     overhead = [

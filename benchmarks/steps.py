@@ -1,8 +1,8 @@
-"""What a training step of each method costs: forward, backward and optimizer through our task, over cross-entropy's.
+"""The cost of each method's training step (forward, backward, optimizer), relative to cross-entropy's.
 
-The same anchors for all, so CS-KD's `sampled` has twice as many images in its batch. For methods with more passes the
+All have the same anchors, so the batch of CS-KD's `sampled` has twice as many images. For methods with more passes the
 floor is counted from `Method.passes` and the measured cost of a step, of a forward pass without gradient, and of the
-optimizer; convolutions of a method's own (BYOT's branches) are counted in FLOPs, at cross-entropy's FLOPs a second.
+optimizer. A method's own convolutions (BYOT's branches) are counted in FLOPs, at cross-entropy's FLOPs per second.
 
 Run: python benchmarks/steps.py [--quick] [--json FILE]
 """
@@ -19,7 +19,7 @@ from rounds import interleaved, options
 from row import Row, ratio, report
 from torch.utils.flop_counter import FlopCounterMode
 
-from skd_plugins import create_model, list_methods
+from skd_plugins import create_model, get_method, list_methods
 from skd_plugins.methods.task import MethodTask, create_task
 
 CLASSES = 1000
@@ -29,19 +29,19 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], float, str]] = {  # label: method
     "CS-KD bank": ("cs_kd", {"pairing": "bank"}, 1.03, "1.00: no pass is added"),
     "CS-KD batch": ("cs_kd", {"pairing": "batch"}, 1.03, "1.00: no pass is added"),
 }
-# Shown where a target is missed.
+# Notes for missed targets.
 TRIED = {
     "SD-Dropout": "its head and losses take under 1 % of a step by themselves (profile); runs differ by 2 %",
     "CS-KD batch": "no pass is added; runs differ by 2 %",
     "CS-KD bank": "no pass is added, the bank is a table in memory; runs differ by 2 %",
     "CS-KD sampled": "its pairs' forward pass is a third of a step, which nothing hides on a CPU; runs differ by 5 %",
-    "byot": "its branches' small convolutions reach fewer FLOPs a second than the network's, which the floor assumes",
+    "byot": "its branches' small convolutions reach fewer FLOPs per second than the network's, as the floor assumes",
 }
 
 
 @dataclass
 class Step:
-    """A task, its optimizer and one batch; calling it makes one optimizer step."""
+    """A task, its optimizer and one batch. A call is one optimizer step."""
 
     task: MethodTask
     optimizer: torch.optim.Optimizer
@@ -54,7 +54,7 @@ class Step:
         self.optimizer.zero_grad()
 
     def forward(self) -> None:
-        """The network's forward pass without gradient, in training mode, as CS-KD's pairs."""
+        """The network's forward pass without gradient in training mode, like that of CS-KD's pairs."""
         with torch.no_grad():
             self.task.method.model(self.input)
 
@@ -81,11 +81,11 @@ def make_step(
 ) -> Step:
     """A step on random pixels, two images of each class; SGD with momentum and weight decay, channels last."""
     torch.manual_seed(0)
-    classifier = "cosine" if method == "adacos" else "linear"
-    model = create_model(network, num_classes=CLASSES, classifier=classifier).to(device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
+    model: Any = create_model(network, num_classes=CLASSES, classifier=get_method(method).classifier).to(device)
+    model.to(memory_format=torch.channels_last)
     if method == "kd":
-        arguments = {"teacher": create_model(network, num_classes=CLASSES).to(memory_format=torch.channels_last)}  # type: ignore[call-overload]  # missing from torch's overloads
+        teacher: Any = create_model(network, num_classes=CLASSES)
+        arguments = {"teacher": teacher.to(memory_format=torch.channels_last)}
     task = create_task(method, model, verbose=False, **arguments).train()
     optimizer = torch.optim.SGD(task.method.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     segments = len(task.method.segments)
@@ -95,7 +95,7 @@ def make_step(
 
 
 def against_ce(network: str, labels: list[str], anchors: int, side: int, rounds: int) -> list[Row]:
-    """The rows of the papers' methods."""
+    """Rows of the papers' methods."""
     steps = {"ce": make_step(network, "ce", {}, anchors, side)}
     steps |= {label: make_step(network, *VARIANTS[label][:2], anchors, side) for label in labels}
     seconds = interleaved(steps, rounds)
@@ -117,7 +117,7 @@ def flops(call: Callable[[], None]) -> int:
 
 
 def against_floor(network: str, anchors: int, side: int, rounds: int) -> list[Row]:
-    """Every other registered method, over its own counted floor."""
+    """Rows of every other registered method, relative to its own counted floor."""
     others = [name for name in list_methods() if name not in ("ce", "sd_dropout", "cs_kd")]
     assert others, "no method is registered"
     ce = make_step(network, "ce", {}, anchors, side)

@@ -26,15 +26,11 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
     Its features equal those of detectron2's own ResNet with the same weights (tests/test_detection_backbone.py).
 
     Args:
-        network: the classifier, with its weights.
         norm: ``FrozenBN`` (statistics and affine parameters fixed), ``BN``, or ``SyncBN`` (over all processes).
         freeze_at: stages without gradient, as detectron2 counts: 1 is the stem, 2 the stem and ``res2``, ... Their
             BatchNorm is frozen whatever `norm` says.
-        out_features: of ``res2`` (stride 4) to ``res5`` (stride 32).
-        checkpoint_activations: compute activations of the blocks again in the backward pass.
-
-    Raises:
-        SkdError: the network is not a ResNet of timm's or torchvision's layout, or an argument is not known.
+        out_features: any of ``res2`` (stride 4) to ``res5`` (stride 32).
+        checkpoint_activations: recompute the blocks' activations in the backward pass.
     """
 
     def __init__(
@@ -74,16 +70,12 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
         self._freeze(freeze_at)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Features ``[B, C, H / stride, W / stride]`` by name.
-
-        Args:
-            x: normalised images ``[B, 3, H, W]``.
-        """
+        """Features ``[B, C, H / stride, W / stride]`` by name, of normalised images ``[B, 3, H, W]``."""
         outputs = {}
         x = self.stem(x)
         for name in self.stages:
             stage = getattr(self, name)
-            if self.checkpoint_activations and self.training and torch.is_grad_enabled() and _trains(stage):
+            if self.checkpoint_activations and self.training and torch.is_grad_enabled() and _trained(stage):
                 x = checkpoint_seq(stage, x, use_reentrant=False)
             else:
                 x = stage(x)
@@ -113,20 +105,19 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
 
     @torch.no_grad()
     def _measure(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Channels and strides, seen on an image of zeros: no table of networks to keep."""
+        """Channels and strides, measured on an image of zeros."""
         self.eval()  # BatchNorm's statistics stay as they are
-        side = 64
-        shapes = {name: features.shape for name, features in self.forward(torch.zeros(1, 3, side, side)).items()}
+        shapes = {name: features.shape for name, features in self.forward(torch.zeros(1, 3, 64, 64)).items()}
         self.train()
         channels = {name: shape[1] for name, shape in shapes.items()}
-        strides = {name: side // shape[2] for name, shape in shapes.items()}
+        strides = {name: 64 // shape[2] for name, shape in shapes.items()}
         expected = {name: 4 * 2**index for index, name in enumerate(STAGES) if name in strides}
         if strides != expected:
             raise SkdError(f"the network's stages have strides {strides}; a detection backbone has {expected}")
         return channels, strides
 
 
-def _trains(stage: nn.Module) -> bool:
+def _trained(stage: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in stage.parameters())
 
 

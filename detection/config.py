@@ -1,4 +1,4 @@
-"""Our nodes of detectron2's configuration, and how a config file becomes a complete configuration."""
+"""Our keys in detectron2's configuration, and reading config files."""
 
 from __future__ import annotations
 
@@ -64,11 +64,7 @@ def add_skd_config(cfg: CfgNode) -> None:
 
 
 def find_config(name: str) -> Path:
-    """A config file: a path, or the name of one of ours with or without ``.yaml``.
-
-    Raises:
-        SkdError: there is none.
-    """
+    """A config file: a path, or the name of one of ours with or without ``.yaml``."""
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
         if path.is_file():
             return path
@@ -76,15 +72,7 @@ def find_config(name: str) -> Path:
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> CfgNode:
-    """detectron2's and our defaults, the file, then the overrides.
-
-    Args:
-        name: see `find_config`.
-        overrides: ``KEY VALUE KEY VALUE ...``.
-
-    Raises:
-        SkdError: a file, key or value that can't be used.
-    """
+    """The defaults of detectron2 and ours, then the file, then the overrides ``KEY VALUE KEY VALUE ...``."""
     path = find_config(name)
     cfg = get_cfg()
     add_skd_config(cfg)
@@ -103,11 +91,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> CfgNode:
 
 
 def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
-    """Merges ``KEY VALUE KEY VALUE ...``.
-
-    Raises:
-        SkdError: a key or value that can't be used.
-    """
+    """Merges ``KEY VALUE KEY VALUE ...``."""
     flags = [text for text in overrides if text.startswith("--")]
     if flags:
         raise SkdError(f"{flags[0]} stands among the overrides; options come before the first KEY VALUE")

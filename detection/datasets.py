@@ -1,4 +1,4 @@
-"""What is in a registered detection set, found out before anything expensive starts."""
+"""Registered detection sets, checked before anything expensive starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing_extensions import NotRequired, TypedDict
 from skd_plugins.common.errors import SkdError, unknown
 from skd_plugins.common.typed import first_problem
 
-# Published sizes, for a plan without the data: images, of them with annotations that are not crowds.
+# For a plan without the data: the published numbers of images, and of images with a box that is not a crowd's.
 PUBLISHED = {"coco_2017_train": (118_287, 117_266), "coco_2017_val": (5_000, 4_952)}
 _COCO = (
     "get train2017.zip, val2017.zip and annotations_trainval2017.zip from https://cocodataset.org/#download, unpack "
@@ -25,17 +25,11 @@ _COCO = (
 
 @dataclass(frozen=True)
 class Size:
-    """How many images a set has.
-
-    Attributes:
-        images: all.
-        annotated: those with a box that is not a crowd's; detectron2 trains on these.
-        published: whether the numbers are the published ones, because the data are not here.
-    """
+    """How many images a set has."""
 
     images: int
-    annotated: int
-    published: bool = False
+    annotated: int  # with a box that is not a crowd's; detectron2 trains on these
+    published: bool = False  # taken from `PUBLISHED`, because the data are not here
 
     def training(self, cfg: CfgNode) -> int:
         """Images of an epoch under this configuration."""
@@ -43,33 +37,22 @@ class Size:
 
 
 def missing(name: str) -> str | None:
-    """What of the set is not there and how to get it; None when nothing is missing.
-
-    Raises:
-        SkdError: no set of that name is registered.
-    """
+    """Which part of the set is missing and how to get it; None when the set is complete."""
     if name not in DatasetCatalog.list():
         raise unknown("dataset", name, DatasetCatalog.list())
     about = MetadataCatalog.get(name)
     for kind in ("json_file", "image_root"):
         path = about.get(kind)
         if path and not Path(path).exists():
-            root = os.environ.get("DETECTRON2_DATASETS")
-            where = (
-                f"DETECTRON2_DATASETS is {root}" if root else "DETECTRON2_DATASETS is not set, so ./datasets is taken"
-            )
-            return f"dataset {name} is not there: looked for {Path(path).absolute()} ({where}); " + (
-                _COCO if name.startswith("coco_") else "put it there"
-            )
+            root = os.environ.get("DETECTRON2_DATASETS", "not set, so ./datasets is taken")
+            advice = _COCO if name.startswith("coco_") else "put it there"
+            looked = f"looked for {Path(path).absolute()} (DETECTRON2_DATASETS is {root})"
+            return f"dataset {name} is not there: {looked}; {advice}"
     return None
 
 
 def size_of(name: str) -> Size:
-    """Counts the images of a set that is there; takes the published numbers of one that is not.
-
-    Raises:
-        SkdError: it is not there and not known, or its file is damaged.
-    """
+    """The numbers of images, counted if the set is there, else the published ones."""
     absent = missing(name)
     if absent:
         if name not in PUBLISHED:
@@ -113,11 +96,7 @@ class _Coco(TypedDict):
 
 
 def _read_coco(path: Path) -> _Coco:
-    """An annotation file of which detectron2 can read all. Boxes that leave their image are cut off there.
-
-    Raises:
-        SkdError: it is not one; the message names the first thing that is wrong.
-    """
+    """An annotation file that detectron2 can read completely. detectron2 clips boxes that leave their image."""
     try:
         content = TypeAdapter(_Coco).validate_json(path.read_bytes())
     except ValidationError as error:
@@ -137,11 +116,7 @@ def _read_coco(path: Path) -> _Coco:
 
 
 def check_datasets(cfg: CfgNode) -> None:
-    """Checks that the sets are there and have as many classes as the detector.
-
-    Raises:
-        SkdError: they are not, or have not.
-    """
+    """Raises `SkdError` unless the sets are there and have as many classes as the detector."""
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         absent = missing(name)
         if absent:

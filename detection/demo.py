@@ -6,7 +6,11 @@ import argparse
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
 
 from skd_plugins.common.errors import one_line
 from skd_plugins.training.project import train_detector
@@ -43,24 +47,18 @@ def main() -> None:
         release = find_release(weights)
         top1 = f"top-1 {100 * release.metrics['top1']:.2f} % on digits"
         print(f"fine-tune: Faster R-CNN from {weights} ({name}, {top1}): {download(release)}", flush=True)
+    folders = [out / weights for weights in BACKBONES.values()]
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        folders = {name: out / weights for name, weights in BACKBONES.items()}
-        jobs = {
-            name: pool.submit(fine_tune, weights, folders[name], arguments.overrides)
-            for name, weights in BACKBONES.items()
-        }
-        results = {name: job.result() for name, job in jobs.items()}
+        found = pool.map(fine_tune, BACKBONES.values(), folders, repeat(arguments.overrides))
+        results = dict(zip(BACKBONES, found, strict=True))
     _print_table(results)
-    for folder in folders.values():
+    for folder in folders:
         print(
             f"detector: {folder}/model_final.pth, per-class AP in {folder}/results.json, pictures in {folder}/pictures"
         )
 
 
 def _print_table(results: dict[str, dict[str, float]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(title="Faster R-CNN on digits, 100 validation images, %", title_justify="left")
     table.add_column("backbone")
     for key in ("AP", "AP50", "AP75"):

@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from skd_plugins.common.files import cache_folder
 from skd_plugins.common.locks import make_folder_once
@@ -44,12 +45,12 @@ def _load(name: str, train: bool) -> list[dict[str, Any]]:
 
 
 def make_digits(folder: Path) -> Path:
-    """Writes both halves in COCO's format, unless they are there; returns the folder.
+    """Writes both halves in COCO's format unless they are there; returns the folder.
 
-    An image is a crop of one of scikit-learn's two photographs, 160 x 160 pixels, with 2 to 6 of its digits in it, 20
-    to 48 pixels high, light ink on dark and dark ink on light places, none over another. A box is exactly the visible
-    ink. The digits of the training half are those that the digits recipes may train on, 100 a class; the validation
-    half has the other 797 only. The photographs' left parts are for training, the right ones for validation.
+    An image is a 160 x 160 crop of one of scikit-learn's two photographs with 2 to 6 of its digits, 20 to 48 pixels
+    high, light on dark places and dark on light ones, never overlapping. A box is exactly the visible ink. The training
+    half uses the 100 digits a class that the digits recipes may train on and the left parts of the photographs; the
+    validation half uses the other 797 digits and the right parts.
     """
     make_folder_once(folder, _write_halves)
     return folder
@@ -61,8 +62,6 @@ def _write_halves(folder: Path) -> None:
 
 
 def _write_half(folder: Path, train: bool) -> None:
-    from sklearn.datasets import load_sample_images
-
     half = "train" if train else "val"
     (folder / half).mkdir(parents=True)
     source = digits(train)
@@ -110,13 +109,9 @@ def _paste(
     taken: list[tuple[int, int, int, int]],
     draw: np.random.Generator,
 ) -> tuple[int, int, int, int] | None:
-    """Draws a digit where none is yet; returns the box of its ink, None if there is no room.
+    """Draws a digit ``[32, 32]`` in a free place of the picture; returns the box of its ink, None if there is no room.
 
-    Args:
-        picture: ``[H, W, 3]``, changed.
-        digit: ``[32, 32]``, ink is light.
-        taken: boxes (left, top, right, bottom) to keep off.
-        draw: random numbers.
+    `taken` has the boxes (left, top, right, bottom) of the digits that are there.
     """
     side = int(draw.integers(20, 49))
     ink = np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32) / 255

@@ -1,4 +1,4 @@
-"""Starts the training processes: detectron2's own launch, on processors too."""
+"""Starts the training processes with detectron2's launch, on CPUs too."""
 
 from __future__ import annotations
 
@@ -18,13 +18,7 @@ from skd_plugins.common.errors import SkdError
 def launch(
     main: Callable[..., Any], processes: int, machines: int, machine_rank: int, url: str, args: tuple[Any, ...]
 ) -> None:
-    """Runs `main` in `processes` processes on this machine, one of `machines`.
-
-    Without a GPU the processes run on the processor, over gloo.
-
-    Raises:
-        SkdError: there are fewer GPUs than processes, or the numbers make no sense.
-    """
+    """Runs `main` in `processes` processes on this machine, one of `machines`; without GPUs over gloo."""
     gpus = torch.cuda.device_count()
     if gpus and processes > gpus:
         raise SkdError(f"--num-gpus is {processes}, but this machine has {gpus}")
@@ -36,7 +30,7 @@ def launch(
     if gpus or processes * machines == 1:
         engine.launch(main, processes, machines, machine_rank, url, args)
         return
-    # Version 0.6's launch insists on GPUs. This is what later ones do without.
+    # detectron2 0.6 launches several processes on GPUs only; later versions do this on CPUs.
     arguments = (main, processes, machines, machine_rank, url, args)
     mp.spawn(_on_processor, arguments, nprocs=processes)  # type: ignore[attr-defined, no-untyped-call]  # torch has no types there
 
@@ -46,13 +40,13 @@ def _on_processor(
     args: tuple[Any, ...],
 ) -> None:  # fmt: skip
     rank, world = machine_rank * processes + local_rank, processes * machines
-    torch.set_num_threads(max(1, torch.get_num_threads() // processes))  # spinning threads starve one another
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))  # more threads than cores would spin
     dist.init_process_group("gloo", init_method=url, world_size=world, rank=rank)
     for machine in range(machines):
         group = dist.new_group(list(range(machine * processes, (machine + 1) * processes)))
         if machine == machine_rank:
             comm._LOCAL_PROCESS_GROUP = group
-    # DefaultTrainer gives DDP a device number, which a model on the processor does not have.
+    # DefaultTrainer gives DDP a device number, which a model on a CPU does not have.
     wrap = defaults.create_ddp_model
     defaults.create_ddp_model = lambda model, **options: wrap(model, **options, device_ids=None)
     comm.synchronize()

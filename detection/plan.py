@@ -1,9 +1,11 @@
-"""``--dry-run``: what a training would do, computed without doing it."""
+"""``--dry-run``: network, weights, data and schedule of a training."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from rich.console import Console
+from rich.table import Table
 
 from skd_plugins.common.errors import SkdError
 
@@ -14,13 +16,11 @@ from .schedule import schedule
 
 
 def make_plan(cfg: CfgNode, decided: str) -> dict[str, str]:
-    """Network, weights, data and schedule of a training.
-
-    Weights or data that are not here are named instead of being an error.
+    """The plan's rows. Missing weights or data are a row, not an error.
 
     Args:
-        cfg: the configuration from `load_config`, changed in place.
-        decided: the schedule in words, see `apply_schedule`.
+        cfg: from `load_config`; changed in place.
+        decided: the schedule in words, from `apply_schedule`.
     """
     rows = {"weights": "random (MODEL.TIMM.WEIGHTS is empty)"}
     source = None
@@ -86,9 +86,6 @@ def _without_weights(cfg: CfgNode) -> CfgNode:
 
 def show(cfg: CfgNode, decided: str) -> None:
     """Prints `make_plan`."""
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(show_header=False, box=None)
     table.add_column()
     table.add_column(overflow="fold")

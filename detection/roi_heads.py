@@ -11,10 +11,9 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads, Stan
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from torch import Tensor
 
-from skd_plugins.common.errors import SkdError
-from skd_plugins.methods.losses import dropped
-from skd_plugins.methods.method import at_least
-from skd_plugins.methods.sd_dropout import self_distillation
+from skd_plugins.common.typed import check_value
+from skd_plugins.methods.losses import dropped, self_distillation
+from skd_plugins.methods.method import DropRate, Temperature, Weight
 
 
 class SDDropoutOutputLayers(FastRCNNOutputLayers):  # type: ignore[misc]  # detectron2 has no types
@@ -31,11 +30,10 @@ class SDDropoutOutputLayers(FastRCNNOutputLayers):  # type: ignore[misc]  # dete
     def __init__(self, *, weight: float, temperature: float, drop_rate: float, **arguments: Any) -> None:
         """See detectron2's ``configurable``: built from a configuration or from arguments."""
         super().__init__(**arguments)
-        self.weight = at_least(weight, 0, "MODEL.ROI_HEADS.SD_DROPOUT.WEIGHT")
-        self.temperature = at_least(temperature, 0, "MODEL.ROI_HEADS.SD_DROPOUT.TEMPERATURE", strict=True)
-        if not 0 < drop_rate < 1:
-            raise SkdError(f"MODEL.ROI_HEADS.SD_DROPOUT.DROP_RATE must be between 0 and 1, got {drop_rate:g}")
-        self.drop_rate = drop_rate
+        settings = "MODEL.ROI_HEADS.SD_DROPOUT"
+        self.weight = check_value(weight, Weight, what=f"{settings}.WEIGHT")
+        self.temperature = check_value(temperature, Temperature, what=f"{settings}.TEMPERATURE")
+        self.drop_rate = check_value(drop_rate, DropRate, what=f"{settings}.DROP_RATE")
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

@@ -15,38 +15,25 @@ _DERIVED = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.BASE_LR")
 
 @dataclass(frozen=True)
 class Schedule:
-    """A training's length and learning rate.
-
-    Attributes:
-        iterations: optimizer steps.
-        drops: iterations after which the learning rate is divided.
-        lr: the learning rate before the first drop.
-        rule: how `lr` came about, for the log.
-    """
+    """A training's length and learning rate."""
 
     iterations: int
-    drops: tuple[int, ...]
-    lr: float
-    rule: str
+    drops: tuple[int, ...]  # iterations after which the learning rate is divided
+    lr: float  # before the first drop
+    rule: str  # how `lr` was computed, for the log
 
 
 def schedule(
     images: int, batch_size: int, epochs: float, drops: Sequence[float], base_lr: float, reference_batch: int
 ) -> Schedule:
-    """Iterations for `epochs` passes over `images`, the last one completed by a full batch.
+    """Iterations for `epochs` passes over `images`, rounded up to a full batch.
 
     The learning rate is proportional to the batch (Goyal et al. 2017, as in detectron2's model zoo).
 
     Args:
-        images: training images.
         batch_size: images a step, over all processes.
-        epochs: passes.
         drops: fractions of the training, ascending, in (0, 1).
         base_lr: learning rate for a batch of `reference_batch` images.
-        reference_batch: see `base_lr`.
-
-    Raises:
-        SkdError: a value makes no sense.
     """
     above_zero = {
         "the number of training images": images, "SOLVER.IMS_PER_BATCH": batch_size, "SKD.EPOCHS": epochs,
@@ -68,20 +55,14 @@ def schedule(
 
 
 def _drops_at(fractions: Sequence[float], iterations: int) -> tuple[int, ...]:
-    """Distinct iterations before the last; in a very short training some drops fall away."""
+    """Distinct iterations before the last. A very short training has fewer drops."""
     return tuple(sorted({at for fraction in fractions if 0 < (at := round(fraction * iterations)) < iterations}))
 
 
 def apply_schedule(cfg: CfgNode, images: int, overrides: Sequence[str] = ()) -> str:
-    """Writes the schedule of ``SKD`` into ``SOLVER``; values given on the command line stay.
+    """Writes the schedule of ``SKD`` into ``SOLVER`` and says in one line what was decided and why.
 
-    Args:
-        cfg: the configuration, changed in place.
-        images: training images.
-        overrides: the command line's ``KEY VALUE ...``.
-
-    Returns:
-        what was decided and why, one line.
+    Values of ``SOLVER`` in `overrides`, the command line's ``KEY VALUE ...``, stay as they are.
     """
     solver, skd = cfg.SOLVER, cfg.SKD
     if not skd.EPOCHS:
@@ -100,7 +81,6 @@ def apply_schedule(cfg: CfgNode, images: int, overrides: Sequence[str] = ()) -> 
         f"drops at {list(solver.STEPS)}, lr {plan.rule}"
     )
     if given:
-        # What is saved with the run must say what it did.
-        skd.EPOCHS = 0.0
+        skd.EPOCHS = 0.0  # the saved configuration must say what the run did
         text = f"{', '.join(f'{key} {value}' for key, value in given.items())} from the command line; else {text}"
     return text

@@ -51,11 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
-    """The complete configuration, checked, and the schedule in words.
-
-    Raises:
-        SkdError: something can't be used; nothing has been written.
-    """
+    """The complete configuration, checked, and the schedule in words."""
     if not args.config_file:
         raise SkdError("give a config, for example --config faster_rcnn_sdd.yaml")
     args.config_file = str(find_config(args.config_file))
@@ -67,7 +63,7 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
             raise SkdError(f"--eval-only evaluates a detector: give MODEL.WEIGHTS FILE ({folder} has no checkpoint)")
         cfg.MODEL.WEIGHTS = str(last)
     elif last and args.resume:
-        cfg.MODEL.WEIGHTS = str(last)  # the whole detector: the backbone's own weights are not needed any more
+        cfg.MODEL.WEIGHTS = str(last)  # the whole detector, so the backbone's weights are not needed
     elif last and not (args.eval_only or args.dry_run):
         raise SkdError(f"{folder} holds a training already; continue it with --resume, or give another OUTPUT_DIR")
     if cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).exists() and "://" not in cfg.MODEL.WEIGHTS:
@@ -90,14 +86,9 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
 
 
 def complete(cfg: CfgNode, *, whole: bool) -> None:
-    """Takes from the weights what the configuration leaves open, and tries them on the network.
+    """Fills in what the configuration leaves open from the weights, and tries the weights on the network.
 
-    Args:
-        cfg: changed in place.
-        whole: ``MODEL.WEIGHTS`` is this very detector, to be evaluated or continued, so all of it has to fit.
-
-    Raises:
-        SkdError: the weights are missing, damaged, or another network's.
+    With `whole`, ``MODEL.WEIGHTS`` is this very detector, to be evaluated or continued, so all of it has to fit.
     """
     saved = Path(cfg.MODEL.WEIGHTS).with_name("config.yaml") if cfg.MODEL.WEIGHTS else None
     if saved and saved.exists():  # a detector's own configuration lies beside it and is complete
@@ -121,7 +112,7 @@ def train(args: argparse.Namespace, cfg: CfgNode, schedule: str) -> None:
     """Runs in every process."""
     record = Path(cfg.OUTPUT_DIR) / "config.yaml"
     start = start_iteration(args, cfg)
-    # What a training began with; an evaluation or a continuation does not change it, a new beginning does.
+    # Keep the configuration that the training started with; only a new training replaces it.
     before = record.read_text() if record.exists() and (args.eval_only or start) else None
     default_setup(cfg, args)
     if before is not None and comm.is_main_process():

@@ -37,7 +37,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """detectron2's, which names an image that can't be used."""
+        """detectron2's loader, with an error that names the image."""
         return build_detection_train_loader(cfg, mapper=NamingMapper(cfg, is_train=True))
 
     @classmethod
@@ -65,7 +65,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
 
 
 class NamingMapper(DatasetMapper):  # type: ignore[misc]  # detectron2 has no types
-    """`detectron2.data.DatasetMapper`; what PIL and detectron2 raise for an image becomes a line with its name."""
+    """`detectron2.data.DatasetMapper`, whose errors name the image."""
 
     def __call__(self, record: dict[str, Any]) -> Any:
         """The record with its image, as the model takes it."""
@@ -76,14 +76,14 @@ class NamingMapper(DatasetMapper):  # type: ignore[misc]  # detectron2 has no ty
 
 
 def _without_nan(value: Any) -> Any:
-    """NaN, for sizes of which there are no objects, is no JSON."""
+    """NaN, COCO's AP of a size without objects, becomes null: it is not JSON."""
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}
     return None if value != value else value
 
 
 def fast_evaluation() -> bool:
-    """Whether detectron2's compiled COCO evaluation is there; the copy on PyPI has none."""
+    """Whether detectron2's compiled COCO evaluation is there; the copy on PyPI lacks it."""
     try:
         from detectron2._C import COCOevalEvaluateImages  # noqa: F401  # whether it is there is the question
     except (ImportError, RuntimeError):  # our stand-in for the missing module raises RuntimeError
@@ -94,7 +94,7 @@ def fast_evaluation() -> bool:
 def draw_predictions(cfg: CfgNode, dataset: str) -> list[Path]:
     """Writes ``SKD.VISUALIZE`` validation images as PNG, predictions on the left and ground truth on the right.
 
-    Takes what `COCOEvaluator` wrote, so nothing is computed again.
+    The predictions are those that `COCOEvaluator` has written.
     """
     file = _inference_folder(cfg, dataset) / PREDICTIONS
     if not cfg.SKD.VISUALIZE or not file.exists():

@@ -1,4 +1,4 @@
-"""Backbone weights: found, compared with the configuration, loaded completely or not at all."""
+"""Backbone weights: checked against the configuration, then loaded completely or refused."""
 
 from __future__ import annotations
 
@@ -19,22 +19,16 @@ from skd_plugins.weights.load import load_into
 from .config import plain
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "color": "RGB"}
-_NODES = ("state_dict_ema", "model_ema", "state_dict", "model")  # where timm and torchvision keep it in a checkpoint
+_NODES = ("state_dict_ema", "model_ema", "state_dict", "model")  # where timm's and torchvision's checkpoints have it
 
 
 @dataclass(frozen=True)
 class BackboneWeights:
-    """A classifier's weights.
+    """A network's weights, its classifier included."""
 
-    Attributes:
-        source: what was asked for.
-        state: the state dict, classifier included.
-        card: what is known about it; None for a bare ``.pth``.
-    """
-
-    source: str
+    source: str  # as the user named them
     state: dict[str, Tensor]
-    card: dict[str, Any] | None
+    card: dict[str, Any] | None  # None for a bare ``.pth``
 
     @property
     def num_classes(self) -> int | None:
@@ -46,11 +40,7 @@ class BackboneWeights:
 
 
 def read_backbone_weights(source: str) -> BackboneWeights:
-    """Reads what ``MODEL.TIMM.WEIGHTS`` names (see `add_skd_config`).
-
-    Raises:
-        SkdError: there is no such thing, or it is damaged.
-    """
+    """Reads what ``MODEL.TIMM.WEIGHTS`` names (see `add_skd_config`)."""
     try:
         state, card = read_weights(source)
         return BackboneWeights(source, state, card)
@@ -68,17 +58,17 @@ def read_backbone_weights(source: str) -> BackboneWeights:
 
 
 def wanted_weights(cfg: CfgNode) -> BackboneWeights | None:
-    """The weights that a new detector starts from; None when a whole detector is loaded, or for random weights."""
+    """The weights a new detector starts from; None for random weights, or if a whole detector is loaded."""
     if not cfg.MODEL.TIMM.WEIGHTS or cfg.MODEL.WEIGHTS:
         return None
     return read_backbone_weights(cfg.MODEL.TIMM.WEIGHTS)
 
 
 def take_from_card(cfg: CfgNode, weights: BackboneWeights | None) -> None:
-    """Completes the configuration by what the weights' card says.
+    """Fills in the network, its arguments and the pre-processing from the weights' card.
 
-    Network, its arguments and the pre-processing are taken where the configuration has detectron2's defaults, and
-    compared where it says something else (in `check_against_card`). Without a card the pre-processing is ImageNet's.
+    Values that the configuration sets itself are compared with the card's. Without a card the pre-processing is that of
+    ImageNet.
     """
     card = (weights.card if weights else None) or {}
     timm, default = cfg.MODEL.TIMM, get_cfg()
@@ -88,14 +78,14 @@ def take_from_card(cfg: CfgNode, weights: BackboneWeights | None) -> None:
     pixels = _pixels(IMAGENET | card)
     untouched = all(_get(cfg, key) == _get(default, key) for key in pixels)
     if untouched:
-        for key, value in pixels.items():
-            _set(cfg, key, value)
+        for entry in pixels.items():
+            cfg.merge_from_list(entry)
     if weights:
         check_against_card(cfg, weights)
 
 
 def take_from_config(cfg: CfgNode, path: Path) -> None:
-    """Takes network and pre-processing from the ``config.yaml`` that lies beside a trained detector."""
+    """Takes network and pre-processing from the ``config.yaml`` beside a trained detector."""
     saved = CfgNode.load_yaml_with_base(str(path))
     timm = saved.get("MODEL", {}).get("TIMM", {})
     for key, place, value in (
@@ -110,11 +100,7 @@ def take_from_config(cfg: CfgNode, path: Path) -> None:
 
 
 def check_against_card(cfg: CfgNode, weights: BackboneWeights) -> None:
-    """Compares network and pre-processing with the weights' card.
-
-    Raises:
-        SkdError: they differ; the message has the values to set.
-    """
+    """Compares network and pre-processing with the weights' card."""
     card, timm = weights.card, cfg.MODEL.TIMM
     if card is None:
         return
@@ -125,11 +111,10 @@ def check_against_card(cfg: CfgNode, weights: BackboneWeights) -> None:
         )
     for key, value in _pixels(card).items():
         have = _get(cfg, key)
-        same = (
-            have == value
-            if isinstance(value, str)
-            else all(abs(a - b) < 0.01 for a, b in zip(have, value, strict=True))
-        )
+        if isinstance(value, str):
+            same = have == value
+        else:
+            same = all(abs(a - b) < 0.01 for a, b in zip(have, value, strict=True))
         if not same:
             raise SkdError(
                 f'{weights.source} was trained with {key} {value}, but the config has {have}; set {key} "{value}"'
@@ -137,11 +122,7 @@ def check_against_card(cfg: CfgNode, weights: BackboneWeights) -> None:
 
 
 def load_backbone_weights(network: nn.Module, weights: BackboneWeights) -> None:
-    """Loads all of them; the log says how many.
-
-    Raises:
-        SkdError: a key or a shape on either side has no partner.
-    """
+    """Loads all of them; the log says how many."""
     load_into(network, weights.state, what=weights.source)
     logging.getLogger("detectron2.skd").info(
         "backbone: all %d tensors of %s matched; the classifier is dropped", len(weights.state), weights.source
@@ -149,16 +130,12 @@ def load_backbone_weights(network: nn.Module, weights: BackboneWeights) -> None:
 
 
 def check_detector(cfg: CfgNode) -> None:
-    """Compares the detector in ``MODEL.WEIGHTS`` with the configuration's; detectron2 would only warn.
-
-    Raises:
-        SkdError: keys or shapes differ.
-    """
+    """Raises `SkdError` if the detector in ``MODEL.WEIGHTS`` is not the configuration's; detectron2 only warns."""
     bare = cfg.clone()
     bare.MODEL.DEVICE = "cpu"
     own = build_model(bare).state_dict()
     state = checkpoint.read(Path(cfg.MODEL.WEIGHTS)).get("model", {})
-    # Made from the configuration, and left out of the files of some versions.
+    # Derived from the configuration; some versions of detectron2 do not save them.
     ignored = ("pixel_mean", "pixel_std")
     wrong = sorted(
         key
@@ -175,7 +152,7 @@ def check_detector(cfg: CfgNode) -> None:
 
 
 def create_classifier(cfg: CfgNode, weights: BackboneWeights | None) -> nn.Module:
-    """The classifier that ``MODEL.TIMM`` names, with the weights."""
+    """The network that ``MODEL.TIMM`` names, with the weights."""
     timm = cfg.MODEL.TIMM
     if not timm.NAME:
         raise SkdError("MODEL.TIMM.NAME is empty, and there are no weights with a card that would say it")
@@ -193,7 +170,7 @@ def _pixels(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arch(name: str) -> str:
-    """timm's and torchvision's ResNets of one name are the same network with the same keys."""
+    """timm and torchvision give ResNets of one name the same keys."""
     return name.removeprefix("torchvision/").partition(".")[0]
 
 
@@ -205,10 +182,3 @@ def _get(cfg: CfgNode, key: str) -> Any:
     for name in key.split("."):
         cfg = cfg[name]
     return plain(cfg)
-
-
-def _set(cfg: CfgNode, key: str, value: Any) -> None:
-    *parents, leaf = key.split(".")
-    for name in parents:
-        cfg = cfg[name]
-    cfg[leaf] = value

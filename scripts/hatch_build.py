@@ -1,4 +1,4 @@
-"""Hatchling's hook: compiles the decoder for a wheel or an editable installation, where that is possible."""
+"""Hatchling's hook: compiles the decoder for a wheel or an editable installation, if possible."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class Decoder(BuildHookInterface):  # type: ignore[type-arg]
-    """Adds the compiled decoder to a wheel. Without a compiler or libjpeg-turbo the wheel is a pure Python one."""
+    """Adds the compiled decoder to a wheel, which stays pure Python without a compiler or libjpeg-turbo."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Runs before a wheel is built, also an editable one."""
+        """Runs before any wheel is built, also an editable one."""
         native = runpy.run_path(str(Path(self.root, "skd_plugins/data/beton/native/build.py")))
         try:
             library: Path = native["build"]()

@@ -2,11 +2,11 @@
 
 Usage: python scripts/install_detectron2.py .venv/bin/python [--force] [--source official|pypi]
 
-detectron2 has no release on PyPI that builds. Where the official repository can be reached, a fixed commit of it is
-built from source. Elsewhere the package ``pb1-detectron2`` serves: all of 0.6's Python, without the C++ sources. To
-run with today's packages it is changed: no extension modules are built, ``detectron2._C`` is a module that says what
-is missing when one of its operators is called, a name that Pillow 10 removed is replaced, and requirements that it
-does not use are dropped. Faster R-CNN needs none of the missing operators (ROIAlign and NMS are torchvision's).
+detectron2 has no release on PyPI that builds. If the official repository can be reached, a fixed commit of it is built
+from source. Otherwise the package ``pb1-detectron2`` is used, which has all Python files of 0.6 but no C++ sources. It
+is changed to run with today's packages: it builds no extension modules, its ``detectron2._C`` is a module that names
+the missing operator when one is called, a name that Pillow 10 removed is replaced, and unused requirements are dropped.
+Faster R-CNN needs none of the missing operators (its ROIAlign and NMS are torchvision's).
 
 The environment must already have torch, setuptools and the packages of the extra ``detection``.
 """
@@ -86,11 +86,7 @@ def is_importable(python: str) -> bool:
 
 
 def install(python: str, source: str | None, repository: str) -> str:
-    """Installs detectron2 and checks that it imports. Returns where it came from.
-
-    Raises:
-        InstallError: no source worked.
-    """
+    """Installs detectron2, checks that it imports, and returns where it came from."""
     sources: dict[str, Callable[[], str]] = {
         "official": lambda: install_official(python, repository),
         "pypi": lambda: install_copy(python),
@@ -116,7 +112,7 @@ def install_official(python: str, repository: str) -> str:
 
 
 def install_copy(python: str) -> str:
-    """Installs the PyPI copy, made fit for today's packages."""
+    """Installs the PyPI copy, changed for today's packages."""
     with tempfile.TemporaryDirectory(prefix="detectron2-") as name:
         folder = Path(name)
         run([str(UV), "pip", "install", "--python", python, "--target", str(folder / "pip"), DOWNLOADER])
@@ -130,7 +126,7 @@ def install_copy(python: str) -> str:
 
 
 def replace_installed(python: str, what: str) -> None:
-    """Installs `what`, built with the environment's own torch, in place of any detectron2 that is there."""
+    """Installs `what`, built with the environment's torch, and removes any other detectron2."""
     run([str(UV), "pip", "uninstall", "--python", python, "detectron2", "pb1-detectron2"])
     run([str(UV), "pip", "install", "--python", python, "--no-deps", "--no-build-isolation", what])
 
@@ -147,11 +143,7 @@ def unpack(folder: Path) -> Path:
 
 
 def patch(source: Path) -> None:
-    """Makes the PyPI copy's unpacked source installable and fit for today's Pillow.
-
-    Raises:
-        InstallError: a file is not as it is in version 0.6.
-    """
+    """Changes the unpacked PyPI copy so that it installs and runs with today's Pillow."""
     for pattern in (r"ext_modules=get_extensions\(\),", '"future",', '"pydot",', '"black==.*",'):
         replace_once(source / "setup.py", rf"^ *{pattern}.*\n", "")
     replace_once(source / "detectron2/data/transforms/transform.py", r"\bImage\.LINEAR\b", "Image.BILINEAR")
@@ -159,7 +151,7 @@ def patch(source: Path) -> None:
 
 
 def replace_once(path: Path, pattern: str, replacement: str) -> None:
-    """Replaces the pattern, which must be in the file exactly once."""
+    """Replaces a pattern that must occur exactly once in the file."""
     text, count = re.subn(pattern, replacement, path.read_text() if path.is_file() else "", flags=re.MULTILINE)
     if count != 1:
         raise InstallError(f"{path.name} of the PyPI copy has {pattern!r} {count} times, not once")
@@ -167,11 +159,7 @@ def replace_once(path: Path, pattern: str, replacement: str) -> None:
 
 
 def run(command: list[str], *, timeout: float | None = None, **environment: str) -> None:
-    """Runs a command.
-
-    Raises:
-        InstallError: it failed or took longer than `timeout` seconds; with the last line that it printed.
-    """
+    """Runs a command; an error has the last line that it printed."""
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", **environment}
     try:
         done = subprocess.run(command, env=environment, timeout=timeout, capture_output=True, text=True)

@@ -36,12 +36,13 @@ use() {
   skd write digits --out data --per-class 5 $format
   python recipes/digits_sddropout.py --data data epochs=1 trackers=[]
   skd evaluate runs/resnet10t_digits.sdd/seed0 --data data
-  skd release runs/resnet10t_digits.sdd/seed0 --tag trial --data data --manifest own.json --url https://nowhere.example
+  mkdir releases
   python -u -m http.server --bind 127.0.0.1 --directory releases 0 >served 2>&1 &
   server=$!
   until grep -q "port [0-9]" served; do sleep 0.2; done
-  SKD_WEIGHTS_MANIFEST=own.json SKD_WEIGHTS_MIRROR=$(grep -o "http://[^/]*" served) \
-    skd evaluate resnet10t_digits.trial --data data
+  skd release runs/resnet10t_digits.sdd/seed0 --tag trial --data data --manifest own.json \
+    --url "$(grep -o "http://[^/]*" served)/resnet10t_digits.trial"
+  SKD_WEIGHTS_MANIFEST=own.json skd evaluate resnet10t_digits.trial --data data
   kill $server || :
   grep "GET /resnet10t_digits.trial/model.safetensors" served
   python detection/train_net.py --config faster_rcnn_sdd.yaml --dry-run

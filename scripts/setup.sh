@@ -33,7 +33,7 @@ install_packages() {
   if [[ $(id -u) != 0 ]]; then
     # sudo may ask for a password only if somebody is there to type it.
     has sudo && { [[ -t 0 ]] || sudo -n true 2>/dev/null; } ||
-      die "system packages are missing, and this is neither root nor may it use sudo. As root: $command"
+      die "system packages are missing, and you are neither root nor allowed to use sudo. Run as root: $command"
     as_root=(sudo)
   fi
   say "system packages: ${missing[*]}"
@@ -41,7 +41,7 @@ install_packages() {
     say "apt-get update failed; trying with the lists that are there"
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
     install --no-install-recommends "${missing[@]}" >/dev/null ||
-    die "system packages could not be installed. As root: $command"
+    die "system packages could not be installed. Run as root: $command"
 }
 
 system_packages() {
@@ -91,7 +91,7 @@ system_packages
 say "uv: $(scripts/uv.sh --version)"
 environment
 say "$("$python" -V) in $venv; installing the packages of requirements.lock (5 GB the first time)"
-# uv, not pip: pip's configuration may point it to a CPU build of torch that the registry's torchvision can't use.
+# uv, not pip: pip's settings may select a CPU build of torch that does not fit the torchvision of the index.
 scripts/uv.sh pip install $quiet --python "$python" --no-deps -r requirements.lock -e . ||
   die "the packages could not be installed (see above); uv does not read pip's settings: a mirror goes into UV_DEFAULT_INDEX"
 "$python" "$native/build.py" || say "going on without our decoder: reading .beton files works, but slower"

@@ -1,6 +1,6 @@
 """Self-knowledge distillation for timm, torchvision, FFCV, accelerate and detectron2.
 
-The public names, one page. They are imported on first use, so that ``import skd_plugins`` costs nothing.
+The public names. Each is imported on first use, so that ``import skd_plugins`` takes no time.
 """
 
 from __future__ import annotations

@@ -1,59 +1,73 @@
-"""A real HTTP server on loopback that answers like the Hugging Face hub for a few files."""
+"""A real HTTP server on loopback that answers like the Hugging Face Hub for small files, and takes uploads of them."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import threading
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+
+from fileserver import Quiet, serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def serve_hub(repositories: Mapping[str, Mapping[str, Path | bytes]]) -> Iterator[str]:
-    """Serves ``{"owner/name": {"file": path or content}}``; gives the address for HF_ENDPOINT."""
+def serve_hub(repositories: dict[str, dict[str, Path | bytes]]) -> Iterator[str]:
+    """Serves ``{"owner/name": {"file": path or content}}``, takes what is pushed; gives the HF_ENDPOINT."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(Quiet):
         def do_HEAD(self) -> None:
-            self.answer(body=False)
+            self.file(body=False)
 
         def do_GET(self) -> None:
-            self.answer(body=True)
+            self.file(body=True)
 
-        def answer(self, body: bool) -> None:
+        def file(self, body: bool) -> None:
             repository, _, rest = self.path.lstrip("/").partition("/resolve/")
-            file = rest.partition("/")[2].partition("?")[0]
-            content = repositories.get(repository, {}).get(file)
+            content = repositories.get(repository, {}).get(rest.partition("/")[2].partition("?")[0])
             if content is None:
-                self.send_response(404)
-                self.send_header("X-Error-Code", "EntryNotFound" if repository in repositories else "RepoNotFound")
-                self.send_header("X-Repo-Commit", COMMIT)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                error = "EntryNotFound" if repository in repositories else "RepoNotFound"
+                self.answer(404, b"", {"X-Error-Code": error})
                 return
             data = content if isinstance(content, bytes) else content.read_bytes()
-            self.send_response(200)
-            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("Content-Length", str(len(data)))
+            self.answer(200, data, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"'}, body=body)
+
+        def do_POST(self) -> None:
+            """The Hub's protocol for files that are not large: create, preupload, commit."""
+            sent = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            said: dict[str, Any] = {}
+            if self.headers.get("Authorization") != "Bearer hf_secret":
+                self.answer(401, b"{}", {})
+                return
+            if self.path == "/api/repos/create":
+                made = json.loads(sent)
+                name = f"{made['organization']}/{made['name']}"
+                repositories.setdefault(name, {})
+                said = {"url": f"http://{self.headers['Host']}/{name}"}
+            elif "/preupload/" in self.path:
+                files = json.loads(sent)["files"]
+                said["files"] = [
+                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files
+                ]
+            elif "/commit/" in self.path:
+                name = self.path.removeprefix("/api/models/").partition("/commit/")[0]
+                for line in map(json.loads, sent.splitlines()):
+                    if line["key"] == "file":
+                        repositories[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                said = {"commitUrl": f"http://{self.headers['Host']}/{name}/commit/{COMMIT}", "commitOid": COMMIT}
+            self.answer(200, json.dumps(said).encode(), {})
+
+        def answer(self, status: int, data: bytes, headers: dict[str, str], *, body: bool = True) -> None:
+            self.send_response(status)
+            for key, value in {"X-Repo-Commit": COMMIT, "Content-Length": str(len(data)), **headers}.items():
+                self.send_header(key, value)
             self.end_headers()
             if body:
                 self.wfile.write(data)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as address:
+        yield address

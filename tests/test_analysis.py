@@ -117,18 +117,9 @@ def test_distribution_of_a_sample() -> None:
     assert predictive_distribution(logits, np.array([4, 0]), 0, k=5).classes.tolist() == [1, 0, 2, 3, 4]
 
 
-def test_mistakes_that_are_refused() -> None:
-    right = {"a": one_hot([1])}
+def test_without_common_mistakes_there_are_no_histograms() -> None:
     with pytest.raises(SkdError, match="no sample that all of a get wrong"):
-        log_prob_histograms(right, np.array([1]))
-    with pytest.raises(SkdError, match="at least one network"):
-        common_mistakes({}, np.array([1]))
-    with pytest.raises(SkdError, match="sample 3 of 1"):
-        predictive_distribution(right, np.array([1]), 3)
-    with pytest.raises(SkdError, match="logits must be"):
-        common_mistakes({"a": one_hot([1]), "b": one_hot([1, 2])}, np.array([1]))
-    with pytest.raises(SkdError, match="bins must be at least 1"):
-        log_prob_histograms(right, np.array([0]), bins=0)
+        log_prob_histograms({"a": one_hot([1])}, np.array([1]))
 
 
 # ---------------------------------------------------------------------------------------------------------- corruption
@@ -146,15 +137,11 @@ def test_mca_is_the_mean_of_the_printed_fifteen() -> None:
     assert result["mca"] == pytest.approx(0.4749, abs=1e-4), "printed; the mean of the rounded ones is 0.47497"
 
 
-def test_extra_corruptions_do_not_count_and_missing_ones_are_named() -> None:
+def test_extra_corruptions_do_not_count() -> None:
     full = dict.fromkeys(CORRUPTIONS, [0.5] * 5)
     result = corruption_accuracy(full | {"spatter": [1.0] * 5})
     assert result["mca"] == 0.5
     assert result["spatter"] == 1.0
-    with pytest.raises(SkdError, match="not evaluated: snow, fog"):
-        corruption_accuracy({name: values for name, values in full.items() if name not in ("snow", "fog")})
-    with pytest.raises(SkdError, match="snow has 1 accuracies"):
-        corruption_accuracy(full | {"snow": [0.5]})
 
 
 # ---------------------------------------------------------------------------------------------------------------- t-SNE

@@ -214,7 +214,7 @@ assert WRONG
 
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_wrong_values_are_named(wrong: dict[str, Any]) -> None:
-    with pytest.raises(SkdError, match=f"{next(iter(wrong))}="):
+    with pytest.raises(SkdError, match=f"{next(iter(wrong))} should be"):
         Augmentation(**wrong)
 
 

@@ -241,8 +241,8 @@ from pathlib import Path
 import numpy as np
 sys.path[:0] = [{tests!r}, {tests!r} + "/.."]
 from conftest import overwrite
-from skd_plugins.data.beton import BetonFile
-from skd_plugins.errors import SkdError
+from skd_plugins.data.beton.file import BetonFile
+from skd_plugins.common.errors import SkdError
 from test_beton import crops, layout
 
 for path in map(Path, {paths!r}):
@@ -445,7 +445,7 @@ import numpy as np
 import torch
 from pathlib import Path
 torch.set_num_threads(2)
-from skd_plugins.data.beton import BetonFile, beton_available
+from skd_plugins.data.beton.file import BetonFile, beton_available
 assert beton_available()
 data, out = BetonFile(Path({path!r})), np.zeros((8, 8, 3), np.uint8)
 assert data.crop(0, np.array([0, 0, 20, 20]), False, out) is None

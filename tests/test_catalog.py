@@ -118,13 +118,10 @@ def test_a_network_gets_the_right_labels(name: str, tmp_path: Path, capsys: pyte
     out, writing = tmp_path / "out", WriteOptions(raw_share=1.0, workers=1)
     data(name.partition(" ")[0], root=build(tmp_path), out=out, subset=True, writing=writing)
     assert f"train: {TRAIN * len(classes)} images, {len(classes)} classes" in capsys.readouterr().out
-    spec = Augmentation(image_size=16, scale=(0.9, 1.0))
+    spec = Augmentation(image_size=16, scale=(0.9, 1.0), mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
     for train, count in ((True, TRAIN), (False, TEST)):
         path = out / ("train.beton" if train else "val.beton")
-        loader = make_loader(
-            path, segments=("anchor", "pair"), batch_size=3, train=train, augmentation=spec, workers=1,
-            mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3,
-        )  # fmt: skip
+        loader = make_loader(path, segments=("anchor", "pair"), batch_size=3, train=train, augmentation=spec, workers=1)
         assert loader.classes == classes
         seen = 0
         for input, target in loader:

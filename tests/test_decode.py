@@ -45,7 +45,8 @@ def native_crop(data: Pixels, shape: Any, box: Any, flip: bool, size: Any, **opt
     assert LIBRARY is not None
     memory = np.full(size[0] * size[1] * 3 + 128, 7, np.uint8)
     out = memory[64:-64].reshape(*size, 3)
-    reason = decode.crop_native(LIBRARY, data, shape, box, flip, out, **({"scale": 1, "whole": False} | options))
+    stored = decode.Stored(data, shape, options.pop("raw", False))
+    reason = decode.crop_native(LIBRARY, stored, box, flip, out, **({"scale": 1, "whole": False} | options))
     assert (memory[:64] == 7).all()
     assert (memory[-64:] == 7).all()
     return reason, out
@@ -53,7 +54,7 @@ def native_crop(data: Pixels, shape: Any, box: Any, flip: bool, size: Any, **opt
 
 def ffcv_crop(data: Pixels, shape: Any, box: Any, flip: bool, size: Any, *, raw: bool, scale: int = 1) -> Pixels:
     out = np.zeros((*size, 3), np.uint8)
-    assert decode.crop_ffcv(data, shape, box, flip, out, raw=raw, scale=scale) is None
+    assert decode.crop_ffcv(decode.Stored(data, shape, raw), box, flip, out, scale=scale) is None
     return out
 
 
@@ -152,8 +153,8 @@ def test_a_library_with_other_pixels_is_not_used(monkeypatch: pytest.MonkeyPatch
     """As one would be that is linked to another libjpeg: here FFCV's own crops are brighter by one."""
     real = decode.crop_ffcv
 
-    def brighter(data: Pixels, shape: Any, box: Any, flip: bool, out: Pixels, **options: Any) -> str | None:
-        reason = real(data, shape, box, flip, out, **options)
+    def brighter(image: decode.Stored, box: Any, flip: bool, out: Pixels, **options: Any) -> str | None:
+        reason = real(image, box, flip, out, **options)
         out += 1
         return reason
 

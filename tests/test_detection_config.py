@@ -40,13 +40,6 @@ def test_faster_rcnn(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert recipe.name.split(".")[1].removesuffix("_in1k") in path.stem
 
 
-def test_configs_state_only_their_difference() -> None:
-    for path in FASTER:
-        settings = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
-        assert len(settings) <= 5, path
-        assert settings[0].startswith("_BASE_: ")
-
-
 def test_bare_names_paths_and_overrides(tmp_path: Path) -> None:
     assert find_config("digits_demo") == find_config("digits_demo.yaml") == CONFIGS / "digits_demo.yaml"
     own = tmp_path / "own.yaml"

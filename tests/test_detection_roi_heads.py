@@ -124,9 +124,12 @@ def test_loss_is_the_equation() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
-    [("WEIGHT", -1.0, "WEIGHT must be at least 0"), ("TEMPERATURE", 0.0, "TEMPERATURE must be above 0"),
-     ("DROP_RATE", 1.0, "DROP_RATE must be between 0 and 1")],
-)  # fmt: skip
+    [
+        ("WEIGHT", -1.0, "WEIGHT should be greater than or equal to 0"),
+        ("TEMPERATURE", 0.0, "TEMPERATURE should be greater than 0"),
+        ("DROP_RATE", 1.0, "DROP_RATE should be less than 1"),
+    ],
+)
 def test_settings_are_checked(setting: str, value: float, message: str) -> None:
     with pytest.raises(SkdError, match=rf"MODEL.ROI_HEADS.SD_DROPOUT.{message}"):
         build_model(make_cfg("SDDropoutROIHeads", **{setting: value}))

@@ -19,6 +19,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
+from accelerate.commands.launch import launch_command_parser
+from torch.distributed.run import get_args_parser
+
+import skd_plugins
+from skd_plugins import cli, list_methods
+from skd_plugins.methods import method
+from skd_plugins.recipe import override
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -71,15 +79,13 @@ SLOW = DOCS / "tutorials" / "own-loop.md"  # FFCV's writer
 @pytest.fixture
 def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder and cache to be in; methods that a page registers are forgotten afterwards."""
-    from skd_plugins.methods import method as _base
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SKD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MPLBACKEND", "agg")
-    known = dict(_base._METHODS)
+    known = dict(method._METHODS)
     yield tmp_path
-    _base._METHODS.clear()
-    _base._METHODS.update(known)
+    method._METHODS.clear()
+    method._METHODS.update(known)
 
 
 def execute(source: str, where: str, line: int, namespace: dict[str, Any]) -> None:
@@ -192,11 +198,9 @@ def options_in(words: list[str]) -> set[str]:
 
 @cache
 def skd_options(command: str) -> set[str]:
-    from skd_plugins.cli import main
-
     printed = io.StringIO()
     with redirect_stdout(printed), pytest.raises(SystemExit):
-        main([command, "--help"])
+        cli.main([command, "--help"])
     return set(re.findall(r"--?[a-z][\w-]*", printed.getvalue()))
 
 
@@ -215,8 +219,6 @@ def parsed_options(parser: ArgumentParser) -> set[str]:
 
 def check_recipe(path: str, rest: list[str], where: str) -> None:
     """Options of the recipes' command line, and overrides that its recipe takes."""
-    from skd_plugins.recipe import override
-
     assert options_in(rest) <= {"--data", "--out", "--resume", "--dry-run"}, where
     override(recipe_of(path), [word for word in rest if re.match(r"[a-z_.]+=", word)])
 
@@ -228,20 +230,16 @@ def check_command(command: Command) -> None:
         assert {word for word in words[1:] if "=" not in word} <= targets, where
         return
     if words[0] == "skd" or words[1:3] == ["-m", "skd_plugins.cli"] or "skd_plugins.cli" in words:
-        from skd_plugins.cli import COMMANDS
-
         at = 1 if words[0] == "skd" else words.index("skd_plugins.cli") + 1
-        assert words[at] in COMMANDS, where
+        if words[at].startswith("--tyro-"):  # completion, of all commands
+            return
+        assert words[at] in cli.COMMANDS, where
         assert options_in(words[at + 1 :]) <= skd_options(words[at]), where
         words = words[:at]
     script = next((number for number, word in enumerate(words) if word.endswith(".py")), len(words))
     if words[0] == "accelerate" and words[1] == "launch":
-        from accelerate.commands.launch import launch_command_parser
-
         assert options_in(words[2:script]) <= parsed_options(launch_command_parser()), where
     if words[0] == "torchrun":
-        from torch.distributed.run import get_args_parser
-
         known = {text.replace("_", "-") for text in parsed_options(get_args_parser())}
         assert {text.replace("_", "-") for text in options_in(words[1:script])} - {"-m"} <= known, where
     if script == len(words) or words[script] == "own.py":  # the last one is a tutorial's
@@ -301,8 +299,6 @@ GENERATED = re.compile(r"methods/(index|[a-z_]+)\.md")  # by docs/generate.py
 
 
 def exists(target: Path) -> bool:
-    from skd_plugins import list_methods
-
     inside = target.resolve().relative_to(ROOT)
     made = GENERATED.fullmatch(str(inside.relative_to("docs"))) if inside.parts[0] == "docs" else None
     return made[1] in ("index", *list_methods()) if made else target.exists()
@@ -317,29 +313,17 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_navigation_has_every_page() -> None:
-    import yaml
-
     entries = list(nav_of(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     assert all(exists(DOCS / entry) for entry in entries), entries
     assert {str(page.relative_to(DOCS)) for page in PAGES[1:]} <= set(entries)
 
 
 def test_the_reference_has_every_public_name() -> None:
-    import skd_plugins
-
     named = re.findall(r"^::: (\S+)$", (DOCS / "reference.md").read_text(), re.MULTILINE)
     assert {f"skd_plugins.{name}" for name in skd_plugins.__all__} <= set(named)
     detection = re.search(r"__all__ = (\[.*?\])", (ROOT / "detection" / "__init__.py").read_text(), re.DOTALL)
     assert detection
     assert {f"detection.{name}" for name in ast.literal_eval(detection[1])} <= set(named)
-
-
-def test_the_map_has_every_file() -> None:
-    package, text = ROOT / "skd_plugins", (ROOT / "CONTRIBUTING.md").read_text()
-    names = {str(path.relative_to(package)) for folder in (package, package / "data") for path in folder.glob("*.py")}
-    assert len(names) > 45
-    named = set(re.findall(r"`([\w/]+\.py)`", text.partition("## The map")[2].partition("## ")[0]))
-    assert {name for name in names if not name.endswith("__init__.py")} - named == set()
 
 
 def quoted_messages() -> list[str]:
@@ -382,16 +366,12 @@ def test_the_site_builds(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    from skd_plugins import list_methods
-
     index = (tmp_path / "site" / "methods" / "index.html").read_text()
     for name in list_methods():
         page = (tmp_path / "site" / "methods" / name / "index.html").read_text()
         assert f'href="{name}/"' in index
         assert 'class="doc doc-heading"' in page, f"the docstring of {name}"
-    from skd_plugins.cli import COMMANDS
-
     commands = (tmp_path / "site" / "commands" / "index.html").read_text()
-    assert [name for name in COMMANDS if f"usage: skd {name} " not in commands] == []
+    assert [name for name in cli.COMMANDS if f"usage: skd {name} " not in commands] == []
     for page in (tmp_path / "site").rglob("*.html"):  # works without a network
         assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=\"https?://", page.read_text()), page

@@ -17,14 +17,15 @@ TREES = {
     for path in (ROOT / folder).rglob("*.py")
 }
 # What else may be raised: Python's protocols, the operating system's own errors, the end of a command.
-OTHERS = {"AssertionError", "AttributeError", "NotImplementedError", "OSError", "SystemExit"}
+OTHERS = {"AssertionError", "AttributeError", "ConnectionError", "NotImplementedError", "OSError", "SystemExit"}
 # Files whose ValueError is caught nearby or is a programmer's mistake, which deserves a traceback.
 VALUE_ERRORS = {
     "skd_plugins/data/datasets/dogs.py",
     "skd_plugins/data/beton/ffcv_writer.py",
-    "skd_plugins/evaluation/report.py",
-    "skd_plugins/evaluation/runs.py",
+    "skd_plugins/evaluation/comparison.py",
+    "skd_plugins/evaluation/metrics.py",
     "skd_plugins/methods/method.py",
+    "skd_plugins/weights/checkpoint.py",
     "skd_plugins/weights/manifest.py",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -9,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from skd_plugins import create_model
 from skd_plugins.common.errors import SkdError
 from skd_plugins.papers.measures.gradients import (
     Assumptions,
-    KLGradients,
+    DropoutPair,
     check_assumptions,
     kl_gradients,
     mean_assumptions,
@@ -20,6 +22,8 @@ from skd_plugins.papers.measures.gradients import (
 )
 
 T, DROP = 3.0, 0.5
+PAIR = DropoutPair(temperature=T, drop_rate=DROP)
+CLASSIFIER = DropoutPair(temperature=T, drop_rate=DROP, of="classifier")
 
 
 class Net(nn.Module):
@@ -93,7 +97,7 @@ def lemma_1(model: Net, input: Tensor) -> tuple[Tensor, Tensor]:
 def test_gradients_are_those_of_lemma_1() -> None:
     model, input = Net(), images()
     forward, reverse = lemma_1(model, input)
-    result = kl_gradients(model, input, temperature=T, drop_rate=DROP)
+    result = kl_gradients(model, input, PAIR)
     assert result.l1_forward == pytest.approx(float(forward.abs().sum()), rel=1e-9)
     assert result.l1_reverse == pytest.approx(float(reverse.abs().sum()), rel=1e-9)
     assert result.cosine == pytest.approx(float(forward @ reverse / forward.norm() / reverse.norm()), rel=1e-9)
@@ -117,7 +121,7 @@ def test_gradients_are_finite_differences() -> None:
         p, q = probabilities(model, input)
         return kl(p, fixed_q) + kl(q, fixed_p)
 
-    result = kl_gradients(model, input, temperature=T, drop_rate=DROP)
+    result = kl_gradients(model, input, PAIR)
     a, b = finite_differences(model, forward), finite_differences(model, reverse)
     assert result.l1_forward == pytest.approx(float(a.abs().sum()), rel=1e-6)
     assert result.l1_reverse == pytest.approx(float(b.abs().sum()), rel=1e-6)
@@ -128,30 +132,23 @@ def slow_assumptions(model: Net, input: Tensor) -> Assumptions:
     """One pair at a time, gradients from finite differences."""
     with torch.no_grad():
         values = probabilities(model, input)
-    norms = torch.stack([
-        torch.stack([
-            torch.stack([
-                finite_differences(model, lambda k=k, b=b, c=c: probabilities(model, input)[k, b, c]).abs().sum()
-                for c in range(4)
-            ]) for b in range(len(input))
-        ]) for k in range(2)
-    ])  # fmt: skip
+    norms = torch.zeros_like(values)
+    for place in itertools.product(*map(range, values.shape)):
+        norms[place] = finite_differences(model, lambda place=place: probabilities(model, input)[place]).abs().sum()
     first, second, rs, r1s = 0, 0, [], []
-    for b in range(len(input)):
-        for c in range(4):
-            p, q, gp, gq = (float(x) for x in (values[0, b, c], values[1, b, c], norms[0, b, c], norms[1, b, c]))
-            first += (p / q - 1) * (gp / gq - 1) > 0
-            rho = max(gp / gq, gq / gp)
-            rs.append(math.log(max(p / q, q / p)))
-            r1s.append(abs(math.log(rho) + math.log(math.log(rho + (math.e - 1)))))
-            second += rs[-1] <= r1s[-1]
+    for p, q, gp, gq in zip(*values.flatten(1).tolist(), *norms.flatten(1).tolist(), strict=True):
+        first += (p / q - 1) * (gp / gq - 1) > 0
+        rho = max(gp / gq, gq / gp)
+        rs.append(math.log(max(p / q, q / p)))
+        r1s.append(abs(math.log(rho) + math.log(math.log(rho + (math.e - 1)))))
+        second += rs[-1] <= r1s[-1]
     count = len(rs)
     return Assumptions(first / count, second / count, sum(rs) / count, sum(r1s) / count, count)
 
 
 def test_assumptions_pair_by_pair() -> None:
     model, input = Net(), images(3)
-    result, expected = check_assumptions(model, input, temperature=T, drop_rate=DROP), slow_assumptions(model, input)
+    result, expected = check_assumptions(model, input, PAIR), slow_assumptions(model, input)
     assert result.pairs == expected.pairs == 12
     assert result.p_assumption_1 == pytest.approx(expected.p_assumption_1)
     assert 0 < result.p_assumption_1 < 1
@@ -168,11 +165,11 @@ def test_classifier_gradients_have_a_closed_form() -> None:
     size = features.abs().sum(-1, keepdim=True) + 1
     norm_p, norm_q = (x / T * 2 * (1 - x) * s for x, s in zip((p, q), size, strict=True))
     rho = torch.maximum(norm_p / norm_q, norm_q / norm_p)
-    result = check_assumptions(model, input, temperature=T, drop_rate=DROP, of="classifier")
+    result = check_assumptions(model, input, CLASSIFIER)
     assert result.r_1 == pytest.approx(float((rho.log() + (rho + math.e - 1).log().log()).abs().mean()), rel=1e-9)
     assert result.p_assumption_1 == float(((p / q - 1) * (norm_p / norm_q - 1) > 0).double().mean())
-    both = kl_gradients(model, input, temperature=T, drop_rate=DROP)
-    assert kl_gradients(model, input, temperature=T, drop_rate=DROP, of="classifier").l1_forward < both.l1_forward
+    both = kl_gradients(model, input, PAIR)
+    assert kl_gradients(model, input, CLASSIFIER).l1_forward < both.l1_forward
 
 
 def test_an_image_does_not_depend_on_its_batch_and_nothing_is_left() -> None:
@@ -184,45 +181,48 @@ def test_an_image_does_not_depend_on_its_batch_and_nothing_is_left() -> None:
     assert all(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    one = kl_gradients(model, input, seed=1)
-    assert one == kl_gradients(model, input, seed=1)
-    assert one != kl_gradients(model, input, seed=2), "the masks are drawn from the seed"
+    one = kl_gradients(model, input, DropoutPair(seed=1))
+    assert one == kl_gradients(model, input, DropoutPair(seed=1))
+    assert one != kl_gradients(model, input, DropoutPair(seed=2)), "the masks are drawn from the seed"
 
 
 def test_means_over_a_loader() -> None:
     model = Net()
-    batches = [(images(3, 1), torch.zeros(3)), (images(1, 2), torch.zeros(1)), (images(2, 3), torch.zeros(2))]
-    parts = [kl_gradients(model, input, seed=5 + i) for i, (input, _) in enumerate(batches)]
-    result = mean_kl_gradients(model, batches, batches=2, seed=5)
+    batches = [(images(count, seed), torch.zeros(count)) for count, seed in ((3, 1), (1, 2), (2, 3))]
+    inputs = [(input, DropoutPair(seed=5 + number)) for number, (input, _) in enumerate(batches)]
+    parts = [kl_gradients(model, *one) for one in inputs]
+    result = mean_kl_gradients(model, batches, DropoutPair(seed=5), batches=2)
     for name in ("cosine", "l1_forward", "l1_reverse"):
         assert getattr(result, name) == pytest.approx((getattr(parts[0], name) + getattr(parts[1], name)) / 2)
-    checks = [check_assumptions(model, input, seed=5 + i) for i, (input, _) in enumerate(batches)]
-    total = mean_assumptions(model, batches, seed=5)
+    checks = [check_assumptions(model, *one) for one in inputs]
+    total = mean_assumptions(model, batches, DropoutPair(seed=5))
     assert total.pairs == 24
     for name in ("p_assumption_1", "p_assumption_2", "r", "r_1"):
         assert getattr(total, name) == pytest.approx(sum(getattr(c, name) * c.pairs for c in checks) / 24)
 
 
 def test_a_network_from_timm() -> None:
-    from skd_plugins import create_model
-
     model = create_model("resnet18_cifar", num_classes=3)
     result = kl_gradients(model, torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-    assert isinstance(result, KLGradients)
     assert result.l1_reverse > 0
     assert -1 <= result.cosine <= 1
 
 
-def test_what_is_refused() -> None:
-    with pytest.raises(SkdError, match="no batch"):
-        mean_kl_gradients(Net(), [])
-    with pytest.raises(SkdError, match="no batch"):
-        mean_assumptions(Net(), [])
-    with pytest.raises(SkdError, match="no trainable parameters"):
-        kl_gradients(Net().requires_grad_(False), images())
-    with pytest.raises(SkdError, match="drop_rate must be between"):
-        kl_gradients(Net(), images(), drop_rate=1.0)
-    broken = Net()
-    nn.init.constant_(broken.fc.weight, math.nan)
-    with pytest.raises(SkdError, match="no probability"):
-        check_assumptions(broken, images())
+def broken() -> Net:
+    model = Net()
+    nn.init.constant_(model.fc.weight, math.nan)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mean_kl_gradients(Net(), []), "no batch"),
+        (lambda: kl_gradients(Net().requires_grad_(False), images()), "no trainable parameters"),
+        (lambda: kl_gradients(Net(), images(), DropoutPair(drop_rate=1.0)), "drop_rate must be between"),
+        (lambda: check_assumptions(broken(), images()), "no probability"),
+    ],
+)
+def test_bad_input(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(SkdError, match=message):
+        call()

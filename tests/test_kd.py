@@ -1,4 +1,4 @@
-"""Teachers of `kd`; its equation is in test_numerics, the laws are in test_methods."""
+"""The other networks of methods, `kd`'s teacher and `dml`'s peer; their equations are in test_numerics."""
 
 from __future__ import annotations
 
@@ -33,3 +33,12 @@ def test_a_teacher_stays_as_it_is() -> None:
     assert not any("teacher" in key for key in task.method.state_dict())
     task.to(torch.float64)
     assert {parameter.dtype for parameter in teacher.parameters()} == {torch.float64}
+
+
+def test_a_peer_starts_with_other_weights_of_the_same_kind() -> None:
+    method = make_task("dml").method
+    for parameter, other in zip(method.model.parameters(), method.peer.parameters(), strict=True):
+        assert torch.equal(parameter.flatten().sort().values, other.flatten().sort().values)
+    assert not torch.equal(method.model.conv1[0].weight, method.peer.conv1[0].weight)
+    again = make_task("dml").method
+    assert torch.equal(again.peer.conv1[0].weight, method.peer.conv1[0].weight), "the seed's"

@@ -17,6 +17,7 @@ from skd_plugins.common.errors import SkdError
 from skd_plugins.data import Augmentation, Loader, make_loader, open_data, write_beton
 from skd_plugins.data.beton.file import BetonFile
 from skd_plugins.data.folder import FolderData
+from skd_plugins.data.order import Division
 from skd_plugins.data.sources import image_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more than processors
@@ -34,8 +35,9 @@ def data(request: pytest.FixtureRequest) -> Path:
     return path
 
 
-def loader(path: Path, **options: Any) -> Loader:
-    return make_loader(path, **({"batch_size": 8, "image_size": SIZE, "workers": 0} | options))
+def loader(path: Path, *, rank: int = 0, world: int = 1, accumulation: int = 1, **options: Any) -> Loader:
+    division = Division(rank=rank, world=world, accumulation=accumulation)
+    return make_loader(path, division=division, **({"batch_size": 8, "image_size": SIZE, "workers": 0} | options))
 
 
 def epoch_of(loader: Loader, epoch: int | None = None, start: int = 0) -> Batches:
@@ -231,8 +233,9 @@ def test_evaluation(data: Path, photographs: list[Pixels]) -> None:
 def test_normalisation(data: Path, options: Any) -> None:
     """(x / 255 - mean) / std, in float32, in channels-last memory."""
     mean, std = (0.3, 0.5, 0.7), (0.1, 0.2, 0.3)
-    it = loader(data, mean=mean, std=std, **options)
-    floats, integers = epoch_of(it, 0), host(loader(data, mean=mean, std=std, **options))
+    spec = Augmentation(image_size=SIZE, mean=mean, std=std)
+    floats = epoch_of(loader(data, augmentation=spec, **options), 0)
+    integers = host(loader(data, augmentation=spec, **options))
     assert len(floats) == len(integers) == 2
     for (input, target), (pixels, same_target) in zip(floats, integers, strict=True):
         assert torch.equal(target, same_target)
@@ -297,9 +300,9 @@ def test_two_loaders_at_the_same_time(png_folder: Path, raw_beton: Path) -> None
 
 
 WRONG = [
-    ({"batch_size": 0}, "batch_size=0"),
-    ({"workers": -1}, "workers=-1"),
-    ({"image_size": 0}, "image_size=0"),
+    ({"batch_size": 0}, "batch_size should be"),
+    ({"workers": -1}, "workers should be"),
+    ({"image_size": 0}, "image_size should be"),
     ({"segments": ("pair",)}, "segments start with 'anchor'"),
     ({"batch_size": 7, "world": 2}, "batch_size=7 does not divide into 2 process"),
     ({"batch_size": 40, "world": 10}, "16 training images are too few for 10 process"),

@@ -104,7 +104,6 @@ def test_result_and_gradients(variant: str, model: str) -> None:
     assert result["loss"].requires_grad
     assert result["output"].shape == (BATCH, CLASSES)
     assert result["features"].ndim == 2
-    assert "extra" not in result
     scalars = {key: value for key, value in result.items() if value.ndim == 0}
     assert not any(value.requires_grad for key, value in scalars.items() if key != "loss")
     terms = [value.item() for key, value in scalars.items() if key not in ("loss", "ce")]
@@ -266,20 +265,20 @@ def test_bad_arguments() -> None:
         ("sd_dropuot", {}, "did you mean 'sd_dropout'"),
         ("sd_dropout", {"wieght": 1}, "did you mean 'weight'"),
         ("sd_dropout", {"weight": "abc"}, "weight should be a valid number"),
-        ("sd_dropout", {"weight": -1}, "at least 0"),
-        ("sd_dropout", {"weight": float("nan")}, "weight"),
-        ("sd_dropout", {"drop_rate": 1.0}, "between 0 and 1"),
+        ("sd_dropout", {"weight": -1}, "weight should be greater than or equal to 0, got -1"),
+        ("sd_dropout", {"weight": float("nan")}, "weight should be a finite number"),
+        ("sd_dropout", {"drop_rate": 1.0}, "drop_rate should be less than 1"),
         ("sd_dropout", {"direction": "sideways"}, "direction should be"),
-        ("sd_dropout", {"base": "sd_dropout"}, "itself"),
+        ("sd_dropout", {"base": "sd_dropout"}, "base= has to name another method"),
         ("sd_dropout", {"base": "cs_kd", "base_args": {"temp": 1}}, "temperature"),
-        ("cs_kd", {"temperature": 0}, "above 0"),
+        ("cs_kd", {"temperature": 0}, "temperature should be greater than 0"),
         ("cs_kd", {"pairing": "none"}, "pairing should be"),
         ("ce", {"weight": 1}, "takes no arguments"),
         ("sd_dropout", {"base": "adacos"}, "adacos needs a network with a cosine classifier"),
         ("sd_dropout", {"base": "virtual_softmax"}, "can't be added to virtual_softmax: whether dropped features"),
         ("sd_dropout", {"base": "dropout"}, "can't be added to dropout: it drops the same features already"),
         ("sd_dropout", {"base": "kd", "base_args": {"teacher": model}}, "kd comes last; use kd with base=sd_dropout"),
-        ("sd_dropout", {"samples": 1}, "at least 2"),
+        ("sd_dropout", {"samples": 1}, "samples should be greater than or equal to 2"),
         ("sd_dropout", {"position": "layer4"}, "position should be"),
         ("kd", {}, "method 'kd' needs the argument 'teacher'"),
         ("kd", {"teacher": model, "base": "kd", "base_args": {"teacher": model}}, "it has a teacher already"),
@@ -289,8 +288,9 @@ def test_bad_arguments() -> None:
         ("kd", {"teacher": "test_vit_nope.pt"}, "does not exist"),
         ("kd", {"teacher": create_model("resnet10t", num_classes=3)}, "has 3 classes, the network 5"),
         ("adacos", {}, 'model_args={"classifier": "cosine"}'),
-        ("dropout", {"drop_rate": 0}, "between 0 and 1"),
-        ("label_smoothing", {"label_smoothing": 1.0}, "from 0 to below 1"),
+        ("dropout", {"drop_rate": 0}, "drop_rate should be greater than 0"),
+        ("label_smoothing", {"label_smoothing": 1.0}, "label_smoothing should be less than 1"),
+        ("ps_kd", {"alpha": 1.5}, "alpha should be less than or equal to 1"),
     ]:
         with pytest.raises(SkdError, match=message):
             create_task(name, model, **arguments)

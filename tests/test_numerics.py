@@ -11,7 +11,7 @@ from torch import nn
 
 from skd_plugins.methods import create_method, kl_divergence, list_methods
 from skd_plugins.methods.cs_kd import next_of_class
-from skd_plugins.methods.sd_dropout import self_distillation
+from skd_plugins.methods.losses import self_distillation
 from skd_plugins.networks.classifiers import CosineClassifier
 
 CASES = [(4, 3, 1.0), (8, 10, 4.0), (5, 100, 3.0), (2, 2, 0.5)]
@@ -43,7 +43,7 @@ def test_there_are_cases() -> None:
 @pytest.mark.parametrize(("batch", "classes", "temperature"), CASES)
 def test_kl_divergence(batch: int, classes: int, temperature: float) -> None:
     target, z = random_logits(batch, classes, 0), random_logits(batch, classes, 1)
-    expected = kl(softmax(target / temperature), softmax(z / temperature))
+    expected = temperature**2 * kl(softmax(target / temperature), softmax(z / temperature))
     got = kl_divergence(torch.tensor(target), torch.tensor(z), temperature)
     assert got.item() == pytest.approx(expected, rel=1e-5)
     assert kl_divergence(torch.tensor(z), torch.tensor(z), temperature).item() == 0

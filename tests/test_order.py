@@ -13,19 +13,24 @@ from numpy.typing import NDArray
 from scipy.stats import chisquare
 
 from skd_plugins.common.errors import SkdError
-from skd_plugins.data.order import Batch, TrainingOrder, evaluation_shard
+from skd_plugins.data.order import Batch, Division, TrainingOrder, evaluation_shard
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
 Targets = NDArray[np.int64]
+
+
+def make_order(
+    targets: Targets, *, rank: int = 0, world: int = 1, accumulation: int = 1, even: bool = False, **options: Any
+) -> TrainingOrder:
+    division = Division(rank=rank, world=world, accumulation=accumulation, even=even)
+    return TrainingOrder(targets, division=division, **options)
 
 
 def all_batches(
     targets: Targets, *, world: int = 1, epoch: int = 0, start: int = 0, **options: Any
 ) -> list[list[Batch]]:
     """Each process's batches."""
-    return [
-        list(TrainingOrder(targets, rank=rank, world=world, **options).batches(epoch, start)) for rank in range(world)
-    ]
+    return [list(make_order(targets, rank=rank, world=world, **options).batches(epoch, start)) for rank in range(world)]
 
 
 @st.composite
@@ -64,8 +69,8 @@ def test_every_anchor_exactly_once(division: dict[str, Any], epoch: int) -> None
 def test_processes_together_are_the_single_process(division: dict[str, Any]) -> None:
     """Micro-batch by micro-batch, gathered in rank order, a step is the contiguous slice that one process takes."""
     accumulation = division["accumulation"]
-    order = TrainingOrder(division["targets"], **{k: v for k, v in division.items() if k not in ("world", "targets")})
-    anchors = TrainingOrder(rank=division["world"] - 1, **division).anchors(0)
+    order = make_order(division["targets"], **{k: v for k, v in division.items() if k not in ("world", "targets")})
+    anchors = make_order(rank=division["world"] - 1, **division).anchors(0)
     if not division.get("couples"):  # couples have to know the division
         assert (anchors == order.anchors(0)).all()
     batches = all_batches(**division)
@@ -148,7 +153,7 @@ def test_weights_make_means_of_means_the_mean(division: dict[str, Any], data: st
     """Averaged over processes (DDP) and micro-batches (gradient accumulation) the loss is the step's mean."""
     samples = len(division["targets"])
     losses = np.random.default_rng(data.draw(st.integers(0, 9))).normal(size=samples)
-    orders = [TrainingOrder(rank=rank, **division) for rank in range(division["world"])]
+    orders = [make_order(rank=rank, **division) for rank in range(division["world"])]
     start = data.draw(st.integers(0, orders[0].steps - 1))
     accumulation = division["accumulation"]
     weights = [list(order.weights(start)) for order in orders]
@@ -165,7 +170,7 @@ def test_weights_make_means_of_means_the_mean(division: dict[str, Any], data: st
 @given(divisions(), st.data())
 def test_a_later_start_is_the_tail(division: dict[str, Any], data: st.DataObject) -> None:
     division["segments"] = ("anchor", "pair")
-    steps = TrainingOrder(**division).steps
+    steps = make_order(**division).steps
     start = data.draw(st.integers(0, steps))
     whole, tail = all_batches(**division, epoch=2), all_batches(**division, epoch=2, start=start)
     for process, its_tail in zip(whole, tail, strict=True):
@@ -179,17 +184,17 @@ def test_a_later_start_is_the_tail(division: dict[str, Any], data: st.DataObject
 def test_epochs_and_seeds_differ_and_repeat() -> None:
     targets = np.arange(500) % 7
     orders = {
-        (seed, epoch): tuple(TrainingOrder(targets, batch_size=10, seed=seed).anchors(epoch))
+        (seed, epoch): tuple(make_order(targets, batch_size=10, seed=seed).anchors(epoch))
         for seed in range(4)
         for epoch in range(4)
     }
     assert len(set(orders.values())) == 16
-    assert orders[2, 3] == tuple(TrainingOrder(targets, batch_size=50, seed=2).anchors(3))
+    assert orders[2, 3] == tuple(make_order(targets, batch_size=50, seed=2).anchors(3))
 
 
 def test_known_order() -> None:
     """If this changes, every run's order does, and a resumed run is no longer the uninterrupted one."""
-    order = TrainingOrder(np.arange(12) % 3, segments=("anchor", "pair"), batch_size=6, seed=1)
+    order = make_order(np.arange(12) % 3, segments=("anchor", "pair"), batch_size=6, seed=1)
     assert [batch.indices.tolist() for batch in order.batches(2)] == [
         [6, 3, 11, 1, 2, 8, 6, 3, 11, 7, 5, 11],
         [7, 4, 0, 9, 10, 5, 1, 4, 0, 0, 7, 8],
@@ -198,7 +203,7 @@ def test_known_order() -> None:
 
 def test_shuffle_is_uniform() -> None:
     counts = np.zeros((6, 6), int)
-    order = TrainingOrder(np.zeros(6, int), batch_size=2)
+    order = make_order(np.zeros(6, int), batch_size=2)
     for epoch in range(6000):
         counts[np.arange(6), order.anchors(epoch)] += 1
     assert chisquare(counts.ravel()).pvalue > 1e-3
@@ -222,7 +227,7 @@ def test_pairs_are_of_the_anchors_class(division: dict[str, Any]) -> None:
 
 def test_pairs_are_uniform_in_the_class_and_include_the_anchor() -> None:
     targets = np.array([0, 0, 0, 0, 0, 1, 2, 2, 2])
-    order = TrainingOrder(targets, batch_size=9, segments=("anchor", "pair"))
+    order = make_order(targets, batch_size=9, segments=("anchor", "pair"))
     counts = np.zeros((9, 9), int)
     for epoch in range(5000):
         np.add.at(counts, (order.anchors(epoch), order.pairs(epoch)), 1)
@@ -248,7 +253,7 @@ def test_pairs_do_not_change_with_the_number_of_processes() -> None:
 def test_classes_without_samples_are_fine() -> None:
     targets = np.array([3, 3, 7, 7, 7, 3])
     for couples in (False, True):
-        order = TrainingOrder(targets, batch_size=2, segments=("anchor", "pair"), couples=couples)
+        order = make_order(targets, batch_size=2, segments=("anchor", "pair"), couples=couples)
         anchors, pairs = order.anchors(0), order.pairs(0)
         assert sorted(anchors) == list(range(6))
         assert (targets[anchors] == targets[pairs]).all()
@@ -322,7 +327,7 @@ def test_couples_vary() -> None:
     """Partners change from epoch to epoch, and every other sample of the class gets its turn, equally."""
     targets = np.arange(40) % 5
     counts = np.zeros((40, 40), int)
-    order = TrainingOrder(targets, batch_size=10, couples=True)
+    order = make_order(targets, batch_size=10, couples=True)
     for epoch in range(3000):
         pairs = order.anchors(epoch).reshape(-1, 2)
         counts[pairs[:, 0], pairs[:, 1]] += 1
@@ -357,8 +362,8 @@ def test_imagenets_order_is_fast(couples: bool) -> None:
 
     options: dict[str, Any] = {"batch_size": 256, "segments": ("anchor", "pair"), "couples": couples, "world": 8}
     reference = best(lambda _: np.random.default_rng(0).permutation(samples))
-    build = best(lambda _: TrainingOrder(targets, **options))
-    order = TrainingOrder(targets, **options)
+    build = best(lambda _: make_order(targets, **options))
+    order = make_order(targets, **options)
     epoch = best(lambda attempt: next(order.batches(attempt)))
     print(f"couples={couples}: built once in {build:.3f} s, an epoch in {epoch:.3f} s; permutation {reference:.3f} s")
     assert epoch < 60 * reference
@@ -387,7 +392,7 @@ assert ERRORS
 @pytest.mark.parametrize(("options", "message"), ERRORS, ids=lambda value: str(value)[:50])
 def test_wrong_arguments(options: dict[str, Any], message: str) -> None:
     with pytest.raises(SkdError, match=message):
-        TrainingOrder(np.arange(20) % 4, **options)
+        make_order(np.arange(20) % 4, **options)
 
 
 @quick
@@ -405,4 +410,4 @@ def test_classes_are_sorted_stably(classes: int) -> None:
     labels = np.random.default_rng(0).integers(0, classes, 5000)
     labels[::7] = classes - 1
     expected = sorted(range(len(labels)), key=lambda index: labels[index])
-    assert TrainingOrder(labels, batch_size=8).by_class.tolist() == expected
+    assert make_order(labels, batch_size=8).by_class.tolist() == expected

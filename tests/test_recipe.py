@@ -17,10 +17,10 @@ from skd_plugins import Recipe, SkdError, replace
 from skd_plugins.common.typed import parse_assignments
 from skd_plugins.data.datasets import find_dataset, list_datasets
 from skd_plugins.recipe import load_recipe, override
-from skd_plugins.training.main import run_recipe
+from skd_plugins.training.main import main as run_recipe
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted((ROOT / "recipes").glob("*.py"))
+FILES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.stem != "presets")
 WANTED = {
     *(f"imagenet_{net}_{method}" for net in ("r50", "r101", "resnext101") for method in ("ce", "cskd", "sddropout")),
     "imagenet_r152_ce", "imagenet_r152_sddropout", "digits_ce", "digits_cskd", "digits_sddropout", "cskd_mixed",
@@ -236,24 +236,24 @@ BAD = {
     "epoch=3": "unknown recipe field 'epoch'; did you mean 'epochs'",
     "epochs": "expected field=value, got 'epochs'",
     "epochs=abc": "epochs should be a valid integer",
-    "epochs=0": "epochs should be at least 1",
+    "epochs=0": "epochs should be greater than or equal to 1",
     "epochs=1.5": "epochs should be a valid integer",
     "lr=fast": "lr should be a valid number",
-    "lr=-1": "lr should be at least 0",
+    "lr=-1": "lr should be greater than or equal to 0",
     "precision=fp8": "precision should be 'no', 'bf16' or 'fp16'",
     "scale=[1]": "scale should be",
-    "hflip=2": "hflip should be from 0 to 1",
+    "hflip=2": "hflip should be less than or equal to 1",
     "method_args=3": "method_args should be a valid dictionary",
     "name=a/b": "plain file name",
     "lr=nan": "lr should be",
-    "clip_grad=0": "clip_grad should be above 0, or null for none",
-    "clip_grad=nan": "clip_grad should be above 0",
+    "clip_grad=0": "clip_grad should be greater than 0",
+    "clip_grad=nan": "clip_grad should be",
     "milestones=[60,30]": "milestones should be in ascending order",
-    "std=[0,0,0]": "std should be above 0",
-    "warmup_epochs=-3": "warmup_epochs should be at least 0",
-    "min_lr=-1": "min_lr should be at least 0",
-    "eval_batch_size=-3": "eval_batch_size should be at least 1",
-    "seed=9223372036854775808": "seed should be from 0 to",
+    "std=[0,0,0]": "std should be greater than 0",
+    "warmup_epochs=-3": "warmup_epochs should be greater than or equal to 0",
+    "min_lr=-1": "min_lr should be greater than or equal to 0",
+    "eval_batch_size=-3": "eval_batch_size should be greater than or equal to 1",
+    "seed=9223372036854775808": "seed should be",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tyro
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -22,12 +24,11 @@ from numpy.typing import NDArray
 from skd_plugins.common.errors import SkdError
 from skd_plugins.common.files import jsonable
 from skd_plugins.evaluation import Predictions, compare, summarize, write_report
-from skd_plugins.evaluation.comparison import METRICS, best, group_runs
-from skd_plugins.evaluation.html import breakable
-from skd_plugins.evaluation.pictures import data_uri
-from skd_plugins.evaluation.report import reliability_from_json
-from skd_plugins.evaluation.runs import read_run
+from skd_plugins.evaluation.comparison import ECE, METRICS, group_runs, read_run, winners
+from skd_plugins.evaluation.html import data_uri
+from skd_plugins.evaluation.metrics import Reliability
 from skd_plugins.evaluation.svg import Series, curve_plot, nice_ticks
+from skd_plugins.training.main import HELP
 
 EVIL = "<script>alert('x')</script>"
 
@@ -66,11 +67,9 @@ def browse(tmp_path: Path) -> Callable[..., str]:
     def open_page(path: Path, *flags: str) -> str:
         chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
         assert chromium, "these tests need a browser: apt-get install -y chromium"
-        quiet = (
-            "--disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-        )
-        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", *quiet.split()]
-        command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,900", *flags, "--dump-dom"]
+        quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
+        command = [chromium, "--headless", "--no-sandbox", *quiet.split(), f"--user-data-dir={tmp_path / 'profile'}"]
+        command += ["--window-size=1200,900", *flags, "--dump-dom"]
         result = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, result.stderr
         assert "</html>" in result.stdout, result.stderr
@@ -79,28 +78,23 @@ def browse(tmp_path: Path) -> Callable[..., str]:
     return open_page
 
 
-def measure(browse: Callable[..., str], page: Path, *flags: str) -> dict[str, dict[str, Any]]:
-    """Widths, colours and images of the page as laid out in frames as wide as a phone and as a desk."""
-    widths = (390, 1100)
+def measure(browse: Callable[..., str], page: Path, *flags: str) -> list[dict[str, Any]]:
+    """Overflow, background and images of the page in frames as wide as a phone and as a desk."""
     frames = "".join(
         f'<iframe width={width} height=600 style="border:0" srcdoc="{html.escape(page.read_text())}"></iframe>'
-        for width in widths
+        for width in (390, 1100)
     )
     script = """onload = () => document.title = JSON.stringify([...document.querySelectorAll("iframe")].map(frame => {
         const inner = frame.contentDocument, images = [...inner.images]
         return {overflow: inner.documentElement.scrollWidth - inner.documentElement.clientWidth,
                 ground: frame.contentWindow.getComputedStyle(inner.body).backgroundColor,
-                ink: frame.contentWindow.getComputedStyle(inner.body).color,
-                tiles: new Set([...inner.querySelectorAll(".tile")].map(tile => tile.offsetTop)).size,
-                plots: [...inner.querySelectorAll("svg.plot")].map(plot => plot.getBoundingClientRect().width),
-                loaded: images.filter(image => image.complete && image.naturalWidth > 0).length, images: images.length}
+                loaded: images.filter(image => image.complete && image.naturalWidth > 0).length}
     }))"""
     outer = page.with_name("frames.html")
     outer.write_text(f"<!doctype html><title></title>{frames}<script>{script}</script>", encoding="utf-8")
-    title = re.search(r"<title>(.*?)</title>", browse(outer, *flags), re.DOTALL)
-    assert title is not None
-    assert title[1], "the frames were not measured"
-    return {str(width): found for width, found in zip(widths, json.loads(html.unescape(title[1])), strict=True)}
+    title = re.search(r"<title>(.+?)</title>", browse(outer, *flags), re.DOTALL)
+    assert title is not None, "the frames were not measured"
+    return json.loads(html.unescape(title[1]))
 
 
 def assert_self_contained(dom: str) -> None:
@@ -111,7 +105,6 @@ def assert_self_contained(dom: str) -> None:
     for _, attributes in page.tags:
         for name in ("src", "href", "srcset", "xlink:href", "action", "background", "poster"):
             assert (attributes.get(name) or "data:").startswith("data:"), attributes
-        assert not [name for name in attributes if name.startswith("on")], attributes
     assert set(re.findall(r"url\(([^)]*)\)", dom)) <= {"#hatch"}
     assert "@import" not in dom
     policy = [m["content"] for m in page.named("meta") if m.get("http-equiv") == "Content-Security-Policy"]
@@ -137,23 +130,16 @@ def digits() -> tuple[Predictions, NDArray[np.uint8]]:
     return predictions, (data.images * 15.9).astype(np.uint8)
 
 
-def names() -> list[str]:
-    return [f"digit {k}" if k != 8 else EVIL for k in range(10)]
-
-
 def report(digits: tuple[Predictions, NDArray[np.uint8]], out: Path) -> Path:
     predictions, images = digits
     return write_report(
         predictions,
         out,
         title=f"Digits {EVIL}",
-        classes=names(),
+        classes=[f"digit {k}" if k != 8 else EVIL for k in range(10)],
         info={"checkpoint": Path("runs/a&b/last.safetensors"), "versions": {"torch": "2.13"}, "note": EVIL, "lr": 0.1},
         images=lambda index: images[index],
     )
-
-
-# -------------------------------------------------------------------------------------------------------------- report
 
 
 @pytest.mark.browser
@@ -168,43 +154,22 @@ def test_report_in_the_browser(
     page = Page(dom)
     metrics = summarize(predictions)
     assert 0.8 < metrics["top1"] < 0.97
-    for key in ("top1", "top5", "ece", "recall_at_1"):
+    for key in ("top1", "top5", "ece", "ece_10", "recall_at_1"):
         assert f"{100 * metrics[key]:.2f} %" in page.text, key
     assert f"{metrics['nll']:.4f}" in page.text
-    assert f"10 bins: {100 * metrics['ece_10']:.2f} %" in page.text
     assert "1,496 images, 10 classes, 1 skipped" in page.text
     # Text from outside is shown as it is, and is text.
-    assert page.cells.count(f"Digits {EVIL}") == 2, "title and heading"
-    assert EVIL in page.cells
-    assert "not a JPEG <b>file</b>" in page.cells
-    assert "runs/a&b/last.safetensors" in page.cells
-    assert '{"torch": "2.13"}' in page.cells
+    for text in (f"Digits {EVIL}", EVIL, "not a JPEG <b>file</b>", "runs/a&b/last.safetensors", '{"torch": "2.13"}'):
+        assert text in page.cells
     assert len(page.named("svg")) == 3
     assert len(page.named("img")) == 24
-
-
-@pytest.mark.browser
-def test_report_fits_phone_and_desk_in_light_and_dark(
-    digits: tuple[Predictions, NDArray[np.uint8]], tmp_path: Path, browse: Callable[..., str]
-) -> None:
-    path = report(digits, tmp_path)
-    light = measure(browse, path, "--blink-settings=preferredColorScheme=1")
-    dark = measure(browse, path, "--blink-settings=preferredColorScheme=0")
-    for layout in (*light.values(), *dark.values()):
-        assert layout["overflow"] == 0, "the page scrolls sideways"
-        assert layout["loaded"] == layout["images"] == 24
-    assert light["390"]["tiles"] == 3, "rows of tiles"
-    assert light["1100"]["tiles"] == 1
-    assert all(300 < width < 390 for width in light["390"]["plots"])
-    assert all(400 < width < 550 for width in light["1100"]["plots"])
-
-    def brightness(colour: str) -> float:
-        return float(np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]]))
-
-    assert brightness(light["390"]["ground"]) > 230
-    assert brightness(light["390"]["ink"]) < 50
-    assert brightness(dark["390"]["ground"]) < 50
-    assert brightness(dark["390"]["ink"]) > 200
+    grounds = []
+    for scheme in (0, 1):
+        frames = measure(browse, path, f"--blink-settings=preferredColorScheme={scheme}")
+        assert [(frame["overflow"], frame["loaded"]) for frame in frames] == [(0, 24)] * 2, "it fits phone and desk"
+        grounds.append(int(re.findall(r"\d+", frames[0]["ground"])[0]))
+    assert grounds[0] < 50, "dark"
+    assert grounds[1] > 230, "light"
 
 
 def test_metrics_file(digits: tuple[Predictions, NDArray[np.uint8]], tmp_path: Path) -> None:
@@ -214,20 +179,13 @@ def test_metrics_file(digits: tuple[Predictions, NDArray[np.uint8]], tmp_path: P
     assert saved["metrics"] == summarize(digits[0])
     assert saved["skipped"] == 1
     assert saved["info"]["versions"] == {"torch": "2.13"}
-    bins = reliability_from_json(saved["reliability"])
-    assert bins.ece == pytest.approx(saved["metrics"]["ece"], abs=1e-12)
+    assert Reliability.from_json(saved["reliability"]).ece == pytest.approx(saved["metrics"]["ece"], abs=1e-12)
     assert None in saved["reliability"]["accuracy"], "an empty bin"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "report.html"]
 
 
 def tiny(logits: list[list[float]], targets: list[int], first: int = 0) -> Predictions:
-    count = len(targets)
-    return Predictions(
-        torch.tensor(logits, dtype=torch.float32),
-        torch.tensor(targets),
-        torch.arange(count, dtype=torch.float32)[:, None],
-        torch.arange(first, first + count),
-    )
+    positions = torch.arange(first, first + len(targets))
+    return Predictions(torch.tensor(logits), torch.tensor(targets), positions.float()[:, None], positions)
 
 
 def test_worst_classes_and_images(tmp_path: Path) -> None:
@@ -257,27 +215,22 @@ def test_worst_classes_and_images(tmp_path: Path) -> None:
 def test_plots_show_the_counts(tmp_path: Path) -> None:
     logits = np.log([[0.92, 0.08]] * 4 + [[0.5, 0.5]] * 2 + [[0.62, 0.38]])
     path = write_report(tiny(logits.tolist(), [0, 0, 0, 1, 0, 1, 1]), tmp_path, title="t", info={})
-    titles = re.findall(r"<title>(.*?)</title>", path.read_text())
-    assert "confidence 90% to 95%: 4 images, accuracy 75.0%, mean confidence 92.0%" in titles
-    # 0.5 is a right edge: it belongs to 45 % to 50 %, in both plots
-    assert "confidence 45% to 50%: 2 images, accuracy 50.0%, mean confidence 50.0%" in titles
-    assert "3 right at 90% to 95% confidence (75.0% of the right)" in titles
-    assert "1 wrong at 90% to 95% confidence (33.3% of the wrong)" in titles
-    assert "1 right at 45% to 50% confidence (25.0% of the right)" in titles
-    assert "1 wrong at 60% to 65% confidence (33.3% of the wrong)" in titles
+    assert set(re.findall(r"<title>(.*?)</title>", path.read_text())) >= {
+        "confidence 90% to 95%: 4 images, accuracy 75.0%, mean confidence 92.0%",
+        # 0.5 is a right edge: it belongs to 45 % to 50 %, in both plots
+        "confidence 45% to 50%: 2 images, accuracy 50.0%, mean confidence 50.0%",
+        "3 right at 90% to 95% confidence (75.0% of the right)",
+        "1 wrong at 90% to 95% confidence (33.3% of the wrong)",
+        "1 right at 45% to 50% confidence (25.0% of the right)",
+    }
     assert "Most confidently wrong" not in path.read_text(), "no images, no grid"
 
 
 @pytest.mark.parametrize("wrong", [False, True])
 def test_extremes(tmp_path: Path, wrong: bool) -> None:
     """All right or all wrong, with confidence 1; one sample, which has no neighbour."""
-    path = write_report(
-        tiny([[0.0, 900.0]], [0 if wrong else 1]),
-        tmp_path,
-        title="one",
-        info={"loss": float("nan")},
-        images=lambda _: np.zeros((4, 4), np.uint8),
-    )
+    predictions, picture = tiny([[0.0, 900.0]], [0 if wrong else 1]), np.zeros((4, 4), np.uint8)
+    path = write_report(predictions, tmp_path, title="one", info={"loss": float("nan")}, images=lambda _: picture)
     text = Page(path.read_text()).text
     assert "1 images, 2 classes" in text
     assert ("Every prediction is right." in text) is not wrong
@@ -285,27 +238,14 @@ def test_extremes(tmp_path: Path, wrong: bool) -> None:
     assert saved["metrics"]["recall_at_1"] is None
     assert saved["info"]["loss"] is None
     assert saved["metrics"]["ece"] == float(wrong)
-
-
-def test_class_names_must_fit(tmp_path: Path) -> None:
     with pytest.raises(SkdError, match="3 class names do not fit a model with 2 outputs"):
-        write_report(tiny([[0.0, 1.0]], [0]), tmp_path, title="t", classes=list("abc"), info={})
-    assert not list(tmp_path.iterdir())
+        write_report(predictions, tmp_path, title="t", classes=list("abc"), info={})
 
 
 def test_pictures() -> None:
-    assert data_uri(np.zeros((8, 8), np.uint8), index=0).startswith("data:image/png;base64,")
-    assert data_uri(np.zeros((900, 300, 3), np.uint8), index=0).startswith("data:image/jpeg;base64,")
-    assert len(data_uri(np.random.default_rng(0).integers(0, 255, (3000, 2000, 3), np.uint8), index=0)) < 60_000
-    with pytest.raises(SkdError, match=r"image 7 should be uint8 \[H, W, 3\], got float32 \[3, 8, 8\]"):
-        data_uri(np.zeros((3, 8, 8), np.float32), index=7)
-
-
-def test_names_break_after_their_parts() -> None:
-    assert str(breakable("resnet10t_digits.sd__x")) == "resnet10t_<wbr>digits.<wbr>sd__<wbr>x"
-    assert str(breakable("ce (weight=3.0)")) == "ce (weight=3.0)", "numbers stay whole"
-    assert str(breakable("a/<b>&")) == "a/&lt;b&gt;&amp;"
-    assert str(breakable("_end_")) == "_<wbr>end_"
+    assert data_uri(np.zeros((8, 8), np.uint8)).startswith("data:image/png;base64,")
+    assert data_uri(np.zeros((900, 300, 3), np.uint8)).startswith("data:image/jpeg;base64,")
+    assert len(data_uri(np.random.default_rng(0).integers(0, 255, (3000, 2000, 3), np.uint8))) < 60_000
 
 
 def test_jsonable() -> None:
@@ -313,10 +253,9 @@ def test_jsonable() -> None:
     assert jsonable(value) == {"a": 0.5, "1": [2, None], "p": "x", "t": [1.0], "b": True}
 
 
-# ---------------------------------------------------------------------------------------------------------- comparison
-
-
-def make_run(folder: Path, *, top1: float, nll: float = 0.5, recipe: dict[str, Any] | None = None, **more: Any) -> Path:
+def make_run(
+    folder: Path, *, top1: float, nll: float | None = 0.5, recipe: dict[str, Any] | None = None, **more: Any
+) -> Path:
     """A run's folder as `skd train` and `skd evaluate` leave it."""
     place = folder / "evaluation"
     place.mkdir(parents=True)
@@ -340,7 +279,7 @@ def six_runs(tmp_path: Path) -> list[Path]:
     runs = [make_run(tmp_path / f"ce{s}", top1=t, recipe=recipe(seed=s)) for s, t in enumerate((0.90, 0.91, 0.95))]
     runs.append(make_run(tmp_path / "heavy", top1=0.93, nll=0.7, recipe=recipe(seed=0, weight=3.0)))
     runs.append(make_run(tmp_path / "sd", top1=0.94, nll=0.4, recipe=recipe(name=EVIL)))
-    runs.append(make_run(tmp_path / "[red]bare", top1=0.5, nll=float("nan")))
+    runs.append(make_run(tmp_path / "[red]bare", top1=0.5, nll=None))
     return runs
 
 
@@ -353,47 +292,34 @@ def test_groups_have_mean_and_sample_deviation(six_runs: list[Path]) -> None:
         ("[red]bare", 1),
     ]
     assert groups[0].mean("top1") == pytest.approx(0.92)
-    assert groups[0].std("top1") == pytest.approx(np.sqrt((0.02**2 + 0.01**2 + 0.03**2) / 2))
-    assert groups[1].std("top1") is None
-    assert groups[3].mean("nll") is None
-    pooled = groups[0].reliability()
-    assert pooled is not None
-    assert pooled.counts.tolist() == [0, 12]
-    assert pooled.accuracy[1] == pytest.approx(0.92)
-    assert np.isnan(pooled.accuracy[0])
-    winners = {metric.key: best(groups, metric) for metric in METRICS}
-    assert winners["top1"] == {EVIL}, "higher is better"
-    assert winners["nll"] == {EVIL}, "lower is better"
-    assert winners["ece"] == set(), "all the same"
-    assert winners["top5"] == winners["recall_at_1"] == set(), "nobody has it"
+    top1, nll = METRICS[0], METRICS[2]
+    assert groups[0].cell(top1) == f"92.00 ± {100 * np.sqrt((0.02**2 + 0.01**2 + 0.03**2) / 2):.2f}"
+    assert groups[1].cell(top1) == "93.00"
+    assert groups[3].cell(nll) == "–"
+    best = winners(groups)
+    assert best[top1] == best[nll] == {EVIL}, "the highest and the lowest"
+    assert best[ECE] == set(), "all the same"
+    assert [metric.key for metric in best] == ["top1", "nll", "ece"], "nobody has others"
 
 
 def test_only_the_seed_may_differ_in_a_group(tmp_path: Path) -> None:
-    runs = [
-        make_run(tmp_path / "a", top1=0.9, recipe=recipe(seed=0)),
-        make_run(tmp_path / "b", top1=0.9, recipe=recipe(seed=1)),
-        make_run(tmp_path / "again", top1=0.8, recipe=recipe(seed=1)),
-        make_run(tmp_path / "other_data", top1=0.9, recipe=recipe(seed=2), num_samples=9),
-    ]
-    groups = group_runs([read_run(path) for path in runs])
-    assert [[run.path.name for run in group.runs] for group in groups] == [["a", "b"], ["again"], ["other_data"]]
-    assert len({group.name for group in groups}) == 3
-
-
-def test_evaluations_of_a_kind_are_compared(tmp_path: Path) -> None:
-    """Two seeds under an attack are one group, with the recipe's name; they are no seeds of the clean evaluation."""
-    runs = [make_run(tmp_path / f"ce{seed}", top1=0.9, recipe=recipe(seed=seed)) for seed in (0, 1)]
-    for run in runs:
+    """Two seeds under an attack are one group; they are no seeds of the clean evaluation."""
+    ce = [make_run(tmp_path / f"ce{seed}", top1=0.9, recipe=recipe(seed=seed)) for seed in (0, 1)]
+    again = make_run(tmp_path / "again", top1=0.8, recipe=recipe(seed=1))
+    other_data = make_run(tmp_path / "other", top1=0.9, recipe=recipe(seed=2), num_samples=9)
+    for run in ce:
         shutil.copytree(run / "evaluation", run / "evaluation-fgsm")
-    attacked = [run / "evaluation-fgsm" for run in runs]
+    attacked = [run / "evaluation-fgsm" for run in ce]
     for chosen, expected in [
-        (attacked, {"digits_ce, fgsm": attacked}),
-        ([runs[0], attacked[1]], {"digits_ce": runs[:1], "digits_ce, fgsm": attacked[1:]}),
-        ([*attacked, runs[1] / "evaluation", runs[0]],
-         {"digits_ce, fgsm": attacked, "digits_ce": [runs[1] / "evaluation", runs[0]]}),
-    ]:  # fmt: skip
+        ([*ce, again, other_data], [ce, [again], [other_data]]),
+        (attacked, [attacked]),
+        ([ce[0], attacked[1]], [ce[:1], attacked[1:]]),
+        ([*attacked, ce[1] / "evaluation", ce[0]], [attacked, [ce[1] / "evaluation", ce[0]]]),
+    ]:
         groups = group_runs([read_run(path) for path in chosen])
-        assert {group.name: [run.path for run in group.runs] for group in groups} == expected
+        assert [[run.path for run in group.runs] for group in groups] == expected
+        assert len({group.name for group in groups}) == len(groups)
+    assert [group.name for group in groups] == ["digits_ce, fgsm", "digits_ce"]
     assert read_run(attacked[0]).validation["top1"][-1] == (3, 0.9), "the run's log, one folder up"
 
 
@@ -401,39 +327,16 @@ def test_comparison_on_the_terminal(
     six_runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    page = compare(six_runs, tmp_path / "out")
-    assert page == tmp_path / "out" / "compare.html"
+    page = tmp_path / "out" / "compare.html"
+    tyro.cli(compare, args=[*map(str, six_runs), "--out", str(page.parent)], config=HELP)
     printed = capsys.readouterr().out
-    lines = printed.splitlines()
+    assert printed.endswith(f"page: {page}\n")
     for text in ("92.00", "± 2.65", "94.00*", "0.4000*", "0.7000", "3 seeds", "[red]bare", "weight=3.0"):
-        assert any(text in line for line in lines), f"{text}\n{printed}"
+        assert text in printed, text
     assert "Top-5" not in printed, "a column that no run has"
-    assert "Recall" not in printed
-    assert max(map(len, lines)) <= 80
-    compare(six_runs, tmp_path / "out", show=False)
-    assert "92.00" not in capsys.readouterr().out
-
-
-def test_long_names_on_a_narrow_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They break where network and tag meet, not somewhere in a word."""
-    names = ("resnet10t_digits.sd_dropout", "resnet10t_digits.byot__sd_dropout")
-    runs = [make_run(tmp_path / name, top1=0.9, recipe=recipe(name=name)) for name in names]
-    for columns, words in (("80", ["resnet10t_digits.", "sd_dropout", "byot__sd_dropout"]), ("140", list(names))):
-        monkeypatch.setenv("COLUMNS", columns)
-        compare(runs, tmp_path / "out")
-        printed = capsys.readouterr().out.split()
-        assert set(words) <= set(printed)
-
-
-def test_a_single_validation_is_no_curve(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / name, top1=0.9, recipe=recipe(name=name)) for name in "ab"]
-    assert "Validation top-1" in compare(runs, tmp_path / "out").read_text()
-    for run in runs:
-        lines = (run / "metrics.jsonl").read_text().splitlines()
-        (run / "metrics.jsonl").write_text(lines[-1])
-    assert "Validation top-1" not in compare(runs, tmp_path / "out").read_text()
+    assert max(map(len, printed.splitlines()[:-1])) <= 80
+    assert compare(six_runs, page, show=False) == page
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.browser
@@ -452,8 +355,7 @@ def test_comparison_in_the_browser(six_runs: list[Path], tmp_path: Path, browse:
     assert len(curves) == 5 * 2 + 3, "five runs with logs in two plots, three lines in the legend"
     assert "digits_ce (weight=1.0) [" in page.text
     assert "95.00% at the end" in page.text
-    for layout in measure(browse, path).values():
-        assert layout["overflow"] == 0
+    assert [frame["overflow"] for frame in measure(browse, path)] == [0, 0]
 
 
 def test_comparison_warns_of_different_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -462,66 +364,49 @@ def test_comparison_warns_of_different_data(tmp_path: Path, capsys: pytest.Captu
         make_run(tmp_path / "b", top1=0.8, num_samples=1000, data="train <set>"),
     ]
     page = Page(compare(runs, tmp_path).read_text())
-    expected = (
-        "different numbers of images (digits_ce: 4, b: 1,000)",
-        "the runs were evaluated on different data (digits, train <set>)",
-    )
     printed = " ".join(capsys.readouterr().out.split())
-    for text in expected:
+    for text in ("different numbers of images (digits_ce: 4, b: 1,000)", "different data (digits, train <set>)"):
         assert text in printed
         assert text in page.text
-
-
-def test_run_folders(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", top1=0.9, recipe=recipe())
-    assert read_run(run / "evaluation").recipe["name"] == "digits_ce", "the recipe is one folder up"
-    (run / "evaluation" / "metrics.json").rename(run / "metrics.json")
-    assert read_run(run).metrics == {"top1": 0.9, "nll": 0.5, "ece": 0.02, "num_samples": 4}
 
 
 def test_validation_log_of_a_run_that_crashed(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", top1=0.9, recipe=recipe())
     entries = [
         {"event": "validate", "epoch": 2, "top1": 0.4, "nll": 1.0},
-        {"event": "validate", "epoch": 1, "top1": 0.2, "nll": None},
+        {"event": "validate", "epoch": 1, "top1": 0.2, "nll": math.nan},
         {"event": "step", "epoch": 2, "top1": 9.0},
         {"event": "validate", "epoch": 2, "top1": 0.5, "nll": 0.9},  # once more, after the resume
     ]
-    text = "\n".join(map(json.dumps, entries)) + '\n[1]\n{"event": "validate", "epoch": 3, "to'
+    text = "\n".join(map(json.dumps, entries)) + '\n{"event": "validate", "epoch": 3, "to'
     (run / "metrics.jsonl").write_text(text)
     assert read_run(run).validation == {"top1": [(1, 0.2), (2, 0.5)], "nll": [(2, 0.9)]}
+    assert "Validation top-1" in compare([run], tmp_path).read_text()
+    (run / "metrics.jsonl").write_text(text.splitlines()[0])
+    assert "Validation top-1" not in compare([run], tmp_path).read_text(), "a single validation is no curve"
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"metrics": {}}', '{"metrics": {"top1": "x"}}', '{"metrics": 3}', "\udcff"]
-)
+@pytest.mark.parametrize("content", ["{", '{"metrics": {}}', '{"metrics": 3}'])
 def test_broken_metrics_name_the_file_and_the_command(tmp_path: Path, content: str) -> None:
     run = make_run(tmp_path / "run", top1=0.9)
-    (run / "evaluation" / "metrics.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    (run / "evaluation" / "metrics.json").write_text(content)
     with pytest.raises(
-        SkdError, match=r"run/evaluation/metrics.json is not a file of metrics.*skd evaluate .*run --data"
+        SkdError, match="run/evaluation/metrics.json is not a file of metrics.*skd evaluate .*run --data"
     ):
         compare([run], tmp_path)
 
 
 def test_missing_things_are_named(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(SkdError, match=r"empty/metrics.json is missing; `skd evaluate .*empty --data \.\.\.` makes it"):
-        compare([tmp_path / "empty"], tmp_path)
-    with pytest.raises(SkdError, match="nowhere is not a folder"):
-        compare([tmp_path / "nowhere"], tmp_path)
-    with pytest.raises(SkdError, match="nothing to compare"):
-        compare([], tmp_path)
-    run = make_run(tmp_path / "run", top1=0.9)
-    with pytest.raises(SkdError, match="given twice"):
-        compare([run, tmp_path / "empty" / ".." / "run"], tmp_path)
-    for broken in ("{", "[]"):
-        (run / "recipe.json").write_text(broken)
-        with pytest.raises(SkdError, match="run/recipe.json .*training writes it"):
-            compare([run], tmp_path)
-
-
-# --------------------------------------------------------------------------------------------------------------- plots
+    run, empty = make_run(tmp_path / "run", top1=0.9), tmp_path / "empty"
+    empty.mkdir()
+    for runs, message in [
+        ([empty], r"empty/metrics.json is missing; `skd evaluate .*empty --data \.\.\.` writes it"),
+        ([tmp_path / "nowhere"], "nowhere is not a folder"),
+        ([], "nothing to compare"),
+        ([run, empty / ".." / "run"], "given twice"),
+    ]:
+        with pytest.raises(SkdError, match=message):
+            compare(runs, tmp_path)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -535,20 +420,13 @@ def test_ticks_lie_inside_and_are_evenly_spaced(low: float, span: float, count: 
         assert steps == pytest.approx(steps[0], rel=1e-3)
         mantissa = steps[0] / 10 ** np.floor(np.log10(steps[0] * 1.0001))
         assert min(abs(mantissa - nice) for nice in (1, 2, 5)) < 0.01
-
-
-def test_ticks_of_examples() -> None:
-    assert nice_ticks(0, 1, 5) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert nice_ticks(0, 3, 6, integer=True) == [0, 1, 2, 3], "there is no epoch 0.5"
-    assert nice_ticks(2, 2, 5) == [2]
 
 
 def test_curves_that_are_a_point_or_flat() -> None:
     for points in ([(3.0, 0.5)], [(0.0, 0.5), (1.0, 0.5)], [(0.0, 1.0), (1.0, 1.0)]):
         drawn = curve_plot("x", [Series("a", 0, points)], percent=True)
-        assert "nan" not in drawn
-        assert "inf" not in drawn
         heights = [float(y) for y in re.findall(r"(?:[\d.]+,|cy=\")([\d.]+)", drawn)]
         assert ("<circle" in drawn) == (len(points) == 1), "a point is seen"
         assert heights
-        assert all(0 <= y <= 300 for y in heights)
+        assert all(0 <= y <= 300 for y in heights), "not NaN either"

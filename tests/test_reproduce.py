@@ -7,7 +7,6 @@ import dataclasses
 import html
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -22,15 +21,15 @@ import torch
 from skd_plugins.cli import main
 from skd_plugins.common.environment import machine
 from skd_plugins.common.errors import SkdError
-from skd_plugins.papers.pages.text_tables import _escape
+from skd_plugins.papers.pages.formats import tex
+from skd_plugins.papers.pages.outputs import write_artefact, write_index
 from skd_plugins.papers.pages.verdicts import results_of
-from skd_plugins.papers.pages.write import write_artefact, write_index
 from skd_plugins.papers.runs import execute as execution
-from skd_plugins.papers.runs.execute import execute
+from skd_plugins.papers.runs.execute import Workers, execute
 from skd_plugins.papers.runs.inputs import Datasets
 from skd_plugins.papers.runs.jobs import Job, Plan
 from skd_plugins.papers.runs.mini import NOTICE, mini_recipe
-from skd_plugins.papers.runs.outcomes import Subject, _untrained
+from skd_plugins.papers.runs.outcomes import Subject
 from skd_plugins.papers.runs.store import Store
 from skd_plugins.papers.runs.worker import work, write_job
 from skd_plugins.papers.tables.artefact import Artefact
@@ -146,9 +145,7 @@ def check_table(artefact: Artefact, plan: Plan, store: Store) -> None:
     results = results_of(artefact, plan, store)
     assert results
     assert all(result.ours for result in results)
-    page, text, tex = (
-        (folder / file).read_text() for file in ("index.html", f"{name}.md", f"{name}.tex")
-    )  # fmt: skip
+    page, text, latex = ((folder / file).read_text() for file in ("index.html", f"{name}.md", f"{name}.tex"))
     rows = list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
     assert len(rows) == len(results)
     compared = plan.datasets.scale == "full"
@@ -156,13 +153,13 @@ def check_table(artefact: Artefact, plan: Plan, store: Store) -> None:
         assert row["value"] == result.published.value
         assert " ± ".join(part for part in (row["ours"], row["ours_std"]) if part) == result.ours_text
         assert row["verdict"] == result.verdict
-        line = f"| {result.ours_text} | {len(result.ours)} | {result.paper_text} | {result.difference_text} |"
+        line = f"| {result.ours_text} | {len(result.ours)} | {result.published.text} | {result.difference_text} |"
         assert f"{line} {result.verdict} |" in text
-        assert f"{_escape(result.ours_text)}" in tex
+        assert tex(result.ours_text) in latex
         assert f">{result.ours_text}</td>" in page
         assert (html.escape(result.verdict).replace("&#x27;", "&#39;") + "</td>" in page) == compared
         assert (result.outcome in ("agrees", "differs")) == compared
-    for file in (page, text, tex):
+    for file in (page, text, latex):
         assert ("This is not a reproduction" in file) == (not compared)
         assert compared or "differs" not in file
 
@@ -240,7 +237,10 @@ def test_a_job_that_fails_is_noted_and_the_next_one_is_begun(tmp_path: Path) -> 
     for job in students:
         assert job.needs is not None
         assert store.state(job) == "failed"
-        assert store.error(job.address) == f"the run that it starts from, {job.needs.address}, is not complete"
+        assert (
+            store.error(job.address)
+            == f"{job.needs.address}, the run that this one starts from, is not complete; run it first"
+        )
 
 
 def test_a_run_fails_once_a_command(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_the_network_before_training_is_the_one_that_training_starts_from(tmp_pa
     run = train(recipe, data=str(data), out=tmp_path)
     subject = Subject(run=run, folder=tmp_path, recipe=recipe, data=data, datasets=datasets)
     before, after = (
-        dict(_untrained(subject).named_parameters()),
+        dict(subject.untrained().named_parameters()),
         dict(subject.network("epoch0001.pt").named_parameters()),
     )
     assert before.keys() == after.keys()
@@ -312,18 +312,6 @@ def test_data_that_are_missing_are_named(tmp_path: Path) -> None:
     assert datasets.checksum("mit67") is None
 
 
-def test_runs_without_data_are_an_error_after_the_pages_are_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["reproduce", "sd-dropout/table13", "--data", str(tmp_path / "data"), "--out", str(tmp_path)])
-    assert ended.value.code == 2
-    output = capsys.readouterr()
-    assert f"no data: {tmp_path / 'data' / 'cifar100'} is not there" in output.out
-    assert re.search(r"^error: (\d+) of \1 runs are left out: their data are not there", output.err, re.MULTILINE)
-    assert (tmp_path / "full" / "index.html").is_file()
-
-
 def test_a_page_stays_where_its_data_are_not_there_any_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both runs are complete (made up), then the command is given without ``--data``."""
     artefact, data = find_artefact("sd-dropout/table13"), Datasets("mini", tmp_path / "data")
@@ -338,9 +326,11 @@ def test_a_page_stays_where_its_data_are_not_there_any_more(tmp_path: Path, caps
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert "agrees" in before["table13.md"].decode()
 
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         main([*arguments, "--data", str(tmp_path / "elsewhere")])
+    assert ended.value.code == 2
     output = capsys.readouterr()
+    assert f"no data: {tmp_path / 'elsewhere' / 'cifar100'} is not there" in output.out
     assert f"{artefact.id}: its page stays as it was, since data of runs in it are not there now" in output.out
     assert "2 of 2 runs are left out: their data are not there" in output.err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -392,7 +382,7 @@ def test_gpus_have_the_names_of_the_environment(
 def test_each_worker_sees_a_gpu_of_its_own(tmp_path: Path) -> None:
     """Processes of submitit's, started as if there were two GPUs."""
     visible = lambda addresses: os.environ["CUDA_VISIBLE_DEVICES"]  # noqa: E731 # pickled, unlike a test's function
-    running = execution._submit(visible, ["a", "b", "c"], tmp_path, 3, ["5", "2"], {})
+    running = execution._submit_local(visible, ["a", "b", "c"], tmp_path, 3, ["5", "2"])
     assert [one.result() for one in running] == ["5", "2", "5"]
 
 
@@ -411,9 +401,9 @@ def test_killed_workers_are_an_error(tmp_path: Path) -> None:
     killers = threading.Thread(target=kill_workers, args=(store.root / "submitit",))
     killers.start()
     with pytest.raises(SkdError, match=r"2 of 2 runs are left, since workers ended early .* the same command goes on"):
-        execute(plan, store, jobs=2)
+        execute(plan, store, Workers(jobs=2))
     killers.join()
-    execute(plan, store, jobs=2)
+    execute(plan, store, Workers(jobs=2))
     assert {store.state(job) for job in plan.jobs.values()} == {"done"}
 
 
@@ -438,7 +428,7 @@ def test_workers_share_the_runs_and_networks_pass_on(tmp_path: Path, capsys: pyt
     """Table 4's students need their teachers; two processes of submitit's."""
     pytest.importorskip("submitit")
     plan, store = mini_plan(tmp_path, "cs-kd/table4")
-    execute(plan, store, jobs=2)
+    execute(plan, store, Workers(jobs=2))
     printed = capsys.readouterr().out
     assert printed.count("] done: ") == len(plan.jobs) == 25
     assert {store.state(job) for job in plan.jobs.values()} == {"done"}

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from test_metrics import quick
 
-from skd_plugins.evaluation import recall_at_1
-from skd_plugins.evaluation.nearest import nearest_candidates
+from skd_plugins.evaluation import recall_at_1, retrieval
 
 
 def slow_recall(features: NDArray[Any], targets: NDArray[Any]) -> float:
@@ -43,25 +42,37 @@ def test_recall_agrees_with_scikit_learn() -> None:
     neighbours = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(features).kneighbors(features)[1][:, 1]
     expected = float((digits.target[neighbours] == digits.target).mean())
     assert 0.9 < expected < 1
-    assert recall_at_1(features, digits.target) == pytest.approx(expected, abs=1e-12)
-    assert recall_at_1(torch.from_numpy(features), torch.from_numpy(digits.target)) == pytest.approx(expected)
+    assert recall_at_1(torch.from_numpy(features), torch.from_numpy(digits.target)) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("offset", [0.0, 100.0, 4096.0, 1e6])
-def test_recall_of_near_duplicates_far_from_the_origin(offset: float) -> None:
+def far_duplicates(offset: float) -> NDArray[Any]:
     """``|a|^2 + |b|^2 - 2ab`` in float32 sees nothing but noise here."""
-    rng = np.random.default_rng(3)
-    near = rng.integers(-2, 3, (60, 6)) * max(0.125, offset * 2.0**-22)
-    features = (offset + near).astype(np.float32)
-    targets = rng.integers(0, 4, 60)
-    assert recall_at_1(features, targets) == pytest.approx(slow_recall(features, targets), abs=1e-12)
+    near = np.random.default_rng(3).integers(-2, 3, (60, 6)) * max(0.125, offset * 2.0**-22)
+    return (offset + near).astype(np.float32)
 
 
-def test_recall_of_tight_clusters_with_a_far_outlier() -> None:
+def tight_clusters() -> NDArray[Any]:
+    """With one sample far from all."""
     rng = np.random.default_rng(4)
     features = (rng.integers(0, 3, 40)[:, None] * 1000 + rng.normal(size=(40, 5)) * 1e-3).astype(np.float32)
     features[7] = 1e7
-    targets = rng.integers(0, 3, 40)
+    return features
+
+
+def permuted() -> NDArray[Any]:
+    """Ties that rounding would break: the same squares, summed in another order, differ in the last float64 bit."""
+    rng = np.random.default_rng(6)
+    point = rng.normal(size=40).astype(np.float32)
+    features = np.stack([np.zeros(40, np.float32), *(rng.permutation(point) for _ in range(12))])
+    assert len(set((features[1:].astype(float) ** 2).sum(axis=1))) > 1
+    return features
+
+
+@pytest.mark.parametrize(
+    "features", [*map(far_duplicates, (0.0, 100.0, 4096.0, 1e6)), tight_clusters(), permuted()], ids=lambda _: ""
+)
+def test_recall_where_rounding_matters(features: NDArray[Any]) -> None:
+    targets = np.random.default_rng(1).integers(0, 3, len(features))
     assert recall_at_1(features, targets) == pytest.approx(slow_recall(features, targets), abs=1e-12)
 
 
@@ -85,16 +96,6 @@ def test_recall_with_ties_and_duplicates(data: tuple[list[list[int]], list[int],
     assert recall_at_1(features[order], targets[order]) == pytest.approx(value, abs=1e-12), "depends on the order"
 
 
-def test_recall_of_ties_that_rounding_would_break() -> None:
-    """The same squares, summed in another order, differ in the last bit of a float64."""
-    rng = np.random.default_rng(6)
-    point = rng.normal(size=40).astype(np.float32)
-    features = np.stack([np.zeros(40, np.float32), *(rng.permutation(point) for _ in range(12))])
-    assert len(set((features[1:].astype(float) ** 2).sum(axis=1))) > 1
-    targets = np.array([0] * 5 + [1] * 8)
-    assert recall_at_1(features, targets) == pytest.approx(slow_recall(features, targets), abs=1e-12)
-
-
 def test_recall_of_duplicates_by_hand() -> None:
     #          three duplicates (0 0 1), one point next to them, a pair of zeros with different signs
     features = np.array([[5, 5], [5, 5], [5, 5], [5, 6], [0.0, -9], [-0.0, -9]], np.float32)
@@ -102,10 +103,10 @@ def test_recall_of_duplicates_by_hand() -> None:
     #       0: the others are 0 and 1; 1: the same; 2: both are 0; 3: nearest are the three; 4 and 5: each other
     votes = [1 / 2, 1 / 2, 0, 1 / 3, 1, 1]
     assert recall_at_1(features, targets) == pytest.approx(np.mean(votes))
+    assert math.isnan(recall_at_1(features[:1], targets[:1])), "nobody is near"
 
 
 def test_recall_of_a_collapsed_network_is_chance_and_quick() -> None:
-    """All features equal: no [N, N] comparison, no class that wins because it comes first."""
     targets = np.repeat(np.arange(100), 300)
     assert recall_at_1(np.ones((30000, 16), np.float32), targets) == pytest.approx(299 / 29999)
 
@@ -115,12 +116,12 @@ def test_recall_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     features, targets = rng.normal(size=(83, 5)).astype(np.float32), rng.integers(0, 3, 83)
     features[50] = features[60]  # one pair of duplicates
     whole = recall_at_1(features, targets)
-    monkeypatch.setattr("skd_plugins.evaluation.retrieval._BLOCK", 20)
-    monkeypatch.setattr("skd_plugins.evaluation.nearest._BLOCK", 300)
-    for tile, few in ((2, 64), (16, 64), (16, 0), (82, 1), (100, 64)):  # few=0: float32 gives every query up
-        monkeypatch.setattr("skd_plugins.evaluation.nearest._TILE", tile)
-        monkeypatch.setattr("skd_plugins.evaluation.nearest._FEW", few)
-        assert recall_at_1(features, targets) == whole == pytest.approx(slow_recall(features, targets))
+    assert whole == pytest.approx(slow_recall(features, targets))
+    monkeypatch.setattr(retrieval, "_BLOCK", 300)
+    for tile, few in ((2, 64), (16, 64), (16, 0), (82, 1), (100, 64)):  # few=0: float32 gives up every query
+        monkeypatch.setattr(retrieval, "_TILE", tile)
+        monkeypatch.setattr(retrieval, "_FEW", few)
+        assert recall_at_1(features, targets) == whole
 
 
 @quick
@@ -128,38 +129,40 @@ def test_recall_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     st.integers(2, 30), st.integers(1, 12), st.integers(0, 2**32 - 1), st.sampled_from([1.0, 1e-3, 1e3, 1e-30, 1e30]),
     st.sampled_from([0.0, 1.0, 300.0]), st.sampled_from([1, 3, 7, 64]), st.sampled_from([2, 64]),
 )  # fmt: skip
-def test_float32_leaves_what_is_nearest(
+def test_candidates_have_all_that_is_nearest(
     count: int, width: int, seed: int, scale: float, offset: float, tile: int, few: int
 ) -> None:
-    """Whatever it leaves out is farther away, in exact arithmetic; what it can't tell is float64's."""
+    """In exact arithmetic."""
     rng = np.random.default_rng(seed)
     rows = ((offset + rng.integers(-3, 4, (count, width)) * rng.choice([1, 1e-4], (count, 1))) * scale).astype("f4")
     rows = np.unique(rows, axis=0)
     assume(len(rows) > 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skd_plugins.evaluation.nearest._TILE", tile)
-        patch.setattr("skd_plugins.evaluation.nearest._FEW", few)
-        given_back = list(nearest_candidates(rows, np.arange(len(rows)), np.arange(len(rows))))
-    assert sorted(query for query, _ in given_back) == list(range(len(rows)))
+        patch.setattr(retrieval, "_TILE", tile)
+        patch.setattr(retrieval, "_FEW", few)
+        parts = list(retrieval._candidates(rows, np.arange(len(rows))))
     exact = [[Fraction(float(x)) for x in row] for row in rows]
-    for query, candidates in given_back:
+    for query in range(len(rows)):
+        found = [candidate[queries == query] for queries, candidate in parts if query in queries]
+        assert len(found) == 1, "all of a query's candidates come together"
         distances = [sum((a - b) ** 2 for a, b in zip(exact[query], other, strict=True)) for other in exact]
         others = [d for j, d in enumerate(distances) if j != query]
         nearest = [j for j, d in enumerate(distances) if j != query and d == min(others)]
-        assert set(nearest) <= set(candidates.tolist())
-        assert query not in candidates
+        assert set(nearest) <= set(found[0].tolist())
+        assert query not in found[0]
 
 
 def test_most_queries_are_settled_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features as networks have them; float64 is left with none."""
+    """Features as networks have them leave none to float64."""
     rng = np.random.default_rng(8)
     features, targets = np.maximum(rng.normal(size=(500, 64)), 0).astype(np.float32), rng.integers(0, 9, 500)
-    expected = recall_at_1(features, targets)
-    monkeypatch.delattr("skd_plugins.evaluation.nearest._in_float64")
-    assert recall_at_1(features, targets) == expected
-    monkeypatch.setattr("skd_plugins.evaluation.nearest._FEW", 0)
-    with pytest.raises(NameError):
-        recall_at_1(features, targets)
+    left: list[int] = []
+    monkeypatch.setattr(retrieval, "_in_float64", lambda points, norms, queries: left.append(len(queries)) or iter(()))
+    recall_at_1(features, targets)
+    assert not left
+    monkeypatch.setattr(retrieval, "_FEW", 0)
+    recall_at_1(features, targets)
+    assert left == [500]
 
 
 def test_recall_keeps_to_its_memory() -> None:
@@ -173,7 +176,3 @@ def test_recall_keeps_to_its_memory() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(result.stdout) < 400 * 1024, f"{int(result.stdout) // 1024} MiB"
-
-
-def test_recall_of_one_sample_is_not_a_number() -> None:
-    assert math.isnan(recall_at_1(np.ones((1, 3)), np.array([0])))

@@ -1,4 +1,4 @@
-"""Stages of networks: what they give, and the network from one of them on."""
+"""Stages of networks, and the rest of a network after one of them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_networks_without_stages_are_refused() -> None:
     vit = create_model("test_vit", num_classes=CLASSES)
     small = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4, CLASSES))
     for name, arguments, model, message in [
-        ("byot", {}, small, "Sequential has no four stages .* a ResNet say"),
+        ("byot", {}, small, "Sequential has no four stages .* such as a ResNet"),
         ("byot", {}, vit, r"the stages of VisionTransformer give \[2, 257, 64\]"),
         ("sd_dropout", {"position": "layer2"}, small, "Sequential has no four stages"),
         ("sd_dropout", {"position": "layer1"}, Folded(), "Folded can't be continued after 'layer1'"),

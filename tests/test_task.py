@@ -1,4 +1,4 @@
-"""What timm's optimizers, clipping and averaging find on a `MethodTask`."""
+"""`MethodTask` as timm's optimizers, clipping and averaging see it."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import torch
 from timm.data.mixup import FastCollateMixup
 
 from skd_plugins.common.errors import SkdError
+from skd_plugins.data.order import Division
 from skd_plugins.timm_train.batches import WholeBatches
 from skd_plugins.timm_train.pairs import PairedCollateMixup, labels_of
 
@@ -32,18 +33,21 @@ def test_collate_mixup_is_timms_on_each_segment() -> None:
 def test_whole_batches_only() -> None:
     targets = np.arange(100) % 10
     for world in (1, 2):
-        orders = [WholeBatches(targets, batch_size=33 // world, world=world, rank=rank) for rank in range(world)]
+        orders = [
+            WholeBatches(targets, batch_size=33 // world, division=Division(world=world, rank=rank))
+            for rank in range(world)
+        ]
         steps = {order.steps for order in orders}
         assert steps == {3}
         seen = [batch.indices for order in orders for batch in order.batches(0)]
         assert {len(indices) for indices in seen} == {33 // world}
         assert len(set(np.concatenate(seen))) == 3 * world * (33 // world)
-    couples = WholeBatches(targets, batch_size=8, world=1, rank=0, couples=True)
+    couples = WholeBatches(targets, batch_size=8, division=Division(), couples=True)
     for epoch in range(5):
         for batch in couples.batches(epoch):
             assert np.bincount(targets[batch.indices])[targets[batch.indices]].min() >= 2
     with pytest.raises(SkdError, match="100 training images are less than one batch of 51 on 2"):
-        WholeBatches(targets, batch_size=51, world=2, rank=0)
+        WholeBatches(targets, batch_size=51, division=Division(world=2))
 
 
 def test_labels_of_timms_data_sets() -> None:

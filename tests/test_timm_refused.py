@@ -40,7 +40,7 @@ def test_everything_is_restored(run: Any, data: dict[str, Path]) -> None:
         ("cskd", "", "unknown method 'cskd'; did you mean 'cs_kd'"),
         ("sd_dropout", "weight=abc", "method 'sd_dropout': weight should be a valid number"),
         ("sd_dropout", "weight", "expected field=value, got 'weight'"),
-        ("sd_dropout", "drop_rate=2", "drop_rate must be between 0 and 1, got 2"),
+        ("sd_dropout", "drop_rate=2", "method 'sd_dropout': drop_rate should be less than 1, got 2"),
         ("sd_dropout", "base=cs_kd base_args.paring=bank", "did you mean 'pairing'"),
         ("ce", "weight=1", "method 'ce' takes no arguments, got 'weight'"),
         ("adacos", "", "adacos needs a network with a cosine classifier, which timm's train.py can't make"),
@@ -72,7 +72,7 @@ def test_bad_methods_are_refused_before_the_script_runs(
         ),
         (
             "import timm.data\nfrom timm.task import ClassificationTask\ntimm.data.create_naflex_loader(None)",
-            "--naflex-loader gives batches of patches",
+            "--naflex-loader makes batches of patches",
         ),
     ],
 )

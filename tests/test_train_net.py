@@ -263,31 +263,6 @@ def test_bad_input_is_one_line(
     assert list(tmp_path.iterdir()) == [], "nothing was begun"
 
 
-def test_wrong_weights_stop_the_paper_config(coco: Path, resnet152: Path, tmp_path: Path) -> None:
-    """A ResNet-50 in a ResNet-152 config, a card without classes, a corrupt file: one line, before anything starts."""
-    copy = tmp_path / resnet152.name
-    for ending in (".safetensors", ".json"):
-        shutil.copy(resnet152.with_suffix(ending), copy.with_suffix(ending))
-    card = json.loads(copy.with_suffix(".json").read_text())
-
-    def error(weights: Path) -> str:
-        arguments = ["--config", "faster_rcnn_sdd.yaml", "MODEL.TIMM.WEIGHTS", str(weights),
-                     "SOLVER.IMS_PER_BATCH", "2", "OUTPUT_DIR", str(tmp_path / "out"), *SMALL]  # fmt: skip
-        done = train_net(*arguments, datasets=coco)
-        assert done.returncode == 2, done.stderr[-2000:]
-        assert not (tmp_path / "out").exists()
-        return [line for line in done.stderr.splitlines() if line.startswith("error: ")][-1]
-
-    copy.with_suffix(".json").write_text(json.dumps(card | {"model": "resnet50"}))
-    assert re.search(r"has weights of resnet50 with .*, but the config wants resnet152 with ", error(copy))
-    without = {key: value for key, value in card.items() if key != "num_classes"}
-    copy.with_suffix(".json").write_text(json.dumps(without))
-    assert "is not a weights card: num_classes: Field required" in error(copy)
-    copy.with_suffix(".json").write_text(json.dumps(card))
-    copy.write_bytes(copy.read_bytes()[:1_000_000])
-    assert "or its card is damaged" in error(copy)
-
-
 def test_a_training_is_not_overwritten_and_another_detector_not_continued(
     short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,33 +11,19 @@ from typing import Any
 import pytest
 import timm
 import torch
-import torchvision
 from safetensors.torch import load_file, save_file
 
 from skd_plugins import Recipe, SkdError, create_model, create_task, export_weights, replace, train
 from skd_plugins.evaluation.command import evaluate_weights
-from skd_plugins.evaluation.comparison import group_runs
-from skd_plugins.evaluation.runs import read_run
+from skd_plugins.evaluation.comparison import group_runs, read_run
 from skd_plugins.networks.features import forward_with_features
-from skd_plugins.training.plan import make_plan
 from skd_plugins.weights import load_network
 
 RECIPE = Recipe(
-    name="resnet10t_digits.tiny",
-    dataset="digits",
-    model="resnet10t",
-    model_args={"channels": [8, 8, 16, 16]},
-    method="sd_dropout",
-    method_args={"base": "cs_kd", "base_args": {"pairing": "bank"}, "weight": 0.1},
-    epochs=2,
-    batch_size=50,
-    image_size=32,
-    augment="shift",
-    hflip=0.0,
-    crop_pct=1.0,
-    ema_decay=0.5,
-    trackers=(),
-)
+    name="resnet10t_digits.tiny", dataset="digits", model="resnet10t", model_args={"channels": [8, 8, 16, 16]},
+    method="sd_dropout", method_args={"base": "cs_kd", "base_args": {"pairing": "bank"}, "weight": 0.1}, epochs=2,
+    batch_size=50, image_size=32, augment="shift", hflip=0.0, crop_pct=1.0, ema_decay=0.5, trackers=(),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +59,6 @@ def test_another_classifier_travels_with_the_card(
     teacher = create_task("kd", create_model("resnet10t", num_classes=10), teacher=str(path), base="cs_kd")
     with torch.no_grad():
         assert torch.equal(teacher.method._teacher[0](input), logits), "an exported network teaches"
-    plan = make_plan(replace(RECIPE, method="kd", method_args={"teacher": str(path)}), data=str(digits_beton))
-    assert plan["training-only parameters"] == 0
 
 
 def test_export_loads_in_plain_timm(run: Path, tmp_path: Path) -> None:
@@ -100,27 +83,6 @@ def test_export_loads_in_plain_timm(run: Path, tmp_path: Path) -> None:
     assert (card["epoch"], card["step"]) == (2, 8)
     assert Recipe.from_json(card["recipe"]) == RECIPE
     assert sorted(item.name for item in path.parent.iterdir()) == [f"{RECIPE.name}.json", f"{RECIPE.name}.safetensors"]
-
-
-@pytest.mark.parametrize("umask", [0o002, 0o077])
-def test_files_have_the_mode_of_new_files(run: Path, digits_beton: Path, tmp_path: Path, umask: int) -> None:
-    before = os.umask(umask)
-    try:
-        exported = export_weights(run, tmp_path)
-        report = evaluate_weights(exported, data=str(digits_beton / "train.beton"), save_predictions=True)
-    finally:
-        os.umask(before)
-    files = {path for path in tmp_path.rglob("*") if path.is_file()}
-    assert files >= {exported, report.with_name("predictions.safetensors"), report.with_name("metrics.json")}
-    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
-
-
-def test_torchvision_network(digits_beton: Path, tmp_path: Path) -> None:
-    recipe = replace(
-        RECIPE, model="torchvision/resnet18", model_args={}, max_steps=1, ema_decay=None, name="resnet18.test"
-    )
-    path = export_weights(train(recipe, data=str(digits_beton), out=tmp_path), tmp_path)
-    assert torchvision.models.resnet18(num_classes=10).load_state_dict(load_file(path)).missing_keys == []
 
 
 def test_run_checkpoint_and_export_evaluate_alike(run: Path, digits_beton: Path, tmp_path: Path) -> None:
@@ -169,14 +131,14 @@ def test_no_evaluation_replaces_another(
     asked: list[tuple[str | Path, dict[str, Any], str]] = [
         (copy, {}, "run/evaluation"),
         (copy / "last.pt", {}, "run/evaluation"),
-        (copy, {"ema": False}, "run/evaluation-raw"),
+        (copy, {"raw": True}, "run/evaluation-raw"),
         (copy, {"which": "best"}, "run/evaluation-best"),
-        (copy / "best.pt", {"ema": False, "attack": "fgsm", "eps": 0.1}, "run/evaluation-best-raw-fgsm-eps0.1"),
+        (copy / "best.pt", {"raw": True, "attack": "fgsm", "eps": 0.1}, "run/evaluation-best-raw-fgsm-eps0.1"),
         (copy / "epoch0020.pt", {}, "run/evaluation-epoch0020"),
         (copy, {"attack": "fgsm"}, "run/evaluation-fgsm"),
         (copy, {"attack": "fgsm", "eps": 8 / 255}, "run/evaluation-fgsm"),
         (exported[0], {}, "weights/evaluation-resnet10t.one"),
-        (exported[1], {"ema": False}, "weights/evaluation-resnet10t.two"),
+        (exported[1], {"raw": True}, "weights/evaluation-resnet10t.two"),
         ("resnet10t.one", {}, "evaluation/resnet10t.one"),
         ("resnet10t.one", {"attack": "fgsm"}, "evaluation-fgsm/resnet10t.one"),
     ]
@@ -189,13 +151,9 @@ def test_no_evaluation_replaces_another(
 
 def test_errors(run: Path, digits_beton: Path, jpeg_folder: Path, tmp_path: Path) -> None:
     exported = export_weights(run, tmp_path)
-    for weights, message in [
-        (tmp_path / "no.safetensors", "no.safetensors does not exist"),
-        (tmp_path / "no.pt", "does not exist"),
-        (tmp_path, "last.pt does not exist"),
-    ]:
-        with pytest.raises(SkdError, match=message):
-            load_network(weights)
+    for name in ("no.safetensors", "no.pt", "", "no.tag"):
+        with pytest.raises(SkdError, match="does not exist|there are no weights 'no.tag'"):
+            load_network(tmp_path / name if name != "no.tag" else name)
     with pytest.raises(SkdError, match="10 classes, .* has 3"):
         evaluate_weights(exported, data=str(jpeg_folder), out=tmp_path / "e")
 
@@ -209,10 +167,11 @@ def test_errors(run: Path, digits_beton: Path, jpeg_folder: Path, tmp_path: Path
     with pytest.raises(SkdError, match="is damaged, or not the (file|one) .*SHA-256 differs"):
         load_network(exported)
     card = exported.with_suffix(".json")  # what somebody else made need not have a checksum
-    card.write_text(json.dumps({key: value for key, value in json.loads(card.read_text()).items() if key != "sha256"}))
-    tensors = {
-        key: value.contiguous() for key, value in torch.load(run / "last.pt", weights_only=True)["state_dict"].items()
-    }
+    sound = json.loads(card.read_text())
+    del sound["sha256"]
+    card.write_text(json.dumps(sound))
+    exported.write_bytes(whole)
+    tensors = load_file(exported)
     tensors["fc.weigth"] = tensors.pop("fc.weight")
     save_file(tensors, exported)
     with pytest.raises(SkdError, match=r"1 missing: fc.weight; 1 unexpected: fc.weigth"):
@@ -220,7 +179,6 @@ def test_errors(run: Path, digits_beton: Path, jpeg_folder: Path, tmp_path: Path
     save_file({**load_file(exported), "fc.weight": torch.zeros(7, 16)}, exported)
     with pytest.raises(SkdError, match=r"1 of another shape: fc.weight \[7, 16\] instead of \[10, 16\]"):
         load_network(exported)
-    sound = json.loads(card.read_text())
     for content, reason in [
         ({}, "model: Field required"),
         (sound | {"num_classes": "ten"}, "num_classes: "),

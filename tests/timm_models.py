@@ -1,10 +1,10 @@
-"""Tries the smallest model of each of timm's model modules with the methods that use features; writes the table.
+"""Tries the smallest model of each of timm's modules with the methods that use features, and writes the table.
 
-A model is supported when one step of each method gives a right loss: the output is that of the model's own forward,
-the cross-entropy is that output's, every term is finite, and gradient reaches the first layers. It is refused when the
-package says so with an `SdkError`. Anything else is an error of ours.
+A model is supported when one step of each method gives the right loss: the output equals the model's own, the
+cross-entropy is that output's, every term is finite, and gradients reach the first layers. It is refused when the
+package raises `SkdError`. Anything else is our mistake.
 
-Run: python tests/timm_models.py   (about a quarter of an hour; writes docs/timm-models.md)
+Run: python tests/timm_models.py   (takes 15 minutes; writes docs/timm-models.md)
 """
 
 from __future__ import annotations
@@ -39,29 +39,26 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
 
 
 class Result(NamedTuple):
-    """What became of one model. Attributes: reason: why it is refused or wrong, empty when it is supported."""
-
     module: str
     model: str
     status: str
-    reason: str = ""
+    reason: str = ""  # why it is refused or wrong
 
 
 def smallest_models() -> dict[str, str]:
-    """Of each module the model with the fewest parameters."""
+    """The model with the fewest parameters in each module."""
     chosen: dict[str, str] = {}
     for module in timm.list_modules():
         counts = {}
         for name in set(timm.list_models(module=module)) - set(NETWORKS):
             with torch.device("meta"):
                 counts[name] = sum(parameter.numel() for parameter in timm.create_model(name).parameters())
-        if counts:  # not ours
+        if counts:  # else the module is ours
             chosen[module] = min(sorted(counts), key=lambda name: counts[name])
     return chosen
 
 
 def try_model(module: str, name: str) -> Result:
-    """One step of each method."""
     torch.manual_seed(0)
     try:
         with torch.device("meta"):
@@ -73,13 +70,13 @@ def try_model(module: str, name: str) -> Result:
                 return Result(module, name, "wrong", f"{method} {arguments}: {problem}")
     except SkdError as error:
         return Result(module, name, "refused", str(error))
-    except Exception as error:  # ours to mend; the other models are tried all the same
+    except Exception as error:  # our mistake; the other models are still tried
         return Result(module, name, "wrong", f"{type(error).__name__}: {error}")
     return Result(module, name, "supported")
 
 
 def smallest_input(name: str) -> tuple[nn.Module, int]:
-    """The model, and the smallest image side that it trains on."""
+    """The model, and the smallest image side it trains on."""
     for size in (*SIZES, 0):
         try:
             model = timm.create_model(name, num_classes=CLASSES, img_size=size or None)
@@ -97,10 +94,10 @@ def smallest_input(name: str) -> tuple[nn.Module, int]:
 
 
 def try_method(model: nn.Module, size: int, method: str, arguments: dict[str, Any]) -> str:
-    """One step; returns what is wrong with it."""
+    """Says what is wrong with one step; empty if nothing is."""
     task = create_task(method, model, verbose=False, **arguments).train()
     weight = next(classifier_of(model).parameters())
-    if not weight.any():  # gMLP's starts at zero, and lets no gradient through yet
+    if not weight.any():  # gMLP's starts at zero, which lets no gradient through
         nn.init.normal_(weight, std=0.02)
     segments = len(task.method.segments)
     input = torch.randn(segments * BATCH, 3, size, size)
@@ -126,7 +123,7 @@ def try_method(model: nn.Module, size: int, method: str, arguments: dict[str, An
 
 
 def seeded(function: Any) -> Any:
-    """Calls it with the generators at the same place: dropout, stochastic depth, VOLO's token mixing."""
+    """Calls it with seeded generators, for dropout, stochastic depth and VOLO's token mixing."""
     torch.manual_seed(1)
     np.random.seed(1)
     result: dict[str, Tensor] | Tensor = function()
@@ -134,7 +131,6 @@ def seeded(function: Any) -> Any:
 
 
 def document(results: list[Result]) -> str:
-    """The page."""
     supported = [result for result in results if result.status == "supported"]
     lines = [
         "# timm's models",

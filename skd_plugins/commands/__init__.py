@@ -1,1 +1,1 @@
-"""What the subcommands of `skd` do that is nobody else's: doctor, demo, list, data, release, weights."""
+"""The subcommands of `skd` that stand above everything else: doctor, demo, list, data, write, release, weights."""

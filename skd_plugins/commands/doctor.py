@@ -1,4 +1,4 @@
-"""``skd doctor``: what this machine has, what is missing, and what to do about it."""
+"""``skd doctor``: what this machine has, what is missing, and how to get it."""
 
 from __future__ import annotations
 
@@ -7,202 +7,127 @@ import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib import metadata
-from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
-State = Literal["ok", "note", "problem"]
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.text import Text
+
+from ..common.environment import machine, versions
+from ..common.errors import SkdError
+from ..common.files import cache_folder
+
 _GIB = 2**30
-_DETECTRON2 = "git+https://github.com/facebookresearch/detectron2.git"
-_MAIN = ("torch", "torchvision", "timm", "accelerate")
+_COLOURS = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one check found.
+class Finding(NamedTuple):
+    """What a check found: with advice it is a note, unless it is a problem."""
 
-    Attributes:
-        state: ``problem`` if something that the package is for won't work, ``note`` for what is optional or slow.
-        what: the thing.
-        found: what it is here.
-        advice: what to do; empty if it is fine.
-    """
-
-    state: State
     what: str
     found: str
     advice: str = ""
+    problem: bool = False
 
 
-def examine(folder: Path = Path()) -> Iterator[Finding]:
-    """All checks. Args: folder is where runs would be written."""
-    checks: list[Callable[[], Iterator[Finding]]] = [
-        _python, _packages, _devices, _ffcv, _detectron2, lambda: _disk(folder), _cache, _shared_memory, _files,
-    ]  # fmt: skip
-    for check in checks:
-        try:
-            yield from check()
-        except Exception as error:  # the doctor does not die of what it examines
-            name = getattr(check, "__name__", "disk").strip("_").replace("_", " ")
-            yield Finding("problem", name, f"the check failed: {type(error).__name__}: {error}")
-
-
-def _python() -> Iterator[Finding]:
-    yield Finding("ok", "skd_plugins", f"{version('skd_plugins')} in {Path(__file__).parents[1]}")
-    yield Finding("ok", "python", f"{platform.python_version()}, {platform.platform(terse=True)}")
-
-
-def _packages() -> Iterator[Finding]:
-    from packaging.requirements import Requirement
-
-    needed = {
-        requirement.name: requirement
-        for requirement in map(Requirement, metadata.requires("skd_plugins") or ())
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-    }
-    for name in _MAIN:
-        version = metadata.version(name)
-        fits = name not in needed or needed[name].specifier.contains(version, prereleases=True)
-        advice = "" if fits else f"pip install '{needed[name]}'"
-        yield Finding("ok" if fits else "problem", name, version, advice)
-    others = sorted(set(needed) - set(_MAIN))
-    wrong = [str(needed[name]) for name in others if not _installed(needed[name])]
-    if wrong:
-        yield Finding("problem", "other packages", f"missing or of another version: {', '.join(wrong)}",
-                      f"pip install {' '.join(repr(text) for text in wrong)}")  # fmt: skip
-    else:
-        yield Finding("ok", "other packages", f"all {len(others)} are there")
-
-
-def _installed(requirement: object) -> bool:
-    from packaging.requirements import Requirement
-
-    assert isinstance(requirement, Requirement)
-    try:
-        return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
-    except metadata.PackageNotFoundError:
-        return False
-
-
-def _devices() -> Iterator[Finding]:
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("ok", "processor", f"{cores} cores for this process, torch uses {torch.get_num_threads()} threads")
-    if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(number)
-            yield Finding("ok", f"GPU {number}", f"{properties.name}, {properties.total_memory / _GIB:.0f} GiB")
-    elif torch.version.cuda is None:
-        yield Finding("note", "GPU", "this torch is built without CUDA", "pytorch.org has the command for your driver")
-    else:
-        driver = Path("/proc/driver/nvidia/version").exists()
-        yield Finding(
-            "problem" if driver else "note", "GPU",
-            f"none is seen (torch is built for CUDA {torch.version.cuda})",
-            "there is an NVIDIA driver: see nvidia-smi, CUDA_VISIBLE_DEVICES, and whether the driver is new enough"
-            if driver else "training runs on the processor: fine for the digits, not for ImageNet",
-        )  # fmt: skip
-
-
-def _ffcv() -> Iterator[Finding]:
-    from ..data.beton import decode
-    from ..data.beton.file import beton_available
-
-    if not beton_available():
-        yield Finding("note", "FFCV", "not installed: no .beton files, image folders work",
-                      "in a checkout: make setup; else install libopencv-dev, libturbojpeg0-dev, pkg-config and g++, "
-                      "then pip install 'skd_plugins[ffcv]'")  # fmt: skip
-        return
-    try:
-        decode.ffcv()
-    except OSError as error:
-        advice = "install OpenCV 4 and libturbojpeg, then pip install --force-reinstall --no-deps ffcv"
-        yield Finding("problem", "FFCV", f"its library can't be loaded: {error}", advice)
-        return
-    yield Finding("ok", "FFCV", metadata.version("ffcv"))
-    if decode.native() is None:
-        advice = "install g++ and libjpeg-dev (libjpeg-turbo 2.1 or later) and install skd_plugins again"
-        yield Finding(
-            "note", "decoder", "FFCV's; ours, which is faster and gives the same pixels, is not compiled", advice
-        )
-    else:
-        yield Finding("ok", "decoder", "ours, with FFCV's pixels")
-
-
-def _detectron2() -> Iterator[Finding]:
-    if importlib.util.find_spec("detectron2") is None:
-        yield Finding("note", "detectron2", "not installed: no detection",
-                      "in a checkout: make setup; else pip install 'skd_plugins[detection]', then "
-                      f"pip install --no-build-isolation '{_DETECTRON2}'")  # fmt: skip
-        return
-    try:
-        module = importlib.import_module("detectron2")
-        importlib.import_module("detectron2._C")
-    except ImportError as error:
-        yield Finding("problem", "detectron2", f"can't be imported: {error}",
-                      "build it again with this torch: pip install --force-reinstall --no-build-isolation --no-deps "
-                      f"'{_DETECTRON2}'")  # fmt: skip
-        return
-    yield Finding("ok", "detectron2", str(module.__version__))
-
-
-def _disk(folder: Path) -> Iterator[Finding]:
-    free = shutil.disk_usage(folder).free / _GIB
-    few = free < 5
-    advice = "a ResNet-152's checkpoints take about 1.5 GB, ImageNet as .beton 50 to 350 GB" if few else ""
-    yield Finding("note" if few else "ok", "disk", f"{free:.0f} GiB free in {folder.resolve()}", advice)
-    if not os.access(folder, os.W_OK):
-        yield Finding("problem", "disk", f"{folder.resolve()} can't be written", "give --out another folder")
-
-
-def _cache() -> Iterator[Finding]:
-    from ..common.files import cache_folder
-
-    folder = cache_folder()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if os.access(existing, os.W_OK):
-        yield Finding("ok", "cache of weights", str(folder))
-    else:
-        yield Finding("problem", "cache of weights", f"{folder} can't be written", "set SKD_CACHE to a folder that can")
-
-
-def _shared_memory() -> Iterator[Finding]:
-    folder = Path("/dev/shm")
-    if not folder.is_dir():
-        return
-    size = shutil.disk_usage(folder).total / _GIB
-    small = size < 1
-    yield Finding("note" if small else "ok", "/dev/shm", f"{size:.2g} GiB",
-                  "worker processes pass images of folders through it: docker run --shm-size=8g, or workers=0"
-                  if small else "")  # fmt: skip
-
-
-def _files() -> Iterator[Finding]:
-    import resource
-
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    few = 0 <= limit < 1024
-    yield Finding("note" if few else "ok", "open files", str(limit), "ulimit -n 4096" if few else "")
-
-
-def doctor(folder: Path = Path()) -> bool:
-    """Prints all findings, a line each and a line of advice where there is one; whether there is no problem."""
-    from rich.console import Console
-    from rich.text import Text
-
+def doctor() -> None:
+    """Check this machine: versions, GPUs, FFCV, detectron2, disk and shared memory. A problem gives exit code 1."""
     console = Console(soft_wrap=True, highlight=False)
-    colours = {"ok": "green", "note": "yellow", "problem": "bold red"}
     problems = 0
-    for finding in examine(folder):
-        problems += finding.state == "problem"
-        console.print(
-            Text.assemble((f"{finding.state:8s}", colours[finding.state]), f"{finding.what}: {finding.found}")
-        )
+    for finding in examine():
+        problems += finding.problem
+        state = "problem" if finding.problem else "note" if finding.advice else "ok"
+        console.print(Text.assemble((f"{state:8s}", _COLOURS[state]), f"{finding.what}: {finding.found}"))
         if finding.advice:
             console.print(Text(f"{'':8s}{finding.advice}"))
     print("no problems" if not problems else f"{problems} problem{'' if problems == 1 else 's'}")
-    return not problems
+    if problems:
+        raise SystemExit(1)
+
+
+def examine() -> Iterator[Finding]:
+    """Runs all checks. One that fails, because torch can't be imported for example, is itself a finding."""
+    for check in (_packages, _gpu, _ffcv, _detectron2, _disk):
+        try:
+            yield from check()
+        except Exception as error:
+            name = check.__name__.removeprefix("_")
+            yield Finding(name, f"the check failed: {type(error).__name__}: {error}", problem=True)
+
+
+def _packages() -> Iterator[Finding]:
+    yield Finding("package", str(Path(__file__).parents[1]))
+    yield from (Finding(name, version) for name, version in versions().items())
+    for requirement in map(Requirement, metadata.requires("skd_plugins") or ()):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            installed = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            installed = "missing"
+        if installed == "missing" or not requirement.specifier.contains(installed, prereleases=True):
+            yield Finding(requirement.name, installed, f"pip install '{requirement}'", problem=True)
+
+
+def _gpu() -> Iterator[Finding]:
+    import torch  # here, so that a broken torch is a finding
+
+    yield Finding("machine", f"{machine()}, {platform.platform(terse=True)}")
+    if torch.cuda.is_available():
+        return
+    build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    driver = Path("/proc/driver/nvidia/version").exists()
+    advice = "training runs on the processor: fine for the digits, not for ImageNet"
+    if driver:
+        advice = "there is an NVIDIA driver: check nvidia-smi, CUDA_VISIBLE_DEVICES and the CUDA version it supports"
+    found = f"torch finds none; it is built {build}"
+    yield Finding("GPU", found, advice, problem=driver and torch.version.cuda is not None)
+
+
+def _ffcv() -> Iterator[Finding]:
+    from ..data.beton import decode  # here, because it imports torch
+
+    try:
+        decode.ffcv()
+    except (SkdError, OSError) as error:  # not installed, or not loadable
+        libraries = "libopencv-dev, libturbojpeg0-dev, pkg-config and g++"
+        advice = f"make setup, or install {libraries}, then pip install --force-reinstall --no-deps ffcv"
+        yield Finding("FFCV", str(error), advice, problem=isinstance(error, OSError))
+        return
+    if decode.native():
+        yield Finding("decoder", "ours, with FFCV's pixels")
+    else:
+        advice = "install g++ and libjpeg-dev (libjpeg-turbo 2.1 or later) and install skd_plugins again"
+        yield Finding("decoder", "FFCV's; ours gives the same pixels faster, but is not compiled", advice)
+
+
+def _detectron2() -> Iterator[Finding]:
+    try:
+        importlib.import_module("detectron2._C")  # compiled for one version of torch
+        yield Finding("detectron2", str(importlib.import_module("detectron2").__version__))
+    except ImportError as error:
+        advice = (
+            "make setup, or pip install 'skd_plugins[detection]', then pip install --force-reinstall --no-deps "
+            "--no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
+        )
+        installed = importlib.util.find_spec("detectron2") is not None
+        yield Finding("detectron2", f"no detection: {error}", advice, problem=installed)
+
+
+def _disk() -> Iterator[Finding]:
+    for what, folder, option in (("disk", Path.cwd(), "--out"), ("cache of weights", cache_folder(), "SKD_CACHE")):
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not os.access(existing, os.W_OK):
+            yield Finding(what, f"{folder} can't be written", f"set {option} to another folder", problem=True)
+            continue
+        free = shutil.disk_usage(existing).free / _GIB
+        advice = "a ResNet-152's checkpoints take about 1.5 GB, ImageNet as .beton 50 to 350 GB"
+        yield Finding(what, f"{free:.0f} GiB free in {folder}", advice if free < 5 else "")
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        size = shutil.disk_usage(shared).total / _GIB
+        advice = "worker processes pass images of folders through it: docker run --shm-size=8g, or workers=0"
+        yield Finding("/dev/shm", f"{size:.2g} GiB", advice if size < 1 else "")

@@ -1,79 +1,60 @@
-"""``skd list``: what has a name here."""
+"""``skd list``: methods, networks and data sets by name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
+import timm
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
 
-def print_list(what: Literal["methods", "models", "datasets"]) -> None:
-    """Prints a table of names with what they are."""
-    from rich.console import Console
-    from rich.table import Table
+from ..data.datasets import list_datasets
+from ..methods.table import method_rows
+from ..networks import NETWORKS
+from ..networks.build import build_network
 
-    columns, rows, closing = {"methods": _methods, "models": _models, "datasets": _datasets}[what]()
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*row)
+
+def list_names(what: tyro.conf.Positional[Literal["methods", "models", "datasets"]] = "methods") -> None:
+    """List the methods, our networks or the data sets, each with a short description."""
+    table, note = {"methods": _methods, "models": _models, "datasets": _datasets}[what]()
     console = Console()
     console.print(table)
-    if closing:
-        console.print(closing, highlight=False)
+    console.print(note, highlight=False)
 
 
-Listing = tuple[Sequence[str], list[tuple[str, ...]], str]
-
-
-def _methods() -> Listing:
-    from ..methods.table import method_rows
-
-    rows: list[tuple[str, ...]] = [
-        (
-            row.name,
-            row.source.partition(": ")[0].rstrip("."),
-            " ".join(row.segments),
-            f"{row.extra:,}",
-            f"{row.cost:.2f}",
-        )
-        for row in method_rows()
-    ]
-    closing = (
-        "Segments: the parts of a batch, as many images each. Extra parameters: in training only, on a ResNet-50 with "
-        "1,000 classes. Step: passes through the network over cross-entropy's, counted (forward 1, backward 2), with "
-        "default arguments; heads and loading are not counted, and a teacher is as large as the student."
+def _methods() -> tuple[Table, str]:
+    table = Table("method", "source", "segments", "extra parameters", "step", box=None, pad_edge=False)
+    for row in method_rows():
+        source = row.source.partition(": ")[0].rstrip(".")
+        table.add_row(row.name, source, " ".join(row.segments), f"{row.extra:,}", f"{row.cost:.2f}")
+    return table, (
+        "Segments: the parts of a batch, each with the same number of images. Extra parameters: in training only, for "
+        "a ResNet-50 with 1,000 classes. Step: passes through the network relative to cross-entropy, counted (forward "
+        "1, backward 2) with default arguments, without heads and loading; a teacher counts as a network of the "
+        "student's size."
     )
-    return ("method", "source", "segments", "extra parameters", "step"), rows, closing
 
 
-def _models() -> Listing:
-    import timm
-    import torch
-
-    from ..networks import NETWORKS
-    from ..networks.build import build_network
-
-    rows: list[tuple[str, ...]] = []
+def _models() -> tuple[Table, str]:
+    table = Table("model", "parameters", "input", box=None, pad_edge=False)
     for name in NETWORKS:
         config = timm.get_pretrained_cfg(name)
-        assert config is not None  # each of them has one
+        assert config is not None  # all of ours have one
         with torch.device("meta"):
             model = build_network(name, num_classes=config.num_classes)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        rows.append((name, f"{parameters:,} ({config.num_classes} classes)", f"{config.input_size[-1]} px"))
-    closing = (
-        f"and {len(timm.list_models()) - len(NETWORKS):,} of timm (timm.list_models()), and torchvision's as "
+        table.add_row(name, f"{parameters:,} ({config.num_classes} classes)", f"{config.input_size[-1]} px")
+    return table, (
+        f"and {len(timm.list_models()) - len(NETWORKS):,} networks of timm (timm.list_models()), and torchvision's as "
         "torchvision/NAME (torchvision.models.list_models())"
     )
-    return ("model", "parameters", "input"), rows, closing
 
 
-def _datasets() -> Listing:
-    from ..data.datasets import list_datasets
-
-    rows: list[tuple[str, ...]] = [
-        (data.name, f"{data.classes:,}", f"{data.train:,}" if data.train else "-", f"{data.val:,}", data.title)
-        for data in list_datasets()
-    ]
-    return ("dataset", "classes", "training", "evaluation", "what it is"), rows, "more of each: skd data NAME"
+def _datasets() -> tuple[Table, str]:
+    table = Table("dataset", "classes", "training", "evaluation", "what it is", box=None, pad_edge=False)
+    for data in list_datasets():
+        train = f"{data.train:,}" if data.train else "-"
+        table.add_row(data.name, f"{data.classes:,}", train, f"{data.val:,}", data.title)
+    return table, "more about each: skd data NAME"

@@ -1,143 +1,186 @@
-"""``skd release``: from a run to a folder that others can use, and its entry in the manifest."""
+"""``skd release``: makes a folder of a run that others can use, and its entry in the manifest."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
+import timm
+import torch
+import tyro
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+from torch import nn
 
 from ..common.errors import SkdError
 from ..common.files import file_sha256
-from ..common.typed import first_problem
-from ..weights.export import export_weights
-from ..weights.load import Which, load_network
-from ..weights.manifest import CARD_FILE, WEIGHTS_FILE, Release, add_entry, check_addable, check_name
-from ..weights.to_detectron2 import export_detectron2
-from .model_card import DATA, readme, same_logits, timm_config
+from ..evaluation.command import evaluate_weights
+from ..networks import NETWORKS
+from ..weights import export_detectron2, export_weights, load_network
+from ..weights.download import one_line_errors
+from ..weights.load import Which
+from ..weights.manifest import CARD_FILE, WEIGHTS_FILE, Release, add_entry, check_addable, check_name, check_url
 
-ENTRY_FILE, SUMS_FILE = "manifest_entry.json", "SHA256SUMS"
+_DATA = {
+    "digits": "scikit-learn's digits: 8 x 8 pixels, 200 to train and 797 to validate, from UCI's Optical Recognition "
+    "of Handwritten Digits (Alpaydin and Kaynak, 1998; CC BY 4.0)",
+    "imagenet-1k": "ImageNet-1k, ILSVRC 2012 (non-commercial research; see image-net.org)",
+}
+_PERCENT = ("top1", "top5", "ece", "ece_10", "recall_at_1")
 
 
-def make_release(
-    run: str | Path,
-    out: str | Path,
+def release(
+    run: tyro.conf.Positional[str],
     *,
     tag: str | None = None,
+    out: Path = Path("releases"),
     data: str | None = None,
-    urls: Sequence[str] = (),
+    url: tuple[str, ...] = (),
     manifest: Path | None = None,
+    push: str | None = None,
     license: str = "Apache-2.0",
-    detectron2: bool = False,
+    detectron2: tyro.conf.FlagCreatePairsOff[bool] = False,
     which: Which = "last",
-    ema: bool | None = None,
+    raw: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> Path:
-    """Makes ``OUT/ARCH.TAG``: weights, cards, checksums and the entry for the manifest.
+    """Make a folder of a run that others can use: weights, timm's config, model card, checksums, manifest entry.
 
-    The very files are evaluated, so their metrics are true, and loaded with timm, so its users can have them. The
-    folder appears when it is complete.
+    The files themselves are evaluated, and loaded with timm, before the folder appears.
 
     Args:
         run: a run's folder or a checkpoint.
+        tag: the release is called ARCH.TAG; the recipe's tag by default.
         out: folder of releases.
-        tag: what follows the architecture's name; the recipe's by default.
-        data: what to evaluate on, see `skd_plugins.evaluation.command.evaluate_weights`.
-        urls: where the folder will be, for the manifest (see `Release.urls`); the folder itself by default.
-        manifest: a manifest that gets the entry, see `add_entry`; what it can't take is said before the evaluation.
-        license: SPDX identifier of the weights' licence.
-        detectron2: write a ``.pkl`` for detectron2's own ResNet too.
+        data: what to evaluate on; the embedded digits by default if the network was trained on them.
+        url: where the folder will be (https://, hf://OWNER/NAME@REVISION, file:///), for the manifest; by default the
+            repository of --push, or the folder itself.
+        manifest: a manifest of your own that gets the entry; with SKD_WEIGHTS_MANIFEST=MANIFEST its names are known.
+            The package's names can't be in it: give another tag.
+        push: upload the folder to OWNER/NAME on the Hugging Face Hub (log in first: hf auth login).
+        license: of the weights, an SPDX identifier.
+        detectron2: write a .pkl for detectron2's own ResNet too.
         which: which checkpoint of a run's folder.
-        ema: see `skd_plugins.weights.read_weights`.
-
-    Returns:
-        the folder.
-
-    Raises:
-        SkdError: there is such a release already; the run, the data or the manifest can't be used; the address is not
-            one.
+        raw: the raw weights, even if the run has averaged ones too.
     """
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".release.", dir=folder) as temporary:
+    urls = [check_url(address) for address in url or ([f"hf://{push}"] if push else [])]
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".release.", dir=out) as temporary:
         part = Path(temporary) / "release"  # the temporary folder itself is for its owner alone
         part.mkdir()
-        name = _fill(part, folder, run, tag, data, urls, manifest, license, detectron2, which, ema)
-        os.rename(part, folder / name)
+        model, card = _export(run, part, tag, which, raw)
+        name: str = card["name"]
+        folder = out / name
+        if folder.exists():
+            raise SkdError(f"{folder} exists, and a release does not change: give another --tag, or remove it")
+        if manifest is not None:
+            check_addable(manifest, name)
+        if push:  # now, because the evaluation can take hours
+            with one_line_errors(f"can't push to {push}", "log in with: hf auth login"):
+                HfApi().create_repo(push, exist_ok=True)
+        config = _write_config(part, model, card)
+        if detectron2:
+            pickled = export_detectron2(part, part, name=name)
+            settings = pickled.with_suffix(".detectron2.yaml")
+            settings.write_text(settings.read_text().replace(str(pickled), pickled.name))
+        about = {
+            "metrics": _measure(part, data),
+            "evaluation": f"skd evaluate {name}" + (f" --data {Path(data).name}" if data else ""),
+            "data": _DATA.get(card["recipe"]["dataset"], card["recipe"]["dataset"]),
+            "license": license,
+        }
+        _write_readme(part / "README.md", config, about)
+        entry = _entry(part, card, urls or [folder.resolve().as_uri()], about)
+        text = _write_json(part / "manifest_entry.json", entry.model_dump(mode="json"))
+        sums = [f"{file_sha256(file)}  {file.name}\n" for file in sorted(part.iterdir())]
+        (part / "SHA256SUMS").write_text("".join(sums))
+        os.rename(part, folder)
     if manifest is not None:
-        add_entry(manifest, folder / name / ENTRY_FILE)
-    return folder / name
+        add_entry(manifest, entry)
+    if push:
+        with one_line_errors(f"can't push to {push}", "log in with: hf auth login"):
+            HfApi().upload_folder(repo_id=push, folder_path=folder, commit_message=f"Add {name}")
+    print(f"{text}release: {folder}")
+    return folder
 
 
-def _fill(
-    part: Path, out: Path, run: str | Path, tag: str | None, data: str | None, urls: Sequence[str],
-    manifest: Path | None, license: str, detectron2: bool, which: Which, ema: bool | None,
-) -> str:  # fmt: skip
-    """Writes all files of a release to `part`; returns its name."""
-    exported = export_weights(run, part, name=Path(WEIGHTS_FILE).stem, which=which, ema=ema)
-    exported_card = exported.with_suffix(".json")
-    card = json.loads(exported_card.read_text())
-    exported_card.unlink()
+def _export(run: str | Path, part: Path, tag: str | None, which: Which, raw: bool) -> tuple[nn.Module, dict[str, Any]]:
+    """Writes the weights; returns the network and its card, with the release's name."""
+    exported = export_weights(run, part, name=Path(WEIGHTS_FILE).stem, which=which, ema=False if raw else None)
+    model, card = load_network(exported)
+    exported.with_suffix(".json").unlink()  # the card goes into config.json
     if not card["recipe"]:
         raise SkdError(f"{run} was not trained by a recipe; release a run's folder or a checkpoint")
     arch, _, recipes_tag = card["recipe"]["name"].partition(".")
-    name = card["name"] = check_name(f"{arch}.{tag or recipes_tag}")
-    if (out / name).exists():
-        raise SkdError(f"{out / name} exists, and a release does not change: give another --tag, or remove it")
-    if manifest is not None:
-        check_addable(manifest, name)
+    return model, card | {"name": check_name(f"{arch}.{tag or recipes_tag}")}
 
-    # The config is written twice: the network can be loaded from the folder once there is a card in it.
-    _write_json(part / CARD_FILE, {"skd": card})
-    model, _ = load_network(part)
-    config = timm_config(model, card)
+
+def _write_config(part: Path, model: nn.Module, card: dict[str, Any]) -> dict[str, Any]:
+    """Writes and returns ``config.json``, with which timm makes the network from ``local-dir:`` and ``hf-hub:``.
+
+    Our card is in it as ``skd``. If timm does not get the same logits (it lacks torchvision's network, say, or another
+    classifier), the file has no ``architecture``, so that timm refuses it instead of making a wrong network.
+    """
+    config = {"num_classes": card["num_classes"], "skd": card}
+    if card["classes"]:
+        config["label_names"] = card["classes"]
+    arch = card["model"].removeprefix("torchvision/").partition(".")[0]
+    own = timm.get_pretrained_cfg(arch) if timm.is_model(arch) else None
+    if own is not None:
+        about = {key: card[key] for key in ("input_size", "mean", "std", "crop_pct", "interpolation", "num_classes")}
+        # With these timm can change the number of channels or classes.
+        about |= {"fixed_input_size": own.fixed_input_size, "first_conv": own.first_conv, "classifier": own.classifier}
+        in_timm = {"architecture": arch, "model_args": card["model_args"], "pretrained_cfg": about, **config}
+        _write_json(part / CARD_FILE, in_timm)
+        try:
+            if _same_logits(model, timm.create_model(f"local-dir:{part}", pretrained=True), card):
+                return in_timm
+        except (RuntimeError, TypeError):  # timm's network has other layers or arguments
+            pass
     _write_json(part / CARD_FILE, config)
-    if "architecture" in config:
-        import timm
+    return config
 
-        if not same_logits(model, timm.create_model(f"local-dir:{part}", pretrained=True), card):
-            raise SkdError(f"timm does not load {name} as it is (its logits differ); not released")
-    metrics = _measure(part, data)
-    evaluation = f"skd evaluate {name}" + (f" --data {Path(data).name}" if data else "")
-    (part / "README.md").write_text(readme(name, config, metrics, evaluation, license))
-    if detectron2:
-        pickled = export_detectron2(part, part, name=name)
-        settings = pickled.with_suffix(".detectron2.yaml")
-        settings.write_text(settings.read_text().replace(str(pickled), pickled.name))
-    entry = {
-        "name": name,
-        "files": [
-            {"name": file.name, "size": file.stat().st_size, "sha256": file_sha256(file)}
-            for file in sorted(part.iterdir())
-        ],
-        "urls": list(urls) or [(out / name).resolve().as_uri()],
-        "metrics": metrics,
-        "evaluation": evaluation,
-        "recipe": card["environment"]["command"],
-        "commit": card["environment"]["commit"],
-        "data": DATA.get(card["recipe"]["dataset"], card["recipe"]["dataset"]),
-        "license": license,
-    }
-    try:
-        Release.model_validate(entry)
-    except ValidationError as error:
-        raise SkdError(f"the entry of {name} is not one: {first_problem(error)}") from None
-    _write_json(part / ENTRY_FILE, entry)
-    lines = [f"{file_sha256(file)}  {file.name}\n" for file in sorted(part.iterdir())]
-    (part / SUMS_FILE).write_text("".join(lines))
-    return name
+
+@torch.no_grad()
+def _same_logits(one: nn.Module, other: nn.Module, card: dict[str, Any]) -> bool:
+    """Whether two networks give the same logits for a random image, up to float32's rounding."""
+    input = torch.randn(1, *card["input_size"], generator=torch.Generator().manual_seed(0))
+    return torch.allclose(one.eval()(input), other.eval()(input), rtol=1e-4, atol=1e-4)
 
 
 def _measure(folder: Path, data: str | None) -> dict[str, float]:
-    from ..evaluation.command import evaluate_weights
-
     with tempfile.TemporaryDirectory() as out:
         evaluate_weights(folder, data=data, out=Path(out))
         metrics = json.loads((Path(out) / "metrics.json").read_text())["metrics"]
     return {key: value for key, value in metrics.items() if value is not None}
 
 
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")
+def _write_readme(path: Path, config: dict[str, Any], about: dict[str, Any]) -> None:
+    in_timm, card = "architecture" in config, config["skd"]
+    data = ModelCardData(
+        license=about["license"].lower(),
+        library_name="timm" if in_timm else None,
+        pipeline_tag="image-classification",
+        tags=["image-classification", *(["timm"] if in_timm else []), "self-knowledge-distillation"],
+    )
+    template = Path(__file__).with_name("model_card.md.jinja")
+    readme = ModelCard.from_template(
+        data, str(template), card=card, recipe=card["recipe"], made=card["environment"], in_timm=in_timm,
+        registered=config.get("architecture") in NETWORKS, percent=_PERCENT, license_name=about["license"],
+        name=card["name"], **{key: about[key] for key in ("metrics", "evaluation", "data")},
+    )  # fmt: skip
+    path.write_text(f"{readme}\n")
+
+
+def _entry(part: Path, card: dict[str, Any], urls: list[str], about: dict[str, Any]) -> Release:
+    paths = sorted(part.iterdir())
+    files = [{"name": path.name, "size": path.stat().st_size, "sha256": file_sha256(path)} for path in paths]
+    made = {"recipe": card["environment"]["command"], "commit": card["environment"]["commit"]}
+    return Release.model_validate({"name": card["name"], "files": files, "urls": urls, **made, **about})
+
+
+def _write_json(path: Path, value: object) -> str:
+    text = json.dumps(value, indent=1) + "\n"
+    path.write_text(text)
+    return text

@@ -1,20 +1,82 @@
-"""What ``skd weights`` does."""
+"""``skd export`` and ``skd weights``."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from ..common.errors import SkdError
+from ..weights import export_detectron2, export_weights
 from ..weights.download import download, is_downloaded, verify
+from ..weights.load import Which
 from ..weights.manifest import WEIGHTS_FILE, all_releases, find_release
 from ..weights.published import is_published, published_file
 
 
-def show_list() -> None:
-    """Prints the releases, what they reach, and which are in the cache."""
-    from rich.console import Console
-    from rich.table import Table
+def export(
+    checkpoint: tyro.conf.Positional[str],
+    *,
+    out: Path = Path("weights"),
+    name: str | None = None,
+    format: Literal["safetensors", "detectron2"] = "safetensors",
+    which: Which = "last",
+    raw: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Export a network as safetensors that load in plain timm and torchvision, or for detectron2's own ResNet.
 
+    Args:
+        checkpoint: a run's folder, a checkpoint, exported weights, or timm/NAME.TAG.
+        out: folder for the files.
+        name: arch.tag; the recipe's name by default.
+        format: safetensors with a card, or detectron2's .pkl with the settings that must go with it.
+        which: which checkpoint of a run's folder.
+        raw: the raw weights, even if the run has averaged ones too.
+    """
+    write = export_weights if format == "safetensors" else export_detectron2
+    path = write(checkpoint, out, name=name, which=which, ema=False if raw else None)
+    print(path)
+    if format == "detectron2":
+        print(f"\n{path.with_suffix('.detectron2.yaml').read_text()}", end="")
+
+
+def weights(
+    action: tyro.conf.Positional[Literal["list", "download", "verify", "path"]],
+    names: tyro.conf.Positional[tuple[str, ...]] = (),
+) -> None:
+    """List, download or verify released weights, or print where they are.
+
+    They are kept in $SKD_CACHE/weights, by default ~/.cache/skd_plugins/weights. SKD_WEIGHTS_MANIFEST=FILE adds the
+    releases of your own manifest. HF_ENDPOINT=URL replaces the Hugging Face Hub by a mirror. HF_HUB_OFFLINE=1 forbids
+    the network for released weights and timm's, but not for torchvision's.
+
+    Args:
+        action: list all; download; verify those in the cache; or print a file's path, after downloading it if needed.
+        names: of weights (see skd weights list), or timm/NAME.TAG, torchvision/NAME.WEIGHTS.
+    """
+    if action == "list":
+        if names:
+            raise SkdError("skd weights list takes no names")
+        _print_list()
+    elif not names:
+        raise SkdError(f"skd weights {action} needs a name; skd weights list prints them")
+    for name in names:
+        path = _file(name, get=action != "verify")
+        print(f"{name}: verified, {path}" if action == "verify" else path)
+
+
+def _file(name: str, *, get: bool) -> Path:
+    if is_published(name):
+        return published_file(name, download=get)
+    release = find_release(name)
+    return (download(release) if get else verify(release)) / WEIGHTS_FILE
+
+
+def _print_list() -> None:
     table = Table(box=None)
     table.add_column("name", no_wrap=True)
     for column in ("top-1 error, %", "ECE, %", "MB"):
@@ -23,32 +85,9 @@ def show_list() -> None:
         table.add_column(column)
     for release in all_releases().values():
         top1, ece = (release.metrics.get(name, math.nan) for name in ("top1", "ece"))
-        numbers = (100 * (1 - top1), 100 * ece, release.size / 1e6)
-        here = "yes" if is_downloaded(release) else "no"
-        data = release.data.partition(":")[0]
-        table.add_row(release.name, *(f"{number:.2f}" for number in numbers), here, data)
+        numbers = (100 * (1 - top1), 100 * ece, sum(file.size for file in release.files) / 1e6)
+        cached = "yes" if is_downloaded(release) else "no"
+        table.add_row(release.name, *(f"{number:.2f}" for number in numbers), cached, release.data.partition(":")[0])
     console = Console()
     console.print(table)
     console.print("and what timm and torchvision publish: timm/resnet152.tv_in1k, torchvision/resnet50.IMAGENET1K_V1")
-
-
-def get(name: str) -> Path:
-    """Downloads weights, if they are not in the cache; returns their safetensors (or torchvision's ``.pth``).
-
-    Raises:
-        SkdError: there are no such weights, or they could not be had.
-    """
-    if is_published(name):
-        return published_file(name, download=True)
-    return download(find_release(name)) / WEIGHTS_FILE
-
-
-def check(name: str) -> Path:
-    """Verifies weights that are in the cache; returns what `get` does.
-
-    Raises:
-        SkdError: they are not there, or damaged; a damaged file is deleted.
-    """
-    if is_published(name):
-        return published_file(name, download=False)
-    return verify(find_release(name)) / WEIGHTS_FILE

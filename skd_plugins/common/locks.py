@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -41,7 +41,8 @@ def only_one(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            with suppress(OSError):  # gone, or the file system has become read-only
+                lock.unlink()
 
 
 def make_folder_once(path: Path, write: Callable[[Path], None]) -> None:

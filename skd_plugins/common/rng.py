@@ -1,8 +1,8 @@
-"""Random numbers that depend on what they are for, not on who draws them or when.
+"""Random numbers that depend on their use, not on who draws them or when.
 
-FFCV draws crops and flips from generators of its threads that nobody can seed, and a stateful generator would have to
-be replayed to resume in the middle of an epoch. Here every number is a hash of (seed, epoch, position, segment, draw),
-so that a sample's augmentation is the same for any number of workers and processes and wherever a run was resumed.
+FFCV's threads draw crops and flips from generators that can't be seeded, and a stateful generator would have to be
+replayed to resume within an epoch. Here every number is a hash of (seed, epoch, position, segment, draw), so a sample's
+augmentation is the same for any number of workers and processes, and after a resume.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def keys(*parts: ArrayLike) -> NDArray[np.uint64]:
     """One 64-bit key for each broadcast combination of the (non-negative integer) parts."""
-    state = np.uint64(0)
+    state = np.zeros(1, dtype=np.uint64)
     with np.errstate(over="ignore"):
         for part in parts:
             # The golden-ratio step keeps (0, 1) and (1, 0) and runs of zeros apart.
-            state = _mix(np.atleast_1d(state + _GOLDEN + np.asarray(part, dtype=np.uint64)))  # type: ignore[assignment]
-    return np.atleast_1d(state)
+            state = _mix(state + _GOLDEN + np.atleast_1d(np.asarray(part, dtype=np.uint64)))
+    return state
 
 
 def uniform(key: NDArray[np.uint64], draws: int) -> NDArray[np.float64]:

@@ -38,7 +38,7 @@ def check_arguments(
     function: Callable[..., Any], arguments: Mapping[str, Any], *, what: str, skip: Sequence[str] = ("self",)
 ) -> dict[str, Any]:
     """Converts keyword arguments to the annotated types of `function`; unknown and missing names are errors."""
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters
     known = [name for name in parameters if name not in skip]
     for name in arguments:

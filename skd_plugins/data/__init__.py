@@ -1,14 +1,18 @@
-"""Data: writing `.beton` files, and loaders from them or from image folders."""
+"""Data, in reading order: `sources`, `beton` (files written and read), `order`, `augment`, `fetch`, `loader`.
+
+`folder` reads image folders, `mixing` is mixup, `find` finds a recipe's data, `datasets` has the known sets.
+"""
 
 from .augment import Augmentation
 from .beton.write import write_beton
 from .datasets import open_source
 from .loader import Loader, make_loader, open_data
-from .order import TrainingOrder
+from .order import Division, TrainingOrder
 from .sources import Source
 
 __all__ = [
     "Augmentation",
+    "Division",
     "Loader",
     "Source",
     "TrainingOrder",

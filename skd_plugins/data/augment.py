@@ -1,12 +1,13 @@
-"""Crop boxes and flips, computed for a whole batch, the same for `.beton` files and folders."""
+"""Crop boxes and flips of a whole batch, the same for `.beton` files and folders."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..common.errors import SkdError
 from ..common.rng import keys, uniform
@@ -19,18 +20,20 @@ class Augmentation:
     """How an image becomes a network's input.
 
     Attributes:
-        image_size: side of the (square) input, pixels.
-        mode: training crop. ``rrc`` is torchvision's RandomResizedCrop; ``shift`` is RandomCrop with `padding` black
-            pixels around the image, as for CIFAR.
+        image_size: side of the square input, in pixels.
+        mode: the training crop. ``rrc`` is torchvision's RandomResizedCrop; ``shift`` is RandomCrop with `padding`
+            black pixels around the image, as for CIFAR.
         scale: range of the crop's area relative to the image (``rrc``).
-        ratio: range of its aspect ratio (``rrc``).
-        padding: largest shift in pixels of the output (``shift``).
+        ratio: range of the crop's aspect ratio (``rrc``).
+        padding: largest shift, in pixels of the output (``shift``).
         hflip: probability of a horizontal flip.
-        crop_pct: evaluation: side of the centre crop relative to the image's shorter side.
-        interpolation: PIL filter for folders. `.beton` files are resized with OpenCV's area filter, as FFCV does.
-        scaled_decoding: decode JPEGs of `.beton` files to 1/2, 1/4 or 1/8 of their size where a training crop is at
-            least that much larger than the input. Faster for large photographs, but other pixels; see
+        crop_pct: side of the evaluation crop relative to the image's shorter side.
+        interpolation: PIL's filter for folders. `.beton` files are resized with OpenCV's area filter, as FFCV does.
+        scaled_decoding: decode a JPEG of a `.beton` file to 1/2, 1/4 or 1/8 of its size if the training crop is at
+            least that much larger than the input. This is faster for large photographs but changes the pixels; see
             ``benchmarks/parity.py``. Evaluation always decodes in full.
+        mean: channel means that the pixels are normalised with, in [0, 1].
+        std: their standard deviations.
     """
 
     image_size: int = 224
@@ -42,20 +45,29 @@ class Augmentation:
     crop_pct: float = 0.875
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     scaled_decoding: bool = False
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
 
     def __post_init__(self) -> None:
-        # A box of no size, or an evaluation box that reaches outside the image, would end the process in OpenCV's C++.
-        for name, fine in (
-            ("image_size", self.image_size >= 1),
-            ("mode", self.mode in ("rrc", "shift")),
-            ("scale", 0 <= self.scale[0] <= self.scale[1] <= 1),
-            ("ratio", 0 < self.ratio[0] <= self.ratio[1] < np.inf),
-            ("padding", self.padding >= 0),
-            ("hflip", 0 <= self.hflip <= 1),
-            ("crop_pct", 0 < self.crop_pct <= 1),
+        # An empty box, or an evaluation box that reaches outside the image, would make OpenCV end the process.
+        for name, fine, what in (
+            ("image_size", self.image_size >= 1, "at least 1"),
+            ("mode", self.mode in ("rrc", "shift"), "'rrc' or 'shift'"),
+            ("scale", 0 <= self.scale[0] <= self.scale[1] <= 1, "two ascending numbers from 0 to 1"),
+            ("ratio", 0 < self.ratio[0] <= self.ratio[1] < np.inf, "two ascending numbers above 0"),
+            ("padding", self.padding >= 0, "at least 0"),
+            ("hflip", 0 <= self.hflip <= 1, "from 0 to 1"),
+            ("crop_pct", 0 < self.crop_pct <= 1, "above 0 and at most 1"),
+            ("std", min(self.std) > 0, "above 0"),
         ):
             if not fine:
-                raise SkdError(f"augmentation: {name}={getattr(self, name)} is out of range")
+                raise SkdError(f"{name} should be {what}, got {getattr(self, name)!r}")
+
+    @classmethod
+    def of(cls, recipe: Any) -> Augmentation:
+        """The augmentation that a `Recipe` describes; its fields have the same names, and `augment` is the mode."""
+        names = {field.name for field in fields(cls)} - {"mode", "scaled_decoding"}
+        return cls(mode=recipe.augment, **{name: getattr(recipe, name) for name in names})
 
 
 def training_boxes(
@@ -68,16 +80,11 @@ def training_boxes(
     positions: NDArray[np.integer],
     segments: NDArray[np.integer],
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Random crops for images of the given sizes ``[n]``.
+    """Random crops for images of the given sizes; all arrays are ``[n]``.
 
     Args:
-        spec: what to draw.
-        heights: pixels ``[n]``.
-        widths: pixels ``[n]``.
-        seed: the run's seed.
-        epoch: the epoch.
-        positions: each image's anchor position in the epoch ``[n]``.
-        segments: each image's segment number ``[n]``.
+        positions: each image's anchor position in the epoch.
+        segments: each image's segment number.
 
     Returns:
         boxes ``[n, 4]`` as (top, left, height, width), which reach outside the image for ``shift``; flips ``[n]``.
@@ -95,7 +102,7 @@ def training_boxes(
 def _resized_crops(
     spec: Augmentation, heights: NDArray[np.float64], widths: NDArray[np.float64], draws: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """torchvision's RandomResizedCrop.get_params, vectorised: the first of ten tries that fits, else a centre crop."""
+    """torchvision's RandomResizedCrop.get_params for a batch: the first of ten tries that fits, else a centre crop."""
     low, high = spec.scale
     area = (heights * widths)[:, None] * (low + (high - low) * draws[:, :_TRIES])
     log_low, log_high = np.log(spec.ratio[0]), np.log(spec.ratio[1])
@@ -112,7 +119,7 @@ def _resized_crops(
         shape = widths[none] / heights[none]
         w[none] = np.where(shape > spec.ratio[1], np.rint(heights[none] * spec.ratio[1]), widths[none])
         h[none] = np.where(shape < spec.ratio[0], np.rint(widths[none] / spec.ratio[0]), heights[none])
-        w, h = np.maximum(w, 1), np.maximum(h, 1)  # one pixel high and a narrow `ratio`: rounded to none
+        w, h = np.maximum(w, 1), np.maximum(h, 1)  # an image of one pixel and a narrow `ratio` round to 0
         top[none], left[none] = (heights[none] - h[none]) // 2, (widths[none] - w[none]) // 2
     return np.stack([top, left, h, w], axis=1).astype(np.int64)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from shutil import disk_usage
@@ -17,26 +17,36 @@ from torch import Tensor
 from ..common.errors import SkdError
 from .augment import Augmentation, center_boxes, training_boxes
 from .beton.file import BetonFile
-from .folder import FolderImages, Request
-from .order import Batch
+from .folder import FolderData, FolderImages, Request
+from .order import Batch, Order
 
 _SHARED = Path("/dev/shm")
-_PATIENCE = 600  # seconds that torch waits for a batch of a worker
+_PATIENCE = 600  # seconds that torch waits for a worker's batch
 READER_DIED = re.compile(r"DataLoader (worker \(pid|timed out)")  # torch's words
 READER_ADVICE = (
     "a process that reads images died or hangs: too little memory, or shared memory (docker: --shm-size, SLURM: "
     "--mem); use fewer workers, workers=0, or a .beton file, which needs none"
 )
-Raw = tuple[Tensor, dict[int, str]]  # uint8 [n, H, W, 3], and why rows of it could not be decoded
+Raw = tuple[Tensor, dict[int, str]]  # uint8 [n, H, W, 3], and why some of its rows can't be decoded
+Indices = NDArray[np.int64]
+
+
+def _clean(order: Order) -> tuple[bool, ...]:
+    """For each segment whether it gets the evaluation transform."""
+    return tuple(role == "clean" for role in order.segments)
+
+
+def _rows(batch: Batch) -> tuple[Indices, Indices]:
+    """The anchor position and the segment number of each of a batch's images."""
+    segments, anchors = np.divmod(np.arange(len(batch.indices)), len(batch.positions))
+    return batch.positions[anchors], segments
 
 
 class BetonBatches:
-    """Batches of a `.beton` file, decoded by threads (its C code runs without Python's lock)."""
+    """Batches of a `.beton` file, decoded by threads (the C code runs without Python's lock)."""
 
-    def __init__(
-        self, data: BetonFile, spec: Augmentation, *, seed: int, clean: tuple[bool, ...], workers: int, pin: bool
-    ) -> None:
-        self.data, self.spec, self.seed, self.clean = data, spec, seed, clean
+    def __init__(self, data: BetonFile, spec: Augmentation, order: Order, *, workers: int, pin: bool) -> None:
+        self.data, self.spec, self.seed, self.clean = data, spec, order.seed, np.array(_clean(order))
         self.workers, self.pin = max(1, workers), pin
 
     def fetch(self, batches: Iterator[Batch], epoch: int) -> Generator[tuple[Batch, Raw], None, None]:
@@ -50,62 +60,50 @@ class BetonBatches:
                     yield self._finished(*waiting.popleft())
             while waiting:
                 yield self._finished(*waiting.popleft())
-        finally:
-            # Reached at the end, on an error, and when the consumer leaves early (the generator is closed).
+        finally:  # also when the consumer leaves early and the generator is closed
             pool.shutdown(wait=True, cancel_futures=True)
 
     def one(self, index: int, epoch: int, position: int, segment: int) -> tuple[Tensor, str]:
         """One image ``[H, W, 3]`` and why it can't be decoded (empty if it can)."""
-        segments = np.array([segment])
-        boxes, flips = self._boxes(np.array([index]), epoch, np.array([position]), segments)
         pixels = torch.empty(1, self.spec.image_size, self.spec.image_size, 3, dtype=torch.uint8)
-        broken = self._decode(np.array([index]), boxes, flips, self._scaled(segments), pixels.numpy(), range(1))
-        return pixels[0], broken.get(0, "")
+        decode = self._decoder(np.array([index]), np.array([position]), np.array([segment]), epoch, pixels.numpy())
+        return pixels[0], decode(range(1)).get(0, "")
 
     def _submit(
         self, pool: ThreadPoolExecutor, batch: Batch, epoch: int
     ) -> tuple[Tensor, list[Future[dict[int, str]]]]:
-        size, rows, anchors = self.spec.image_size, len(batch.indices), len(batch.positions)
-        segments = np.arange(rows) // anchors
-        boxes, flips = self._boxes(batch.indices, epoch, batch.positions[np.arange(rows) % anchors], segments)
+        size, rows = self.spec.image_size, len(batch.indices)
         # A fresh buffer each time: torch's pinned allocator reuses one only after the copy from it has ended.
         pixels = torch.empty(rows, size, size, 3, dtype=torch.uint8, pin_memory=self.pin)
-        out = pixels.numpy()
+        decode = self._decoder(batch.indices, *_rows(batch), epoch, pixels.numpy())
         # Interleaved shares, since the segments' images differ in cost.
         shares = [range(first, rows, self.workers) for first in range(min(self.workers, rows))]
-        work = batch.indices, boxes, flips, self._scaled(segments), out
-        return pixels, [pool.submit(self._decode, *work, share) for share in shares]
+        return pixels, [pool.submit(decode, share) for share in shares]
 
-    def _boxes(
-        self, indices: NDArray[np.int64], epoch: int, positions: NDArray[np.int64], segments: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def _decoder(
+        self, indices: Indices, positions: Indices, segments: Indices, epoch: int, out: NDArray[np.uint8]
+    ) -> Callable[[range], dict[int, str]]:
+        """A function that decodes some rows into `out` and returns which can't be decoded, and why."""
         heights, widths = self.data.heights[indices], self.data.widths[indices]
         boxes, flips = training_boxes(
             self.spec, heights, widths, seed=self.seed, epoch=epoch, positions=positions, segments=segments
         )
-        clean = np.array(self.clean)[segments]
+        clean = self.clean[segments]
         boxes[clean] = center_boxes(self.spec, heights[clean], widths[clean])
-        return boxes, flips & ~clean
+        flips &= ~clean
+        scaled = self.spec.scaled_decoding & ~clean
 
-    def _scaled(self, segments: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the rows may be decoded to less than their size ``[n]``."""
-        return self.spec.scaled_decoding & ~np.array(self.clean)[segments]
+        def decode(rows: range) -> dict[int, str]:
+            broken = {}
+            for row in rows:
+                reason = self.data.crop(
+                    int(indices[row]), boxes[row], bool(flips[row]), out[row], scaled=bool(scaled[row])
+                )
+                if reason:
+                    broken[row] = reason
+            return broken
 
-    def _decode(
-        self,
-        indices: NDArray[np.int64],
-        boxes: NDArray[np.int64],
-        flips: NDArray[np.bool_],
-        scaled: NDArray[np.bool_],
-        out: NDArray[np.uint8],
-        rows: range,
-    ) -> dict[int, str]:
-        broken = {}
-        for row in rows:
-            reason = self.data.crop(int(indices[row]), boxes[row], bool(flips[row]), out[row], scaled=bool(scaled[row]))
-            if reason:
-                broken[row] = reason
-        return broken
+        return decode
 
     @staticmethod
     def _finished(batch: Batch, pixels: Tensor, shares: list[Future[dict[int, str]]]) -> tuple[Batch, Raw]:
@@ -118,37 +116,36 @@ class BetonBatches:
 class FolderBatches:
     """Batches of a folder, decoded by torch's worker processes."""
 
-    def __init__(self, images: FolderImages, *, workers: int, pin: bool) -> None:
-        self.images = images
+    def __init__(self, data: FolderData, spec: Augmentation, order: Order, *, workers: int, pin: bool) -> None:
+        self.images = FolderImages(data, spec, seed=order.seed, clean=_clean(order))
         self._requests = _Requests()
         self._loader = torch.utils.data.DataLoader(
-            images,
+            self.images,
             batch_sampler=self._requests,
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin,
             persistent_workers=workers > 0,
             timeout=_PATIENCE if workers else 0,
-            generator=torch.Generator(),  # torch's own is the training step's: a resumed one would differ by this draw
+            generator=torch.Generator(),  # a draw from torch's own would change the training steps of a resumed run
         )
 
     def fetch(self, batches: Iterator[Batch], epoch: int) -> Generator[tuple[Batch, Raw], None, None]:
-        """The batches with their pixels, in order; the workers run ahead as torch has them do."""
-        batches = self._checked(batches)
-        pending = self._requests.start(batches, epoch)
+        """The batches with their pixels, in order; torch's workers run ahead."""
+        pending = self._requests.start(self._checked(batches), epoch)
         try:
             for pixels, broken in self._loader:
                 yield pending.popleft(), (pixels, dict(zip(*broken, strict=True)))
         except (RuntimeError, ConnectionError, EOFError) as error:
-            # The connection ends where torch comes for what the process had still shared.
+            # torch reports a dead worker, or loses the connection while it fetches what the worker shared.
             if isinstance(error, RuntimeError) and not READER_DIED.search(str(error)):
                 raise
-            # Or torch's handler of SIGCHLD raises too, for the same process, wherever the program is then.
-            self._loader._iterator._shutdown_workers()  # type: ignore[union-attr]
+            # Else torch's SIGCHLD handler raises once more for the same worker, wherever the program is by then.
+            self._loader._iterator._shutdown_workers()  # type: ignore[union-attr]  # it is not None while iterating
             raise SkdError(f"{READER_ADVICE} [{type(error).__name__}: {error}]") from error
 
     def _checked(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches; raises SkdError where torch's workers would wait for ever for shared memory to put one."""
+        """The same batches, or an error where torch's workers would wait for ever for shared memory."""
         for number, batch in enumerate(batches):
             if number == 0 and self._loader.num_workers and _SHARED.is_dir():
                 ahead = 2 * self._loader.num_workers  # torch's prefetch_factor
@@ -167,29 +164,29 @@ class FolderBatches:
 
 
 class _Requests:
-    """The sampler: runs a few batches ahead of `FolderBatches.fetch`."""
+    """The sampler of `FolderBatches`: torch runs it a few batches ahead.
+
+    It is an object of its own because a cycle of references would leave the workers to the garbage collector.
+    """
 
     def __init__(self) -> None:
         self.start(iter(()), 0)
 
     def start(self, batches: Iterator[Batch], epoch: int) -> deque[Batch]:
-        """Sets what the next ``iter()`` asks for; returns where it notes what it has asked for."""
+        """Sets what the next ``iter()`` asks for; returns the queue of what it has asked for."""
         self._batches, self._epoch = batches, epoch
         self._pending: deque[Batch] = deque()
         return self._pending
 
     def __iter__(self) -> Iterator[list[Request]]:
-        batches, epoch, pending = self._batches, self._epoch, self._pending
-        for batch in batches:
+        epoch, pending = self._epoch, self._pending
+        for batch in self._batches:
             pending.append(batch)
-            anchors = len(batch.positions)
-            yield [
-                (int(index), epoch, int(batch.positions[row % anchors]), row // anchors)
-                for row, index in enumerate(batch.indices)
-            ]
+            rows = zip(batch.indices.tolist(), *(values.tolist() for values in _rows(batch)), strict=True)
+            yield [(index, epoch, position, segment) for index, position, segment in rows]
 
 
 def _collate(samples: list[tuple[Tensor, str]]) -> tuple[Tensor, tuple[list[int], list[str]]]:
-    """Stacks images; those that could not be decoded are listed (as a pair of lists, which pinning leaves alone)."""
-    broken = [(row, reason) for row, (_, reason) in enumerate(samples) if reason]
-    return torch.stack([image for image, _ in samples]), ([row for row, _ in broken], [reason for _, reason in broken])
+    """Stacks the images and lists the broken ones, as two lists because pinning leaves those alone."""
+    broken = {row: reason for row, (_, reason) in enumerate(samples) if reason}
+    return torch.stack([image for image, _ in samples]), (list(broken), list(broken.values()))

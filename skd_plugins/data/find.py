@@ -1,25 +1,22 @@
-"""From a recipe's data argument to its two halves."""
+"""From a recipe's data argument to its training and validation data."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
+
+from filelock import FileLock
 
 from ..common.errors import SkdError
 from ..common.files import cache_folder
 from .beton.file import beton_available
 from .beton.write import write_beton, write_folder
 from .datasets import DIGITS_PER_CLASS, open_source
-from .sources import split_folder
+from .sources import Source, split_folder
 
 
 def find_split(data: str | Path, train: bool) -> Path:
-    """The training or validation half in a data folder: ``train.beton`` before ``train/``.
-
-    Raises:
-        SkdError: there is neither; the message names what was looked for.
-    """
+    """The training or validation half in a data folder; ``train.beton`` comes before ``train/``."""
     data = Path(data)
     if not data.exists():
         raise SkdError(
@@ -39,7 +36,7 @@ def find_split(data: str | Path, train: bool) -> Path:
 
 
 def resolve_data(dataset: str, data: str | None) -> Path:
-    """The data folder; the embedded digits are written to the cache when they are asked for and not there.
+    """The data folder. The embedded digits are written to the cache when first asked for.
 
     Args:
         dataset: the recipe's `dataset`.
@@ -55,34 +52,34 @@ def resolve_data(dataset: str, data: str | None) -> Path:
     return Path(data)
 
 
-def embedded_digits(folder: Path, *, per_class: int | None = DIGITS_PER_CLASS) -> Path:
+def embedded_digits(folder: Path) -> Path:
     """Writes the digits as `.beton` (as PNG folders without FFCV) unless they are there; returns the folder."""
+    if _has(folder, "train") and _has(folder, "val"):  # maybe in a cache that only others may write
+        return folder
+    lock = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock.touch()
     except OSError as error:
-        if all((folder / half).exists() for half in ("train.beton", "val.beton")):
-            return folder  # somebody else's cache, which is complete
         raise SkdError(
             f"{folder} can't be written: {error.strerror or error}; SKD_CACHE=FOLDER puts the cache elsewhere"
         ) from None
-    with lock:  # the processes of a launch all come here at once
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        _write_digits(folder, per_class)
+    with FileLock(lock):  # the processes of a launch all come here at once
+        if not _has(folder, "train"):
+            _write_half(open_source("digits", True).subset(DIGITS_PER_CLASS, seed=0), folder, "train")
+        if not _has(folder, "val"):
+            _write_half(open_source("digits", False), folder, "val")
     return folder
 
 
-def _write_digits(folder: Path, per_class: int | None) -> None:
-    for train in (True, False):
-        half = "train" if train else "val"
-        if (folder / f"{half}.beton").exists() or (folder / half).exists():
-            continue
-        source = open_source("digits", train)
-        if train and per_class:
-            source = source.subset(per_class, seed=0)
-        if beton_available():
-            write_beton(source, folder / f"{half}.beton", raw_share=1.0, workers=1)
-        else:
-            part = folder / f".{half}.{os.getpid()}.part"
-            write_folder(source, part)
-            os.replace(part, folder / half)
+def _has(folder: Path, half: str) -> bool:
+    return (folder / f"{half}.beton").exists() or (folder / half).exists()
+
+
+def _write_half(source: Source, folder: Path, half: str) -> None:
+    if beton_available():
+        write_beton(source, folder / f"{half}.beton", raw_share=1.0, workers=1)
+    else:
+        part = folder / f".{half}.{os.getpid()}.part"
+        write_folder(source, part)
+        part.replace(folder / half)

@@ -1,22 +1,21 @@
-"""Image folders (and any data set that timm reads by index) through timm's readers and PIL."""
+"""Image folders, read by timm and PIL."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from timm.data import create_transform
+from timm.data.readers.reader_image_folder import ReaderImageFolder
 
 from ..common.errors import SkdError
 from .augment import Augmentation, training_boxes
-
-if TYPE_CHECKING:
-    from timm.data.readers.reader_image_folder import ReaderImageFolder
 
 Request = tuple[int, int, int, int]  # sample, epoch, position, segment
 _FILTERS = {
@@ -29,15 +28,8 @@ _FILTERS = {
 class FolderData:
     """A folder with one subfolder a class.
 
-    Args:
-        path: the folder.
-
     Attributes:
         targets: labels ``[N]``.
-        classes: class names.
-
-    Raises:
-        SkdError: the folder is missing or has no images.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,19 +43,16 @@ class FolderData:
         return len(self.targets)
 
     def name_of(self, index: int) -> str:
-        """How messages call sample `index`."""
+        """What messages call a sample."""
         return f"{self.reader.samples[index][0]} (index {index})"
 
 
 def read_folder(path: Path) -> tuple[ReaderImageFolder, list[str]]:
     """timm's reader of a folder with one subfolder a class, and the classes in the order of their labels.
 
-    Raises:
-        SkdError: there are no images, or some lie elsewhere. To timm the last folder is the class, so images in the
-            folder itself are a class without a name, and those two levels deep mix folders of equal names.
+    To timm the last folder is the class. Images in the folder itself would be a class without a name, and images two
+    levels deep would mix classes of equal names, so both are errors.
     """
-    from timm.data.readers.reader_image_folder import ReaderImageFolder
-
     try:
         reader = ReaderImageFolder(str(path))
     except RuntimeError as error:
@@ -84,18 +73,13 @@ def read_folder(path: Path) -> tuple[ReaderImageFolder, list[str]]:
 
 
 class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
-    """What the loader's worker processes index: requests to images, with the reason where one can't be decoded.
+    """What the loader's workers index: a request gives an image, and the reason if it can't be decoded.
 
     Args:
-        data: the folder.
-        spec: the augmentation.
-        seed: the run's seed.
         clean: for each segment whether it gets the evaluation transform.
     """
 
     def __init__(self, data: FolderData, spec: Augmentation, *, seed: int, clean: tuple[bool, ...]) -> None:
-        from timm.data import create_transform
-
         self.data, self.spec, self.seed, self.clean = data, spec, seed, clean
         size = spec.image_size
         self.evaluation: Callable[[Image.Image], Any] = create_transform(
@@ -110,7 +94,7 @@ class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
             file, _ = self.data.reader[index]
             with file, Image.open(file) as opened:
                 image = opened.convert("RGB")
-        except Exception as error:  # PIL's plugins raise whatever they like; the main process reports or counts it
+        except Exception as error:  # PIL's plugins raise anything; the main process reports it
             size = self.spec.image_size
             return torch.zeros(size, size, 3, dtype=torch.uint8), f"{type(error).__name__}: {error}"
         if self.clean[segment]:
@@ -125,7 +109,7 @@ class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
         )  # fmt: skip
         top, left, height, width = (int(value) for value in boxes[0])
         size, resample = self.spec.image_size, _FILTERS[self.spec.interpolation]
-        # Not `resize(box=...)`, which looks at pixels around the box. What is outside the image is black.
+        # Not `resize(box=...)`, which uses pixels around the box. `crop` is black outside the image.
         image = image.crop((left, top, left + width, top + height)).resize((size, size), resample)
         pixels = np.array(image)
         return np.ascontiguousarray(pixels[:, ::-1]) if flips[0] else pixels

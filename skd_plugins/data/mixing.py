@@ -1,4 +1,4 @@
-"""timm's mixup and cutmix, on every segment of a batch alike."""
+"""timm's mixup and cutmix, alike on every segment of a batch."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ def mix_segments(mixup: Mixup, input: Tensor, target: Tensor, segments: int) -> 
     """Mixes anchors and pairs with the same permutation and coefficient (CS-KD, section 3.2).
 
     timm mixes image i with image ``b - 1 - i`` and draws the coefficient (and cutmix's box) from NumPy's global
-    generator, so starting each segment from the same state of it does that.
+    generator, so every segment starts from the same state of that generator.
 
     Args:
-        mixup: timm's.
         input: ``[S * B, 3, H, W]``; changed in place, as timm does.
         target: ``[S * B]`` class indices.
         segments: S.
 
     Returns:
-        input and the target as probabilities ``[S * B, C]``.
+        input, and the target as probabilities ``[S * B, C]``.
     """
     parts = list(zip(input.chunk(segments), target.chunk(segments), strict=True))
     return input, torch.cat(from_same_state(lambda part: _mix(mixup, *part), parts))
@@ -37,13 +36,13 @@ def _mix(mixup: Mixup, images: Tensor, labels: Tensor) -> Tensor:
     """Mixes the images of a segment in place; returns the mixed targets ``[B, C]``."""
     even = len(images) // 2 * 2
     soft = [mixup(images[:even], labels[:even])[1]] if even else []
-    if even < len(images):  # timm refuses odd batches; the last image of an epoch may be left over, and stays as it is
+    if even < len(images):  # timm takes even batches only; the last image of an odd one is not mixed
         soft.append(mixup_target(labels[even:], mixup.num_classes, 1.0, mixup.label_smoothing))
     return torch.cat(soft)
 
 
 def from_same_state(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """Applies `function` to each part; NumPy's global generator, timm's source for mixup, starts the same each time."""
+    """Applies `function` to each part, with NumPy's global generator (which timm's mixup uses) in the same state."""
     state = np.random.get_state()
     results = []
     for part in parts:

@@ -1,4 +1,4 @@
-"""Which samples a training step gets: one order for all segments, processes and micro-batches."""
+"""Which samples a step gets: one order for all segments, processes and micro-batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROLES = ("anchor", "pair", "view", "clean")
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's share of a step (a micro-batch of it, under gradient accumulation).
+    """One process's share of a step, or of a micro-batch under gradient accumulation.
 
     Attributes:
         indices: dataset indices ``[S * b]``, the segments one after another.
@@ -27,30 +27,50 @@ class Batch:
     positions: Indices
 
 
-class TrainingOrder:
-    """The order of an epoch: every anchor once, pairs drawn from the anchor's class.
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """How a step's anchors are divided over processes and micro-batches.
 
-    A pure function of (seed, epoch): nothing has to be saved or replayed to resume. Step k takes the anchors
-    ``[k * batch_size, (k + 1) * batch_size)`` of the epoch's shuffle, whatever the number of processes (with `couples`
-    the shuffle knows it); they are divided over micro-batches and processes. The last step takes what is left; if that
-    is less than half a batch, the last two steps share their anchors evenly. Where even that left a process fewer than
-    two anchors (BatchNorm can't train on one), they are one step, larger than `batch_size`.
-
-    Args:
-        targets: each sample's class ``[N]``.
-        segments: roles of the batch's parts, the first is ``anchor``.
-        batch_size: anchors a step, over all processes and micro-batches.
-        seed: seed of the shuffles.
-        couples: every class in a process's batch is there at least twice (for CS-KD with ``pairing="batch"``). A class
-            with one single sample has no partner.
-        even: an even number of anchors wherever possible (timm's mixup needs that).
+    Attributes:
         rank: this process.
         world: number of processes.
         accumulation: micro-batches a step.
-        drop_last: leave out what does not fill a batch, as timm's training loaders do.
+        even: give every process an even number of anchors wherever possible, as timm's mixup needs.
+    """
 
-    Raises:
-        SkdError: the data or the batch is too small to be divided that way.
+    rank: int = 0
+    world: int = 1
+    accumulation: int = 1
+    even: bool = False
+
+    @property
+    def parts(self) -> int:
+        """Parts that a step is divided into."""
+        return self.world * self.accumulation
+
+    def __str__(self) -> str:
+        return f"{self.world} process(es) x {self.accumulation} micro-batch(es)"
+
+
+UNDIVIDED = Division()
+
+
+class TrainingOrder:
+    """The order of an epoch: every anchor once, pairs drawn from the anchor's class.
+
+    The order is a pure function of (seed, epoch), so nothing has to be saved or replayed to resume. Step k takes the
+    anchors ``[k * batch_size, (k + 1) * batch_size)`` of the epoch's shuffle, for any number of processes. (Only with
+    `couples` does the shuffle depend on the division.) The last step takes what is left. If that is less than half a
+    batch, the last two steps share their anchors evenly. If some process would still get fewer than two anchors, which
+    BatchNorm can't train on, the two become one step larger than `batch_size`.
+
+    Args:
+        targets: each sample's class ``[N]``.
+        segments: roles of the batch's parts; the first is ``anchor``.
+        batch_size: anchors a step, over all processes and micro-batches.
+        couples: put every class of a process's batch there at least twice, for CS-KD with ``pairing="batch"``. The only
+            sample of a class has no partner.
+        drop_last: leave out what does not fill a batch, as timm's training loaders do.
     """
 
     def __init__(
@@ -61,36 +81,28 @@ class TrainingOrder:
         batch_size: int,
         seed: int = 0,
         couples: bool = False,
-        even: bool = False,
-        rank: int = 0,
-        world: int = 1,
-        accumulation: int = 1,
+        division: Division = UNDIVIDED,
         drop_last: bool = False,
     ) -> None:
-        parts = world * accumulation
-        wrong = [role for role in segments if role not in ROLES]
-        if wrong or not segments or segments[0] != "anchor":
+        parts = division.parts
+        if not segments or segments[0] != "anchor" or not set(segments) <= set(ROLES):
             raise SkdError(f"segments start with 'anchor' and are of {ROLES}, got {tuple(segments)}")
-        unit = 2 if couples or even else 1
+        unit = 2 if couples or division.even else 1
         if batch_size % (unit * parts) or batch_size < 1:
             raise SkdError(
-                f"batch_size={batch_size} does not divide into {world} process(es) x {accumulation} micro-batch(es)"
+                f"batch_size={batch_size} does not divide into {division}"
                 + (" of an even number of images" if unit == 2 else "")
             )
         if batch_size < 2 * parts:
             raise SkdError(
-                f"batch_size={batch_size} is too small for {world} process(es) x {accumulation} micro-batch(es), which "
-                "need two images each (BatchNorm can't train on one)"
+                f"batch_size={batch_size} is too small for {division}, which need two images each (BatchNorm can't "
+                "train on one)"
             )
         if len(targets) < 2 * parts:
-            raise SkdError(
-                f"{len(targets)} training images are too few for {world} process(es) x {accumulation} micro-batch(es), "
-                "which need two each"
-            )
+            raise SkdError(f"{len(targets)} training images are too few for {division}, which need two each")
         self.targets = np.asarray(targets, dtype=np.int64)
         self.segments = tuple(segments)
-        self.batch_size, self.seed, self.couples = batch_size, seed, couples
-        self.rank, self.world, self.accumulation = rank, world, accumulation
+        self.batch_size, self.seed, self.couples, self.division = batch_size, seed, couples, division
         self.counts = np.bincount(self.targets)
         self.starts = np.cumsum(self.counts) - self.counts
         self._labels = _narrow(self.targets, len(self.counts))  # small, since every look-up in it misses the cache
@@ -99,6 +111,10 @@ class TrainingOrder:
         sizes = _step_sizes(len(targets), batch_size, least, unit, drop_last)
         self._shares = [_split(size, parts, unit) for size in sizes]
         self._step_ends = np.cumsum([sum(share) for share in self._shares])
+
+    def __len__(self) -> int:
+        """This process's batches in an epoch."""
+        return self.steps * self.division.accumulation
 
     @property
     def steps(self) -> int:
@@ -114,7 +130,7 @@ class TrainingOrder:
         return shuffled
 
     def pairs(self, epoch: int) -> Indices:
-        """For each position of the order a sample of the anchor's class, uniform and with replacement ``[N]``.
+        """A sample of the anchor's class for each position of the order ``[N]``, uniform and with replacement.
 
         Source: alinlab/cs-kd, datasets.py: PairBatchSampler (the anchor itself may be drawn).
         """
@@ -129,18 +145,23 @@ class TrainingOrder:
         for step in range(start_step, self.steps):
             share = self._shares[step]
             ends = self._step_ends[step] - sum(share) + np.cumsum(share)
-            for micro in range(self.accumulation):
-                # Ranks are neighbours within a micro-batch, so gathering them in rank order restores the global order.
-                part = micro * self.world + self.rank
+            for part in self._parts():
                 place = slice(ends[part] - share[part], ends[part])
                 positions = np.arange(place.start, place.stop)
                 yield Batch(np.concatenate([roles[role][place] for role in self.segments]), positions)
 
     def weights(self, start_step: int = 0) -> Iterator[float]:
-        """Factor of each batch's mean loss, so that averaging over processes and micro-batches is the step's mean."""
+        """Factor of each batch's mean loss that makes the average over processes and micro-batches the step's mean."""
         for share in self._shares[start_step:]:
-            for micro in range(self.accumulation):
-                yield share[micro * self.world + self.rank] * len(share) / sum(share)
+            for part in self._parts():
+                yield share[part] * len(share) / sum(share)
+
+    def _parts(self) -> range:
+        """This process's parts of a step.
+
+        Ranks are neighbours within a micro-batch, so gathering batches in rank order restores the global order.
+        """
+        return range(self.division.rank, self.division.parts, self.division.world)
 
     def _generator(self, epoch: int, stream: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch, stream])))
@@ -152,10 +173,10 @@ class TrainingOrder:
         return pairs
 
     def _couples_first(self, generator: np.random.Generator) -> Indices:
-        """A shuffle in which neighbours at even positions of a process's batch are of one class.
+        """A shuffle whose samples 2i and 2i + 1 of a process's batch are of one class.
 
-        Classes with an odd number of samples give one triple. Two triples fill six places of a batch (so batches of
-        fewer than six have no room for them). Samples that are alone in their class and a triple left over come last.
+        A class with an odd number of samples has one triple. Two triples fill six places of a batch, so a batch of
+        fewer than six has no room for them. The only samples of their class and a triple without a second come last.
         """
         shuffled = generator.permutation(len(self.targets))
         shuffled = shuffled[np.argsort(self._labels[shuffled], kind="stable")]  # class by class now
@@ -168,21 +189,21 @@ class TrainingOrder:
 
         odd = len(triples) % 2
         sizes = np.concatenate(self._shares)
-        sixes = sizes // 6  # a batch's room for two triples: every sixth place from its first on
+        sixes = sizes // 6  # how often a batch has room for two triples: at every sixth place
         nth = np.arange(sixes.sum()) - np.repeat(np.cumsum(sixes) - sixes, sixes)
         begins = np.repeat(np.cumsum(sizes) - sizes, sixes) + 6 * nth
         twice = min(len(triples) // 2, len(begins))
-        while True:  # two triples that find no room before the last places become two more of those
+        while True:  # two triples without room move to the last places, which leaves less room
             last = len(alone) + 3 * odd + (len(triples) - odd - 2 * twice)
             room = begins[begins + 6 <= len(shuffled) - last]
             if twice <= len(room):
                 break
             twice = len(room)
         at_start = generator.permutation(room)[:twice]
-        # Triples without room are broken up: two together, the third among those without a partner.
+        # A triple without room is broken up: two stay together, the third joins those without a partner.
         spare = triples[2 * twice : len(triples) - odd]
         pairs = np.concatenate([pairs, spare[:, :2]])
-        # The triple goes to the very end, where no batch can end within it (unless the last one has two places).
+        # The odd triple goes to the very end, where no batch can cut it (unless the last one has two places).
         tail = np.concatenate([spare[:, 2], alone, triples[len(triples) - odd :].ravel()])
 
         order = np.full(len(shuffled), -1, dtype=np.int64)
@@ -195,7 +216,7 @@ class TrainingOrder:
 
 
 def _narrow(labels: NDArray[np.integer], classes: int) -> NDArray[np.integer]:
-    """The labels as 16-bit integers, if they fit. NumPy sorts those in linear time, wider ones five times as slowly."""
+    """The labels as 16-bit integers if they fit: NumPy sorts those in linear time, five times as fast as wider ones."""
     return labels.astype(np.uint16, copy=False) if classes <= 1 << 16 else labels
 
 
@@ -209,7 +230,7 @@ def _step_sizes(samples: int, batch_size: int, least: int, unit: int, drop_last:
         if both < 2 * least:
             return [*sizes[:-1], both]
         first = -(-both // (2 * unit)) * unit
-        first -= unit if both - first < least else 0  # `least` is a multiple of `unit`, so this leaves both enough
+        first -= unit if both - first < least else 0  # `least` is a multiple of `unit`, so both keep enough
         return [*sizes[:-1], first, both - first]
     return [*sizes, left] if left else sizes
 
@@ -221,6 +242,28 @@ def _split(size: int, parts: int, unit: int) -> list[int]:
     return share
 
 
+class EvaluationOrder:
+    """Samples ``[n]`` in the given order, each once."""
+
+    segments = ("clean",)
+    seed = 0
+
+    def __init__(self, indices: Indices, batch_size: int) -> None:
+        self.indices, self.batch_size = indices, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches, the same in every epoch."""
+        for start in range(start_step * self.batch_size, len(self.indices), self.batch_size):
+            part = self.indices[start : start + self.batch_size]
+            yield Batch(part, part)
+
+
+Order = TrainingOrder | EvaluationOrder
+
+
 def evaluation_shard(samples: int, rank: int, world: int) -> Indices:
-    """This process's samples for evaluation: disjoint contiguous shards that together are everything."""
+    """This process's samples for evaluation. The shards are contiguous and have every sample once."""
     return np.array_split(np.arange(samples, dtype=np.int64), world)[rank]

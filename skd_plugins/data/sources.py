@@ -1,14 +1,15 @@
-"""Where images come from before they are written: a folder, or a set of the catalog."""
+"""Where images come from before they are written: a folder, or one of the known data sets."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PIL
 
 from ..common.errors import SkdError
 from .folder import read_folder
@@ -18,15 +19,14 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Source:
-    """A labelled set of images that can be indexed.
+    """Labelled images that can be indexed.
 
     Attributes:
         description: what it is, for the JSON beside the file.
-        classes: class names.
         targets: labels ``[N]``.
-        load: the image of an index, uint8 ``[H, W, 3]``.
-        name_of: how messages call an index.
-        hierarchy: the superclass of each class, None where there is none.
+        load: gives the image of an index, uint8 ``[H, W, 3]``.
+        name_of: gives what messages call an index.
+        hierarchy: the superclass of each class, None if the set has none.
     """
 
     description: str
@@ -37,10 +37,10 @@ class Source:
     hierarchy: list[str] | None = None
 
     def subset(self, per_class: int, seed: int, *, fewer: bool = False) -> Source:
-        """`per_class` random samples of each class, in the original order; with `fewer`, all of a class that has less.
+        """`per_class` random samples of each class, in the original order.
 
-        Raises:
-            SkdError: a class has less, without `fewer`.
+        Args:
+            fewer: take all images of a class that has fewer, which is an error otherwise.
         """
         if per_class < 1:
             raise SkdError(f"--per-class must be at least 1, got {per_class}")
@@ -53,18 +53,17 @@ class Source:
                     f"{len(indices)} images"
                 )
         keep = np.sort(np.concatenate(chosen))
-        return Source(
+        return replace(
+            self,
             description=f"{self.description}, {'at most ' if fewer else ''}{per_class} a class (seed {seed})",
-            classes=self.classes,
             targets=self.targets[keep],
             load=lambda index: self.load(int(keep[index])),
             name_of=lambda index: self.name_of(int(keep[index])),
-            hierarchy=self.hierarchy,
         )
 
 
 def split_folder(data: Path, train: bool) -> Path:
-    """The folder of a half of an ImageNet-style data set."""
+    """The training or validation folder of an ImageNet-style data set."""
     names = ("train",) if train else ("val", "validation", "test")
     for name in names:
         if (data / name).is_dir():
@@ -73,9 +72,7 @@ def split_folder(data: Path, train: bool) -> Path:
 
 
 def image_folder(path: Path) -> Source:
-    """One subfolder a class, read by timm's folder reader (which decides which files are images)."""
-    from PIL import Image as PIL
-
+    """One subfolder a class, read by timm's folder reader, which decides which files are images."""
     reader, classes = read_folder(path)
 
     def load(index: int) -> Image:
@@ -96,18 +93,14 @@ FILE = "hierarchy.json"
 
 
 def write_hierarchy(source: Source, folder: Path) -> None:
-    """Writes the superclass of each class, by its name, into a data folder; nothing for a source without."""
+    """Writes the superclass of each class into a data folder, if the source has a hierarchy."""
     if source.hierarchy is not None:
         table = dict(zip(source.classes, source.hierarchy, strict=True))
         (folder / FILE).write_text(json.dumps(table, indent=1) + "\n")
 
 
 def read_hierarchy(folder: Path) -> dict[str, str]:
-    """Class name to superclass, of a data folder.
-
-    Raises:
-        SkdError: the folder has no hierarchy, or it is damaged.
-    """
+    """The superclass of each class, by its name, from a data folder."""
     path = Path(folder) / FILE
     try:
         table = json.loads(path.read_text())

@@ -1,18 +1,27 @@
-"""Evaluation: a model's predictions, metrics of them, a report of one run and a comparison of several.
+"""A model's predictions, their metrics, the report of an evaluation and the comparison of several.
 
-Importing this needs numpy only; torch, jinja2, Pillow and rich are imported by the functions that use them. What the
-papers measure beyond that is imported by its file: perturbations for `predict` (`attacks`, `odin`, `corruptions`),
-functions of its result (`ood`, `robustness`, `hierarchy`, `mistakes`, `embedding`), `gradients`, and `figures`.
+`attacks` and `corruptions` perturb images for `predict`; `ood` detects data of no known class.
 """
 
-# Imported here and now, not on first use: the function `predict` has the name of its file, and an import of the file
-# later on would put the module in the function's place.
-from .comparison import compare
-from .metrics import Reliability, ece, nll, reliability, summarize, top1, top5
-from .predictions import Predictions, predict
-from .report import write_report
-from .retrieval import recall_at_1
+from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "Predictions": "predictions",
+    "Reliability": "metrics",
+    "compare": "comparison",
+    "ece": "metrics",
+    "nll": "metrics",
+    "predict": "predictions",
+    "recall_at_1": "retrieval",
+    "reliability": "metrics",
+    "summarize": "report",
+    "top1": "metrics",
+    "top5": "metrics",
+    "write_report": "report",
+}
 __all__ = [
     "Predictions",
     "Reliability",
@@ -27,3 +36,16 @@ __all__ = [
     "top5",
     "write_report",
 ]
+
+if TYPE_CHECKING:
+    from .comparison import compare
+    from .metrics import Reliability, ece, nll, reliability, top1, top5
+    from .predictions import Predictions, predict
+    from .report import summarize, write_report
+    from .retrieval import recall_at_1
+
+
+def __getattr__(name: str) -> Any:  # imported on first use: comparing and plain metrics need no torch
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)

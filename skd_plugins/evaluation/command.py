@@ -2,101 +2,142 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import tyro
 
 from ..common.environment import environment
 from ..common.errors import SkdError
 from ..data.find import find_split, resolve_data
-from ..data.loader import Loader
 from ..recipe import Recipe, replace
 from ..training.build import evaluation_loader
 from ..training.failures import explains
 from ..weights import load_network
-from ..weights.load import Which, weights_file
+from ..weights.load import weights_file
 from ..weights.manifest import WEIGHTS_FILE
 from .attacks import FGSM, PGD
+from .comparison import metrics_line
+from .corruptions import corrupted_top1
+from .distortions import photographs
 from .predictions import predict
 from .report import write_report
 
 _EPS = 8 / 255
 
 
-@explains()
-def evaluate_weights(
-    weights: str | Path,
-    *,
-    data: str | None = None,
-    out: Path | None = None,
-    which: Which = "last",
-    ema: bool | None = None,
-    batch_size: int = 256,
-    workers: int = 4,
-    skip_broken: bool = False,
-    save_predictions: bool = False,
-    attack: Literal["fgsm", "pgd"] | None = None,
-    eps: float | None = None,
-) -> Path:
-    """Evaluates a trained network with the pre-processing that its card states.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Which weights to evaluate, and how.
 
     Args:
-        weights: a run's folder, a checkpoint, exported weights, or a name, see `skd_plugins.weights.read_weights`.
-        data: a data folder, or its validation half itself; None for the embedded digits, if the network is of them.
-        out: folder of the report; by default ``evaluation`` beside the weights, for a name ``evaluation/NAME``. What
-            is not a run's last checkpoint on clean images has a folder of its own that says so, such as
-            ``evaluation-best-raw``, ``evaluation-epoch0020-fgsm-eps0.1``; beside ``NAME.safetensors`` it is
-            ``evaluation-NAME``.
         which: which checkpoint of a run's folder.
-        ema: see `skd_plugins.weights.read_weights`.
+        raw: the raw weights, if the checkpoint also has averaged ones.
         batch_size: images a batch.
         workers: decoding threads or processes.
         skip_broken: leave undecodable images out and count them.
-        save_predictions: write logits, features and targets to ``predictions.safetensors`` too (600 MB for ImageNet).
-        attack: evaluate on adversarial images instead: `FGSM` or `PGD` as it is by default.
-        eps: the attack's budget, in [0, 1] pixel units; 8/255 when None.
-
-    Returns:
-        the ``report.html``; ``metrics.json`` is beside it.
-
-    Raises:
-        SkdError: the weights or the data can't be used, or their classes differ.
+        save_predictions: write logits, features and targets too (600 MB for ImageNet).
+        attack: evaluate on adversarial images instead.
+        eps: how far the attack may change a pixel, in [0, 1]; 8/255 (0.0314) by default.
+        corruptions: measure the accuracy under the 15 corruptions of ImageNet-C at 5 severities too, in 75 more passes.
     """
-    if eps is not None and attack is None:
-        raise SkdError(f"eps={eps:g} is the budget of an attack; choose one: --attack fgsm")
-    model, card = load_network(weights, which=which, ema=ema)
-    recipe = replace(_recipe(card), eval_batch_size=batch_size, workers=workers, skip_broken=skip_broken)
+
+    which: Literal["last", "best"] = "last"
+    raw: tyro.conf.FlagCreatePairsOff[bool] = False
+    batch_size: int = 256
+    workers: int = 4
+    skip_broken: tyro.conf.FlagCreatePairsOff[bool] = False
+    save_predictions: tyro.conf.FlagCreatePairsOff[bool] = False
+    attack: Literal["fgsm", "pgd"] | None = None
+    eps: float | None = None
+    corruptions: tyro.conf.FlagCreatePairsOff[bool] = False
+
+
+def evaluate(
+    weights: tyro.conf.Positional[str],
+    *,
+    data: str | None = None,
+    out: Path | None = None,
+    evaluation: tyro.conf.OmitArgPrefixes[Options] = Options(),  # frozen
+) -> None:
+    """Evaluate a run, a checkpoint, a file or a name of weights: metrics.json and a report.html.
+
+    Args:
+        weights: a run's folder, a checkpoint (.pt), exported weights (.safetensors), or a name: of released weights
+            (skd weights list), timm/NAME.TAG, torchvision/NAME.WEIGHTS.
+        data: folder with val.beton or val/, or that file or folder itself; the embedded digits by default if the
+            network was trained on them.
+        out: where the report goes; by default "evaluation" beside the weights, or evaluation/NAME for a name. Other
+            checkpoints, raw weights, attacks and corruptions get their own folder, such as "evaluation-best-raw".
+        evaluation: which weights, and how.
+    """
+    report = evaluate_weights(weights, data=data, out=out, **vars(evaluation))
+    print(metrics_line(report.with_name("metrics.json")))
+    print(f"report: {report}")
+
+
+@explains()
+def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path | None = None, **options: Any) -> Path:
+    """`evaluate`, with the fields of `Options` as arguments; returns the path of the report."""
+    how = Options(**options)
+    if how.eps is not None and how.attack is None:
+        raise SkdError(f"eps={how.eps:g} is the budget of an attack; choose one: --attack fgsm")
+    if how.attack and how.corruptions:
+        raise SkdError(f"--attack {how.attack} and --corruptions are two evaluations; give one at a time")
+    if how.corruptions:
+        photographs()  # raises if they are missing
+    model, card = load_network(weights, which=how.which, ema=False if how.raw else None)
+    recipe = replace(_recipe(card), eval_batch_size=how.batch_size, workers=how.workers, skip_broken=how.skip_broken)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loader = evaluation_loader(recipe, _validation_half(recipe.dataset, data), device=device)
-    _check_classes(loader, card, weights)
+    if not loader.fits(card["num_classes"]):
+        raise SkdError(
+            f"{weights} was trained for {card['num_classes']} classes, {loader.data.path} has {loader.num_classes}"
+        )
+    # Others name ImageNet's classes in words, folders by their synsets; the order is the same.
+    if card["recipe"] and card["classes"] and loader.classes and card["classes"] != loader.classes:
+        raise SkdError(f"{weights} and {loader.data.path} name or order their classes differently")
     model.to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
 
-    eps = _EPS if eps is None else eps
-    perturb = {"fgsm": FGSM, "pgd": PGD}[attack](eps=eps, mean=loader.mean, std=loader.std) if attack else None
-    predictions = predict(model, loader, perturb=perturb)
-    raw = ["raw"] if ema is False and not card.get("ema") else []  # an exported average stays one
-    attacked = [attack, *([] if eps == _EPS else [f"eps{eps:g}"])] if attack else []
-    folder = out or _beside(weights, which, [*raw, *attacked])
+    eps = _EPS if how.eps is None else how.eps
+    attack = {"fgsm": FGSM, "pgd": PGD}[how.attack](eps=eps, mean=loader.mean, std=loader.std) if how.attack else None
+    predictions = predict(model, loader, perturb=attack)
+    corrupted = corrupted_top1(model, loader, mean=loader.mean, std=loader.std) if how.corruptions else None
+    folder = out or _beside(weights, how, raw=how.raw and not card.get("ema"))  # an exported average is not raw
     folder.mkdir(parents=True, exist_ok=True)
-    if save_predictions:
+    if how.save_predictions:
         predictions.save(folder / "predictions.safetensors")
+    made = environment()
     info = {
-        "network": card["model"], "weights": str(weights), "epoch": card.get("epoch"), "averaged": card.get("ema"),
+        "network": card["model"],
+        "weights": str(weights),
+        "epoch": card.get("epoch"),
+        "averaged": card.get("ema"),
         **({"method": recipe.method, "method_args": recipe.method_args} if card["recipe"] else {}),
-        "data": str(loader.data.path), **({"attack": attack, "eps": eps} if attack else {}),
-        "images left out": len(loader.skipped), **_flat(environment(), "command", "commit", "versions"),
-    }  # fmt: skip
+        "data": str(loader.data.path),
+        **({"attack": how.attack, "eps": eps} if how.attack else {}),
+        "images left out": len(loader.skipped),
+        "command": made["command"],
+        "commit": made["commit"],
+        **{f"{name} version": version for name, version in made["versions"].items()},
+    }
     return write_report(
-        predictions, folder, title=recipe.name + (f" under {attack.upper()}" if attack else ""),
-        classes=card["classes"] or loader.classes, info=info, images=loader.picture,
-    )  # fmt: skip
+        predictions,
+        folder,
+        title=recipe.name + (f" under {how.attack.upper()}" if how.attack else ""),
+        classes=card["classes"] or loader.classes,
+        info=info,
+        images=loader.picture,
+        corrupted=corrupted,
+    )
 
 
 def _recipe(card: dict[str, Any]) -> Recipe:
-    """The recipe of a trained network; of one that others published, what its evaluation needs."""
+    """The recipe of a trained network, or what the evaluation of a published one needs."""
     if card["recipe"]:
         return Recipe.from_json(card["recipe"])
     _, height, width = card["input_size"]
@@ -109,14 +150,22 @@ def _recipe(card: dict[str, Any]) -> Recipe:
     )  # fmt: skip
 
 
-def _beside(weights: str | Path, which: Which, marks: list[str]) -> Path:
-    """``evaluation`` for a run as it is, which comparisons read; any other evaluation must not replace that one."""
+def _beside(weights: str | Path, how: Options, *, raw: bool) -> Path:
+    """The default folder, such as ``evaluation-epoch0020-fgsm-eps0.1``, or ``evaluation-NAME`` for NAME.safetensors.
+
+    Comparisons read ``evaluation``, which no evaluation of another checkpoint or perturbation may replace.
+    """
+    marks = ["raw"] if raw else []
+    if how.attack:
+        marks += [how.attack] if how.eps in (None, _EPS) else [how.attack, f"eps{how.eps:g}"]
+    if how.corruptions:
+        marks.append("corruptions")
     path = Path(weights)
     if not path.exists():  # a name; nothing is written to the cache
         return Path("-".join(["evaluation", *marks])) / path
-    file = weights_file(path, which)
+    file = weights_file(path, how.which)
     if file.name not in ("last.pt", WEIGHTS_FILE):
-        marks = [file.stem, *marks]
+        marks.insert(0, file.stem)
     return file.parent / "-".join(["evaluation", *marks])
 
 
@@ -130,21 +179,3 @@ def _validation_half(dataset: str, data: str | None) -> Path:
         if folder.is_dir() and any(child.is_dir() for child in folder.iterdir()):
             return folder  # the class folders themselves
         raise
-
-
-def _check_classes(loader: Loader, card: dict[str, Any], weights: str | Path) -> None:
-    if not loader.fits(card["num_classes"]):
-        raise SkdError(
-            f"{weights} was trained for {card['num_classes']} classes, {loader.data.path} has {loader.num_classes}"
-        )
-    # Others name ImageNet's classes in words, folders by their synsets; the order is the same.
-    if card["recipe"] and card["classes"] and loader.classes and card["classes"] != loader.classes:
-        raise SkdError(f"{weights} and {loader.data.path} name or order their classes differently")
-
-
-def _flat(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name in names:
-        value = values[name]
-        flat |= {f"{key} version": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
-    return flat

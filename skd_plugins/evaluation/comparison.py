@@ -1,123 +1,84 @@
-"""Several runs side by side: a table on the terminal, and a page with curves and reliability diagrams."""
+"""``skd compare``: several evaluated runs side by side, on the terminal and as a page with curves and diagrams."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tyro
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from ..common.errors import SkdError
+from .html import write_page
 from .metrics import Reliability
-from .runs import Run, read_run
+from .svg import Series, curve_plot, key_sample, reliability_plot
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown: as percent or as it is, and which direction is better."""
+    """How a metric is shown."""
 
     key: str
     name: str
-    percent: bool
+    unit: str
     higher_is_better: bool
 
-    @property
-    def unit(self) -> str:
-        """The unit of what `show` returns, empty if there is none."""
-        return "%" if self.percent else ""
-
-    def show(self, value: float) -> str:
+    def show(self, value: float | np.floating[Any]) -> str:
         """The value without its unit."""
-        return f"{100 * value:.2f}" if self.percent else f"{value:.4f}"
+        return f"{100 * value:.2f}" if self.unit else f"{value:.4f}"
 
 
-ECE = Metric("ece", "ECE", True, False)
+ECE = Metric("ece", "ECE", "%", False)
 METRICS = (
-    Metric("top1", "Top-1", True, True),
-    Metric("top5", "Top-5", True, True),
-    Metric("nll", "NLL", False, False),
+    Metric("top1", "Top-1", "%", True),
+    Metric("top5", "Top-5", "%", True),
+    Metric("nll", "NLL", "", False),
     ECE,
-    Metric("ece_10", "ECE-10", True, False),
-    Metric("recall_at_1", "Recall@1", True, True),
+    Metric("ece_10", "ECE-10", "%", False),
+    Metric("recall_at_1", "Recall@1", "%", True),
+    Metric("mca", "mCA", "%", True),
 )
 
 
 def metrics_line(path: Path) -> str:
     """A ``metrics.json`` as one line of text."""
     metrics = json.loads(path.read_text())["metrics"]
-    shown = [(metric, metrics[metric.key]) for metric in METRICS if metrics[metric.key] is not None]
+    shown = [(metric, metrics[metric.key]) for metric in METRICS if metrics.get(metric.key) is not None]
     texts = [f"{metric.name} {metric.show(value)} {metric.unit}".rstrip() for metric, value in shown]
     return f"{', '.join(texts)} ({metrics['num_samples']} images)"
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Runs of one recipe that differ in nothing but the seed; often just one run.
+def compare(
+    runs: tyro.conf.Positional[Sequence[Path]],
+    out: Path = Path("compare.html"),
+    *,
+    show: tyro.conf.Suppress[bool] = True,
+) -> Path:
+    """Compare evaluated runs: a table here and a page with their curves.
 
-    Attributes:
-        name: unique among the groups of a comparison.
-        runs: at least one.
-    """
-
-    name: str
-    runs: Sequence[Run]
-
-    def values(self, key: str) -> list[float]:
-        """The metric of every run that has it."""
-        return [run.metrics[key] for run in self.runs if key in run.metrics]
-
-    def mean(self, key: str) -> float | None:
-        """The metric's mean over the runs; None unless every run has it."""
-        values = self.values(key)
-        return float(np.mean(values)) if len(values) == len(self.runs) else None
-
-    def std(self, key: str) -> float | None:
-        """The sample standard deviation; None for fewer than two runs."""
-        values = self.values(key)
-        return float(np.std(values, ddof=1)) if len(values) == len(self.runs) > 1 else None
-
-    def reliability(self) -> Reliability | None:
-        """The diagram of all runs' samples together; None if a run has none or other bins."""
-        diagrams = [run.reliability for run in self.runs if run.reliability is not None]
-        if len(diagrams) != len(self.runs) or any(not np.array_equal(d.edges, diagrams[0].edges) for d in diagrams):
-            return None
-        counts = np.sum([d.counts for d in diagrams], axis=0)
-        with np.errstate(invalid="ignore"):
-            accuracy = np.sum([np.nan_to_num(d.accuracy) * d.counts for d in diagrams], axis=0) / counts
-            confidence = np.sum([np.nan_to_num(d.confidence) * d.counts for d in diagrams], axis=0) / counts
-        return Reliability(diagrams[0].edges, counts, accuracy, confidence)
-
-
-def compare(runs: Sequence[str | Path], out: str | Path, *, show: bool = True) -> Path:
-    """Prints a table of the runs' metrics and writes ``compare.html``.
-
-    Runs whose recipes differ only in the seed are shown as mean and sample standard deviation. The best value of every
+    Runs whose recipes differ only in the seed are shown as mean and sample standard deviation. The best value of each
     metric is marked.
 
     Args:
-        runs: folders that `write_report` wrote to, or whose ``evaluation`` folder it wrote to, see `read_run`.
-        out: the folder for ``compare.html``, or the page's own path if it ends in ``.html``.
-        show: print the table; warnings are printed in any case.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        SkdError: no runs, one given twice, or one without usable metrics.
+        runs: runs that skd evaluate has evaluated, or folders that it wrote to, such as RUN/evaluation-fgsm.
+        out: the page, or a folder for compare.html.
+        show: print the table and the page's path; notes are always printed.
     """
-    from rich.console import Console
-
     if not runs:
-        raise SkdError("nothing to compare; give the folders of two or more evaluated runs")
-    seen: set[Path] = set()
-    for path in map(Path, runs):
-        if path.resolve() in seen:
+        raise SkdError("nothing to compare; give the folders of one or more evaluated runs")
+    runs, out = [*map(Path, runs)], Path(out)
+    for number, path in enumerate(runs):
+        if any(path.resolve() == other.resolve() for other in runs[:number]):
             raise SkdError(f"{path} is given twice")
-        seen.add(path.resolve())
     groups = group_runs([read_run(path) for path in runs])
     warnings = _warnings(groups)
     console = Console()
@@ -126,42 +87,115 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, show: bool = True) -
         console.print("* best of the column, ± sample standard deviation over the seeds", markup=False, highlight=False)
     for warning in warnings:
         console.print(f"note: {warning}", markup=False, highlight=False)
-    page = Path(out) if str(out).endswith(".html") else Path(out) / "compare.html"
+    page = out if out.suffix == ".html" else out / "compare.html"
     _write_page(page, groups, warnings)
+    if show:
+        print(f"page: {page}")
     return page
 
 
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a comparison needs of one evaluated run."""
+
+    path: Path  # its folder, as it was given
+    variant: str  # what was evaluated if it is not RUN/evaluation: "best-fgsm" for RUN/evaluation-best-fgsm
+    metrics: Mapping[str, float]  # the finite values of metrics.json
+    reliability: Reliability
+    info: Mapping[str, Any]
+    recipe: Mapping[str, Any]  # empty if there is no recipe.json
+    validation: Mapping[str, list[tuple[float, float]]]  # (epoch, value) pairs of top1 and nll
+
+
+def read_run(path: str | Path) -> Run:
+    """Reads ``metrics.json`` and, if they exist, the run's recipe and log.
+
+    Args:
+        path: a run's folder, whose ``evaluation`` is read, or any folder that an evaluation wrote to.
+    """
+    folder = Path(path)
+    make = f"`skd evaluate {folder} --data ...` writes it"
+    if not folder.is_dir():
+        raise SkdError(f"{folder} is not a folder; `skd compare` takes the folders of runs")
+    found = [file for file in (folder / "metrics.json", folder / "evaluation" / "metrics.json") if file.is_file()]
+    if not found:
+        raise SkdError(f"{folder / 'metrics.json'} is missing; {make}")
+    try:
+        saved = json.loads(found[0].read_text(encoding="utf-8"))
+        metrics = {name: float(value) for name, value in saved["metrics"].items() if value is not None}
+        reliability = Reliability.from_json(saved["reliability"])
+        info = saved["info"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SkdError(f"{found[0]} is not a file of metrics ({type(error).__name__}: {error}); {make} again") from None
+    inside = not (folder / "recipe.json").exists() and (folder.parent / "recipe.json").exists()
+    root = folder.parent if inside else folder
+    variant = folder.name.removeprefix("evaluation").removeprefix("-") if inside else ""
+    recipe = json.loads((root / "recipe.json").read_text("utf-8")) if (root / "recipe.json").is_file() else {}
+    recipe.pop("environment", None)  # differs between any two runs
+    return Run(folder, variant, metrics, reliability, info, recipe, _validation(root / "metrics.jsonl"))
+
+
+def _validation(log: Path) -> Mapping[str, list[tuple[float, float]]]:
+    """The validation entries of a log. It skips a line torn by a crash; of a repeated epoch the last entry counts."""
+    curves: dict[str, dict[float, float]] = {"top1": {}, "nll": {}}
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry.get("event") == "validate":
+            for name, curve in curves.items():
+                if math.isfinite(entry[name]):
+                    curve[entry["epoch"]] = entry[name]
+    return {name: sorted(curve.items()) for name, curve in curves.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One or more runs of one recipe that differ only in the seed. The name is unique in a comparison."""
+
+    name: str
+    runs: Sequence[Run]
+
+    def values(self, key: str) -> list[float]:
+        """The metric of all runs; empty if one lacks it."""
+        values = [run.metrics[key] for run in self.runs if key in run.metrics]
+        return values if len(values) == len(self.runs) else []
+
+    def mean(self, key: str) -> float | None:
+        """The metric's mean over the runs; None unless every run has it."""
+        values = self.values(key)
+        return float(np.mean(values)) if values else None
+
+    def cell(self, metric: Metric, mark: str = "", join: str = " ") -> str:
+        """Mean, mark and, of several runs, the sample standard deviation as text."""
+        values = self.values(metric.key)
+        if not values:
+            return "–"
+        deviation = f"{join}± {metric.show(np.std(values, ddof=1))}" if len(values) > 1 else ""
+        return metric.show(np.mean(values)) + mark + deviation
+
+
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Puts runs together that differ in their seed only, in the order in which they are given."""
+    """Groups runs that differ only in the seed, in the order given."""
     together: dict[str, list[Run]] = {}
     for run in runs:
         fields = {name: value for name, value in run.recipe.items() if name != "seed"}
-        # Without a recipe nothing says what a run is. The same seed twice is no sample of anything, and neither are
-        # evaluations on different data, or of the best checkpoint and under an attack.
+        # Evaluations on other data, of another checkpoint or under an attack are no further seeds. Neither is a run
+        # with a seed that the group has, or without a recipe.
         kind = [fields, run.variant, run.metrics.get("num_samples")]
         key = json.dumps(kind, sort_keys=True) if fields else str(run.path)
         while any(run.recipe.get("seed") == other.recipe.get("seed") for other in together.get(key, [])):
             key += "+"
         together.setdefault(key, []).append(run)
-    members = list(together.values())
-    return [Group(name, runs) for name, runs in zip(_names([m[0] for m in members]), members, strict=True)]
-
-
-def best(groups: Sequence[Group], metric: Metric) -> set[str]:
-    """The names of the groups with the best mean; none if there is nothing to choose from."""
-    means = {group.name: mean for group in groups if (mean := group.mean(metric.key)) is not None}
-    if len(means) < 2 or len(set(means.values())) == 1:
-        return set()
-    top = max(means.values()) if metric.higher_is_better else min(means.values())
-    return {name for name, mean in means.items() if mean == top}
+    names = _names([runs[0] for runs in together.values()])
+    return [Group(name, runs) for name, runs in zip(names, together.values(), strict=True)]
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The recipes' names; where several share one, with the fields in which they differ, or else the folder."""
-    names = [
-        str(run.recipe.get("name") or run.path.name or run.path) + (f", {run.variant}" if run.variant else "")
-        for run in runs
-    ]
+    """The recipes' names; runs that share one add the fields in which they differ, or else their folder."""
+    names = [run.recipe.get("name") or run.path.name or str(run.path) for run in runs]
+    names = [f"{name}, {run.variant}" if run.variant else name for name, run in zip(names, runs, strict=True)]
     result = []
     for name, run in zip(names, runs, strict=True):
         same = [_flat(other.recipe) for other, its in zip(runs, names, strict=True) if its == name]
@@ -188,74 +222,61 @@ def _warnings(groups: Sequence[Group]) -> list[str]:
     if len({run.metrics.get("num_samples") for run in runs}) > 1:
         counts = ", ".join(f"{g.name}: {g.mean('num_samples') or float('nan'):,.0f}" for g in groups)
         warnings.append(f"the runs were evaluated on different numbers of images ({counts})")
-    data = sorted({str(run.info["data"]) for run in runs if "data" in run.info})
+    data = sorted({str(run.info.get("data")) for run in runs})
     if len(data) > 1:
         warnings.append(f"the runs were evaluated on different data ({', '.join(data)})")
     return warnings
 
 
-def _shown(groups: Sequence[Group]) -> list[Metric]:
-    return [metric for metric in METRICS if any(group.mean(metric.key) is not None for group in groups)]
+def winners(groups: Sequence[Group]) -> dict[Metric, set[str]]:
+    """The metrics that a group has, each with the names of the best groups; none where all are equal."""
+    found = {}
+    for metric in METRICS:
+        means = {group.name: mean for group in groups if (mean := group.mean(metric.key)) is not None}
+        if means:
+            top = max(means.values()) if metric.higher_is_better else min(means.values())
+            best = {name for name, mean in means.items() if mean == top}
+            found[metric] = best if len(set(means.values())) > 1 else set()
+    return found
 
 
-def _cell(group: Group, metric: Metric, mark: str = "", join: str = " ") -> str:
-    mean, std = group.mean(metric.key), group.std(metric.key)
-    if mean is None:
-        return "–"
-    return metric.show(mean) + mark + ("" if std is None else f"{join}± {metric.show(std)}")
-
-
-def _table(groups: Sequence[Group], *, narrow: bool) -> Any:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
+def _table(groups: Sequence[Group], *, narrow: bool) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", overflow="fold", min_width=16)
-    metrics = _shown(groups)
-    winners = {metric.key: best(groups, metric) for metric in metrics}
+    metrics = winners(groups)
     for metric in metrics:
         table.add_column(f"{metric.name}\n{metric.unit}", justify="right", no_wrap=True)
     for group in groups:
         count = len(group.runs)
         name = re.sub(r"^(\w+\.)(?=\w)", "\\1\n", group.name) if narrow else group.name
         cells = [Text(name + (f"\n{count} seeds" if count > 1 else ""))]
-        for metric in metrics:
-            won = group.name in winners[metric.key]
-            # The deviation on a line of its own, so that all columns fit in 80 characters.
-            cells.append(Text(_cell(group, metric, "*" if won else "", "\n"), style="bold" if won else ""))
+        for metric, best in metrics.items():
+            won = group.name in best
+            # The deviation has its own line, so that all columns fit in 80 characters.
+            cells.append(Text(group.cell(metric, "*" if won else "", "\n"), style="bold" if won else ""))
         table.add_row(*cells)
     return table
 
 
 def _write_page(path: Path, groups: Sequence[Group], warnings: list[str]) -> None:
-    from .html import write_page
-    from .svg import Series, curve_plot, key_sample, reliability_plot
-
-    metrics = _shown(groups)
-    winners = {metric.key: best(groups, metric) for metric in metrics}
-    rows = []
-    for group in groups:
-        recipe = group.runs[0].recipe
-        singles = [
-            {
-                "path": str(run.path),
-                "seed": run.recipe.get("seed", "–"),
-                "cells": [
-                    metric.show(run.metrics[metric.key]) if metric.key in run.metrics else "–" for metric in metrics
-                ],
-            }
-            for run in group.runs
-        ]
-        rows.append(
-            {
-                "name": group.name,
-                "method": recipe.get("method", ""),
-                "model": recipe.get("model", ""),
-                "cells": [(_cell(group, metric), group.name in winners[metric.key]) for metric in metrics],
-                "runs": singles,
-            }
-        )
+    metrics = winners(groups)
+    rows = [
+        {
+            "name": group.name,
+            "method": group.runs[0].recipe.get("method", ""),
+            "model": group.runs[0].recipe.get("model", ""),
+            "cells": [(group.cell(metric), group.name in best) for metric, best in metrics.items()],
+            "runs": [
+                {
+                    "path": str(run.path),
+                    "seed": run.recipe.get("seed", "–"),
+                    "cells": [m.show(run.metrics[m.key]) if m.key in run.metrics else "–" for m in metrics],
+                }
+                for run in group.runs
+            ],
+        }
+        for group in groups
+    ]
     curves = []
     for key, title, percent in (("top1", "Validation top-1", True), ("nll", "Validation NLL", False)):
         series = [
@@ -267,16 +288,19 @@ def _write_page(path: Path, groups: Sequence[Group], warnings: list[str]) -> Non
         if any(len(one.points) > 1 for one in series):
             curves.append((title, curve_plot(title, series, percent=percent)))
     with_curve = [(n, g) for n, g in enumerate(groups) if any(any(run.validation.values()) for run in g.runs)]
-    diagrams = [(group, bins) for group in groups if (bins := group.reliability()) is not None]
+    diagrams = []
+    for group in groups:
+        pooled = Reliability.pooled([run.reliability for run in group.runs])
+        diagrams.append((group.name, group.cell(ECE), reliability_plot(pooled, small=True)))
     write_page(
         path,
         "compare.html.jinja",
         title="Comparison of runs" if len(groups) > 1 else groups[0].name,
-        metrics=metrics,
+        metrics=list(metrics),
         rows=rows,
         run_count=sum(len(group.runs) for group in groups),
         warnings=warnings,
         curves=curves,
         legend=[(group.name, key_sample(style)) for style, group in with_curve],
-        diagrams=[(group.name, _cell(group, ECE), reliability_plot(bins, small=True)) for group, bins in diagrams],
+        diagrams=diagrams,
     )

@@ -1,54 +1,59 @@
-"""The fifteen distortions of ImageNet-C and CIFAR-C, of an image ``[H, W, 3]`` in [0, 1]; see `corruptions`.
+"""The fifteen distortions of ImageNet-C and CIFAR-C: functions of an image ``[H, W, 3]`` in [0, 1]; see `corruptions`.
 
-Each takes the image, its parameter at a severity, and random numbers. What leaves [0, 1] is cut off by the caller.
+Each takes the image, its parameter at a severity, and random numbers. The caller clips the result to [0, 1].
 """
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import math
+from functools import cache
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import convolve, gaussian_filter, map_coordinates, zoom
 
-from .frost import window
+from ..common.errors import SkdError
 
-Pixels = NDArray[np.float64]  # [H, W, 3] in [0, 1]
-Draw = np.random.Generator
+Pixels: TypeAlias = NDArray[np.float64]  # [H, W, 3] in [0, 1]
+Draw: TypeAlias = np.random.Generator
+# The benchmark's list of photographs has six, but its draw never gives the last.
+_PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
 SMALL = 64  # pixels: shorter sides up to this take CIFAR-C's parameters, longer ones ImageNet-C's
 
 
 def gaussian_noise(x: Pixels, scale: float, draw: Draw) -> Pixels:
-    """Normal noise of a standard deviation."""
+    """Normal noise; the parameter is its standard deviation."""
     return x + draw.normal(scale=scale, size=x.shape)
 
 
 def shot_noise(x: Pixels, photons: float, draw: Draw) -> Pixels:
-    """Poisson noise: so many photons for a value of 1."""
+    """Poisson noise; the parameter is the number of photons for a value of 1."""
     return draw.poisson(x * photons) / photons
 
 
 def impulse_noise(x: Pixels, share: float, draw: Draw) -> Pixels:
-    """Salt and pepper, each value of a pixel by itself."""
+    """Salt and pepper for a share of the values, each channel of a pixel by itself."""
     hit, salt = draw.random(x.shape) < share, draw.random(x.shape) < 0.5
     return np.where(hit, salt.astype(float), x)
 
 
 def defocus_blur(x: Pixels, disk: tuple[float, float], draw: Draw) -> Pixels:
-    """A disk of a radius in pixels, its edge softened."""
-    from scipy.ndimage import convolve, gaussian_filter
-
+    """A disk of a radius in pixels with a softened edge."""
     radius, soften = disk
     reach, soften_reach = (8, 1) if radius <= 8 else (int(radius), 2)
     line = np.arange(-reach, reach + 1)
     kernel = (line[:, None] ** 2 + line**2 <= radius**2).astype(float)
     kernel = gaussian_filter(kernel / kernel.sum(), soften, radius=soften_reach, mode="mirror")
-    return convolve(x, kernel[:, :, None], mode="mirror")  # type: ignore[no-any-return]
+    return np.asarray(convolve(x, kernel[:, :, None], mode="mirror"))
 
 
 def glass_blur(x: Pixels, glass: tuple[float, int, int], draw: Draw) -> Pixels:
-    """Each pixel becomes a near one, between two blurs. The benchmark means to swap them, but copies; so here."""
+    """Each pixel becomes a copy of a near one (the benchmark's code does not swap them either), between two blurs."""
     sigma, reach, times = glass
     x = np.floor(_blur(x, sigma) * 255)
     height, width = x.shape[:2]
@@ -62,35 +67,56 @@ def glass_blur(x: Pixels, glass: tuple[float, int, int], draw: Draw) -> Pixels:
 
 
 def motion_blur(x: Pixels, motion: tuple[int, float], draw: Draw) -> Pixels:
-    """Along a random line: radius in pixels and decay."""
+    """A blur along a random line, of a radius in pixels and a decay."""
     return _moved(x, *motion, angle=draw.uniform(-45, 45))
 
 
 def zoom_blur(x: Pixels, steps: tuple[float, float], draw: Draw) -> Pixels:
-    """The mean of the image and its enlargements: from 1 to below `end`, `step` apart."""
+    """The mean of the image and its enlargements by factors from 1 to below `end`, `step` apart."""
     end, step = steps
     factors = np.arange(1, end, step)
-    result: Pixels = (x + sum(_enlarged(x, factor) for factor in factors)) / (len(factors) + 1)
-    return result
+    return np.asarray((x + sum(_enlarged(x, factor) for factor in factors)) / (len(factors) + 1))
 
 
 def snow(x: Pixels, snow: tuple[float, float, float, float, int, float, float], draw: Draw) -> Pixels:
-    """Random flakes, blurred along a line, on a paler image."""
+    """Random flakes, blurred along a line, over a paler image."""
     mean, spread, size, threshold, radius, sigma, keep = snow
     flakes = _enlarged(draw.normal(mean, spread, x.shape[:2]), size)
     flakes = np.where(flakes < threshold, 0, flakes.clip(0, 1))
     layer = _moved(flakes, radius, sigma, angle=draw.uniform(-135, -45))[:, :, None]
     grey = (x @ np.array([0.299, 0.587, 0.114]))[:, :, None]
     turned = layer[::-1, ::-1]
-    result: Pixels = keep * x + (1 - keep) * np.maximum(x, grey * 1.5 + 0.5) + layer + turned
-    return result
+    return np.asarray(keep * x + (1 - keep) * np.maximum(x, grey * 1.5 + 0.5) + layer + turned)
 
 
 def frost(x: Pixels, frost: tuple[float, float], draw: Draw) -> Pixels:
     """A photograph of frost over the image."""
     keep, amount = frost
     height, width = x.shape[:2]
-    return keep * x + amount * window(height, width, min(height, width) <= SMALL, draw)
+    photograph = photographs()[int(draw.integers(len(_PHOTOGRAPHS)))]
+    if min(height, width) <= SMALL:
+        photograph = photograph[2::5, 2::5]  # what bilinear interpolation at a scale of 0.2 gives
+    repeat = max(-(-height // photograph.shape[0]), -(-width // photograph.shape[1]))
+    if repeat > 1:  # an image larger than the photograph, which the benchmark does not have
+        photograph = photograph.repeat(repeat, axis=0).repeat(repeat, axis=1)
+    top = int(draw.integers(photograph.shape[0] - height + 1))
+    left = int(draw.integers(photograph.shape[1] - width + 1))
+    return keep * x + amount * photograph[top : top + height, left : left + width]
+
+
+@cache
+def photographs() -> tuple[Pixels, ...]:
+    """The benchmark's photographs of frost, from the package imagecorruptions, which is not imported."""
+    spec = importlib.util.find_spec("imagecorruptions")
+    folder = Path(spec.origin).parent / "frost" if spec and spec.origin else Path()
+    missing = [name for name in _PHOTOGRAPHS if not (folder / name).is_file()]
+    if missing:
+        raise SkdError(
+            f"the corruption frost needs the benchmark's photographs ({missing[0]} was not found), which come with the "
+            "package imagecorruptions: pip install 'skd_plugins[corruptions]'; for CIFAR-100 with frost see "
+            "skd data cifar100c"
+        )
+    return tuple(np.asarray(Image.open(folder / name).convert("RGB")) / 255 for name in _PHOTOGRAPHS)
 
 
 def fog(x: Pixels, fog: tuple[float, float], draw: Draw) -> Pixels:
@@ -99,35 +125,30 @@ def fog(x: Pixels, fog: tuple[float, float], draw: Draw) -> Pixels:
     size = 1 << (max(*x.shape[:2], 2) - 1).bit_length()
     brightest = x.max()
     layer = _plasma(size, decay, draw)[: x.shape[0], : x.shape[1], None]
-    result: Pixels = (x + amount * layer) * brightest / (brightest + amount)
-    return result
+    return np.asarray((x + amount * layer) * brightest / (brightest + amount))
 
 
 def brightness(x: Pixels, amount: float, draw: Draw) -> Pixels:
-    """Adds to V of HSV: hue and saturation stay, so all three values of a pixel grow by one factor."""
+    """Adds to V of HSV. Hue and saturation stay, so all values of a pixel grow by one factor."""
     value = x.max(axis=2, keepdims=True)
     brighter = np.minimum(value + amount, 1)
-    result: Pixels = np.where(value > 0, x * brighter / np.where(value > 0, value, 1), brighter)
-    return result
+    return np.asarray(np.where(value > 0, x * brighter / np.where(value > 0, value, 1), brighter))
 
 
 def contrast(x: Pixels, factor: float, draw: Draw) -> Pixels:
-    """Values moved towards their mean."""
+    """Values moved towards the mean of their channel."""
     mean = x.mean(axis=(0, 1))
-    result: Pixels = (x - mean) * factor + mean
-    return result
+    return np.asarray((x - mean) * factor + mean)
 
 
 def elastic_transform(x: Pixels, elastic: tuple[float, float, float], draw: Draw) -> Pixels:
-    """A random affine map, then a smooth random displacement. Parameters are in shorter sides of the image."""
-    from scipy.ndimage import gaussian_filter, map_coordinates
-
+    """A random affine map, then a smooth random displacement. Parameters are shares of the image's shorter side."""
     height, width = x.shape[:2]
     amount, sigma, corner = (value * min(height, width) for value in elastic)
     centre, reach = np.array([height // 2, width // 2], float), min(height, width) // 3
     points = centre + reach * np.array([[1, 1], [1, -1], [-1, -1]])
     moved = points + draw.uniform(-corner, corner, points.shape)
-    # Where the map takes a point from: the affine map that sends `moved` to `points`.
+    # The inverse of the affine map gives the places to take values from: it sends `moved` to `points`.
     matrix = np.linalg.lstsq(np.column_stack([moved, np.ones(3)]), points, rcond=None)[0]
     places = np.mgrid[:height, :width].reshape(2, -1).astype(float)
     source = matrix.T @ np.vstack([places, np.ones(height * width)])
@@ -150,7 +171,7 @@ def pixelate(x: Pixels, factor: float, draw: Draw) -> Pixels:
 
 
 def jpeg_compression(x: Pixels, quality: int, draw: Draw) -> Pixels:
-    """JPEG of a quality."""
+    """Saved as JPEG of a quality and loaded again."""
     file = io.BytesIO()
     _to_image(x).save(file, "jpeg", quality=quality)
     with Image.open(file) as image:
@@ -162,13 +183,11 @@ def _to_image(x: Pixels) -> Image.Image:
 
 
 def _blur(x: Pixels, sigma: float) -> Pixels:
-    from scipy.ndimage import gaussian_filter
-
-    return gaussian_filter(x, (sigma, sigma, 0), mode="nearest")  # type: ignore[no-any-return]
+    return np.asarray(gaussian_filter(x, (sigma, sigma, 0), mode="nearest"))
 
 
 def _moved(x: Pixels, radius: int, sigma: float, angle: float) -> Pixels:
-    """Motion blur of ``[H, W]`` or ``[H, W, 3]``: half a Gaussian along a line, as ImageMagick's MotionBlurImage."""
+    """ImageMagick's MotionBlurImage of ``[H, W]`` or ``[H, W, 3]``: half a Gaussian along a line."""
     taps = np.arange(2 * radius + 1)
     weights = np.exp(-(taps**2) / (2 * sigma**2))
     weights /= weights.sum()
@@ -184,16 +203,13 @@ def _moved(x: Pixels, radius: int, sigma: float, angle: float) -> Pixels:
 
 def _enlarged(x: Pixels, factor: float) -> Pixels:
     """The centre of ``[H, W]`` or ``[H, W, 3]``, enlarged to the same size."""
-    from scipy.ndimage import zoom
-
     sizes = x.shape[:2]
     kept = [math.ceil(size / factor) for size in sizes]
     starts = [(size - keep) // 2 for size, keep in zip(sizes, kept, strict=True)]
     centre = x[starts[0] : starts[0] + kept[0], starts[1] : starts[1] + kept[1]]
     large = zoom(centre, (factor, factor) + (1,) * (x.ndim - 2), order=1)
     trims = [(have - size) // 2 for have, size in zip(large.shape, sizes, strict=False)]
-    result: Pixels = large[trims[0] : trims[0] + sizes[0], trims[1] : trims[1] + sizes[1]]
-    return result
+    return np.asarray(large[trims[0] : trims[0] + sizes[0], trims[1] : trims[1] + sizes[1]])
 
 
 def _plasma(size: int, decay: float, draw: Draw) -> Pixels:
@@ -217,5 +233,4 @@ def _plasma(size: int, decay: float, draw: Draw) -> Pixels:
         clouds[half::step, ::step] = wobble(corner + np.roll(corner, -1, axis=0) + centre + np.roll(centre, 1, axis=1))
         step, amplitude = half, amplitude / decay**2
     clouds -= clouds.min()
-    result: Pixels = clouds / clouds.max()
-    return result
+    return np.asarray(clouds / clouds.max())

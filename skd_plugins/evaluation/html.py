@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
+from PIL import Image
 
 from ..common.files import jsonable, write_text
 
-if TYPE_CHECKING:
-    from markupsafe import Markup
+_LONGEST = 224  # pixels of an image in a page: twice what a grid cell shows, for dense screens
+_SMALL = 64  # pixels; JPEG would blur smaller images
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
-    """Renders a template, every value escaped, and writes it atomically."""
-    import jinja2
-
+    """Renders a template with every value escaped and writes it atomically."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
@@ -25,15 +30,14 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Callable[..., str]] = {"percent": percent, "plain": plain, "breakable": breakable}
-    environment.filters.update(filters)
-    # A lone surrogate (a file name that was not UTF-8) can't be written; a question mark can.
+    environment.filters.update(percent=percent, plain=plain, breakable=breakable)
     text = environment.get_template(template).render(**values)
+    # UTF-8 can't hold the lone surrogates of a file name in another encoding: they become question marks.
     write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """A fraction as percent; a dash for what is not known."""
+    """A fraction as percent, or a dash for None and NaN."""
     return "–" if value is None or value != value else f"{100 * value:.{digits}f}\u202f%"
 
 
@@ -44,7 +48,15 @@ def plain(value: Any) -> str:
 
 
 def breakable(name: str) -> Markup:
-    """A name, escaped, that a narrow column breaks after a dot, an underscore or a slash."""
-    from markupsafe import Markup, escape
-
+    """An escaped name that may be broken after a dot, an underscore or a slash to fit a narrow column."""
     return Markup(re.sub(r"([._/]+)(?=[A-Za-z])", r"\1<wbr>", str(escape(name))))
+
+
+def data_uri(image: NDArray[np.uint8]) -> str:
+    """An image ``[H, W, 3]`` or ``[H, W]`` as a ``data:`` address; large ones are scaled down."""
+    picture = Image.fromarray(image)
+    kind = "png" if max(picture.size) <= _SMALL else "jpeg"
+    picture.thumbnail((_LONGEST, _LONGEST))
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, optimize=kind == "png", quality=85)  # PNG has no quality
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

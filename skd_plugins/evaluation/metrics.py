@@ -1,65 +1,105 @@
-"""Metrics of a classifier: pure functions of logits and targets, as numpy arrays or tensors.
+"""Metrics of a classifier: pure functions of logits ``[N, C]`` and targets ``[N]``, as numpy arrays or tensors.
 
-All of them are computed in float64 and are fractions, not percent. Calibration error is computed here and not by
-torchmetrics, whose version 1.9.0 puts a confidence of exactly 1.0 into a bin of its own, beyond the last one.
+All are computed in float64 and are fractions, not percent. Calibration error is ours because torchmetrics (1.9.0) puts
+a confidence of exactly 1.0 into an extra bin beyond the last one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..common.errors import SkdError
-from .arrays import Array, check_rows
-from .retrieval import recall_at_1
 
-if TYPE_CHECKING:
-    from .predictions import Predictions
+if TYPE_CHECKING:  # metrics need no torch
+    from torch import Tensor
 
+Array: TypeAlias = "NDArray[Any] | Tensor"
 _CHUNK = 2**22  # float64 values at a time: 32 MiB
+
+
+def to_numpy(values: Array) -> NDArray[Any]:
+    """The values as a numpy array; bfloat16 and float16 become float32."""
+    if isinstance(values, np.ndarray):
+        return values
+    tensor = values.detach().cpu()
+    return np.asarray(tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor)
+
+
+def check_rows(
+    rows: Array, targets: Array, *, what: str, indices: Array | None = None
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Checks that each sample has one finite row and one class index, and returns both as numpy arrays.
+
+    Error messages call the rows `what` and name samples by `indices`, or else by their positions.
+    """
+    values, labels = to_numpy(rows), to_numpy(targets)
+    if values.ndim != 2 or labels.ndim != 1 or len(values) != len(labels):
+        raise SkdError(f"{what} must be [N, D] and targets [N], got {list(values.shape)} and {list(labels.shape)}")
+    if not len(values) or not values.shape[1]:
+        raise SkdError(f"nothing to evaluate: {what} have shape {list(values.shape)}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise SkdError(f"targets must be class indices, got {labels.dtype}")
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        name = first if indices is None else int(to_numpy(indices)[first])
+        raise SkdError(
+            f"{what} of sample {name} are not finite ({int((~finite).sum())} of {len(values)} samples are not); "
+            "the model diverged or overflowed in half precision"
+        )
+    return values, labels.astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """All that the metrics need of the logits, per sample.
+    """What the metrics need of the logits, per sample ``[N]``."""
 
-    Attributes:
-        predicted: ``[N]`` the class with the largest logit, the first one of equals.
-        confidence: ``[N]`` the probability of that class.
-        log_prob: ``[N]`` the log-probability of the target.
-        rank: ``[N]`` how many classes come before the target; of equal logits the lower class comes first.
-    """
-
-    predicted: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-    log_prob: NDArray[np.float64]
-    rank: NDArray[np.int64]
+    predicted: NDArray[np.int64]  # the class with the largest logit, the first of equals
+    confidence: NDArray[np.float64]  # the probability of that class
+    log_prob: NDArray[np.float64]  # of the target
+    rank: NDArray[np.int64]  # classes before the target; of equal logits the lower class comes first
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """``[N]`` whether the target is the predicted class."""
-        first: NDArray[np.bool_] = self.rank == 0
-        return first
+        """Whether the target is the predicted class."""
+        return np.equal(self.rank, 0)
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Confidence and accuracy in equally spaced bins of confidence.
+    """A reliability diagram: mean accuracy and confidence ``[bins]`` in equally spaced bins of confidence.
 
-    Attributes:
-        edges: ``[bins + 1]``; bin k is ``(edges[k], edges[k + 1]]``, and the first one also holds 0.
-        counts: ``[bins]`` samples.
-        accuracy: ``[bins]`` mean accuracy, NaN in an empty bin.
-        confidence: ``[bins]`` mean confidence, NaN in an empty bin.
+    Bin k is ``(edges[k], edges[k + 1]]``; the first one also holds 0. The means of an empty bin are NaN.
     """
 
     edges: NDArray[np.float64]
     counts: NDArray[np.int64]
     accuracy: NDArray[np.float64]
     confidence: NDArray[np.float64]
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Reliability:
+        """From ``metrics.json``, where the means of an empty bin are null."""
+        edges, accuracy, confidence = (np.array(saved[key], np.float64) for key in ("edges", "accuracy", "confidence"))
+        return cls(edges, np.array(saved["counts"], np.int64), accuracy, confidence)
+
+    @classmethod
+    def pooled(cls, diagrams: Sequence[Reliability]) -> Reliability:
+        """The diagram of all samples together, from diagrams with the same bins."""
+        counts = np.sum([one.counts for one in diagrams], axis=0)
+        pairs = [(np.nan_to_num([one.accuracy, one.confidence]) * one.counts) for one in diagrams]
+        with np.errstate(invalid="ignore"):
+            return cls(diagrams[0].edges, counts, *(np.sum(pairs, axis=0) / counts))
+
+    @property
+    def right(self) -> NDArray[np.int64]:
+        """``[bins]`` samples that are predicted right."""
+        return np.rint(np.nan_to_num(self.accuracy) * self.counts).astype(np.int64)
 
     @property
     def ece(self) -> float:
@@ -72,13 +112,7 @@ class Reliability:
 def score(logits: Array, targets: Array, *, indices: Array | None = None) -> Scores:
     """Ranks and float64 log-softmax of the logits, a chunk at a time.
 
-    Args:
-        logits: ``[N, C]``.
-        targets: ``[N]`` class indices.
-        indices: ``[N]``, what the samples are called in messages; their positions when None.
-
-    Raises:
-        SkdError: no samples, logits that are not finite, or a target outside ``0 ... C - 1``.
+    Error messages name samples by `indices` if they are given, else by their positions.
     """
     rows, labels = check_rows(logits, targets, what="logits", indices=indices)
     count, classes = rows.shape
@@ -104,77 +138,40 @@ def score(logits: Array, targets: Array, *, indices: Array | None = None) -> Sco
     return Scores(predicted, confidence, log_prob, rank)
 
 
-def bin_edges(bins: int) -> NDArray[np.float64]:
-    """``[bins + 1]`` equally spaced from 0 to 1, each the float64 nearest to ``k / bins``."""
-    return np.arange(bins + 1) / bins
-
-
-def bin_index(confidence: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
-    """The bin of every confidence ``[N]``: closed on the right, 0 in the first bin and 1 in the last."""
-    # The first right edge that is not below the confidence.
-    return np.searchsorted(bin_edges(bins)[1:], confidence, side="left").astype(np.int64)
-
-
 def bin_confidences(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int) -> Reliability:
-    """`Reliability` of confidences ``[N]`` in [0, 1] and whether each prediction was correct ``[N]``."""
+    """The diagram of confidences ``[N]`` in [0, 1], given whether each prediction is correct ``[N]``."""
     if bins < 1:
         raise SkdError(f"bins must be at least 1, got {bins}")
-    if not len(confidence) or not np.all((confidence >= 0) & (confidence <= 1)):
-        raise SkdError("confidences must be probabilities of at least one sample")
-    index = bin_index(confidence, bins)
+    edges = np.arange(bins + 1) / bins
+    index = np.searchsorted(edges[1:], confidence, side="left")  # the first right edge not below the confidence
     counts = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):
         accuracy = np.bincount(index, correct.astype(np.float64), bins) / counts
         mean_confidence = np.bincount(index, confidence, bins) / counts
-    return Reliability(bin_edges(bins), counts.astype(np.int64), accuracy, mean_confidence)
+    return Reliability(edges, counts, accuracy, mean_confidence)
 
 
 def reliability(logits: Array, targets: Array, bins: int = 20) -> Reliability:
-    """Accuracy and confidence per bin of confidence. Args: logits ``[N, C]``, targets ``[N]``."""
+    """The reliability diagram of a classifier."""
     scores = score(logits, targets)
     return bin_confidences(scores.confidence, scores.correct, bins)
 
 
 def ece(logits: Array, targets: Array, bins: int = 20) -> float:
-    """Expected calibration error with equally spaced bins. Args: logits ``[N, C]``, targets ``[N]``."""
+    """Expected calibration error with equally spaced bins."""
     return reliability(logits, targets, bins).ece
 
 
-def top_k(logits: Array, targets: Array, k: int) -> float:
-    """Fraction of samples with the target among the k largest logits; 1 if there are no more than k classes."""
-    return float((score(logits, targets).rank < k).mean())
-
-
 def top1(logits: Array, targets: Array) -> float:
-    """Accuracy. Args: logits ``[N, C]``, targets ``[N]``."""
-    return top_k(logits, targets, 1)
+    """Accuracy."""
+    return float(score(logits, targets).correct.mean())
 
 
 def top5(logits: Array, targets: Array) -> float:
-    """Fraction of samples with the target among the five largest logits. Args: logits ``[N, C]``, targets ``[N]``."""
-    return top_k(logits, targets, 5)
+    """Fraction of samples with the target among the five largest logits."""
+    return float((score(logits, targets).rank < 5).mean())
 
 
 def nll(logits: Array, targets: Array) -> float:
-    """Mean negative log-likelihood in nats. Args: logits ``[N, C]``, targets ``[N]``."""
+    """Mean negative log-likelihood in nats."""
     return float(-score(logits, targets).log_prob.mean())
-
-
-def summarize(predictions: Predictions) -> dict[str, float]:
-    """All metrics of one evaluation: top1, top5, nll, ece (20 bins), ece_10, recall_at_1 and num_samples.
-
-    ``recall_at_1`` is NaN for a single sample, which has no neighbour.
-
-    Raises:
-        SkdError: no predictions, or some that are not finite; names the first such sample by its dataset index.
-    """
-    scores = score(predictions.logits, predictions.targets, indices=predictions.indices)
-    return {
-        "top1": float((scores.rank < 1).mean()),
-        "top5": float((scores.rank < 5).mean()),
-        "nll": float(-scores.log_prob.mean()),
-        "ece": bin_confidences(scores.confidence, scores.correct, 20).ece,
-        "ece_10": bin_confidences(scores.confidence, scores.correct, 10).ece,
-        "recall_at_1": recall_at_1(predictions.features, predictions.targets, indices=predictions.indices),
-        "num_samples": len(scores.rank),
-    }

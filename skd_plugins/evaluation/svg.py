@@ -1,54 +1,44 @@
 """Plots as inline SVG: no plotting library, and colours that follow the page's light or dark theme.
 
-Elements carry classes (``right``, ``wrong``, ``gap``, ``s0`` ...) that the page's style sheet colours. Text goes
-through an XML tree, so it is escaped whatever it says. Hovering over a mark shows its numbers.
+The page's style sheet colours the elements by their classes (``right``, ``wrong``, ``gap``, ``s0`` ...). An XML tree
+escapes all text. Hovering over a mark shows its numbers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 from xml.etree import ElementTree
 
-import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from .metrics import Reliability
 
-SERIES_COLOURS = 6  # classes s0 to s5 in the style sheet; further series differ by their dashes
-_DASHES = ("", "7 4", "2 3", "9 3 2 3")
+Pair: TypeAlias = tuple[float, float]
+_COLOURS = 6  # classes s0 to s5 in the style sheet; further series differ by their dashes
+_DASHES = ("none", "7 4", "2 3", "9 3 2 3")
+_PERCENT = {0.0: "0", 0.2: "20", 0.4: "40", 0.6: "60", 0.8: "80", 1.0: "100 %"}  # ticks of an axis from 0 to 1
 
 
 @dataclass(frozen=True)
 class Series:
-    """A curve: points ``(x, y)`` in the style (colour and dashes) number `style`."""
+    """A curve: its points ``(x, y)``, and the number of its style (colour and dashes)."""
 
     name: str
     style: int
-    points: Sequence[tuple[float, float]]
+    points: Sequence[Pair]
 
 
 class _Plot:
-    """An SVG of a given size with a data area and linear axes."""
+    """An SVG with a data area and linear axes. The margins are left, right, top and bottom, in pixels."""
 
-    def __init__(
-        self,
-        title: str,
-        size: tuple[float, float],
-        x: tuple[float, float],
-        y: tuple[float, float],
-        *,
-        left: float = 44,
-        right: float = 12,
-        top: float = 10,
-        bottom: float = 38,
-    ) -> None:
+    def __init__(self, title: str, size: Pair, x: Pair, y: Pair, margins: tuple[float, float, float, float]) -> None:
         width, height = size
-        self.svg = ElementTree.Element(
-            "svg", {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria-label": title, "class": "plot"}
-        )
+        left, right, top, bottom = margins
+        box = f"0 0 {width:g} {height:g}"
+        self.svg = ElementTree.Element("svg", {"viewBox": box, "role": "img", "aria-label": title, "class": "plot"})
         self.x_range, self.y_range = x, y
         self.left, self.right, self.top, self.bottom = left, width - right, top, height - bottom
 
@@ -73,11 +63,16 @@ class _Plot:
             place["transform"] = f"rotate({rotate:g} {x:g} {y:g})"
         ElementTree.SubElement(self.svg, "text", place).text = text
 
-    def bar(self, kind: str, x: tuple[float, float], y: tuple[float, float], hover: str, gap: float = 1) -> None:
-        """A rectangle in data coordinates, `gap` pixels narrower than its bin on either side."""
-        left, right = self.x(x[0]) + gap, self.x(x[1]) - gap
+    def bar(self, kind: str, x: Pair, y: Pair, hover: str) -> None:
+        """A rectangle in data coordinates, a pixel narrower than its bin on either side."""
+        left, right = self.x(x[0]) + 1, self.x(x[1]) - 1
         top, bottom = self.y(max(y)), self.y(min(y))
         self.add("rect", kind, hover, x=left, y=top, width=max(right - left, 0.5), height=max(bottom - top, 0))
+
+    def curve(self, style: int, points: str, hover: str = "") -> None:
+        """A line through points in pixels; dashes keep the styles apart in a grey print."""
+        dashes = _DASHES[style % len(_DASHES)]
+        self.add("polyline", f"curve s{style % _COLOURS}", hover, points=points, stroke_dasharray=dashes)
 
     def axes(
         self, x_label: str, y_label: str, x_ticks: dict[float, str], y_ticks: dict[float, str], *, grid: bool = True
@@ -94,80 +89,69 @@ class _Plot:
             self.text("label middle", y_label, 11, (self.top + self.bottom) / 2, rotate=-90)
 
     def render(self) -> Markup:
-        # Safe as markup: ElementTree escaped every text and attribute. "html" leaves no self-closed tags to a parser.
+        # ElementTree has escaped all text and attributes. The method "html" avoids self-closing tags.
         return Markup(ElementTree.tostring(self.svg, encoding="unicode", method="html"))
 
 
 def reliability_plot(bins: Reliability, *, small: bool = False) -> Markup:
-    """Accuracy per bin of confidence, the gap to the diagonal's promise, and how many samples each bin has."""
+    """Accuracy by confidence and its gap to the diagonal; the large plot also shows the share of images in each bin."""
     size = (240.0, 240.0) if small else (400.0, 400.0)
     strip = 0.0 if small else 66.0  # room below the bars for the counts
-    plot = _Plot("Reliability diagram", size, (0, 1), (0, 1), left=44 if small else 56, bottom=38 + strip)
-    steps = {0: "0", 0.5: "50", 1: "100 %"} if small else {v / 100: f"{v}" for v in (0, 20, 40, 60, 80)} | {1: "100 %"}
-    if small:
-        plot.axes("confidence", "accuracy", steps, steps)
-    else:  # the strip of counts lies between the bars and the axis labels they share
-        plot.axes("", "accuracy", {}, steps)
-    for k, count in enumerate(bins.counts):
-        if not count:
-            continue
-        edges = (float(bins.edges[k]), float(bins.edges[k + 1]))
-        accuracy, confidence = float(bins.accuracy[k]), float(bins.confidence[k])
+    plot = _Plot("Reliability diagram", size, (0, 1), (0, 1), margins=(44 if small else 56, 12, 10, 38 + strip))
+    steps = {0: "0", 0.5: "50", 1: "100 %"} if small else _PERCENT
+    plot.axes("confidence" if small else "", "accuracy", steps if small else {}, steps)
+    for count, edges, accuracy, confidence in _used(bins):
         hover = (
             f"confidence {edges[0]:.0%} to {edges[1]:.0%}: {count:,} images, "
             f"accuracy {accuracy:.1%}, mean confidence {confidence:.1%}"
         )
         plot.bar("right", edges, (0, min(accuracy, confidence)), hover)
-        if accuracy > confidence:  # paler under the hatching, which would be lost on the full colour
+        if accuracy > confidence:  # paler under the hatching, which the full colour would hide
             plot.bar("right pale", edges, (confidence, accuracy), hover)
         plot.bar("gap", edges, (accuracy, confidence), hover)
         left, right, level = plot.x(edges[0]) + 1, plot.x(edges[1]) - 1, plot.y(accuracy)
         plot.add("line", "value", hover, x1=left, x2=right, y1=level, y2=level)  # a gap may hang below the bar's top
     plot.add("line", "diagonal", x1=plot.x(0), y1=plot.y(0), x2=plot.x(1), y2=plot.y(1))
     if not small:
-        _count_strip(plot, bins, top=plot.bottom + 20, bottom=size[1] - 38, steps=steps)
+        share = bins.counts / max(bins.counts.sum(), 1)
+        high = float(share.max())
+        plot.y_range, plot.top, plot.bottom = (0, high or 1.0), plot.bottom + 20, size[1] - 38
+        plot.axes("confidence", "", steps, {0: "0", high: f"{100 * high:.0f} %"}, grid=False)
+        plot.text("label middle", "images", 11, (plot.top + plot.bottom) / 2, rotate=-90)
+        for count, edges, _, _ in _used(bins):
+            part = count / bins.counts.sum()
+            plot.bar("neutral", edges, (0, part), f"{count:,} images ({part:.1%})")
     return plot.render()
 
 
-def _count_strip(plot: _Plot, bins: Reliability, *, top: float, bottom: float, steps: dict[float, str]) -> None:
-    """Bars of the share of all images, below the diagram and on the same axis."""
-    share = bins.counts / max(bins.counts.sum(), 1)
-    plot.y_range, plot.top, plot.bottom = (0, float(share.max()) or 1.0), top, bottom
-    plot.axes("confidence", "", steps, {0: "0", float(share.max()): f"{100 * share.max():.0f} %"}, grid=False)
-    plot.text("label middle", "images", 11, (top + bottom) / 2, rotate=-90)
-    for k, count in enumerate(bins.counts):
-        edges = (float(bins.edges[k]), float(bins.edges[k + 1]))
+def _used(bins: Reliability) -> Iterator[tuple[int, Pair, float, float]]:
+    """Count, edges, accuracy and confidence of every bin that is not empty."""
+    for k, count in enumerate(bins.counts.tolist()):
         if count:
-            plot.bar("neutral", edges, (0, float(share[k])), f"{count:,} images ({share[k]:.1%})")
+            edges = (float(bins.edges[k]), float(bins.edges[k + 1]))
+            yield count, edges, float(bins.accuracy[k]), float(bins.confidence[k])
 
 
-def confidence_plot(edges: NDArray[np.float64], right: NDArray[np.int64], wrong: NDArray[np.int64]) -> Markup:
-    """How confident the right (up) and the wrong (down) predictions are, each as a share of its own kind.
-
-    Args:
-        edges: ``[bins + 1]``.
-        right: ``[bins]`` counts of right predictions.
-        wrong: ``[bins]`` counts of wrong ones.
-    """
-    shares = [counts / max(counts.sum(), 1) for counts in (right, wrong)]
-    high, low = (float(share.max()) for share in shares)
-    y_range = (-1.05 * low or -0.01, 1.05 * high or 0.01)
-    plot = _Plot("Confidence of right and wrong predictions", (400, 400), (0, 1), y_range, left=56)
+def confidence_plot(bins: Reliability) -> Markup:
+    """Confidence of the right (up) and of the wrong (down) predictions, each as a share of its own kind."""
+    kinds = {"right": bins.right, "wrong": bins.counts - bins.right}
+    shares = {kind: counts / max(counts.sum(), 1) for kind, counts in kinds.items()}
+    y_range = (-1.05 * float(shares["wrong"].max()) or -0.01, 1.05 * float(shares["right"].max()) or 0.01)
+    plot = _Plot("Confidence of right and wrong predictions", (400, 400), (0, 1), y_range, margins=(56, 12, 10, 38))
     y_ticks = {tick: f"{abs(100 * tick):g} %" if tick else "0" for tick in nice_ticks(*y_range, 6)}
-    x_ticks = {v / 100: f"{v}" for v in (0, 20, 40, 60, 80)} | {1.0: "100 %"}
-    plot.axes("confidence", "", x_ticks, y_ticks)
-    for kind, sign, counts, share in (("right", 1, right, shares[0]), ("wrong", -1, wrong, shares[1])):
-        for k, count in enumerate(counts):
+    plot.axes("confidence", "", _PERCENT, y_ticks)
+    for kind, sign in (("right", 1), ("wrong", -1)):
+        for k, count in enumerate(kinds[kind]):
             if count:
-                edge = (float(edges[k]), float(edges[k + 1]))
-                hover = f"{count:,} {kind} at {edge[0]:.0%} to {edge[1]:.0%} confidence ({share[k]:.1%} of the {kind})"
-                plot.bar(kind, edge, (0, sign * float(share[k])), hover)
+                low, high, share = float(bins.edges[k]), float(bins.edges[k + 1]), float(shares[kind][k])
+                hover = f"{count:,} {kind} at {low:.0%} to {high:.0%} confidence ({share:.1%} of the {kind})"
+                plot.bar(kind, (low, high), (0, sign * share), hover)
     plot.add("line", "axis", x1=plot.left, x2=plot.right, y1=plot.y(0), y2=plot.y(0))
     return plot.render()
 
 
 def curve_plot(title: str, series: Sequence[Series], *, percent: bool) -> Markup:
-    """Curves over epochs; series of one style belong together and are drawn alike."""
+    """Curves over epochs; series of one style are drawn alike."""
     points = [point for one in series for point in one.points]
     xs, ys = [x for x, _ in points], [y for _, y in points]
     pad = (max(ys) - min(ys)) * 0.05 or 0.01
@@ -175,49 +159,33 @@ def curve_plot(title: str, series: Sequence[Series], *, percent: bool) -> Markup
     if percent:
         low, high = max(low, 0.0), min(high, 1.0)
     last = max(xs) if max(xs) > min(xs) else min(xs) + 1
-    plot = _Plot(title, (480, 300), (min(xs), last), (low, high), left=52, right=16)
+    plot = _Plot(title, (480, 300), (min(xs), last), (low, high), margins=(52, 16, 10, 38))
     scale, unit = (100, " %") if percent else (1, "")
     y_ticks = {tick / scale: f"{tick:g}{unit}" for tick in nice_ticks(low * scale, high * scale, 5)}
     x_ticks = {tick: f"{tick:g}" for tick in nice_ticks(min(xs), last, 6, integer=True)}
     plot.axes("epoch", "", x_ticks, y_ticks)
     for one in series:
-        path = " ".join(f"{plot.x(x):.2f},{plot.y(y):.2f}" for x, y in one.points)
         final = f"{one.points[-1][1]:.2%}" if percent else f"{one.points[-1][1]:.4f}"
-        if len(one.points) == 1:  # a line of one point is not seen
-            (x, y), style = one.points[0], one.style % SERIES_COLOURS
+        if len(one.points) == 1:  # a line through one point would be invisible
+            (x, y), style = one.points[0], one.style % _COLOURS
             plot.add("circle", f"dot s{style}", f"{one.name}: {final}", cx=plot.x(x), cy=plot.y(y), r=2)
             continue
-        plot.add(
-            "polyline",
-            f"curve s{one.style % SERIES_COLOURS}",
-            f"{one.name}: {final} at the end",
-            points=path,
-            stroke_dasharray=dashes(one.style) or "none",
-        )
+        path = " ".join(f"{plot.x(x):.2f},{plot.y(y):.2f}" for x, y in one.points)
+        plot.curve(one.style, path, f"{one.name}: {final} at the end")
     return plot.render()
 
 
-def dashes(style: int) -> str:
-    """The dash pattern of a style; styles that are told apart by colour alone would be lost in a grey print."""
-    return _DASHES[style % len(_DASHES)]
-
-
 def key_sample(style: int) -> Markup:
-    """A short piece of a curve's line, for the legend."""
-    plot = _Plot("", (28, 10), (0, 1), (0, 1), left=1, right=1, top=0, bottom=0)
+    """A short piece of a curve, for the legend."""
+    plot = _Plot("", (28, 10), (0, 1), (0, 1), margins=(1, 1, 0, 0))
     plot.svg.set("class", "key")
     plot.svg.set("aria-hidden", "true")
-    plot.add(
-        "polyline",
-        f"curve s{style % SERIES_COLOURS}",
-        points="1,5 27,5",
-        stroke_dasharray=dashes(style) or "none",
-    )
+    plot.curve(style, "1,5 27,5")
     return plot.render()
 
 
 def nice_ticks(low: float, high: float, count: int, *, integer: bool = False) -> list[float]:
-    """About `count` round numbers (1, 2 or 5 times a power of ten apart) within [low, high]."""
+    """About `count` evenly spaced numbers within [low, high], 1, 2 or 5 times a power of ten apart."""
     if not high > low:
         return [low]
     raw = (high - low) / count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..common.errors import SkdError
 from ..networks.build import classifier_of
 from ..networks.classifiers import CosineClassifier
-from .method import NEEDS_INDICES, Method, class_indices, gather_rows, register_method
+from .method import NEEDS_INDICES, Criterion, Method, class_indices, gather_rows, register_method
 
 
 @register_method("adacos")
@@ -19,22 +19,20 @@ class AdaCos(Method):
     """AdaCos (Zhang et al. 2019): cross-entropy of cosines times a scale that is set anew in every step.
 
     ``scale = log(B_avg) / cos(min(pi / 4, theta_med))``: B_avg is the batch's mean of ``sum_{k != y} exp(s cos_k)``
-    with the scale s of the step before, theta_med the median angle between features and their class's weights. Under
-    several processes both are the whole batch's. The loss uses the new scale.
+    with the scale s of the step before, theta_med the median angle between features and their class's weights. Several
+    processes take both over the whole batch. The loss uses the new scale, ``output`` that of the step before.
 
     The network's classifier is a `CosineClassifier`: ``create_model(..., classifier="cosine")``, in a recipe
-    ``model_args=dict(classifier="cosine")``. So it travels with the card, and exported weights load as they were
-    trained; the scale is one of the network's buffers and its logits are the scaled ones. Divide them by
-    ``get_classifier().scale`` for plain cosines (the calibration in CS-KD's Table 6 seems to be theirs).
+    ``model_args=dict(classifier="cosine")``. So the card names it, and exported weights load as they were trained. The
+    scale is a buffer of the network, and the network's logits are scaled; divide them by ``get_classifier().scale`` for
+    plain cosines (the calibration in CS-KD's Table 6 seems to be theirs).
 
     Source: Zhang et al. 2019 (AdaCos), the dynamic version; the code that CS-KD names
         (4uiiurz1/pytorch-adacos, metrics.py).
-    Deviation: none in the loss. Beside that code (float64, 20 steps) the loss is equal, gradients differ by at most
-        4.3e-16 and scales by 2.2e-16. That code evaluates plain cosines, and each of its processes has its own scale.
-
-    Args:
-        model: see `Method`; with a cosine classifier.
-        criterion: see `Method`.
+    Deviation: none in the loss. Compared with that code (float64, 20 steps) the loss is equal, gradients differ by at
+        most 4.3e-16 and scales by 2.2e-16. That code evaluates plain cosines, and each of its processes has its own
+        scale.
+    Logs: ``ce`` and ``scale``.
     """
 
     classifier = "cosine"
@@ -43,7 +41,7 @@ class AdaCos(Method):
         "sd_dropout": "its classifier normalises the features' length, which dropout's scaling is about",
     }
 
-    def __init__(self, model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+    def __init__(self, model: nn.Module, criterion: Criterion = None) -> None:
         super().__init__(model, criterion)
         if not isinstance(classifier_of(model), CosineClassifier):
             raise SkdError(
@@ -51,15 +49,12 @@ class AdaCos(Method):
                 'model_args={"classifier": "cosine"}'
             )
 
-    def forward(
-        self, input: Tensor, target: Tensor, *, expand: Callable[[Tensor], Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """See `Method.forward`. Adds ``ce`` and ``scale``; ``output`` has the scale of the step before."""
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         labels = class_indices(target, "adacos")
         head = classifier_of(self.model)
         assert isinstance(head, CosineClassifier)
         before = head.scale
-        out, logits = self.anchor_forward(input, expand)
+        out, logits = self.anchor_forward(input)
         cosines = logits / before
         scale = adaptive_scale(gather_rows(cosines.detach()), gather_rows(labels), before)
         if self.training:
@@ -70,14 +65,8 @@ class AdaCos(Method):
 
 @torch.no_grad()
 def adaptive_scale(cosines: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
-    """The scale of a step.
-
-    Args:
-        cosines: ``[B, C]``.
-        labels: class indices ``[B]``.
-        scale: the step's before.
-    """
+    """The scale of a step, from cosines ``[B, C]``, class indices ``[B]`` and the scale of the step before."""
     own = cosines.gather(1, labels[:, None])
     others = (scale * cosines).exp().sum(dim=1) - (scale * own[:, 0]).exp()
-    median = own.clamp(-1 + 1e-7, 1 - 1e-7).acos().median()  # torch's: of an even number the lower one
+    median = own.clamp(-1 + 1e-7, 1 - 1e-7).acos().median()  # torch takes the lower of the two in the middle
     return others.mean().log() / median.clamp(max=math.pi / 4).cos()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from .method import Method, register_method
@@ -14,12 +12,10 @@ class CE(Method):
     """Cross-entropy, or the criterion given, alone: the baseline in Table 1 of Yun et al. 2020 and of Lee et al. 2022.
 
     Source: CS-KD (Yun et al. 2020), Table 1; SD-Dropout (Lee et al. 2022), Table 1.
+    Logs: ``ce``.
     """
 
-    def forward(
-        self, input: Tensor, target: Tensor, *, expand: Callable[[Tensor], Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """See `Method.forward`. Adds ``ce``."""
-        out, logits = self.anchor_forward(input, expand)
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        out, logits = self.anchor_forward(input)
         ce = self.criterion(logits, target)
         return out | {"loss": ce, "ce": ce.detach()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from ..networks.build import classifier_of, num_classes_of
 from .losses import kl_divergence
-from .method import NEEDS_INDICES, Method, at_least, class_indices, gather_rows, register_method
+from .method import NEEDS_INDICES, Criterion, Method, Temperature, Weight, class_indices, gather_rows, register_method
 
 
 @register_method("cs_kd")
@@ -18,30 +17,24 @@ class CSKD(Method):
     """CS-KD (Yun et al. 2020, Eq. 1): class-wise self-knowledge distillation.
 
     ``loss = CE(x, y) + weight * T^2 * KL(P(. | x'; T) || P(. | x; T))`` where x' is another image of x's class and no
-    gradient flows through its prediction. Where x' comes from is `pairing`:
+    gradient flows through its prediction. The paper's lambda_cls is `weight`. `pairing` says where x' comes from:
 
-    * ``sampled``, the paper's: the loader draws x' uniformly from the class (x itself may be drawn; it then gets
+    * ``sampled``, the paper's: the loader draws x' uniformly from the class (it may draw x itself, which then gets
       another augmentation). The batch is ``[B anchors | B pairs]``. The pairs are a forward pass of their own, after
       the anchors', without gradient and in train mode, so BatchNorm sees two batches and updates its statistics twice.
-    * ``batch``, ours: x' is the next image of the class in this batch (the last one's next is the first). The loader
-      puts at least two of each class into a batch. No second forward; an image alone in its class adds no term.
+    * ``batch``, ours: x' is the next image of the class in this batch; after the last comes the first. The loader puts
+      at least two of each class into a batch. No second forward; an image alone in its class adds no term.
     * ``bank``, ours: the prediction of x' is the most recent logits seen of the class, kept in a ``[C, C]`` buffer that
-      is saved with the task. No second forward and no other sampling; the first visit of a class adds no term. Under
-      several processes all of them write what all of them saw.
+      is saved with the task. No second forward and no other sampling; the first visit of a class adds no term. Each of
+      several processes writes what all of them saw.
 
-    The KL is averaged over all B anchors, those without a term included, so `weight` means the same everywhere.
+    The KL is averaged over all B anchors, including those without a term, so `weight` means the same everywhere.
 
     Source: Eq. 1 and Algorithm 1; the authors' code (alinlab/cs-kd, train.py: KDLoss and the two passes; datasets.py:
         PairBatchSampler). T = 4 and weight 1 are its defaults.
     Deviation: none for ``sampled``. ``batch`` and ``bank`` are not in the paper: the same loss at cross-entropy's cost.
         With mixup (section 3.2) anchors and pairs are mixed with the same permutation and coefficient.
-
-    Args:
-        model: see `Method`.
-        criterion: see `Method`.
-        weight: lambda_cls.
-        temperature: T.
-        pairing: see above.
+    Logs: ``ce`` and ``kd``.
     """
 
     bank: Tensor
@@ -50,16 +43,14 @@ class CSKD(Method):
     def __init__(
         self,
         model: nn.Module,
-        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+        criterion: Criterion = None,
         *,
-        weight: float = 1.0,
-        temperature: float = 4.0,
+        weight: Weight = 1.0,
+        temperature: Temperature = 4.0,
         pairing: Literal["sampled", "batch", "bank"] = "sampled",
     ) -> None:
         super().__init__(model, criterion)
-        self.weight = at_least(weight, 0, "cs_kd: weight")
-        self.temperature = at_least(temperature, 0, "cs_kd: temperature", strict=True)
-        self.pairing = pairing
+        self.weight, self.temperature, self.pairing = weight, temperature, pairing
         if pairing == "sampled":
             self.segments = ("anchor", "pair")
             self.passes = (1, 1)
@@ -72,14 +63,11 @@ class CSKD(Method):
             self.register_buffer("bank", torch.zeros(classes, classes, device=device))
             self.register_buffer("bank_filled", torch.zeros(classes, dtype=torch.bool, device=device))
 
-    def forward(
-        self, input: Tensor, target: Tensor, *, expand: Callable[[Tensor], Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """See `Method.forward`. Adds ``ce`` and ``kd``."""
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         inputs, targets = self.split(input, target)
-        out, logits = self.anchor_forward(inputs[0], expand)
+        out, logits = self.anchor_forward(inputs[0])
         ce = self.criterion(logits, targets[0])
-        kd = self._distill(logits, inputs, targets) * self.temperature**2
+        kd = self._distill(logits, inputs, targets)
         return out | {"loss": ce + self.weight * kd, "ce": ce.detach(), "kd": kd.detach()}
 
     def _distill(self, logits: Tensor, inputs: list[Tensor], targets: list[Tensor]) -> Tensor:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .method import Method, at_least, register_method
+from .method import Criterion, Method, Weight, register_method
 
 
 @register_method("max_entropy")
@@ -20,28 +18,18 @@ class MaxEntropy(Method):
         CS-KD, which gives neither weight nor code.
     Deviation: none. The weight 0.1 is Pereyra's for CIFAR-10; Dubey has 1. The calibration in CS-KD's Table 6 suggests
         a strong weight.
+    Logs: ``ce`` and ``entropy``.
 
     Args:
-        model: see `Method`.
-        criterion: see `Method`.
         weight: beta of Pereyra, gamma of Dubey.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
-        *,
-        weight: float = 0.1,
-    ) -> None:
+    def __init__(self, model: nn.Module, criterion: Criterion = None, *, weight: Weight = 0.1) -> None:
         super().__init__(model, criterion)
-        self.weight = at_least(weight, 0, "max_entropy: weight")
+        self.weight = weight
 
-    def forward(
-        self, input: Tensor, target: Tensor, *, expand: Callable[[Tensor], Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """See `Method.forward`. Adds ``ce`` and ``entropy``."""
-        out, logits = self.anchor_forward(input, expand)
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        out, logits = self.anchor_forward(input)
         ce = self.criterion(logits, target)
         log_p = F.log_softmax(logits, dim=-1)
         entropy = -(log_p.exp() * log_p).sum(dim=-1).mean()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
+from pydantic import Field, FiniteFloat
 from torch import Tensor, nn
 
 from ..common.errors import SkdError, unknown
@@ -16,6 +17,12 @@ from ..networks.features import forward_with_features, tap_classifier
 from .losses import full_precision
 
 M = TypeVar("M", bound=type)
+Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor] | None
+# Ranges of the methods' arguments; `create_method` checks them.
+Weight = Annotated[FiniteFloat, Field(ge=0)]
+Temperature = Annotated[FiniteFloat, Field(gt=0)]
+DropRate = Annotated[float, Field(gt=0, lt=1)]
+
 _METHODS: dict[str, type[Method]] = {}
 NEEDS_INDICES = "needs class indices as targets, but mixup and cutmix make probabilities of them"
 
@@ -23,8 +30,9 @@ NEEDS_INDICES = "needs class indices as targets, but mixup and cutmix make proba
 class Method(nn.Module):
     """A training method: the network, the criterion, and one forward pass that returns the loss.
 
-    A contributor subclasses this, sets `segments`, writes `forward` and registers the class with
-    `register_method`. Everything else (DDP, compile, EMA, checkpoints, export, timm's train.py) is `MethodTask`'s.
+    A contributor subclasses this, sets `segments`, writes `forward` and registers the class with `register_method`.
+    `MethodTask` does everything else: DDP, compile, EMA, checkpoints, export and timm's train.py. `create_method`
+    checks arguments against the constructor's type hints; a class that is called directly takes what it is given.
 
     Args:
         model: the plain classifier; its ``state_dict`` is what is exported.
@@ -37,9 +45,9 @@ class Method(nn.Module):
         passes: passes of one segment (B images) through a network's body in a step, (with gradient, without).
         refuses: what it can't be combined with (``mixup``, the name of an add-on), and why.
         classifier: the classifier its network needs, see `create_model`.
-        needs_epoch: whether `begin_epoch` has to be called; timm's train.py does not.
-        replicated: its submodules that `begin_epoch` makes equal on all processes. DDP leaves their buffers alone,
-            which it would otherwise send around in every step.
+        needs_epoch: whether `begin_epoch` has to be called; timm's train.py does not call it.
+        replicated: submodules that `begin_epoch` makes equal on all processes, so DDP need not send their buffers
+            around in every step.
         name: the name it is registered under.
     """
 
@@ -52,42 +60,36 @@ class Method(nn.Module):
     replicated: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = ""
 
-    def __init__(self, model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+    def __init__(self, model: nn.Module, criterion: Criterion = None) -> None:
         super().__init__()
         self.model = model
-        tap_classifier(model)  # now, since hooks that are set while a step is compiled would interrupt its graph
+        tap_classifier(model)  # now, because a hook that is set while a step is compiled breaks its graph
         self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
 
-    def forward(
-        self, input: Tensor, target: Tensor, *, expand: Callable[[Tensor], Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """One training step's forward.
 
         Args:
             input: ``[S * B, 3, H, W]``, S segments of B images.
             target: ``[S * B]`` class indices or ``[S * B, C]`` probabilities.
-            expand: used by add-ons, see `anchor_forward`.
 
         Returns:
-            ``loss`` (a scalar with gradient), ``output [B, C]`` and ``features [B, D]`` of the anchors, one scalar per
-            loss term for the log, and ``extra [k * B, C]`` if `expand` asked for more rows.
+            ``loss`` (a scalar with gradient), ``output [B, C]`` and ``features [B, D]`` of the anchors, and one scalar
+            per loss term for the log.
         """
         raise NotImplementedError
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Told before an epoch's first step, and again when a run is resumed within it.
+        """Called before an epoch's first step, and again when a run is resumed within it.
 
         Args:
             epoch: counted from 0.
             epochs: of the whole training.
         """
-        for child in self.children():
-            if isinstance(child, Method):  # an add-on's base
-                child.begin_epoch(epoch, epochs)
 
     @property
     def step_cost(self) -> float:
-        """A step's cost in units of cross-entropy's, counted: a forward pass is 1, a backward pass 2.
+        """The cost of a step, counted in steps of cross-entropy: a forward pass is 1, a backward pass 2.
 
         Only passes through the body count; heads, losses and the loading of further segments do not.
         """
@@ -104,52 +106,56 @@ class Method(nn.Module):
             )
         return list(input.chunk(parts)), list(target.chunk(parts))
 
-    def anchor_forward(
-        self, input: Tensor, expand: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """The forward pass with gradient.
+    def anchor_forward(self, input: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The forward pass with gradient. Add-ons reach the classifier through it, so call it first, and once.
 
         Args:
-            input: ``[B, 3, H, W]``.
-            expand: maps the pooled features ``[B, D]`` to ``[(1 + k) * B, D]``, of which the first B rows are the
-                features themselves. The classifier is applied to all of them in one call.
+            input: ``[B, 3, H, W]``; or more images, of which the first B are the anchors.
 
         Returns:
-            ``(out, logits)``: the common entries of the result, and the anchors' logits ``[B, C]`` in float32.
+            ``output`` and ``features`` of the result, and the logits ``[B, C]`` in float32, whatever autocast chose
+            for the network.
         """
-        features, logits = forward_with_features(self.model, input, expand)
-        # Losses are computed in float32 whatever autocast chose for the network.
-        output, extra = logits[: len(features)], logits[len(features) :]
-        out = {"output": output, "features": features}
-        if expand is not None:
-            out["extra"] = full_precision(extra)
-        return out, full_precision(output)
+        features, logits = forward_with_features(self.model, input)
+        return {"output": logits, "features": features}, full_precision(logits)
+
+
+class AddOn(Method):
+    """A method that is added to another one, its `base`: it has the base's batch, and refuses what the base refuses.
+
+    Args:
+        base: name of the method it is added to.
+        base_args: arguments of that method.
+    """
+
+    def __init__(self, model: nn.Module, criterion: Criterion, base: str, base_args: dict[str, Any] | None) -> None:
+        super().__init__(model, criterion)
+        self.base = create_method(base, model, criterion, **(base_args or {}))
+        if self.name in self.base.refuses:
+            raise SkdError(f"{self.name} can't be added to {base}: {self.base.refuses[self.name]}")
+        self.segments, self.couples, self.passes = self.base.segments, self.base.couples, self.base.passes
+        self.refuses = {**self.base.refuses, **self.refuses}
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        self.base.begin_epoch(epoch, epochs)
 
 
 def class_indices(target: Tensor, why: str) -> Tensor:
-    """The target as class indices ``[B]``; probabilities are refused, with the reason `why`."""
+    """The target as class indices ``[B]``. Probabilities raise `SkdError` with the reason `why`."""
     if target.ndim != 1:
         raise SkdError(f"{why} {NEEDS_INDICES}")
     return target
 
 
-def create_base(add_on: str, base: str, model: nn.Module, criterion: Any, arguments: dict[str, Any] | None) -> Method:
-    """The method that an add-on is added to; raises `SkdError` with the reason if it refuses that."""
-    method = create_method(base, model, criterion, **(arguments or {}))
-    if add_on in method.refuses:
-        raise SkdError(f"{add_on} can't be added to {base}: {method.refuses[add_on]}")
-    return method
-
-
 def gather_rows(tensor: Tensor) -> Tensor:
-    """All processes' rows ``[n, ...]``, in rank order; the numbers of rows may differ. Without gradient."""
+    """The rows ``[n, ...]`` of all processes in rank order, without gradient. n may differ between processes."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         gathered: Tensor = _gather(tensor)
         return gathered
     return tensor
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # traced, the collectives would break the graph and be reported as never waited for
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # collectives would break the graph and warn that nobody waits
 def _gather(tensor: Tensor) -> Tensor:
     sizes = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(dist.get_world_size())]
     dist.all_gather(sizes, torch.tensor([len(tensor)], device=tensor.device))
@@ -187,9 +193,7 @@ def list_methods() -> list[str]:
     return sorted(_METHODS)
 
 
-def create_method(
-    name: str, model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor] | None = None, **arguments: Any
-) -> Method:
+def create_method(name: str, model: nn.Module, criterion: Criterion = None, **arguments: Any) -> Method:
     """Builds a method after checking every argument against the constructor's type hints."""
     cls = get_method(name)
     checked = check_arguments(cls.__init__, arguments, what=f"method {name!r}", skip=("self", "model", "criterion"))
@@ -199,17 +203,3 @@ def create_method(
 def method_summary(name: str) -> str:
     """First line of the method's docstring."""
     return (inspect.getdoc(get_method(name)) or "").splitlines()[0]
-
-
-def at_least(value: float, low: float, what: str, *, strict: bool = False) -> float:
-    """`value` if it is a finite number above `low`; raises `SkdError` that names `what` otherwise."""
-    if not (value > low or (value == low and not strict)) or value == float("inf"):
-        raise SkdError(f"{what} must be {'above' if strict else 'at least'} {low:g}, got {value:g}")
-    return value
-
-
-def rate_of_dropout(drop_rate: float, what: str) -> float:
-    """`drop_rate` if it is above 0 and below 1; raises `SkdError` that names `what` otherwise."""
-    if not 0 < drop_rate < 1:
-        raise SkdError(f"{what}: drop_rate must be between 0 and 1, got {drop_rate:g}")
-    return drop_rate

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
+from pydantic import Field
 from torch import Tensor, nn
 
-from ..common.errors import SkdError
 from .losses import full_precision
-from .method import Method, register_method
+from .method import Criterion, Method, register_method
 
 
 @register_method("ps_kd")
@@ -24,15 +23,14 @@ class PSKD(Method):
     none before it, alpha_t is 0.
 
     Source: Kim et al. 2021, section 3.1; alpha = 0.8 and the linear growth are the paper's.
-    Deviation: the paper's authors keep either the network of the epoch before or its predictions of all samples, made
-        in passing; here it is the network, which has the weights of one moment and sees the same crops as its student,
-        for a forward pass more. It predicts in evaluation mode. ``CE`` is the criterion, so that mixup and label
-        smoothing go with it.
+    Deviation: the paper's authors keep either the network of the epoch before or the predictions it made of all samples
+        while it was trained. Here it is the network: it has the weights of one moment and sees the same crops as its
+        student, for one more forward pass. It predicts in evaluation mode. ``CE`` is the criterion, so mixup and label
+        smoothing work.
+    Logs: ``ce`` and ``soft``, before they are weighted, and ``alpha``.
 
     Args:
-        model: see `Method`.
-        criterion: see `Method`.
-        alpha: what alpha_t grows to, from 0 to 1.
+        alpha: the last epoch's alpha_t.
     """
 
     epoch: Tensor
@@ -42,20 +40,18 @@ class PSKD(Method):
     replicated = ("before",)
 
     def __init__(
-        self, model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor] | None = None, *, alpha: float = 0.8
+        self, model: nn.Module, criterion: Criterion = None, *, alpha: Annotated[float, Field(ge=0, le=1)] = 0.8
     ) -> None:
         super().__init__(model, criterion)
-        if not 0 <= alpha <= 1:
-            raise SkdError(f"ps_kd: alpha must be from 0 to 1, got {alpha:g}")
         self.alpha = alpha
         self.before = frozen_copy(model)
-        # Tensors, so that a compiled step does not change with them and a checkpoint has them.
+        # Tensors, so that a step is not compiled anew when they change, and a checkpoint has them.
         self.register_buffer("epoch", torch.tensor(-1))
         self.register_buffer("alpha_now", torch.tensor(0.0))
 
     @torch.no_grad()
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """See `Method.begin_epoch`. Keeps the network as it is now, except where a run is resumed within an epoch."""
+        """Keeps the network as it is now, unless a run is resumed within this epoch."""
         if int(self.epoch) != epoch:
             state = self.model.state_dict()
             for name, value in self.before.state_dict().items():
@@ -66,16 +62,12 @@ class PSKD(Method):
         self.alpha_now.fill_(self.alpha * (epoch + 1) / epochs if epoch else 0.0)
 
     def train(self, mode: bool = True) -> PSKD:
-        """The network of the epoch before stays in evaluation mode."""
         super().train(mode)
         self.before.eval()
         return self
 
-    def forward(
-        self, input: Tensor, target: Tensor, *, expand: Callable[[Tensor], Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """See `Method.forward`. Adds ``ce`` and ``soft``, before they are weighted, and ``alpha``."""
-        out, logits = self.anchor_forward(input, expand)
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        out, logits = self.anchor_forward(input)
         with torch.no_grad():
             probabilities = full_precision(self.before(input)).softmax(dim=-1)
         ce = self.criterion(logits, target)

@@ -1,4 +1,4 @@
-"""What each method is and what it costs, for ``skd list methods``."""
+"""What each method is and costs, for ``skd list methods``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ NETWORK, CLASSES = "resnet50", 1000
 
 
 class MethodRow(NamedTuple):
-    """One method with its default arguments.
+    """One method with its default arguments, on a ResNet-50 with 1,000 classes.
 
     Attributes:
-        name: what it is registered under.
         source: the docstring's first line.
-        segments: what its batch consists of.
-        extra: parameters that are there in training only, of a ResNet-50 with 1,000 classes.
+        extra: parameters that only training needs.
         cost: of a step, see `Method.step_cost`; a teacher counts as a network like the student.
     """
 
@@ -32,7 +30,7 @@ class MethodRow(NamedTuple):
 
 
 def method_rows() -> list[MethodRow]:
-    """All methods; they are made on the meta device, so that nothing is allocated."""
+    """All methods, made on the meta device so that nothing is allocated."""
     rows = []
     for name in list_methods():
         cls = get_method(name)

@@ -13,9 +13,12 @@ from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..common.errors import SkdError
+from ..networks.build import classifier_of
 from . import Method, create_method
+from .method import Criterion
 
 _GROUPS: list[Any] = []  # process groups, kept until the process ends
 
@@ -23,57 +26,43 @@ _GROUPS: list[Any] = []  # process groups, kept until the process ends
 class MethodTask(TrainingTask):
     """Gives a `Method` timm's DDP, compile, EMA and checkpoint handling.
 
-    The trainable module is the method itself, so one DDP forward contains every sub-forward of the step. What is
-    evaluated, averaged, saved under ``state_dict`` and exported is the plain network, with the plain network's keys.
-    Everything else that a method owns (a bank, a peer network) is the task state.
-
-    Args:
-        method: the method to train.
-        device: see `timm.task.TrainingTask`.
-        dtype: see `timm.task.TrainingTask`.
-        verbose: see `timm.task.TrainingTask`.
+    The trainable module is the method itself, so one DDP forward contains every sub-forward of the step. The plain
+    network, with its own keys, is evaluated, averaged, exported, and saved under ``state_dict``. Everything else that a
+    method owns (a bank, a peer network) is the task state.
     """
 
     def __init__(
-        self,
-        method: Method,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-        verbose: bool = True,
+        self, method: Method, device: torch.device | None = None, dtype: torch.dtype | None = None, verbose: bool = True
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
         self.trainable_module: nn.Module = _Trainable(method)
 
     @property
     def method(self) -> Method:
-        """The method, without the wrappers of DDP and compile."""
+        """The method, without the wrappers of DDP and torch.compile."""
         trainable: _Trainable = unwrap_model(self.trainable_module)
         return trainable.method
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """One step's result, see `Method.forward`. Args: input ``[S * B, 3, H, W]``, target ``[S * B, ...]``."""
+        """One training step, see `Method.forward`."""
         result: dict[str, Tensor] = self.trainable_module(input, target)
         return result
 
     def prepare_distributed(self, device_ids: list[Any] | None = None, **ddp_kwargs: Any) -> MethodTask:
         """Wraps the method in DistributedDataParallel."""
-        from torch.nn.parallel import DistributedDataParallel
-
         if self.device.type == "cpu":
-            device_ids = None  # timm's train.py passes its device whatever it is; DDP refuses that on a CPU
+            device_ids = None  # timm's train.py always passes its device; DDP refuses a CPU
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
-        # timm's train.py destroys the group while DDP lives; see `end_distributed`. Somebody else has to own it then.
+        # timm's train.py destroys the group while DDP lives, so another owner has to keep it; see `end_distributed`.
         _GROUPS.append(self.trainable_module.process_group)
         return self
 
     def end_distributed(self) -> None:
         """Undoes `prepare_distributed`; call it before the process group is destroyed.
 
-        DDP's reducer must not be the last owner of the group: it would destroy it while it holds Python's lock, and
-        wait for a gloo thread that may be waiting for that lock (seen with torch 2.13 on a loaded machine).
+        DDP's reducer must not be the last owner of the group. It would destroy the group while it holds Python's lock,
+        and wait for a gloo thread that may wait for that lock (seen with torch 2.13 on a loaded machine).
         """
-        from torch.nn.parallel import DistributedDataParallel
-
         if isinstance(self.trainable_module, DistributedDataParallel):
             self.trainable_module = self.trainable_module.module
             gc.collect()  # DDP is part of a reference cycle
@@ -82,7 +71,6 @@ class MethodTask(TrainingTask):
         self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any
     ) -> nn.Module:
         """Compiles the step and, for validation, the plain network. Returns the latter."""
-        # torch types what it returns as a callable; it is a module.
         compile: Callable[..., Any] = partial(torch.compile, backend=backend, mode=mode, **compile_kwargs)
         eval_model: nn.Module = compile(self.method.model)
         self.eval_model = eval_model
@@ -92,14 +80,13 @@ class MethodTask(TrainingTask):
     def setup_ema(
         self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None, **kwargs: Any
     ) -> nn.Module:
-        """Averages the plain network; a copy of the whole method would average shared weights twice."""
+        """Averages the plain network. A copy of the whole method would average shared weights twice."""
         self.trainable_module_ema = ModelEmaV3(
             self.method.model, decay=decay, use_warmup=use_warmup, device=device, **kwargs
         )
         return self.trainable_module_ema
 
     def update_ema(self, step: int | None = None) -> None:
-        """Moves the average towards the current weights."""
         if self.has_ema():
             self.trainable_module_ema.update(self.method.model, step=step)
 
@@ -116,16 +103,17 @@ class MethodTask(TrainingTask):
         return inner.method.model if isinstance(inner, _Trainable) else inner
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
-        """What the method owns besides the network. The average has none."""
+        """What the method owns apart from the network. The average has none."""
         if ema:
             return {}
-        prefixes = self._network_prefixes()
+        named = self.method.named_modules(remove_duplicate=False)  # an add-on and its base both hold the network
+        prefixes = tuple(f"{name}." for name, module in named if module is self.method.model)
         return {key: value for key, value in self.method.state_dict().items() if not key.startswith(prefixes)}
 
     def load_task_state(
         self, state: dict[str, Any] | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
     ) -> None:
-        """Restores `get_task_state`; raises SkdError when `strict` and the keys differ."""
+        """Restores `get_task_state`. When `strict`, other keys raise SkdError."""
         if ema:
             return
         own = set(self.get_task_state())
@@ -141,15 +129,8 @@ class MethodTask(TrainingTask):
         """Parameters for gradient clipping; without the classifier's if `exclude_head`."""
         if not exclude_head:
             return self.method.parameters()
-        from ..networks.build import classifier_of
-
         head = {id(parameter) for parameter in classifier_of(self.method.model).parameters()}
         return [parameter for parameter in self.method.parameters() if id(parameter) not in head]
-
-    def _network_prefixes(self) -> tuple[str, ...]:
-        """Where the network hangs in the method's modules; an add-on's base holds it a second time."""
-        named = self.method.named_modules(remove_duplicate=False)
-        return tuple(f"{name}." for name, module in named if module is self.method.model)
 
 
 class _Trainable(nn.Module):
@@ -160,11 +141,7 @@ class _Trainable(nn.Module):
         self.method = method
         # DDP's name for it. When the module is compiled, torch puts "_orig_mod." before the names.
         self._ddp_params_and_buffers_to_ignore = [
-            f"{prefix}method.{name}"
-            for prefix in ("", "_orig_mod.")
-            for place, part in method.named_modules()
-            if isinstance(part, Method)
-            for name in _replicated(place, part)
+            f"{prefix}method.{name}" for prefix in ("", "_orig_mod.") for name in _replicated(method)
         ]
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -176,7 +153,7 @@ class _Trainable(nn.Module):
         return {f"method.model.{name}" for name in names}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """Layer numbers for layer-wise learning rates; what the method adds counts as the last layer."""
+        """Layer numbers for layer-wise learning rates. What the method adds counts as the last layer."""
         model: Any = self.method.model
         layers: dict[str, int] = {}
         if hasattr(model, "group_matcher"):
@@ -185,17 +162,17 @@ class _Trainable(nn.Module):
         return lambda name: layers.get(name.removeprefix("method.model."), last)
 
 
-def _replicated(place: str, method: Method) -> list[str]:
-    """The buffers of a method's replicated submodules; `place` is the method's own name in what holds it."""
-    folders = [f"{place}.{name}".lstrip(".") for name in method.replicated]
-    return [f"{folder}.{key}" for folder, name in zip(folders, method.replicated, strict=True)
-            for key, _ in method.get_submodule(name).named_buffers()]  # fmt: skip
+def _replicated(method: Method) -> list[str]:
+    """Names of the buffers in the replicated submodules of a method and of its base."""
+    parts = [(place, part) for place, part in method.named_modules() if isinstance(part, Method)]
+    folders = [f"{place}.{name}".lstrip(".") for place, part in parts for name in part.replicated]
+    return [f"{folder}.{key}" for folder in folders for key, _ in method.get_submodule(folder).named_buffers()]
 
 
 def create_task(
     name: str,
     model: nn.Module,
-    criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+    criterion: Criterion = None,
     *,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -208,9 +185,7 @@ def create_task(
         name: one of `list_methods`.
         model: a plain classifier.
         criterion: loss of ``(logits [B, C], target)``; cross-entropy when None.
-        device: where the task lives; the model's device when None.
-        dtype: see `timm.task.TrainingTask`.
-        verbose: see `timm.task.TrainingTask`.
+        device: the model's when None.
         hparams: arguments of the method, checked against its constructor's type hints.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,25 +10,22 @@ from torch import Tensor, nn
 from ..common.errors import SkdError
 from ..networks.build import classifier_of
 from .losses import full_precision
-from .method import NEEDS_INDICES, Method, class_indices, register_method
+from .method import NEEDS_INDICES, Criterion, Method, class_indices, register_method
 
 
 @register_method("virtual_softmax")
 class VirtualSoftmax(Method):
     """Virtual softmax (Chen et al. 2018): cross-entropy with a virtual class, in training only.
 
-    The virtual class's weights point along the image's features and are as long as its class's:
-    ``W_virt = ||W_y|| f / ||f||``, so its logit is ``||W_y|| ||f||``, the largest that the length allows. It stands in
-    the softmax's denominator and is never the target. The network itself stays as it is.
+    The virtual class's weights point along the image's features and are as long as the weights of the image's class:
+    ``W_virt = ||W_y|| f / ||f||``. So its logit is ``||W_y|| ||f||``, the largest that this length allows. It stands in
+    the softmax's denominator and is never the target. The network itself stays as it is, with a linear classifier.
 
     Source: Chen et al. 2018 (Virtual Class Enhanced Discriminative Embedding Learning). A baseline of CS-KD,
-        which gives no code; none of the authors' was found.
-    Deviation: the paper's classifier has no bias. Where the network's has one, the classes' logits keep it and the
+        which gives no code; none by the authors was found.
+    Deviation: the paper's classifier has no bias. If the network's has one, the logits of the classes keep it and the
         virtual one has none. A criterion with label smoothing gives the virtual class its share too.
-
-    Args:
-        model: see `Method`; with a linear classifier.
-        criterion: see `Method`.
+    Logs: ``ce``, with the virtual class.
     """
 
     refuses: Mapping[str, str] = {
@@ -36,16 +33,13 @@ class VirtualSoftmax(Method):
         "sd_dropout": "whether dropped features have a virtual class is not defined",
     }
 
-    def __init__(self, model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+    def __init__(self, model: nn.Module, criterion: Criterion = None) -> None:
         super().__init__(model, criterion)
         if type(classifier_of(model)) is not nn.Linear:
             raise SkdError("virtual_softmax needs a network whose classifier is one nn.Linear")
 
-    def forward(
-        self, input: Tensor, target: Tensor, *, expand: Callable[[Tensor], Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """See `Method.forward`. Adds ``ce``, with the virtual class."""
-        out, logits = self.anchor_forward(input, expand)
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        out, logits = self.anchor_forward(input)
         labels = class_indices(target, "virtual_softmax")
         weight = full_precision(classifier_of(self.model).weight[labels])  # type: ignore[index]  # a parameter
         virtual = weight.norm(dim=1, keepdim=True) * full_precision(out["features"]).norm(dim=1, keepdim=True)

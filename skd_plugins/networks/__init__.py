@@ -1,6 +1,6 @@
-"""The papers' networks that neither timm nor torchvision has, registered with timm.
+"""Networks without weights, their classifiers, features and stages; the papers' own are in `papers`.
 
-After ``import skd_plugins.networks`` they are in ``timm.create_model`` and ``timm.list_models`` like timm's own.
+Importing this registers the papers' networks with timm: ``timm.create_model`` and ``timm.list_models`` have them.
 """
 
 from .papers import densenet_cifar, preact_resnet, resnet

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from ..common.errors import SkdError, unknown
-from .classifiers import CLASSIFIERS, MLPClassifier, replace_classifier
+from .classifiers import CLASSIFIERS, MLPClassifier
 
 Classifier: TypeAlias = nn.Linear | nn.Conv2d | MLPClassifier
 TIMMS_OWN = ("hf-hub:", "local-dir:")  # prefixes of names that timm resolves itself
@@ -21,11 +21,7 @@ TIMMS_OWN = ("hf-hub:", "local-dir:")  # prefixes of names that timm resolves it
 def build_network(
     name: str, *, num_classes: int | None = None, classifier: str = "linear", **arguments: Any
 ) -> nn.Module:
-    """A classifier without weights; for the arguments see `skd_plugins.create_model`.
-
-    Raises:
-        SkdError: the name is not known, or the constructor refuses an argument.
-    """
+    """A classifier without weights; for the arguments see `skd_plugins.create_model`."""
     with constructor_errors(name):
         if name.startswith("torchvision/"):
             model = _torchvision_model(name.removeprefix("torchvision/"), num_classes, arguments)
@@ -44,7 +40,7 @@ def constructor_errors(name: str) -> Iterator[None]:
 
 
 def timm_name(name: str) -> str:
-    """The name as timm knows it; raises `SkdError` with the nearest name if timm does not."""
+    """The name as timm knows it. An unknown one raises `SkdError` with the nearest name."""
     name = name.removeprefix("timm/")
     if not name.startswith(TIMMS_OWN) and not timm.is_model(name.split(".")[0]):
         raise unknown("model", name, timm.list_models())
@@ -52,8 +48,9 @@ def timm_name(name: str) -> str:
 
 
 def _torchvision_model(name: str, num_classes: int | None, arguments: dict[str, Any]) -> nn.Module:
-    if name not in torchvision.models.list_models(module=torchvision.models):
-        raise unknown("torchvision model", name, torchvision.models.list_models(module=torchvision.models))
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise unknown("torchvision model", name, known)
     if num_classes is not None:
         arguments = arguments | {"num_classes": num_classes}
     model: nn.Module = torchvision.models.get_model(name, weights=None, **arguments)
@@ -61,21 +58,21 @@ def _torchvision_model(name: str, num_classes: int | None, arguments: dict[str, 
 
 
 def with_classifier(model: nn.Module, name: str, classifier: str) -> nn.Module:
-    """The network with another kind of classifier, which starts anew; ``linear`` leaves the network as it is."""
-    if classifier not in ("linear", *CLASSIFIERS):
+    """The network with another kind of classifier at random; ``linear`` leaves the network as it is."""
+    if classifier == "linear":
+        return model
+    if classifier not in CLASSIFIERS:
         raise unknown("classifier", str(classifier), ("linear", *CLASSIFIERS))
-    if classifier != "linear":
-        head = classifier_of(model)
-        if not isinstance(head, nn.Linear):
-            raise SkdError(
-                f"the classifier of {name!r} is a convolution; classifier={classifier!r} replaces linear ones"
-            )
-        replace_classifier(model, head, classifier)
+    head = classifier_of(model)
+    if not isinstance(head, nn.Linear):
+        raise SkdError(f"the classifier of {name!r} is a convolution; classifier={classifier!r} replaces linear ones")
+    place = next(place for place, module in model.named_modules() if module is head)
+    model.set_submodule(place, CLASSIFIERS[classifier](head.in_features, head.out_features))
     return model
 
 
 def with_classes(model: nn.Module, num_classes: int) -> nn.Module:
-    """The network, with a new classifier if its own has another number of outputs."""
+    """The network; its classifier is replaced by a random one if it has another number of outputs."""
     network: Any = model
     if hasattr(model, "reset_classifier"):
         if network.num_classes != num_classes:
@@ -88,13 +85,12 @@ def with_classes(model: nn.Module, num_classes: int) -> nn.Module:
 
 
 def classifier_of(model: nn.Module) -> Classifier:
-    """The layer that makes logits of pooled features: linear, a 1 x 1 convolution, or our MLP.
+    """The layer that turns pooled features into logits: linear, a 1 x 1 convolution, or our MLP.
 
-    For timm it is ``get_classifier()``, or the one such layer inside what that returns; for any other network the last
-    linear layer.
+    In timm's networks it is ``get_classifier()``, or the one such layer inside it; in others the last linear layer.
 
     Raises:
-        SkdError: the network has none, or several heads, so features and logits can't be told apart.
+        SkdError: the network has none, or several heads.
     """
     get_classifier = getattr(model, "get_classifier", None)
     if not callable(get_classifier):
@@ -112,9 +108,15 @@ def classifier_of(model: nn.Module) -> Classifier:
 
 
 def num_classes_of(model: nn.Module) -> int:
-    """Outputs of the network's classifier."""
+    """C, the outputs of the network's classifier."""
     head = classifier_of(model)
     return head.out_channels if isinstance(head, nn.Conv2d) else head.out_features
+
+
+def num_features_of(model: nn.Module) -> int:
+    """D, the inputs of the network's classifier."""
+    head = classifier_of(model)
+    return head.in_channels if isinstance(head, nn.Conv2d) else head.in_features
 
 
 def _is_classifier(module: nn.Module) -> bool:
@@ -139,9 +141,9 @@ def _last_linear(model: nn.Module) -> tuple[str, nn.Linear | MLPClassifier]:
 
 @torch.no_grad()
 def check_image_size(model: nn.Module, side: int) -> None:
-    """Raises SkdError for a network that can't take images of `side` x `side` pixels, before any data is read.
+    """Raises SkdError if the network can't take images of `side` x `side` pixels, before any data is read.
 
-    Networks say so each in its own way, most of them in the middle of the first step; so one image goes through.
+    One image goes through: each network fails in its own way, most of them in the middle of the first step.
     """
     training = model.training
     device = next(model.parameters()).device

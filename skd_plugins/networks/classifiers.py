@@ -1,4 +1,4 @@
-"""Classifiers that a network can have instead of its linear one; `create_model(classifier=...)` puts them there."""
+"""Classifiers that `create_model(classifier=...)` puts in place of a network's linear one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,10 @@ HIDDEN_UNITS = 512
 class CosineClassifier(nn.Linear):
     """``scale * cos(angle between the features and a class's weights)``, without bias, as AdaCos needs it.
 
-    The scale is a buffer, so it is saved and exported with the network: the logits are scaled ones everywhere.
+    The scale is a buffer, so it is saved and exported with the network, and the logits are scaled everywhere.
 
     Source: Zhang et al. 2019 (AdaCos) and 4uiiurz1/pytorch-adacos, metrics.py: the scale starts at
-        ``sqrt(2) * log(C - 1)``.
-
-    Args:
-        in_features: D.
-        out_features: C, at least three (the scale of two classes would be 0).
+        ``sqrt(2) * log(C - 1)``, which is 0 for two classes.
     """
 
     scale: Tensor
@@ -43,11 +39,8 @@ class CosineClassifier(nn.Linear):
 class MLPClassifier(nn.Sequential):
     """Two linear layers with 512 hidden units between them.
 
-    Source: SD-Dropout (Lee et al. 2022), section 4.6.5 and Table 13. The activation is unsaid; it is a ReLU here.
-
-    Args:
-        in_features: D.
-        out_features: C.
+    Source: SD-Dropout (Lee et al. 2022), section 4.6.5 and Table 13. The paper does not name the activation; it is a
+        ReLU here.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -59,15 +52,3 @@ CLASSIFIERS: dict[str, type[CosineClassifier] | type[MLPClassifier]] = {
     "cosine": CosineClassifier,
     "mlp": MLPClassifier,
 }
-
-
-def replace_classifier(model: nn.Module, classifier: nn.Linear, kind: str) -> None:
-    """Puts a new classifier of the same sizes where the network has its linear one.
-
-    Args:
-        model: the network; changed.
-        classifier: its classifier.
-        kind: ``cosine`` or ``mlp``.
-    """
-    name = next(name for name, module in model.named_modules() if module is classifier)
-    model.set_submodule(name, CLASSIFIERS[kind](classifier.in_features, classifier.out_features))

@@ -1,8 +1,9 @@
-"""The features before a network's classifier, taken while it runs as it is."""
+"""The features before a network's classifier, taken while the network runs as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,76 +12,102 @@ from ..common.errors import SkdError
 from .build import classifier_of
 
 
-def forward_with_features(
-    model: nn.Module, input: Tensor, expand: Callable[[Tensor], Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Pooled features and logits from one pass through the network's body.
+def forward_with_features(model: nn.Module, input: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooled features ``[B, D]`` and logits ``[B, C]`` of one pass, both with gradient.
 
-    The network runs as it is, with a hook on the input of its classifier, so the logits are those of its own forward,
-    whatever else that does (timm's ``forward_head(pre_logits=True)`` leaves out some networks' last norm).
-
-    Args:
-        model: the network.
-        input: ``[B, 3, H, W]``.
-        expand: maps the features ``[B, D]`` to ``[R, D]`` before the classifier; None leaves them.
-
-    Returns:
-        features ``[B, D]`` and logits ``[R, C]``, both with gradient.
+    A hook on the classifier's input takes the features, so the logits are those of the network's own forward,
+    whatever else that does. (timm's ``forward_head(pre_logits=True)`` leaves out the last norm of some networks.)
 
     Raises:
-        SkdError: the classifier does not get one feature vector ``[B, D]`` an image.
+        SkdError: the classifier does not get one feature vector per image.
     """
-    return tap_classifier(model).run(model, input, expand)
+    return tap_classifier(model).run(model, input)
+
+
+@contextmanager
+def extra_rows(model: nn.Module, rows: Callable[[Tensor], Sequence[Tensor]]) -> Iterator[list[Tensor]]:
+    """Lets the next `forward_with_features` inside the block put further rows through the classifier, in one call.
+
+    That pass returns its own features and logits as ever, so the code that makes it need not know.
+
+    Args:
+        rows: makes further rows ``[R, D]`` from the features ``[B, D]``.
+
+    Yields:
+        a list that gets the logits of these rows, as one tensor.
+
+    Raises:
+        SkdError: there was no such pass in the block.
+    """
+    tap = tap_classifier(model)
+    extra: list[Tensor] = []
+    tap.rows, tap.extra = rows, extra
+    try:
+        yield extra
+    finally:
+        tap.rows, tap.extra = None, []
+    if not extra:
+        raise SkdError(
+            "the method's forward made no pass that gives features, which sd_dropout samples; call anchor_forward in it"
+        )
 
 
 class _ClassifierTap:
-    """A hook on the classifier's input that does something only during `run`.
+    """A hook on the classifier's input that acts only during `run`.
 
-    It stays on the module: one that comes and goes with every step would make torch.compile start anew each time.
+    It stays on the module: torch.compile would start anew for a hook that comes and goes with every step.
     """
 
     def __init__(self) -> None:
-        self.active = False
-        self.calls = 0
-        self.features: Tensor | None = None
-        self.expand: Callable[[Tensor], Tensor] | None = None
+        self.seen: list[Tensor] | None = None  # the classifier's inputs during `run`
+        self.rows: Callable[[Tensor], Sequence[Tensor]] | None = None
+        self.extra: list[Tensor] = []
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if not self.active:
+        if self.seen is None:
             return None
         input = args[0]
         shape = input.shape
         # A convolution gets [B, D, 1, 1].
-        self.features = input.flatten(1) if input.ndim == 4 and shape[2:] == (1, 1) else input
-        self.calls += 1
-        if self.expand is None or self.features.ndim != 2:
+        features = input.flatten(1) if input.ndim == 4 and shape[2:] == (1, 1) else input
+        self.seen.append(features)
+        if self.rows is None or features.ndim != 2:
             return None
-        return (self.expand(self.features).reshape(-1, *shape[1:]),)
+        return (torch.cat([features, *self.rows(features)]).reshape(-1, *shape[1:]),)
 
-    def run(self, model: nn.Module, input: Tensor, expand: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
-        self.active, self.calls, self.features, self.expand = True, 0, None, expand
+    def run(self, model: nn.Module, input: Tensor) -> tuple[Tensor, Tensor]:
+        expanded = self.rows is not None
+        seen = self.seen = []
         try:
             logits = model(input)
         except RuntimeError as error:
-            if expand is None or not self.calls or isinstance(error, torch.OutOfMemoryError):
+            if not expanded or not seen or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise SkdError(
-                f"{type(model).__name__} adds something else to what its classifier gives, so no further rows can "
-                f"be put through it, as sd_dropout and dropout do ({error}); use another network"
+                f"{type(model).__name__} adds something else to what its classifier gives, so further rows can't be "
+                f"put through it, as sd_dropout and dropout do ({error}); use another network"
             ) from error
         finally:
-            features, self.active, self.features, self.expand = self.features, False, None, None
-        if self.calls != 1 or features is None or not isinstance(logits, Tensor):
+            self.seen, self.rows = None, None
+        if len(seen) != 1 or not isinstance(logits, Tensor):
             raise SkdError(
-                f"{type(model).__name__} calls its classifier {self.calls} times in one pass and returns "
+                f"{type(model).__name__} calls its classifier {len(seen)} times in one pass and returns "
                 f"{type(logits).__name__}, not once and logits; use a network with one linear classifier"
             )
-        _check_features(model, features, input)
+        features: Tensor = seen[0]
+        if features.ndim != 2 or len(features) != len(input):
+            raise SkdError(
+                f"{type(model).__name__} gives its classifier features of shape {list(features.shape)}, "
+                f"not [{len(input)}, D]; methods that use features need one vector per image"
+            )
+        if expanded:
+            self.extra.append(logits[len(features) :])
+            logits = logits[: len(features)]
         return features, logits
 
 
 def tap_classifier(model: nn.Module) -> _ClassifierTap:
-    """The hook that `forward_with_features` uses, set if it is not there yet."""
+    """The hook that `forward_with_features` uses; sets it if it is not there yet."""
     head = classifier_of(model)
     for hook in head._forward_pre_hooks.values():
         if isinstance(hook, _ClassifierTap):
@@ -88,11 +115,3 @@ def tap_classifier(model: nn.Module) -> _ClassifierTap:
     tap = _ClassifierTap()
     head.register_forward_pre_hook(tap)
     return tap
-
-
-def _check_features(model: nn.Module, features: Tensor, input: Tensor) -> None:
-    if features.ndim != 2 or features.shape[0] != input.shape[0]:
-        raise SkdError(
-            f"{type(model).__name__} gives its classifier features of shape {list(features.shape)}, "
-            f"not [{input.shape[0]}, D]; methods that use features need one vector an image"
-        )

@@ -1,4 +1,4 @@
-"""The four stages of a convolutional network: what they give, and the network from one of them on."""
+"""The four stages of a convolutional network: their outputs, and the rest of the network after one of them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,10 @@ _KNOWN = (
 
 
 def stage_modules(model: nn.Module) -> tuple[str, ...]:
-    """Names of the modules whose outputs are the four stages', in order.
+    """Names of the modules that give the four stages' outputs, in order.
 
-    They are found by name (``layer1`` to ``layer4``, ``features.denseblock1`` to ``4``), else they are the last four
-    that timm's ``feature_info`` lists.
-
-    Raises:
-        SkdError: the network has none.
+    They are ``layer1`` to ``layer4``, ``features.denseblock1`` to ``4``, or else the last four that timm's
+    ``feature_info`` lists.
     """
     names = {name for name, _ in model.named_modules()}
     for known in _KNOWN:
@@ -39,7 +36,7 @@ def stage_modules(model: nn.Module) -> tuple[str, ...]:
     if len(listed) < 4:
         raise SkdError(
             f"{type(model).__name__} has no four stages (neither layer1 to layer4, nor features.denseblock1 to 4, nor "
-            "timm's feature_info); use a network that has, a ResNet say"
+            "timm's feature_info); use a network that has them, such as a ResNet"
         )
     return listed[-4:]
 
@@ -47,10 +44,7 @@ def stage_modules(model: nn.Module) -> tuple[str, ...]:
 def stage_shapes(model: nn.Module) -> list[tuple[int, int]]:
     """(channels, side) of each stage's output, for an input of 256 pixels or the network's own size.
 
-    Nothing is computed: it runs on the meta device.
-
-    Raises:
-        SkdError: the stages do not give maps ``[B, C, H, W]`` that get smaller.
+    It runs on the meta device, so nothing is computed.
     """
     names = stage_modules(model)
     own_size = (getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
@@ -62,12 +56,14 @@ def stage_shapes(model: nn.Module) -> list[tuple[int, int]]:
         except Exception as error:
             reason = str(error)
     else:
-        raise SkdError(f"the stages of {type(model).__name__} can't be found out: {reason}")
+        raise SkdError(
+            f"the stages of {type(model).__name__} can't be measured: {reason}; use another network, such as a ResNet"
+        )
     sides = [shape[2] for shape in shapes if len(shape) == 4 and shape[2] == shape[3]]
     if len(sides) < 4 or any(before % after for before, after in pairwise(sides)):
         raise SkdError(
             f"the stages of {type(model).__name__} give {', '.join(str(list(shape)) for shape in shapes)}, not maps "
-            "[B, C, H, W] each a whole number of times smaller; use a network with such stages, a ResNet say"
+            "[B, C, H, W] each a whole number of times smaller; use a network with such stages, such as a ResNet"
         )
     return [(shape[1], shape[2]) for shape in shapes]
 
@@ -82,24 +78,20 @@ def _shapes(model: nn.Module, names: Sequence[str], size: tuple[int, int, int]) 
         return [tuple(tap.take().shape) for tap in taps]
     finally:
         for tap in taps:
-            tap.remove()
+            tap.handle.remove()
 
 
 class StageTap:
-    """Sees a module's first output while `watching`.
+    """Keeps the first output of the network's module `name` while `watching`.
 
-    The hook stays on the module: one that comes and goes with every step would make torch.compile start anew each time.
-
-    Args:
-        model: the network.
-        name: the module's name in it.
+    The hook stays on the module: torch.compile would start anew for a hook that comes and goes with every step.
     """
 
     def __init__(self, model: nn.Module, name: str) -> None:
         self.active = False
         self.seen: Tensor | None = None
         self.name = name
-        self._handle = model.get_submodule(name).register_forward_hook(self)
+        self.handle = model.get_submodule(name).register_forward_hook(self)
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
         """The hook."""
@@ -107,20 +99,16 @@ class StageTap:
             self.seen = output
 
     def take(self) -> Tensor:
-        """What the module gave; it is not kept."""
+        """Hands over the module's output."""
         seen, self.seen = self.seen, None
         if seen is None:
             raise SkdError(f"the network does not use its module {self.name!r}")
         return seen
 
-    def remove(self) -> None:
-        """Takes the hook off."""
-        self._handle.remove()
-
 
 @contextmanager
 def watching(*taps: StageTap) -> Iterator[None]:
-    """Makes the taps see what their modules give; `StageTap.take` gets it."""
+    """Makes the taps keep their modules' outputs; `StageTap.take` gets them."""
     for tap in taps:
         tap.active, tap.seen = True, None
     try:
@@ -132,9 +120,9 @@ def watching(*taps: StageTap) -> Iterator[None]:
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # it exchanges forward methods, which can't be traced
 def resume_after(model: nn.Module, stage: str, maps: Tensor) -> Tensor:
-    """The logits ``[R, C]`` of a network whose module `stage` gave `maps` ``[R, c, h, w]``.
+    """Runs the rest of a network on the outputs `maps` ``[R, c, h, w]`` of its module `stage`; logits ``[R, C]``.
 
-    What comes before runs as the identity. In training mode BatchNorm normalises with the statistics of `maps` and
+    All modules before run as the identity. In training mode BatchNorm normalises with the statistics of `maps` and
     leaves its running statistics alone.
     """
     before = _until(model, stage)
@@ -156,7 +144,7 @@ def resume_after(model: nn.Module, stage: str, maps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def check_resumable(model: nn.Module, stage: str) -> None:
-    """Raises SkdError unless `resume_after` gives what the network itself gives, tried on two small images."""
+    """Raises SkdError unless `resume_after` and the network itself agree on two small images."""
     parameter = next(model.parameters())
     if parameter.is_meta:
         return
@@ -171,13 +159,13 @@ def check_resumable(model: nn.Module, stage: str) -> None:
     except Exception:
         fine = False
     finally:
-        tap.remove()
+        tap.handle.remove()
         for module, training in modes:
             module.training = training
     if not fine:
         raise SkdError(
-            f"{type(model).__name__} can't be continued after {stage!r}: its forward is more than its parts one after "
-            "another; use position='head', or a ResNet"
+            f"{type(model).__name__} can't be continued after {stage!r}: its forward does more than run its parts in "
+            "order; use position='head', or a ResNet"
         )
 
 
@@ -186,16 +174,11 @@ def _identity(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _until(model: nn.Module, stage: str) -> Sequence[nn.Module]:
-    """The modules that run before the end of a stage: on each level of its name, its elder siblings; and itself."""
+    """A stage, and the modules that run before it: on each level of its name, those defined earlier."""
     before: list[nn.Module] = []
     parent = model
-    parts = stage.split(".")
-    for level, part in enumerate(parts):
-        for name, child in parent.named_children():
-            if name == part:
-                break
-            before.append(child)
-        parent = parent.get_submodule(part)
-        if level == len(parts) - 1:
-            before.append(parent)
-    return before
+    for part in stage.split("."):
+        children = dict(parent.named_children())
+        before += list(children.values())[: list(children).index(part)]
+        parent = children[part]
+    return [*before, parent]

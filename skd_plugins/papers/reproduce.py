@@ -3,84 +3,90 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
+
 from ..common.errors import SkdError
-from .pages.write import would_lose_runs, write_artefact, write_index
-from .runs.estimate import Estimate, Estimator
-from .runs.execute import commands, execute
+from .pages.outputs import would_lose_runs, write_artefact, write_index
+from .runs.estimate import Estimator
+from .runs.execute import Workers, commands, execute
 from .runs.inputs import Datasets, Scale
-from .runs.jobs import Plan
-from .runs.store import Store
+from .runs.jobs import Job, Plan
+from .runs.store import State, Store
 from .tables.artefact import Artefact, Entry, Training
-from .tables.catalog import artefacts, find_artefact
-from .tables.published import METRIC_NAMES, Published
+from .tables.catalog import ARTEFACTS, find_artefact
+from .tables.published import Published
+
+
+@dataclass(frozen=True)
+class Show:
+    """What to print instead of running anything.
+
+    Args:
+        dry_run: print runs, evaluations, published numbers and the time it would take.
+        commands: print one shell command for each run that is left, for any other scheduler.
+        list: print all artefacts and how far they are.
+    """
+
+    dry_run: FlagCreatePairsOff[bool] = False
+    commands: FlagCreatePairsOff[bool] = False
+    list: FlagCreatePairsOff[bool] = False
+
+
+_ANY, _RUN = Workers(), Show()
 
 
 def reproduce(
-    names: Sequence[str],
+    artefacts: Positional[tuple[str, ...]] = (),
     *,
     scale: Scale = "full",
     data: Path = Path("data"),
     out: Path = Path("runs/reproduce"),
     seeds: int | None = None,
-    list_only: bool = False,
-    dry_run: bool = False,
-    commands_only: bool = False,
-    jobs: int | None = None,
-    slurm: Sequence[str] = (),
+    workers: OmitArgPrefixes[Workers] = _ANY,
+    show: OmitArgPrefixes[Show] = _RUN,
 ) -> None:
-    """Plans, trains what is missing, evaluates, and writes the artefacts.
+    """Make tables and figures of the papers, with the published numbers beside ours; finished runs are not repeated.
 
     Args:
-        names: artefacts (``cs-kd/table1``), or ``all``.
-        scale: ``full`` is the papers' setting, ``mini`` proves the pipeline on embedded data in minutes.
-        data: has one folder a data set, as ``skd data NAME --out DATA/NAME`` writes them; of the full scale.
-        out: everything goes to ``out/SCALE``; what is complete there is not repeated.
-        seeds: runs of each training, None for the papers' number.
-        list_only: print what there is and how far it is.
-        dry_run: print what would be done.
-        commands_only: print a shell command for every run that is left, for any scheduler.
-        jobs: runs at a time, see `execute`.
-        slurm: see `execute`.
-
-    Raises:
-        SkdError: an unknown name; or runs failed or lack their data (after all others and the pages are done).
+        artefacts: such as cs-kd/table1, or all; see --list.
+        scale: full is the papers' setting; mini proves the pipeline on embedded data and reproduces nothing.
+        data: has one folder per data set, as skd data NAME --out DATA/NAME writes them (full scale).
+        out: runs, tables, figures and pages go to OUT/SCALE.
+        seeds: runs of each training; the paper's number by default (1 at the mini scale).
+        workers: what does the runs.
+        show: what to print instead.
     """
     if seeds is not None and seeds < 1:
         raise SkdError(f"--seeds should be at least 1, got {seeds}")
-    if jobs is not None and jobs < 1:
-        raise SkdError(f"--jobs should be at least 1, got {jobs}")
-    chosen = _chosen(names, list_only)
+    if not artefacts and not show.list:
+        raise SkdError("which artefact? skd reproduce --list shows all; skd reproduce all makes all")
+    every = not artefacts or "all" in artefacts
+    chosen = ARTEFACTS.values() if every else [find_artefact(name) for name in dict.fromkeys(artefacts)]
     root = out / scale
     store = Store(root)
     plan = Plan(chosen, Datasets(scale, root / "data" if scale == "mini" else data), seeds)
-    if list_only:
-        print_artefacts(plan, store)
-        return
-    if dry_run:
-        estimator = Estimator(root / "steps.json")
-        for artefact in chosen:
-            needed = plan.needed(artefact)
-            left = [job for job in needed if store.network(job.address) is None]
-            print(describe(artefact, plan, store, *map(estimator.estimate, (needed, left))), flush=True)
-        if len(chosen) > 1:
-            total = estimator.estimate(plan.jobs.values())
-            left = [job for job in plan.jobs.values() if store.network(job.address) is None]
-            hours = f"{estimator.estimate(left).hours:,.2f} of {total.hours:,.2f}"
-            print(f"all: {len(plan.jobs)} different runs, {len(left)} to train, {hours} {total.basis}")
-        return
-    if commands_only:
+    if show.list:
+        _print_artefacts(plan, store)
+    elif show.dry_run:
+        _print_plan(plan, store)
+    elif show.commands:
         print("\n".join(commands(plan, store)))
-        return
-    execute(plan, store, jobs=jobs, slurm=slurm)
-    for artefact in chosen:
+    else:
+        execute(plan, store, workers)
+        _write_pages(plan, store)
+
+
+def _write_pages(plan: Plan, store: Store) -> None:
+    for artefact in plan.artefacts:
         if would_lose_runs(artefact, plan, store):
             print(f"{artefact.id}: its page stays as it was, since data of runs in it are not there now", flush=True)
         else:
             print(f"{artefact.id}: {write_artefact(artefact, plan, store)}", flush=True)
-    print(f"index: {write_index(store, scale)}")
+    print(f"index: {write_index(store, plan.datasets.scale)}")
     failed = [job for job in plan.jobs.values() if store.state(job) == "failed"]
     absent = [job for job in plan.jobs.values() if not job.present and store.state(job) != "done"]
     if failed:
@@ -92,25 +98,15 @@ def reproduce(
         raise SkdError(f"{len(absent)} of {len(plan.jobs)} runs are left out: their data are not there (see above)")
 
 
-def _chosen(names: Sequence[str], list_only: bool) -> list[Artefact]:
-    if not names and not list_only:
-        raise SkdError("which artefact? skd reproduce --list shows all; skd reproduce all makes all")
-    if not names or "all" in names:
-        return list(artefacts().values())
-    return [find_artefact(name) for name in dict.fromkeys(names)]
-
-
-def print_artefacts(plan: Plan, store: Store) -> None:
-    """One line an artefact: what it is, how many runs it has and how far they are."""
+def _print_artefacts(plan: Plan, store: Store) -> None:
+    """One line for each artefact: what it is, how many runs it has and how far they are."""
     rows = [("artefact", "runs", "done", "numbers", "state", "what it shows")]
     for artefact in plan.artefacts:
-        jobs = plan.jobs_of(artefact)
-        done = sum(store.state(job, artefact.wanted) == "done" for job in jobs)
-        numbers = str(len(artefact.numbers) or "-")
-        state = state_of(artefact, plan, store)
-        rows.append((artefact.id, str(len(jobs)), str(done), numbers, state, artefact.title))
+        states = Counter(store.state(job, artefact.wanted) for job in plan.jobs_of(artefact))
+        counts = (str(states.total()), str(states["done"]), str(len(artefact.numbers) or "-"))
+        rows.append((artefact.id, *counts, _state_of(artefact, states, store), artefact.title))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:  # no wrapping: a line an artefact, for people and for grep
+    for row in rows:  # without wrapping, for people and for grep
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print(
         f"{len(plan.artefacts)} artefacts at scale {plan.datasets.scale}, {len(plan.jobs)} different runs; make one "
@@ -118,9 +114,7 @@ def print_artefacts(plan: Plan, store: Store) -> None:
     )
 
 
-def state_of(artefact: Artefact, plan: Plan, store: Store) -> str:
-    """In words: ``written``, ``ready`` (all is run), ``partly run``, ``not run``, ``no data``, or a problem."""
-    states = Counter(store.state(job, artefact.wanted) for job in plan.jobs_of(artefact))
+def _state_of(artefact: Artefact, states: Counter[State], store: Store) -> str:
     if states["done"] == states.total():
         return "written" if (store.artefact(artefact.id) / "index.html").is_file() else "ready"
     for state in ("failed", "begun", "trained"):
@@ -129,32 +123,45 @@ def state_of(artefact: Artefact, plan: Plan, store: Store) -> str:
     return "partly run" if states["done"] else "no data" if states["no data"] else "not run"
 
 
-def describe(artefact: Artefact, plan: Plan, store: Store, estimate: Estimate, left: Estimate) -> str:
-    """The plan of an artefact: runs, evaluations, published numbers, and the time of all runs and of what is left."""
-    seeds = plan.seeds_of(artefact)
-    jobs = plan.jobs_of(artefact)
-    needed = {job.needs.address for job in jobs if job.needs} - {job.address for job in jobs}
+def _print_plan(plan: Plan, store: Store) -> None:
+    estimator = Estimator(store.root / "steps.json")
+    for artefact in plan.artefacts:
+        print(describe(artefact, plan, store, _hours(plan.needed(artefact), store, estimator)), flush=True)
+    if len(plan.artefacts) > 1:
+        left = sum(store.network(job.address) is None for job in plan.jobs.values())
+        hours = _hours(plan.jobs.values(), store, estimator)
+        print(f"all: {len(plan.jobs)} different runs, {left} to train, {hours}")
+
+
+def _hours(jobs: Iterable[Job], store: Store, estimator: Estimator) -> str:
+    jobs = list(jobs)
+    left = estimator.hours(job for job in jobs if store.network(job.address) is None)
+    return f"{left:,.2f} of {estimator.hours(jobs):,.2f} {estimator.basis}"
+
+
+def describe(artefact: Artefact, plan: Plan, store: Store, hours: str) -> str:
+    """The plan of an artefact: runs, evaluations, published numbers, and the hours of what is left and of all runs."""
+    seeds, jobs = plan.seeds_of(artefact), plan.jobs_of(artefact)
+    needed = {job.needs for job in jobs if job.needs} - set(jobs)
     lines = [
         f"{artefact.id}: {artefact.title}",
         f"  scale        {plan.datasets.scale}, {seeds} seed{'' if seeds == 1 else 's'}",
         f"  runs         {len(jobs)}" + (f", and {len(needed)} that these start from" if needed else ""),
         f"  evaluations  {', '.join(artefact.wanted)}",
         f"  published    {len(artefact.numbers)} numbers",
-        f"  estimate     {left.hours:,.2f} of {estimate.hours:,.2f} {estimate.basis}",
+        f"  estimate     {hours}",
+        *(f"  note         {note}" for note in artefact.notes),
     ]
-    lines += [f"  note         {note}" for note in artefact.notes]
     for entry in artefact.entries:
         own = plan.jobs_of(artefact, entry)
-        states = Counter(store.state(job, artefact.wanted) for job in own)
-        lines.append(f"  {entry.label}")
-        lines.append(f"      run        {_run_text(entry)}")
+        lines += [f"  {entry.label}", f"      run        {_run_text(entry)}"]
         if own[0].needs is not None:
             lines.append(f"      starts at  {own[0].needs.address} ({own[0].needs.recipe.name})")
+        states = Counter(store.state(job, artefact.wanted) for job in own)
         found = ", ".join(f"{count} {state}" for state, count in states.items())
         lines.append(f"      seeds      {found}: {' '.join(job.address for job in own)}")
-        numbers = [row for row in artefact.numbers if artefact.entry_of(row) is entry]
-        if numbers:
-            lines.append(f"      published  {'; '.join(_number_text(row) for row in numbers)}")
+        numbers = [_number_text(row) for row in artefact.numbers if artefact.entry_of(row) is entry]
+        lines += [f"      published  {'; '.join(numbers)}"] if numbers else []
     return "\n".join(lines)
 
 
@@ -167,6 +174,5 @@ def _run_text(entry: Entry) -> str:
 
 
 def _number_text(row: Published) -> str:
-    std = f" ± {row.std}" if row.std else ""
     words = " ".join(f"{name}={value}" for name, value in row.settings.items())
-    return f"{METRIC_NAMES[row.metric]} {row.value}{std}" + (f" ({words})" if words else "")
+    return f"{row.label} {row.text}" + (f" ({words})" if words else "")

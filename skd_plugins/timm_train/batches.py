@@ -1,4 +1,4 @@
-"""Which samples a batch of timm's train.py gets: a `TrainingOrder` for a call of timm's ``create_loader``."""
+"""Which samples are in a batch of timm's train.py: the `TrainingOrder` for a call of timm's ``create_loader``."""
 
 from __future__ import annotations
 
@@ -11,60 +11,48 @@ from numpy.typing import NDArray
 from timm.data.mixup import FastCollateMixup
 
 from ..common.errors import SkdError
-from ..data.order import TrainingOrder
+from ..data.order import Division, TrainingOrder
 
 
 class WholeBatches(TrainingOrder):
-    """A `TrainingOrder` that counts as timm's training loaders do: whole batches only (``drop_last=True``).
+    """A `TrainingOrder` of whole batches, like timm's training loaders (``drop_last=True``).
 
-    The images that do not fill a batch are left out of the epoch; the next epoch's shuffle leaves out others. (With
-    `couples` an image that is alone in its class comes last in every shuffle, so it may never be seen.)
+    Each epoch leaves out the images that do not fill a batch. (With `couples` an image that is alone in its class comes
+    last in every shuffle, so it may never be seen.)
 
     Args:
         targets: each sample's class ``[N]``.
-        batch_size: anchors a process, as timm counts.
-        world: number of processes.
-        others: see `TrainingOrder`.
-
-    Raises:
-        SkdError: there is not one whole batch.
+        batch_size: anchors per process, as timm counts.
     """
 
-    def __init__(self, targets: NDArray[np.int64], *, batch_size: int, world: int, **others: Any) -> None:
+    def __init__(self, targets: NDArray[np.int64], *, batch_size: int, division: Division, **others: Any) -> None:
+        world = division.world
         if len(targets) < batch_size * world:
             raise SkdError(
                 f"{len(targets)} training images are less than one batch of {batch_size} on {world} process(es); "
                 "timm's train.py leaves out incomplete batches, so choose a smaller --batch-size"
             )
-        super().__init__(targets, batch_size=batch_size * world, world=world, drop_last=True, **others)
+        super().__init__(targets, batch_size=batch_size * world, division=division, drop_last=True, **others)
 
 
 def training_order(
     targets: NDArray[np.int64], options: Mapping[str, Any], *, segments: Sequence[str], couples: bool, seed: int
 ) -> WholeBatches:
-    """The order for a call of timm's ``create_loader``.
-
-    Args:
-        targets: each sample's class ``[N]``.
-        options: the call's arguments.
-        segments: the method's.
-        couples: the method's.
-        seed: train.py's ``--seed``.
-    """
+    """The order for a call of timm's ``create_loader`` with the arguments `options`; targets ``[N]``."""
     rank, world = processes(options)
     return WholeBatches(
         targets, segments=segments, batch_size=options["batch_size"], seed=seed, couples=couples,
-        even=isinstance(options["collate_fn"], FastCollateMixup), rank=rank, world=world,
+        division=Division(rank=rank, world=world, even=isinstance(options["collate_fn"], FastCollateMixup)),
     )  # fmt: skip
 
 
 def processes(options: Mapping[str, Any]) -> tuple[int, int]:
-    """This process's rank and their number, as train.py tells ``create_loader``."""
+    """This process's rank, and the number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if options["distributed"] else (0, 1)
 
 
 def refuse(options: Mapping[str, Any], what: str, flags: Mapping[str, str]) -> None:
-    """Raises for the first of the options that is set. Args: flags: option to how train.py's user calls it."""
+    """Raises SkdError if one of the options is set; `flags` maps them to their names on train.py's command line."""
     for option, flag in flags.items():
         if options.get(option):
             raise SkdError(f"{flag} can't be used with {what}; leave it out")

@@ -1,10 +1,11 @@
-"""Batches of any kind for timm's train.py, from `.beton` files."""
+"""`.beton` files as data for timm's train.py."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,19 @@ from ..data.augment import Augmentation
 from ..data.beton.file import BetonFile
 from ..data.loader import Loader
 from ..data.mixing import mix_segments
+from ..data.order import EvaluationOrder, Order
 from .batches import processes, refuse, training_order
 
 _logger = logging.getLogger(__name__)
 _TRAIN, _EVAL = ("train", "training"), ("val", "valid", "validation", "eval", "evaluation", "test")
-_TIMM_COLOR_JITTER = 0.4  # train.py's default, there whether or not the user asked for it
+_TIMM_COLOR_JITTER = 0.4  # train.py's default
 
 
 def find_beton(root: str | Path, split: str) -> Path | None:
-    """The `.beton` file that ``--data-dir`` and a split mean, None if they mean something of timm's.
+    """The `.beton` file that ``--data-dir`` and a split mean; None if timm has to find the data.
 
     A file is the training data, and ``val.beton`` beside it the validation data; in a folder they are
     ``SPLIT.beton``, with timm's synonyms (``val``, ``validation``, ...).
-
-    Raises:
-        SkdError: the folder has `.beton` files, but neither one nor a folder of images for the split.
     """
     root = Path(root)
     if root.suffix == ".beton":
@@ -49,12 +48,7 @@ def find_beton(root: str | Path, split: str) -> Path | None:
 
 
 class BetonDataset:
-    """What train.py holds as its data set when the data is a `.beton` file.
-
-    Args:
-        path: the file.
-        seed: train.py's ``--seed``.
-    """
+    """train.py's data set if the data is a `.beton` file."""
 
     def __init__(self, path: Path, seed: int) -> None:
         self.data, self.seed = BetonFile(path), seed
@@ -65,41 +59,31 @@ class BetonDataset:
 
     @property
     def transform(self) -> None:
-        """What timm's wrapper for ``--aug-splits`` asks for."""
+        """timm's wrapper for ``--aug-splits`` asks for it."""
         raise SkdError("--aug-splits can't be used with .beton files; leave it out")
 
     def set_epoch(self, epoch: int) -> None:
-        """Tells the loader, as train.py of timm 1.0.27 and 1.0.28 expects of a data set."""
+        """train.py of timm 1.0.27 and 1.0.28 calls this on the data set."""
         if self._loader is not None:
             self._loader.set_epoch(epoch)
 
     def loader(self, options: dict[str, Any], *, segments: Sequence[str], couples: bool) -> BetonLoader:
-        """The loader for a call of timm's ``create_loader`` with this data set.
+        """The loader for a call of timm's ``create_loader`` with the arguments `options`.
 
-        Under several processes the shards of a validation set are padded with its first samples to equal length
-        (timm's `OrderedDistributedSampler`), because train.py averages over batches and needs the same number of them
-        everywhere; ``skd evaluate`` counts every sample once.
-
-        Args:
-            options: the call's arguments.
-            segments: the method's.
-            couples: the method's.
-
-        Raises:
-            SkdError: an option that is not available for `.beton` files.
+        With several processes, validation shards are padded to equal length (timm's `OrderedDistributedSampler`),
+        because train.py averages over batches. ``skd evaluate`` counts every sample once.
         """
         training = bool(options["is_training"])
         spec = self._augmentation(options)
         mixup = self._mixup(options) if training else None
         rank, world = processes(options)
         shard = OrderedDistributedSampler(self, num_replicas=world, rank=rank)
-        order = None
+        order: Order = EvaluationOrder(np.fromiter(shard, np.int64), options["batch_size"])
         if training:
             order = training_order(self.data.targets, options, segments=segments, couples=couples, seed=self.seed)
         self._loader = Loader(
-            self.data, spec, order=order, indices=None if training else np.fromiter(shard, np.int64),
-            batch_size=options["batch_size"], workers=options["num_workers"], skip_broken=False,
-            device=torch.device(options["device"]), mean=options["mean"], std=options["std"],
+            self.data, replace(spec, mean=tuple(options["mean"]), std=tuple(options["std"])), order,
+            workers=options["num_workers"], skip_broken=False, device=torch.device(options["device"]),
             dtype=torch.float16 if options["fp16"] else options["img_dtype"] or torch.float32,
         )  # fmt: skip
         return BetonLoader(self, self._loader, None if training else shard, mixup)
@@ -152,14 +136,7 @@ class BetonDataset:
 
 
 class BetonLoader:
-    """A `Loader` with what train.py asks of timm's loaders.
-
-    Args:
-        dataset: what it loads.
-        loader: what loads it.
-        shard: the validation set's part of this process, None for training.
-        mixup: applied to every batch on the device, or None.
-    """
+    """A `Loader` with the interface of timm's loaders. `shard` is this process's part of a validation set."""
 
     def __init__(
         self, dataset: BetonDataset, loader: Loader, shard: OrderedDistributedSampler | None, mixup: Mixup | None

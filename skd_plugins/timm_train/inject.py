@@ -12,11 +12,12 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import timm.data
 import timm.task
 import torch
+import tyro
 from timm.data.mixup import FastCollateMixup
 
 from ..common.errors import SkdError
@@ -32,26 +33,22 @@ _logger = logging.getLogger(__name__)
 Patch = tuple[ModuleType, str, Any]
 
 
-def timm_train(script: Path, method: str, method_args: Sequence[str], arguments: Sequence[str]) -> None:
-    """Runs a train.py of timm 1.0.27 or later as the main program, with `method` instead of its classification task.
+def timm_train(
+    script: Annotated[Path, tyro.conf.arg(name="timm")],
+    method: str,
+    method_args: Sequence[str] = (),
+    arguments: tyro.conf.Positional[Sequence[str]] = (),
+) -> None:
+    """Run timm's own, unmodified train.py with a method. timm's arguments follow after --.
 
-    The script is not changed. The names that it imports from `timm.task` and `timm.data` are replaced while it runs:
-
-    * ``ClassificationTask`` makes our task, with the criterion the script chose (note its default ``--smoothing 0.1``).
-    * ``create_loader`` gives batches with the method's segments. ``--batch-size`` stays the number of anchors a
-      process, an epoch whole batches of anchors. Methods without segments of their own keep timm's loaders as they are.
-    * ``create_dataset`` also opens `.beton` files: ``--data-dir`` is one, or a folder with train.beton and val.beton.
-    * ``Mixup`` mixes all segments alike.
+    Example: skd timm-train --timm train.py --method sd_dropout --method-args weight=0.1 -- --data-dir DATA
 
     Args:
-        script: path of train.py. It is only in timm's repository; take the one of the tag of the installed version.
-        method: one of `list_methods`.
-        method_args: ``name=value`` for the method, e.g. ``base=cs_kd base_args.pairing=bank``.
-        arguments: the script's command line.
-
-    Raises:
-        SkdError: an unknown method, a bad argument, a script that can't be used, data that does not fit.
-        SystemExit: the script's own.
+        script: timm's train.py, 1.0.27 or later. It is in timm's repository, not in the package: take it from the tag
+            of the version that is installed.
+        method: its name; skd list methods shows all.
+        method_args: name=value for the method, e.g. base=cs_kd base_args.pairing=bank
+        arguments: timm's arguments, after --.
     """
     injection = _Injection(script, method, parse_assignments(method_args))
     with _replaced([(sys, "argv", [str(script), *arguments]), *injection.patches()]):
@@ -66,7 +63,14 @@ def timm_train(script: Path, method: str, method_args: Sequence[str], arguments:
 
 
 class _Injection:
-    """What train.py gets instead of timm's factories."""
+    """Replaces names that train.py imports from `timm.task` and `timm.data` while it runs.
+
+    * ``ClassificationTask`` makes our task, with the criterion the script chose (its default is ``--smoothing 0.1``).
+    * ``create_loader`` gives batches with the method's segments. ``--batch-size`` counts the anchors of a process.
+      Methods whose batches have anchors only keep timm's loaders.
+    * ``create_dataset`` also opens `.beton` files: ``--data-dir`` is one, or a folder with train.beton and val.beton.
+    * ``Mixup`` mixes all segments alike.
+    """
 
     def __init__(self, script: Path, method: str, arguments: dict[str, Any]) -> None:
         self.script, self.method, self.arguments = script, method, arguments
@@ -81,7 +85,6 @@ class _Injection:
         self._timm_task: Callable[..., Any] = timm.task.ClassificationTask
 
     def patches(self) -> list[Patch]:
-        """What to replace."""
         patches: list[Patch] = [
             (timm.data, "create_dataset", self.create_dataset),
             (timm.data, "create_loader", self.create_loader),
@@ -99,7 +102,7 @@ class _Injection:
         return patches + [(timm.task, name, partial(self._refuse_task, name)) for name in others]
 
     def create_dataset(self, *args: Any, **kwargs: Any) -> Any:
-        """timm's ``create_dataset``, or a `.beton` file's."""
+        """timm's ``create_dataset``, which also opens `.beton` files."""
         options = self._bound(self._timm_dataset, args, kwargs)
         if options["is_training"]:
             self.seed = options["seed"]
@@ -117,7 +120,7 @@ class _Injection:
         return BetonDataset(path, seed=options["seed"])
 
     def create_loader(self, *args: Any, **kwargs: Any) -> Any:
-        """timm's ``create_loader``, with the method's segments, or a `.beton` file's."""
+        """timm's ``create_loader``, with the method's segments."""
         options = self._bound(self._timm_loader, args, kwargs)
         dataset, paired = options["dataset"], len(self.segments) > 1 or self.couples
         if isinstance(options["collate_fn"], FastCollateMixup) and "mixup" in self.refuses:
@@ -138,6 +141,7 @@ class _Injection:
         if isinstance(model, torch.jit.ScriptModule):
             raise SkdError("--torchscript hides the network's classifier from the methods; use --torchcompile")
         if criterion is None:  # since timm 1.0.30 the task can make it
+            # Only there in these versions.
             from timm.task.classification import resolve_classification_loss
 
             criterion = resolve_classification_loss(None, device, criterion_kwargs=options["criterion_kwargs"])
@@ -175,11 +179,11 @@ class _Injection:
         raise SkdError(f"these arguments make {self.script.name} use timm's {name} instead of method {self.method!r}")
 
     def _refuse_naflex(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise SkdError("--naflex-loader gives batches of patches, the methods take images; leave it out")
+        raise SkdError("--naflex-loader makes batches of patches, but the methods take images; leave it out")
 
 
 def _probe(method: str, arguments: dict[str, Any]) -> Method:
-    """The method on a tiny network: checks every argument, and says which segments it needs, before the run."""
+    """The method on a tiny network, to check every argument and see which segments it needs before the run."""
     if get_method(method).classifier != "linear":
         raise SkdError(
             f"{method} needs a network with a {get_method(method).classifier} classifier, which timm's train.py can't "
@@ -187,10 +191,10 @@ def _probe(method: str, arguments: dict[str, Any]) -> Method:
         )
     network = timm.create_model("test_resnet", num_classes=2)
     if isinstance(arguments.get("teacher"), str):
-        arguments = arguments | {"teacher": network}  # the real one has the real number of classes
+        arguments = arguments | {"teacher": network}  # the real teacher has the real number of classes
     made = create_method(method, network, **arguments)
     if any(part.needs_epoch for part in made.modules() if isinstance(part, Method)):
-        raise SkdError(f"{method} has to be told the epoch, which timm's train.py does not do; train it with a recipe")
+        raise SkdError(f"{method} needs the epoch, which timm's train.py does not tell it; train it with a recipe")
     return made
 
 
@@ -206,7 +210,7 @@ def _check_script(script: Path) -> None:
 
 @contextmanager
 def _replaced(patches: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Sets attributes, and restores them whatever happens."""
+    """Sets attributes and restores them at the end."""
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     try:
         for owner, name, value in patches:

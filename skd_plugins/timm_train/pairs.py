@@ -20,17 +20,7 @@ from .batches import WholeBatches, refuse, training_order
 
 
 def paired_order(options: Mapping[str, Any], *, segments: Sequence[str], couples: bool, seed: int) -> WholeBatches:
-    """The order for a call of timm's ``create_loader`` with a data set of timm's.
-
-    Args:
-        options: the call's arguments.
-        segments: the method's.
-        couples: the method's.
-        seed: train.py's ``--seed``.
-
-    Raises:
-        SkdError: an option that contradicts such batches, or data without a list of labels.
-    """
+    """The order for a call of timm's ``create_loader``, with the arguments `options`, on one of timm's data sets."""
     refuse(
         options,
         f"batches with {'two images of each class' if couples else 'the segments ' + ' | '.join(segments)}",
@@ -40,21 +30,19 @@ def paired_order(options: Mapping[str, Any], *, segments: Sequence[str], couples
         },
     )  # fmt: skip
     if "clean" in segments:
-        raise SkdError("a 'clean' segment needs two transforms, which timm's loader has not; train from .beton files")
+        raise SkdError("a 'clean' segment needs two transforms, but timm's loader has one; train from .beton files")
     return training_order(labels_of(options["dataset"]), options, segments=segments, couples=couples, seed=seed)
 
 
 def paired_loader(create_loader: Callable[..., Any], options: Mapping[str, Any], order: TrainingOrder) -> Any:
     """timm's training loader with batches of an order's segments, ``[B anchors | B pairs]``.
 
-    Data set, transform, collation, workers and prefetcher stay timm's; only which samples make a batch is ours.
-    Augmentation draws from the workers' generators as ever in timm, so an anchor that is its own pair gets two
-    different crops.
+    Data set, transform, collation, workers and prefetcher stay timm's. Augmentation draws from the workers' generators,
+    so an anchor that is its own pair gets two different crops.
 
     Args:
-        create_loader: timm's.
+        create_loader: timm's function.
         options: its arguments.
-        order: see `paired_order`.
     """
     timms = create_loader(**options)
     inner: DataLoader[Any] = timms.loader if isinstance(timms, PrefetchLoader) else timms
@@ -74,18 +62,14 @@ def paired_loader(create_loader: Callable[..., Any], options: Mapping[str, Any],
 
 
 class PairedSampler(Sampler[list[int]]):
-    """A batch sampler that follows a `TrainingOrder`.
-
-    Args:
-        order: the order.
-    """
+    """A batch sampler that follows a `TrainingOrder`."""
 
     def __init__(self, order: TrainingOrder) -> None:
         self.order = order
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """What the next ``iter()`` gives. Without this, epochs follow 0, 1, ..."""
+        """Sets the epoch of the next ``iter()``; without calls epochs count 0, 1, ..."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -98,12 +82,7 @@ class PairedSampler(Sampler[list[int]]):
 
 
 class PairedCollateMixup(FastCollateMixup):
-    """timm's mixup while collating, with the same permutation and coefficient for every segment.
-
-    Args:
-        mixup: whose settings to use.
-        segments: number of segments.
-    """
+    """timm's mixup while collating, with the same permutation and coefficient for every segment."""
 
     def __init__(self, mixup: FastCollateMixup, segments: int) -> None:
         self.__dict__.update(vars(mixup))
@@ -117,12 +96,7 @@ class PairedCollateMixup(FastCollateMixup):
 
 
 class PairedMixup(Mixup):
-    """timm's mixup on the device (``--no-prefetcher``), with the same permutation and coefficient for every segment.
-
-    Args:
-        segments: number of segments.
-        settings: see timm's `Mixup`.
-    """
+    """timm's mixup on the device (``--no-prefetcher``), with the same permutation and coefficient for every segment."""
 
     def __init__(self, segments: int, **settings: Any) -> None:
         super().__init__(**settings)  # type: ignore[no-untyped-call]  # timm's are not typed
@@ -142,11 +116,7 @@ def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def labels_of(dataset: Any) -> NDArray[np.int64]:
-    """The classes ``[N]`` of a data set that timm reads by index, without reading images.
-
-    Raises:
-        SkdError: it is a stream, or does not list its labels.
-    """
+    """The classes ``[N]`` of a data set that timm reads by index, without reading images."""
     reader = getattr(dataset, "reader", dataset)
     labels: Any = None
     if isinstance(dataset, IterableDataset):

@@ -1,1 +1,1 @@
-"""From a recipe to a trained network: what its fields become, the one loop, the run's folder, `--dry-run`."""
+"""From a recipe to a trained network: `engine` is the loop, `build` makes its parts, `plan` is ``--dry-run``."""

@@ -1,4 +1,4 @@
-"""What the fields of a recipe become: loaders, the network with its method, optimizer and schedule."""
+"""From a recipe's fields to loaders, network and method, optimizer and schedule."""
 
 from __future__ import annotations
 
@@ -16,19 +16,17 @@ from torch import nn
 from ..common.errors import SkdError
 from ..data.augment import Augmentation
 from ..data.loader import Loader, make_loader
+from ..data.order import Division
 from ..methods import Method
 from ..methods.task import MethodTask, create_task
 from ..networks.build import build_network
 from ..recipe import Recipe
-from ..weights.load import load_into, read_weights
+from ..weights.load import load_into, load_weights
 
 
 def augmentation(recipe: Recipe) -> Augmentation:
     """The recipe's augmentation."""
-    return Augmentation(
-        image_size=recipe.image_size, mode=recipe.augment, scale=recipe.scale, ratio=recipe.ratio,
-        padding=recipe.padding, hflip=recipe.hflip, crop_pct=recipe.crop_pct, interpolation=recipe.interpolation,
-    )  # fmt: skip
+    return Augmentation.of(recipe)
 
 
 def training_loader(
@@ -37,9 +35,9 @@ def training_loader(
     """Random crops of `path` in batches of the method's segments."""
     return make_loader(
         path, train=True, segments=method.segments, couples=method.couples, batch_size=recipe.batch_size,
-        augmentation=augmentation(recipe), seed=recipe.seed, workers=_workers(recipe), even=mixes(recipe),
-        accumulation=recipe.grad_accumulation, rank=rank, world=world, skip_broken=recipe.skip_broken, device=device,
-        mean=recipe.mean, std=recipe.std,
+        augmentation=augmentation(recipe), seed=recipe.seed, workers=_workers(recipe), device=device,
+        division=Division(rank=rank, world=world, accumulation=recipe.grad_accumulation, even=mixes(recipe)),
+        skip_broken=recipe.skip_broken,
     )  # fmt: skip
 
 
@@ -49,13 +47,13 @@ def evaluation_loader(
     """Centre crops of `path` with the recipe's pre-processing."""
     return make_loader(
         path, train=False, batch_size=recipe.eval_batch_size or max(recipe.batch_size // world, 1),
-        augmentation=augmentation(recipe), workers=_workers(recipe), rank=rank, world=world,
-        skip_broken=recipe.skip_broken, device=device, mean=recipe.mean, std=recipe.std,
+        augmentation=augmentation(recipe), workers=_workers(recipe),
+        division=Division(rank=rank, world=world), skip_broken=recipe.skip_broken, device=device,
     )  # fmt: skip
 
 
 def _workers(recipe: Recipe) -> int:
-    """No more than there are cores; the batches do not depend on it."""
+    """At most one per core; the batches do not depend on it."""
     return min(recipe.workers, os.cpu_count() or 1)
 
 
@@ -63,8 +61,7 @@ def build_task(recipe: Recipe, num_classes: int, device: torch.device) -> Method
     """The network with its initial weights, and the method around it."""
     model = build_network(recipe.model, num_classes=num_classes, **recipe.model_args)
     if recipe.initial_weights:
-        weights, _ = read_weights(recipe.initial_weights)
-        load_into(model, weights, what=recipe.initial_weights)
+        load_into(model, load_weights(recipe.initial_weights), what=recipe.initial_weights)
     model.to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
@@ -80,7 +77,7 @@ def build_task(recipe: Recipe, num_classes: int, device: torch.device) -> Method
 
 
 def synchronise_own_parts(method: Method) -> None:
-    """SyncBatchNorm in what a method adds to the network, BYOT's branches and DML's second network."""
+    """SyncBatchNorm in what a method adds to the network, such as BYOT's branches and DML's second network."""
     for part in [item for item in method.modules() if isinstance(item, Method)]:
         for name, child in list(part.named_children()):
             if child is not part.model and not isinstance(child, Method):
@@ -88,7 +85,7 @@ def synchronise_own_parts(method: Method) -> None:
 
 
 def build_criterion(recipe: Recipe) -> nn.CrossEntropyLoss:
-    """Cross-entropy with the recipe's label smoothing; with mixup, timm's mixup smooths the targets itself."""
+    """Cross-entropy with the recipe's label smoothing; timm's mixup smooths its targets itself."""
     return nn.CrossEntropyLoss(label_smoothing=0.0 if mixes(recipe) else recipe.label_smoothing)
 
 
@@ -98,7 +95,7 @@ def mixes(recipe: Recipe) -> bool:
 
 
 def build_mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
-    """timm's mixup and cutmix, None for a recipe without."""
+    """timm's mixup and cutmix, or None."""
     if not mixes(recipe):
         return None
     return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
@@ -123,16 +120,16 @@ def build_optimizer(recipe: Recipe, module: nn.Module | None) -> torch.optim.Opt
 
 
 def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Scheduler | None:
-    """timm's scheduler, to be stepped after every optimizer step; None for a constant learning rate."""
+    """timm's scheduler, stepped after every optimizer step; None for a constant learning rate."""
     if recipe.schedule == "constant" and not recipe.warmup_epochs:
         return None
     schedule, milestones = recipe.schedule, recipe.milestones
-    if schedule == "constant":  # timm's own word for it, "none", knows no warm-up
+    if schedule == "constant":  # timm's "none" has no warm-up
         schedule, milestones = "multistep", ()
     scheduler: Scheduler | None
     scheduler, _ = create_scheduler_v2(
         optimizer, sched=schedule, num_epochs=recipe.epochs,
-        # timm lowers the rate one update before a milestone; half an update later is at it.
+        # timm lowers the rate one update before a milestone; half an update more puts it at the milestone.
         decay_milestones=[epoch + 0.5 / steps_per_epoch for epoch in milestones],  # type: ignore[misc]  # int: timm
         decay_rate=recipe.lr_decay, min_lr=recipe.min_lr,
         warmup_epochs=recipe.warmup_epochs, warmup_lr=0.0, step_on_epochs=False, updates_per_epoch=steps_per_epoch,

@@ -1,4 +1,4 @@
-"""`train`: the only training loop, a straight script on accelerate."""
+"""`train`: the only training loop, on accelerate."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import math
 import signal
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import InitProcessGroupKwargs, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from ..common.environment import environment
@@ -38,7 +34,13 @@ from .build import (
     training_loader,
 )
 from .failures import explains
-from .process import any_process, collected_signals, seed_step, use_deterministic_algorithms
+from .process import (
+    any_process,
+    collected_signals,
+    seed_step,
+    start_accelerator,
+    use_deterministic_algorithms,
+)
 from .progress import Progress
 from .run_folder import RunLog, check_same_data, open_run
 from .validation import validate
@@ -49,12 +51,11 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     """Trains a recipe; under ``accelerate launch`` or ``torchrun`` on all their processes.
 
     Args:
-        recipe: what to train.
         data: folder with ``train.beton`` and ``val.beton``, or with ``train/`` and ``val/``; None or ``digits`` for the
             embedded digits.
         out: the run goes to ``out/NAME/seedN``.
-        resume: continue from the run's last checkpoint, exact to the step; on a CPU the result is bit-equal to that of
-            a run that was never interrupted. Starts anew where there is none.
+        resume: continue from the run's last checkpoint, at the exact step; start a new run if there is none. On a CPU
+            the result is bit-equal to that of a run that was never interrupted.
 
     Returns:
         the run's folder: ``last.pt``, ``best.pt``, ``metrics.jsonl``, ``recipe.json``, and ``NAME/`` with TensorBoard's
@@ -64,215 +65,239 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
         SkdError: bad data, arguments or checkpoint; a loss that is not finite; another process died or hangs.
         SystemExit: after SIGTERM or SIGINT, once a checkpoint is written.
     """
-    # ---- processes ---------------------------------------------------------------------------------------------------
-    run = Path(out) / recipe.name / f"seed{recipe.seed}"
-    accelerator = _accelerator(recipe, run)
-    rank, world = accelerator.process_index, accelerator.num_processes
-    device = accelerator.device
-    if recipe.deterministic:
-        use_deterministic_algorithms()
+    run = Run(recipe, data, Path(out) / recipe.name / f"seed{recipe.seed}", resume)
+    with run.progress, collected_signals() as run.received:
+        while run.step < run.total_steps:
+            epoch = run.train_epoch()
+            run.end_epoch(epoch)
+    return run.finish()
 
-    # ---- data --------------------------------------------------------------------------------------------------------
-    with accelerator.main_process_first():  # the embedded digits may have to be written
-        folder = resolve_data(recipe.dataset, data)
-    seed_step(recipe.seed, 0, 0)  # every process builds the same network
-    train_path, val_path = find_split(folder, True), find_split(folder, False)
-    val_loader = evaluation_loader(recipe, val_path, rank=rank, world=world, device=device)
-    num_classes = recipe.num_classes or val_loader.num_classes
-    if not recipe.num_classes and not val_loader.classes:  # without names, one half may lack the last class
-        num_classes = max(num_classes, int(open_data(train_path).targets.max()) + 1)
 
-    # ---- network and method ------------------------------------------------------------------------------------------
-    task = build_task(recipe, num_classes, device)
-    method = task.method
-    check_image_size(method.model, recipe.image_size)
-    check_mixing(recipe, method)
-    train_loader = training_loader(recipe, train_path, method, rank=rank, world=world, device=device)
-    _check_classes(train_loader, val_loader, num_classes)
-    mixup = build_mixup(recipe, num_classes)
-    assert train_loader.order is not None
-    steps_per_epoch = train_loader.order.steps
-    total_steps = min(recipe.epochs * steps_per_epoch, recipe.max_steps or math.inf)
+class Run:
+    """A training: its parts, how far it is, and what is done with them. Every process has one."""
 
-    # ---- optimizer, schedule, average --------------------------------------------------------------------------------
-    optimizer = accelerator.prepare(build_optimizer(recipe, task.get_trainable_module()))
-    scheduler = build_scheduler(recipe, optimizer, steps_per_epoch)
-    if recipe.ema_decay:
-        task.setup_ema(decay=recipe.ema_decay)
-    if recipe.compile:
-        task.compile()
+    def __init__(self, recipe: Recipe, data: str | None, folder: Path, resume: bool) -> None:
+        self.recipe, self.folder = recipe, folder
+        self.accelerator = start_accelerator(recipe, folder)
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.device = self.accelerator.device
+        if recipe.deterministic:
+            use_deterministic_algorithms()
+        with self.accelerator.main_process_first():  # the embedded digits may have to be written
+            data_folder = resolve_data(recipe.dataset, data)
+        seed_step(recipe.seed, 0, 0)  # every process builds the same network
+        self._open_data_and_network(find_split(data_folder, True), find_split(data_folder, False))
+        self._build_optimizer()
+        self.step, self.best, self.best_epoch = 0, -1.0, -1
+        self.lock = ExitStack()
+        self._start_or_resume(open_run(self.accelerator, recipe, folder, data_folder, resume, self.lock))
+        self._start_reporting()
+
+    # ---- parts -------------------------------------------------------------------------------------------------------
+
+    def _open_data_and_network(self, train_path: Path, val_path: Path) -> None:
+        recipe, where = self.recipe, {"rank": self.rank, "world": self.world, "device": self.device}
+        self.val_loader = evaluation_loader(recipe, val_path, **where)
+        num_classes = recipe.num_classes or self.val_loader.num_classes
+        if not recipe.num_classes and not self.val_loader.classes:  # without names, one half may lack the last class
+            num_classes = max(num_classes, int(open_data(train_path).targets.max()) + 1)
+        self.task = build_task(recipe, num_classes, self.device)
+        self.method = self.task.method
+        check_image_size(self.method.model, recipe.image_size)
+        check_mixing(recipe, self.method)
+        self.train_loader = training_loader(recipe, train_path, self.method, **where)
+        _check_classes(self.train_loader, self.val_loader, num_classes)
+        self.mixup = build_mixup(recipe, num_classes)
+        assert self.train_loader.order is not None
+        self.order = self.train_loader.order
+        self.steps_per_epoch = self.order.steps
+        self.total_steps = min(recipe.epochs * self.steps_per_epoch, recipe.max_steps or math.inf)
+        self.card = _card(recipe, num_classes, self.train_loader)
+
+    def _build_optimizer(self) -> None:
+        recipe, task = self.recipe, self.task
+        self.optimizer = self.accelerator.prepare(build_optimizer(recipe, task.get_trainable_module()))
+        self.scheduler = build_scheduler(recipe, self.optimizer, self.steps_per_epoch)
         if recipe.ema_decay:
-            task.compile_ema()
-    if world > 1:
-        task.prepare_distributed(device_ids=[accelerator.local_process_index])
+            task.setup_ema(decay=recipe.ema_decay)
+        if recipe.compile:
+            task.compile()
+            if recipe.ema_decay:
+                task.compile_ema()
+        if self.world > 1:
+            task.prepare_distributed(device_ids=[self.accelerator.local_process_index])
 
-    # ---- start or resume ---------------------------------------------------------------------------------------------
-    step, best, best_epoch = 0, -1.0, -1
-    lock = ExitStack()
-    state = open_run(accelerator, recipe, run, folder, resume, lock)
-    card = _card(recipe, num_classes, train_loader)
-    if state is not None:
-        check_same_data(state, card, steps_per_epoch, run)
-        step, best, best_epoch = state["step"], state["best"], state["best_epoch"]
-        task.load_checkpoint_state(state["state_dict"], state.get("task_state"))
-        if recipe.ema_decay:
-            task.load_checkpoint_state(state["state_dict_ema"], ema=True)
-        optimizer.load_state_dict(state["optimizer"])
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(state["scaler"])
-    if scheduler is not None:
-        scheduler.step_update(step)
+    def _start_or_resume(self, state: dict[str, Any] | None) -> None:
+        if state is not None:
+            check_same_data(state, self.card, self.steps_per_epoch, self.folder)
+            self.step, self.best, self.best_epoch = state["step"], state["best"], state["best_epoch"]
+            self.task.load_checkpoint_state(state["state_dict"], state.get("task_state"))
+            if self.recipe.ema_decay:
+                self.task.load_checkpoint_state(state["state_dict_ema"], ema=True)
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.scheduler is not None:
+            self.scheduler.step_update(self.step)
 
-    def save(names: tuple[str, ...] = ()) -> None:
-        """Writes the last checkpoint, from the first process, and gives it further names."""
-        if accelerator.is_main_process:
-            _check_finite(task.method, step, run)
-            values = {
-                **task.get_checkpoint_state(),
-                **(task.get_checkpoint_state(ema=True) if recipe.ema_decay else {}),
-                "optimizer": optimizer.state_dict(),
-                **({"scaler": accelerator.scaler.state_dict()} if accelerator.scaler is not None else {}),
-                "epoch": step // steps_per_epoch, "step": step, "steps_per_epoch": steps_per_epoch,
-                "best": best, "best_epoch": best_epoch, "card": card,
-            }  # fmt: skip
-            checkpoint.save(values, run / "last.pt", also=names)
-
-    def stop_if_asked(*, saved: bool = False) -> None:
-        """Ends the run where a signal has reached one of the processes."""
-        if any_process(received, world, device):
-            if not saved:
-                save()
-            log.close()
-            lock.close()
-            progress.say(f"stopped by signal at step {step}; continue with --resume: {run}")
-            task.end_distributed()
-            accelerator.end_training()
-            raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
+    def _start_reporting(self) -> None:
+        recipe = self.recipe
+        if recipe.trackers:
+            self.accelerator.init_trackers(recipe.name.replace("/", "_"))
+        self.log = RunLog(self.accelerator, self.folder / "metrics.jsonl", self.step)
+        self.progress = Progress(
+            enabled=self.accelerator.is_main_process, total=int(self.total_steps), start=self.step, name=recipe.name
+        )
+        self.progress.say(
+            f"{recipe.name}: {recipe.method} on {recipe.model}, {self.train_loader.num_samples} images, "
+            f"{self.steps_per_epoch} steps an epoch, from step {self.step} to {self.total_steps}, "
+            f"{self.world} process(es) on {self.device}"
+        )
+        self.received: list[int] = []  # signals
+        self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))  # of the loss terms
+        self.logged = self.step
+        self.last_saved = time.monotonic()
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
-    if recipe.trackers:
-        accelerator.init_trackers(recipe.name.replace("/", "_"))
-    log = RunLog(accelerator, run / "metrics.jsonl", step)
-    progress = Progress(enabled=accelerator.is_main_process, total=int(total_steps), start=step, name=recipe.name)
-    progress.say(
-        f"{recipe.name}: {recipe.method} on {recipe.model}, {train_loader.num_samples} images, "
-        f"{steps_per_epoch} steps an epoch, from step {step} to {total_steps}, {world} process(es) on {device}"
-    )
-    last_saved = time.monotonic()
-    with progress, collected_signals() as received:
-        while step < total_steps:
-            epoch, start = divmod(step, steps_per_epoch)
-            train_loader.set_epoch(epoch, start)
-            method.begin_epoch(epoch, recipe.epochs)
-            weights = train_loader.order.weights(start)
-            batches = progress.timed(iter(train_loader))
-            sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
-            logged = step
-            task.train()
-            for _ in range(start, steps_per_epoch):
-                for micro in range(recipe.grad_accumulation):
-                    seed_step(recipe.seed, step + 1, rank * recipe.grad_accumulation + micro)
-                    try:
-                        input, target = next(batches)
-                    except SkdError:  # a broken image, say: what was trained until here is not lost
-                        if micro == 0:  # later, BatchNorm has seen a part of the step, which a continuation repeats
-                            save()
-                        raise
-                    if mixup is not None:
-                        input, target = mix_segments(mixup, input, target, len(method.segments))
-                    last_micro = micro == recipe.grad_accumulation - 1
-                    if not recipe.channels_last:  # the loader's always are, and convolutions follow their input
-                        input = input.contiguous()
-                    with nullcontext() if last_micro else task.no_sync():  # type: ignore[no-untyped-call]  # timm's
-                        with accelerator.autocast():
-                            result = task(input, target)
-                        # Processes and micro-batches may differ in size; weighted, their mean is the step's mean.
-                        accelerator.backward(result["loss"] * next(weights))
-                    for key, value in result.items():
-                        if value.ndim == 0:
-                            sums[key] += value.detach() / recipe.grad_accumulation
-                if recipe.clip_grad is not None:
-                    accelerator.clip_grad_norm_(task.get_clip_parameters(), recipe.clip_grad)
-                optimizer.step()
-                optimizer.zero_grad()
-                step += 1
-                task.update_ema(step)
-                rate = optimizer.param_groups[0]["lr"]
-                if scheduler is not None:
-                    scheduler.step_update(step)
-                progress.step(images=len(target) * world * recipe.grad_accumulation)
 
-                epoch_ends = step % steps_per_epoch == 0 or step == total_steps
-                if step % recipe.log_every == 0 or epoch_ends:
-                    terms = {key: value.item() / (step - logged) for key, value in sums.items()}
-                    wrong = [key for key, value in terms.items() if not math.isfinite(value)]
-                    if wrong:
-                        raise SkdError(
-                            f"the loss is not finite at step {step} (terms: {', '.join(wrong)}); {run / 'last.pt'} is "
-                            "from before, if there is one; lower lr, or use precision=bf16 or no"
-                        )
-                    sums.clear()
-                    logged = step
-                    log.write("train", step, epoch, terms | {"lr": rate} | progress.rates())
-                    progress.show(epoch, terms, rate)
-                if not epoch_ends and (world == 1 or step % 10 == 0):  # at its end the epoch is validated first
-                    stop_if_asked()
-                if not epoch_ends and recipe.save_minutes and time.monotonic() - last_saved > 60 * recipe.save_minutes:
-                    save()
-                    last_saved = time.monotonic()
-                if step == total_steps:
-                    break
+    def train_epoch(self) -> int:
+        """Trains to the end of the epoch, or of the training; returns the epoch."""
+        epoch, start = divmod(self.step, self.steps_per_epoch)
+        self.train_loader.set_epoch(epoch, start)
+        self.method.begin_epoch(epoch, self.recipe.epochs)
+        weights = self.order.weights(start)
+        batches = self.progress.timed(iter(self.train_loader))
+        self.sums.clear()
+        self.logged = self.step
+        last = min((epoch + 1) * self.steps_per_epoch, self.total_steps)
+        self.task.train()
+        while self.step < last:
+            rate = self.train_step(batches, weights)
+            if self.step % self.recipe.log_every == 0 or self.step == last:
+                self.log_terms(epoch, rate)
+            if self.step == last:  # the epoch is validated before the run may stop
+                break
+            if self.world == 1 or self.step % 10 == 0:
+                self.stop_if_asked()
+            minutes = self.recipe.save_minutes
+            if minutes and time.monotonic() - self.last_saved > 60 * minutes:
+                self.save()
+        batches.close()
+        return epoch
 
-            # ---- end of the epoch ------------------------------------------------------------------------------------
-            batches.close()
-            done = step // steps_per_epoch
-            names = []
-            if done % recipe.validate_every == 0 or step == total_steps:
-                metrics = validate(accelerator, task, val_loader, ema=bool(recipe.ema_decay), progress=progress)
-                log.write("validate", step, epoch, metrics)
-                if metrics["top1"] > best:
-                    best, best_epoch = metrics["top1"], epoch
-                    names.append("best.pt")
-                progress.validated(epoch, metrics)
-            if recipe.save_every and done % recipe.save_every == 0 and step % steps_per_epoch == 0:
-                names.append(f"epoch{done:04d}.pt")
-            save(tuple(names))
-            last_saved = time.monotonic()
-            if step < total_steps:
-                stop_if_asked(saved=True)
+    def train_step(self, batches: Iterator[tuple[Tensor, Tensor]], weights: Iterator[float]) -> float:
+        """One optimizer step over all micro-batches; returns the learning rate it was made with."""
+        recipe = self.recipe
+        for micro in range(recipe.grad_accumulation):
+            seed_step(recipe.seed, self.step + 1, self.rank * recipe.grad_accumulation + micro)
+            try:
+                input, target = next(batches)
+            except SkdError:  # for example a damaged image: what was trained until here is not lost
+                if micro == 0:  # later, BatchNorm has already seen a part of the step, which a resume repeats
+                    self.save()
+                raise
+            if self.mixup is not None:
+                input, target = mix_segments(self.mixup, input, target, len(self.method.segments))
+            if not recipe.channels_last:  # the loader's batches always are, and convolutions follow their input
+                input = input.contiguous()
+            last = micro == recipe.grad_accumulation - 1
+            with nullcontext() if last else self.task.no_sync():  # type: ignore[no-untyped-call]  # timm's
+                with self.accelerator.autocast():
+                    result = self.task(input, target)
+                # Processes and micro-batches may differ in size; weighted, their mean is the step's mean.
+                self.accelerator.backward(result["loss"] * next(weights))
+            for key, value in result.items():
+                if value.ndim == 0:
+                    self.sums[key] += value.detach() / recipe.grad_accumulation
+        if recipe.clip_grad is not None:
+            self.accelerator.clip_grad_norm_(self.task.get_clip_parameters(), recipe.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.task.update_ema(self.step)
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        if self.scheduler is not None:
+            self.scheduler.step_update(self.step)
+        self.progress.step(images=len(target) * self.world * recipe.grad_accumulation)
+        return rate
 
-    skipped = [set().union(*gather_object([set(loader.skipped)])) for loader in (train_loader, val_loader)]
-    if any(skipped):
-        train_skipped, val_skipped = map(len, skipped)
-        log.write("skipped", step, recipe.epochs, {"train": train_skipped, "val": val_skipped})
-        progress.say(f"left out {train_skipped} training and {val_skipped} validation images")
-    log.close()
-    lock.close()
-    task.end_distributed()
-    accelerator.end_training()
-    progress.say(f"done: {run}")
-    return run
+    def log_terms(self, epoch: int, rate: float) -> None:
+        """Logs the mean of each loss term since the last call; raises SkdError if one is not finite."""
+        terms = {key: value.item() / (self.step - self.logged) for key, value in self.sums.items()}
+        wrong = [key for key, value in terms.items() if not math.isfinite(value)]
+        if wrong:
+            raise SkdError(
+                f"the loss is not finite at step {self.step} (terms: {', '.join(wrong)}); {self.folder / 'last.pt'} is "
+                "from before, if there is one; lower lr, or use precision=bf16 or no"
+            )
+        self.sums.clear()
+        self.logged = self.step
+        self.log.write("train", self.step, epoch, terms | {"lr": rate} | self.progress.rates())
+        self.progress.show(epoch, terms, rate)
 
+    def end_epoch(self, epoch: int) -> None:
+        """Validates, saves, and stops if a signal has asked for it."""
+        done, names = self.step // self.steps_per_epoch, []
+        if done % self.recipe.validate_every == 0 or self.step == self.total_steps:
+            metrics = validate(
+                self.accelerator, self.task, self.val_loader, ema=bool(self.recipe.ema_decay), progress=self.progress
+            )
+            self.log.write("validate", self.step, epoch, metrics)
+            if metrics["top1"] > self.best:
+                self.best, self.best_epoch = metrics["top1"], epoch
+                names.append("best.pt")
+            self.progress.validated(epoch, metrics)
+        every = self.recipe.save_every
+        if every and done % every == 0 and self.step % self.steps_per_epoch == 0:
+            names.append(f"epoch{done:04d}.pt")
+        self.save(*names)
+        if self.step < self.total_steps:
+            self.stop_if_asked(saved=True)
 
-def _accelerator(recipe: Recipe, run: Path) -> Accelerator:
-    """The processes, as the launcher started them, the precision and the trackers."""
-    if not dist.is_initialized():  # accelerate keeps an earlier training's precision for the life of the process
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-    available = [tracker.value for tracker in get_available_trackers()]
-    for tracker in recipe.trackers:
-        if tracker not in available:
-            raise SkdError(f"tracker {tracker!r} is unknown or not installed; available: {', '.join(available)}")
-    if recipe.precision == "fp16" and not torch.cuda.is_available():
-        raise SkdError("precision=fp16 needs a GPU: its gradients are scaled there only; use precision=bf16 or no")
-    return Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision=recipe.precision,
-        gradient_accumulation_steps=recipe.grad_accumulation,
-        log_with=list(recipe.trackers) or None,
-        project_dir=run,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.timeout_minutes))],
-    )
+    # ---- saving and stopping -----------------------------------------------------------------------------------------
+
+    def save(self, *names: str) -> None:
+        """Writes ``last.pt``, from the first process, and gives it further names."""
+        if self.accelerator.is_main_process:
+            _check_finite(self.method, self.step, self.folder)
+            scaler = self.accelerator.scaler
+            state = {
+                **self.task.get_checkpoint_state(),
+                **(self.task.get_checkpoint_state(ema=True) if self.recipe.ema_decay else {}),
+                "optimizer": self.optimizer.state_dict(),
+                **({"scaler": scaler.state_dict()} if scaler is not None else {}),
+                "epoch": self.step // self.steps_per_epoch, "step": self.step, "steps_per_epoch": self.steps_per_epoch,
+                "best": self.best, "best_epoch": self.best_epoch, "card": self.card,
+            }  # fmt: skip
+            checkpoint.save(state, self.folder / "last.pt", also=names)
+        self.last_saved = time.monotonic()
+
+    def stop_if_asked(self, *, saved: bool = False) -> None:
+        """Saves and exits if a signal has reached one of the processes."""
+        if any_process(self.received, self.world, self.device):
+            if not saved:
+                self.save()
+            self._close(f"stopped by signal at step {self.step}; continue with --resume: {self.folder}")
+            raise SystemExit(128 + (self.received[0] if self.received else signal.SIGTERM))
+
+    def finish(self) -> Path:
+        """Reports the images that were left out, and ends; returns the run's folder."""
+        skipped = [
+            set().union(*gather_object([set(loader.skipped)])) for loader in (self.train_loader, self.val_loader)
+        ]
+        if any(skipped):
+            train_skipped, val_skipped = map(len, skipped)
+            self.log.write("skipped", self.step, self.recipe.epochs, {"train": train_skipped, "val": val_skipped})
+            self.progress.say(f"left out {train_skipped} training and {val_skipped} validation images")
+        self._close(f"done: {self.folder}")
+        return self.folder
+
+    def _close(self, message: str) -> None:
+        self.log.close()
+        self.lock.close()
+        self.task.end_distributed()
+        self.accelerator.end_training()
+        self.progress.say(message)
 
 
 def _check_classes(train_loader: Loader, val_loader: Loader, num_classes: int) -> None:

@@ -1,4 +1,4 @@
-"""What torch says when a training or an evaluation can't go on, as one line with the way out."""
+"""Turns torch's known failures into one line with the way out."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..data.fetch import READER_ADVICE, READER_DIED
 
 P = ParamSpec("P")
 
-# What torch's message contains, and ours; the rest is passed on as it is, since it may be a mistake in the code.
+# Patterns of torch's messages, and ours. Other errors are passed on: they may be mistakes in the code.
 _KNOWN = {
-    READER_DIED.pattern: READER_ADVICE,  # torch says it by a signal's handler, wherever the program is just then
+    READER_DIED.pattern: READER_ADVICE,  # torch raises it from a signal handler, at any line
     r"gloo|NCCL|Application timeout|Connection (closed|reset|refused)|[Tt]imed out|waiting for clients|Broken pipe": (
         "another process of this training died or did not answer (timeout_minutes); its own output says why"
     ),
@@ -24,7 +24,7 @@ _KNOWN = {
         "last batch of an epoch, on every process"
     ),
     r"does not have a deterministic implementation": (
-        "deterministic=true, but the network needs an operation that torch can only do otherwise; leave it out"
+        "deterministic=true, but torch has no deterministic version of one of the network's operations; leave it out"
     ),
     r"out of memory|can't allocate memory|not enough memory": (
         "out of memory; take a smaller batch_size, or the same with grad_accumulation=2 or more"
@@ -33,7 +33,7 @@ _KNOWN = {
 
 
 def explained(error: Exception) -> SkdError | None:
-    """An error with the way out, None if this one is not known."""
+    """The error with the way out, or None if it is not a known one."""
     text = str(error)
     for pattern, meaning in _KNOWN.items():
         if re.search(pattern, text):
@@ -42,11 +42,7 @@ def explained(error: Exception) -> SkdError | None:
 
 
 def explains(then: str = "") -> Callable[[Callable[P, Path]], Callable[P, Path]]:
-    """Makes a training or evaluation raise `SkdError` for what is known to happen to it.
-
-    Args:
-        then: what follows the message, how to go on.
-    """
+    """Makes a function raise `SkdError` for known failures; `then` is added to the message."""
 
     def decorate(function: Callable[P, Path]) -> Callable[P, Path]:
         @wraps(function)

@@ -1,4 +1,4 @@
-"""The command line that every recipe file has."""
+"""`main`: the command line of every recipe file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main(recipe: Recipe, argv: list[str] | None = None) -> None:
 
 
 def _overrides_last(arguments: list[str]) -> list[str]:
-    """Gathers the overrides, which may stand between the options; a parser takes positional arguments in one place."""
+    """Moves the overrides, which may stand between options, to the end: tyro takes them in one place only."""
     options: list[str] = []
     overrides: list[str] = []
     for argument in arguments:

@@ -1,4 +1,4 @@
-"""``--dry-run``: what a recipe would do, computed without doing it."""
+"""``--dry-run``: network, steps, memory and data of a training."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from ..common.errors import unknown
 from ..data.datasets import KNOWN
 from ..data.find import find_split, resolve_data
 from ..data.loader import open_data
-from ..data.order import TrainingOrder
+from ..data.order import Division, TrainingOrder
 from ..methods import Method, create_method
 from ..networks.build import build_network, check_image_size
 from ..recipe import Recipe
@@ -19,15 +21,7 @@ from .build import build_criterion, build_optimizer, check_mixing, mixes
 
 
 def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
-    """The resolved recipe: network, parameters, steps, images an epoch, memory, data.
-
-    Args:
-        recipe: the recipe.
-        data: the data folder; without it the sizes of the recipe's data set are assumed and that is said.
-
-    Raises:
-        SkdError: the data is given but not usable, or the recipe is inconsistent.
-    """
+    """The plan's rows. Without `data` the official sizes of the recipe's data set are assumed, and the plan says so."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if data is None and recipe.dataset != "digits":
         if recipe.dataset not in KNOWN:
@@ -43,7 +37,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
         found = f"{train_data.path}, {val_data.path}"
     num_classes = recipe.num_classes or classes
 
-    # On the meta device nothing is allocated or computed, only shapes are.
+    # The meta device computes shapes only.
     with torch.device("meta"):
         model = build_network(recipe.model, num_classes=num_classes, **recipe.model_args)
         method = create_method(recipe.method, model, build_criterion(recipe), **recipe.method_args)
@@ -51,7 +45,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
     check_mixing(recipe, method)
     order = TrainingOrder(
         targets, segments=method.segments, batch_size=recipe.batch_size, couples=method.couples,
-        even=mixes(recipe), world=processes, accumulation=recipe.grad_accumulation,
+        division=Division(world=processes, accumulation=recipe.grad_accumulation, even=mixes(recipe)),
     )  # fmt: skip
     anchors = recipe.batch_size // (processes * recipe.grad_accumulation)
     steps = min(recipe.epochs * order.steps, recipe.max_steps or recipe.epochs * order.steps)
@@ -79,17 +73,16 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
 
 
 def estimate_memory(recipe: Recipe, method: Method, images: int) -> dict[str, int]:
-    """Bytes of one training step: weights, gradients, optimizer, average, and what autograd keeps for backward.
+    """Bytes of one training step: weights, gradients, optimizer, average, and what autograd saves for backward.
 
-    The last is counted, not guessed: a step is traced on the meta device and the tensors saved for backward are summed
-    up. Workspaces of convolutions and the allocator's fragmentation come on top.
+    A step on the meta device counts what autograd saves. Workspaces of convolutions and fragmentation come on top.
     """
     state = sum(tensor.nbytes for tensor in (*method.parameters(), *method.buffers()))
     saved: dict[int, tuple[torch.Tensor, int]] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        saved[storage._cdata] = (tensor, storage.nbytes())  # holding the tensor keeps the address from being used again
+        saved[storage._cdata] = (tensor, storage.nbytes())  # holding the tensor keeps its address from being reused
         return tensor
 
     weights = {parameter.untyped_storage()._cdata for parameter in method.parameters()}
@@ -102,7 +95,7 @@ def estimate_memory(recipe: Recipe, method: Method, images: int) -> dict[str, in
     activations = sum(size for key, (_, size) in saved.items() if key not in weights)
     del result
     if recipe.precision != "no":
-        activations //= 2  # autocast keeps them in 16 bits; the meta device knows no autocast
+        activations //= 2  # autocast saves them in 16 bits; the meta device has no autocast
     parts = {
         "weights": state,
         "gradients": state,
@@ -115,13 +108,13 @@ def estimate_memory(recipe: Recipe, method: Method, images: int) -> dict[str, in
 
 
 def _optimizer_state(recipe: Recipe, method: Method) -> int:
-    """Bytes that the optimizer keeps after a step, which it does here on the meta device."""
+    """Bytes that the optimizer keeps after a step, made on the meta device."""
     optimizer = build_optimizer(recipe, method)
     for parameter in method.parameters():
         parameter.grad = torch.empty_like(parameter)
     try:
         optimizer.step()
-    except (NotImplementedError, RuntimeError):  # one that looks at values, which are not there
+    except (NotImplementedError, RuntimeError):  # the optimizer reads values, which the meta device does not have
         return sum(parameter.nbytes for parameter in method.parameters())
     finally:
         optimizer.zero_grad()
@@ -134,9 +127,6 @@ def print_plan(recipe: Recipe, *, data: str | None = None) -> None:
     plan = make_plan(recipe, data=data)
     if int(os.environ.get("RANK", 0)):
         return
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(title=f"Plan of {recipe.name}", title_justify="left", show_header=False, box=None)
     for key, value in plan.items():
         if isinstance(value, dict):

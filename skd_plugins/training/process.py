@@ -1,4 +1,4 @@
-"""Repetitions: the seeds of a step, and the switch for bit-equal results on a GPU."""
+"""The processes of a training: their start, seeds, deterministic kernels, and signals."""
 
 from __future__ import annotations
 
@@ -7,22 +7,51 @@ import random
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import InitProcessGroupKwargs
 
+from ..common.errors import SkdError
 from ..common.rng import keys
+from ..recipe import Recipe
+
+
+def start_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
+    """accelerate with the launcher's processes and the recipe's precision and trackers."""
+    if not dist.is_initialized():  # accelerate keeps an earlier training's precision for the life of the process
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+    available = [tracker.value for tracker in get_available_trackers()]
+    for tracker in recipe.trackers:
+        if tracker not in available:
+            raise SkdError(f"tracker {tracker!r} is unknown or not installed; available: {', '.join(available)}")
+    if recipe.precision == "fp16" and not torch.cuda.is_available():
+        raise SkdError("precision=fp16 needs a GPU: its gradients are scaled there only; use precision=bf16 or no")
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=recipe.precision,
+        gradient_accumulation_steps=recipe.grad_accumulation,
+        log_with=list(recipe.trackers) or None,
+        project_dir=folder,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.timeout_minutes))],
+    )
 
 
 def use_deterministic_algorithms() -> None:
-    """Makes torch, cuDNN and cuBLAS use algorithms that repeat their results bit by bit, for the rest of the process.
+    """Makes torch, cuDNN and cuBLAS repeat their results bit by bit, for the rest of the process.
 
-    An operation without such an algorithm raises an error then. It costs speed. What is not covered: another kind of
-    GPU, number of processes, or version of these libraries.
+    This costs speed, and an operation without a deterministic algorithm raises an error. Results still differ between
+    kinds of GPUs, numbers of processes, and versions of these libraries.
     """
-    # Read when cuBLAS starts; without it torch refuses matrix products.
+    # cuBLAS reads this when it starts; without it torch refuses matrix products.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
@@ -42,7 +71,7 @@ def seed_step(seed: int, step: int, part: int) -> None:
 
 @contextmanager
 def collected_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second one acts at once."""
+    """Collects SIGTERM and SIGINT; a second signal ends the process at once."""
     received: list[int] = []
     handled = (signal.SIGTERM, signal.SIGINT)
     try:
@@ -54,7 +83,7 @@ def collected_signals() -> Iterator[list[int]]:
 
         for number in handled:
             signal.signal(number, note)
-    except ValueError:  # not the main thread: signals are somebody else's
+    except ValueError:  # only the main thread may handle signals
         yield received
         return
     try:
@@ -65,7 +94,7 @@ def collected_signals() -> Iterator[list[int]]:
 
 
 def any_process(received: list[int], world: int, device: torch.device) -> bool:
-    """Whether a signal reached any process; all have to ask at the same step, so that they stop there."""
+    """Whether a signal reached any process. All processes have to ask at the same step."""
     if world == 1:
         return bool(received)
     flag = torch.tensor(len(received), device=device)

@@ -20,22 +20,15 @@ from rich.progress import Progress as Bar
 from ..common.meter import clock
 
 T = TypeVar("T")
-_PAUSE = 300.0  # seconds between two lines in an epoch where no terminal is; it ends with a line anyway
+_PAUSE = 300.0  # seconds between two lines within an epoch, without a terminal
 
 
 class Progress:
-    """Counts steps, images and the time spent waiting for data.
-
-    Args:
-        enabled: print anything at all (the first process does).
-        total: steps of the whole run.
-        start: steps done before.
-        name: what the line begins with.
-    """
+    """Shows steps, losses, speed and the time spent waiting for data; prints only if `enabled` (the first process)."""
 
     def __init__(self, *, enabled: bool, total: int, start: int, name: str) -> None:
         self.enabled = enabled
-        self.console = Console(stderr=False, highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True)
         self.live = enabled and self.console.is_terminal
         self.bar = Bar(
             TextColumn("[bold]{task.description}"),
@@ -65,29 +58,25 @@ class Progress:
         self.bar.stop()
 
     def timed(self, batches: Iterator[T]) -> Generator[T, None, None]:
-        """The same batches; waiting for them is measured."""
+        """The same batches, with the time spent waiting for them measured."""
         try:
-            while True:
-                begin = time.perf_counter()
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    return
+            begin = time.perf_counter()
+            for batch in batches:
                 self._waited += time.perf_counter() - begin
                 yield batch
+                begin = time.perf_counter()
         finally:
-            close = getattr(batches, "close", None)
-            if close is not None:
-                close()
+            if hasattr(batches, "close"):
+                batches.close()
 
     def step(self, *, images: int) -> None:
-        """One optimizer step is done."""
+        """Counts one optimizer step."""
         self._images += images
         self._done += 1
         self.bar.advance(self.task)
 
     def validation(self, batches: Iterable[T], total: int) -> Iterator[T]:
-        """The same batches, with a live line of their own."""
+        """The same batches, with a live line."""
         task = self.bar.add_task("validation", total=total, text="")
         for batch in batches:
             yield batch
@@ -104,9 +93,8 @@ class Progress:
     def show(self, epoch: int, terms: dict[str, float], lr: float) -> None:
         """Updates the live line."""
         self._terms = terms
-        losses = " ".join(f"{key} {value:.3f}" for key, value in terms.items())
         text = (
-            f"epoch {epoch + 1}  {losses}  lr {lr:.2e}  {self._last['images_per_second']:.0f} img/s  "
+            f"epoch {epoch + 1}  {_losses(terms)}  lr {lr:.2e}  {self._last['images_per_second']:.0f} img/s  "
             f"data {self._last['data_wait']:.0%}"
         )
         self.bar.update(self.task, text=text)
@@ -115,10 +103,9 @@ class Progress:
 
     def validated(self, epoch: int, metrics: dict[str, float]) -> None:
         """Prints the epoch's line."""
-        losses = " ".join(f"{key} {value:.3f}" for key, value in self._terms.items())
         speed = f"{self._last['images_per_second']:.0f} img/s, data wait {self._last['data_wait']:.0%}"
         self.say(
-            f"epoch {epoch + 1:3d}  {losses}  |  top1 {metrics['top1']:.2%}  top5 {metrics['top5']:.2%}  "
+            f"epoch {epoch + 1:3d}  {_losses(self._terms)}  |  top1 {metrics['top1']:.2%}  top5 {metrics['top5']:.2%}  "
             f"nll {metrics['nll']:.3f}  |  {speed}, ETA {self._left()}"
         )
         self._reset()
@@ -136,3 +123,7 @@ class Progress:
 
     def _reset(self) -> None:
         self._begin, self._images, self._waited = time.perf_counter(), 0, 0.0
+
+
+def _losses(terms: dict[str, float]) -> str:
+    return " ".join(f"{key} {value:.3f}" for key, value in terms.items())

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+import tyro
+
 from ..common.errors import SkdError, unknown
 from ..recipe import Recipe
 
@@ -19,11 +21,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def project() -> Path:
-    """The folder with `PARTS`.
-
-    Raises:
-        SkdError: they were left out where the package was installed.
-    """
+    """The folder with `PARTS`."""
     for folder in (_PACKAGE.parent, _PACKAGE / "_project"):
         if all((folder / part).is_dir() for part in PARTS):
             return folder
@@ -31,16 +29,9 @@ def project() -> Path:
 
 
 def copy_project(target: Path) -> list[Path]:
-    """Copies the recipes and the detection scripts to a folder, to be run and changed there.
+    """Copies the recipes and the detection scripts into a folder and returns what was written.
 
-    Args:
-        target: made if it does not exist; other files in it stay.
-
-    Returns:
-        The folders that were written.
-
-    Raises:
-        SkdError: one of them is there already; nothing is written then.
+    Other files in the folder stay. If one of the parts is there already, nothing is written.
     """
     source = project()
     folders = [target / part for part in PARTS]
@@ -55,6 +46,16 @@ def copy_project(target: Path) -> list[Path]:
     return folders
 
 
+def init(folder: tyro.conf.Positional[Path]) -> None:
+    """Copy the recipes and the detection scripts to a folder, where you can run and change them.
+
+    Args:
+        folder: gets recipes/ and detection/, which must not exist there yet.
+    """
+    for path in copy_project(folder):
+        print(path)
+
+
 def train_detector(
     scripts: Path,
     config: str,
@@ -63,21 +64,14 @@ def train_detector(
     overrides: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Path:
-    """Trains and evaluates a detector as a user does, or continues; its output goes to ``output.txt`` in its folder.
+    """Trains, or continues, and evaluates a detector with ``train_net.py``; returns ``results.json``, COCO's metrics.
 
     Args:
         scripts: the folder ``detection`` of a project.
         config: name of a file in ``configs`` there, without ``.yaml``.
-        weights: of the backbone, a file or a name.
-        out: the detector's folder, made if it does not exist.
+        weights: the backbone's, a file or a name.
+        out: the detector's folder; ``output.txt`` in it has what the script prints.
         overrides: ``KEY VALUE KEY VALUE ...``.
-        environment: variables on top of this process's.
-
-    Returns:
-        COCO's metrics, ``results.json``.
-
-    Raises:
-        SkdError: it failed; the last lines of its output are on stderr.
     """
     out.mkdir(parents=True, exist_ok=True)
     output, results = out / "output.txt", out / "results.json"
@@ -94,11 +88,7 @@ def train_detector(
 
 @cache
 def recipe_of(name: str) -> Recipe:
-    """The recipe of a file in ``recipes/``.
-
-    Raises:
-        SkdError: there is no such file, or the package was installed without recipes.
-    """
+    """The recipe of a file in ``recipes/``."""
     folder = project() / "recipes"
     path = folder / f"{name}.py"
     if not path.is_file():
@@ -107,7 +97,7 @@ def recipe_of(name: str) -> Recipe:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(folder))  # recipes import the recipe they differ from
+    sys.path.insert(0, str(folder))  # recipes import the recipe they are based on
     try:
         spec.loader.exec_module(module)
     finally:
@@ -117,15 +107,11 @@ def recipe_of(name: str) -> Recipe:
 
 
 def train_recipe(recipe: Path, seed: int, data: Path, out: Path, overrides: Sequence[str] = ()) -> Path:
-    """Runs a recipe as a user does, with ``accelerate launch``, unless it is complete; returns the run's folder.
+    """Runs a recipe with ``accelerate launch``, as a user does, unless the run is complete; returns its folder."""
+    import torch  # slow; only this function needs it
 
-    Raises:
-        SkdError: it failed; its output is on stderr.
-    """
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--num_machines=1",
               "--mixed_precision=no", "--dynamo_backend=no", "--quiet"]  # fmt: skip
-    import torch  # here, since most of what asks for a project's folder needs no torch
-
     if not torch.cuda.is_available():
         launch.append("--cpu")
     command = [*launch, str(recipe), "--data", str(data), "--out", str(out), "--resume", f"seed={seed}", *overrides]

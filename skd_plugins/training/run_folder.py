@@ -1,4 +1,4 @@
-"""A run's folder: what is in it when training begins, and its log."""
+"""A run's folder: checks at the start, ``recipe.json``, and the log."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ..weights import checkpoint
 def open_run(
     accelerator: Accelerator, recipe: Recipe, run: Path, data: Path, resume: bool, lock: ExitStack
 ) -> dict[str, Any] | None:
-    """Checks what is in the run's folder, writes ``recipe.json``, and returns the checkpoint to continue from.
+    """Checks the run's folder, writes ``recipe.json``, and returns the checkpoint to continue from, if there is one.
 
-    `lock` then holds the folder, against the same training started twice.
+    `lock` then holds the folder, so that the same training cannot be started twice.
     """
     message: list[str | None] = [None]
     if accelerator.is_main_process:
@@ -42,7 +42,7 @@ def open_run(
     if message[0]:
         raise SkdError(message[0])
     state = checkpoint.load(run / "last.pt") if resume and (run / "last.pt").exists() else None
-    # Machines whose folders differ would train different networks.
+    # On machines with different folders the processes would train different networks.
     steps = gather_object([state["step"] if state else 0])
     if len(set(steps)) > 1:
         raise SkdError(
@@ -52,7 +52,7 @@ def open_run(
     return state
 
 
-# What may differ between a run and its continuation without changing its result.
+# Fields that may change when a run is continued, because its result does not depend on them.
 _HARMLESS = {"epochs", "max_steps", "workers", "eval_batch_size", "trackers", "log_every", "save_every", "save_minutes",
              "validate_every", "skip_broken", "compile", "timeout_minutes"}  # fmt: skip
 
@@ -70,13 +70,13 @@ def _check_run(recipe: Recipe, run: Path, resume: bool) -> None:
 
 
 def check_same_data(state: dict[str, Any], card: dict[str, Any], steps_per_epoch: int, run: Path) -> None:
-    """Raises SkdError where a checkpoint is of a training on other data."""
+    """Raises SkdError if the checkpoint comes from a training on other data."""
     if state["card"]["classes"] != card["classes"]:
-        raise SkdError(f"{run} was trained on data of other classes; continue it with the data that it began with")
+        raise SkdError(f"{run} was trained on data with other classes; continue it with the data it began with")
     if state["steps_per_epoch"] != steps_per_epoch:
         raise SkdError(
             f"{run} was trained with {state['steps_per_epoch']} steps an epoch, there would be {steps_per_epoch} now; "
-            "continue it with the data, and the number of processes, that it began with"
+            "continue it with the data and the number of processes it began with"
         )
 
 
@@ -89,12 +89,12 @@ class RunLog:
         self.path = path
         if accelerator.is_main_process:
             kept = _lines_until(path, step) if path.exists() else []
-            with atomic(path) as part:  # what was logged before is not lost when the disk is full
+            with atomic(path) as part:  # a full disk does not lose the earlier log
                 part.write_text("".join(kept))
             self.file = path.open("a", buffering=1)
 
     def write(self, event: str, step: int, epoch: int, values: dict[str, float]) -> None:
-        """One line, and the trackers' curves."""
+        """Writes one line and the trackers' curves."""
         if self.file is None:
             return
         try:
@@ -106,19 +106,19 @@ class RunLog:
             ) from error
 
     def close(self) -> None:
-        """Closes the file; what was written is on disk already."""
+        """Closes the file."""
         if self.file is not None:
             self.file.close()
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    """Lines up to the checkpoint's step; a killed run has logged steps that its continuation does again."""
+    """Lines up to the checkpoint's step; the continuation logs later ones again."""
     kept = []
     for line in path.read_text().splitlines(keepends=True):
         try:
             if json.loads(line)["step"] > step:
                 break
-        except (ValueError, KeyError):  # a line cut by the kill
+        except (ValueError, KeyError):  # a line that a kill cut short
             break
         kept.append(line)
     return kept

@@ -17,16 +17,12 @@ from .progress import Progress
 def validate(
     accelerator: Accelerator, task: MethodTask, loader: Loader, *, ema: bool = False, progress: Progress | None = None
 ) -> dict[str, float]:
-    """Exact metrics over all processes: every sample counts once, whatever the number of samples.
-
-    Returns:
-        ``top1``, ``top5`` (fractions), ``nll`` and ``count``.
-    """
+    """``top1``, ``top5`` (fractions), ``nll`` and ``count`` over all processes; every sample counts once."""
     model = task.get_eval_model(ema=ema)
     assert model is not None
     if accelerator.num_processes > 1:
         for part in (task.method.model, task.get_eval_model(ema=True)):
-            if part is not None:  # all processes evaluate the statistics that the first one saves
+            if part is not None:  # every process evaluates with the statistics that the first one saves
                 distribute_bn(part, accelerator.num_processes, reduce=False)
     was_training = model.training
     model.eval()

@@ -1,161 +1,123 @@
-"""Releases in the cache: downloaded once, verified before every use."""
+"""Releases in the cache: downloaded once, with the SHA-256 of each file checked before every use."""
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
-import time
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pooch  # type: ignore[import-untyped]  # it has no types
+from filelock import FileLock
+from huggingface_hub import constants, hf_hub_download
 
 from ..common.errors import SkdError
-from ..common.files import cache_folder
+from ..common.files import cache_folder, file_sha256
 from .manifest import Release, ReleasedFile, check_name
-from .places import places
-from .transfer import UnreachableError, has_content, transfer, unwritable
 
-TRIES = 3  # of a place that fails in a way that may pass
-_log = logging.getLogger("skd_plugins")
+_LOCAL = ("package:", "file:")
+pooch.get_logger().setLevel("WARNING")  # no line for each file
 
 
 def release_folder(name: str) -> Path:
-    """The folder of that release in the cache, ``$SKD_CACHE/weights/NAME``; it need not be there.
-
-    Raises:
-        SkdError: the name is not one that weights can have, or the folder is a link.
-    """
-    folder = cache_folder() / "weights" / check_name(name)
-    _no_link(folder)
-    return folder
+    """Where the cache keeps that release: ``$SKD_CACHE/weights/NAME``. It may not exist yet."""
+    return cache_folder() / "weights" / check_name(name)
 
 
 def is_downloaded(release: Release) -> bool:
-    """Whether all files of the release are in the cache and have their checksums."""
-    folder = release_folder(release.name)
-    return all(has_content(_plain(folder, file), file) for file in release.files)
+    """Whether all files of the release are in the cache, undamaged."""
+    return all(_is_intact(release_folder(release.name) / file.name, file) for file in release.files)
+
+
+def _is_intact(path: Path, file: ReleasedFile) -> bool:
+    return path.exists() and file_sha256(path) == file.sha256
 
 
 def download(release: Release) -> Path:
-    """The folder with the release's files, each of them verified; what is missing is downloaded.
+    """Returns the folder with the release's files, after downloading those that are missing or damaged.
 
-    Several processes may call this at once: one of them downloads, the others wait for it. A file comes under its name
-    only when it is complete and its SHA-256 is the manifest's. A transfer that was interrupted, even by a crash,
-    continues where it ended.
-
-    Raises:
-        SkdError: no place has the files as the manifest states them; ``HF_HUB_OFFLINE`` is set; the cache can't be
-            written.
+    A file gets its name only when it is complete and has the manifest's SHA-256. If several processes need it, one
+    downloads it and the others wait.
     """
     folder = release_folder(release.name)
-    if is_downloaded(release):  # without the lock: the cache may be somebody else's and read-only
+    if is_downloaded(release):  # asked without the lock, because a shared cache may be read-only
         return folder
-    with _locked(folder):
-        for file in release.files:
-            path = _plain(folder, file)
-            if has_content(path, file):
-                continue
-            if path.exists():
-                _log.warning("%s is damaged; it is deleted and downloaded again", path)
-                path.unlink()
-            _download_file(release, file, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            for file in release.files:
+                _get(release, file, folder)
+    except OSError as error:
+        raise SkdError(f"can't write to the cache {folder}: {error}; SKD_CACHE=FOLDER puts it elsewhere") from None
     return folder
 
 
 def verify(release: Release) -> Path:
-    """The folder of a release that is in the cache, all its files verified. Downloads nothing.
-
-    Raises:
-        SkdError: it is not there, or a file is damaged. A damaged file is deleted.
-    """
+    """Checks all files of a release in the cache and returns its folder. Downloads nothing; deletes a damaged file."""
     folder = release_folder(release.name)
-    again = f"skd weights download {release.name}"
     for file in release.files:
-        path = _plain(folder, file)
+        path = folder / file.name
         if not path.exists():
-            raise SkdError(f"{release.name} is not in the cache ({path} is missing): {again}")
-        if not has_content(path, file):
-            try:
-                path.unlink()
-            except OSError as error:
-                raise unwritable(path, error) from None
-            raise SkdError(f"{path} was not what the manifest states and is deleted: {again}")
+            raise SkdError(f"{path} is not in the cache; run: skd weights download {release.name}")
+        if not _is_intact(path, file):
+            path.unlink()
+            raise SkdError(
+                f"{path} was damaged (its SHA-256 is not the manifest's) and is deleted; run: skd weights download "
+                f"{release.name}"
+            )
     return folder
 
 
-def _download_file(release: Release, file: ReleasedFile, folder: Path) -> None:
-    """Tries all places; the first that has the file ends it."""
-    # With the checksum in its name a part can't be continued with another version's end.
-    part = folder / f".{file.name}.{file.sha256[:12]}.part"
-    _no_link(part)
+@contextmanager
+def one_line_errors(what: str, way_out: str) -> Iterator[None]:
+    """Turns any error of a transfer into one line. Libraries and their versions raise different ones."""
+    try:
+        yield
+    except (SkdError, TypeError):  # a TypeError means that the caller passed a wrong argument
+        raise
+    except Exception as error:
+        raise SkdError(f"{what}: {_first_line(error)}; {way_out}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _get(release: Release, file: ReleasedFile, folder: Path) -> None:
+    """Gets one file from the first address that has it, the local ones before the others."""
     reasons = []
-    found = [place for place in places(release, file.name) if isinstance(place, Path) or not _offline()]
-    for place in found:
+    for url in sorted(release.urls, key=lambda url: not url.startswith(_LOCAL)):
+        store = pooch.Pooch(folder, f"{url}/", registry={file.name: file.sha256}, retry_if_failed=1)
         try:
-            _from_place(place, part, file)
-        except UnreachableError as error:
-            reasons.append(f"{place}: {error}")
-            continue
-        os.replace(part, folder / file.name)
-        return
-    if _offline():
-        reasons.append("HF_HUB_OFFLINE is set, so the network is not asked")
+            store.fetch(file.name, downloader=_transfer)
+            return
+        except Exception as error:  # of pooch, requests, huggingface_hub or its HTTP library
+            reasons.append(f"{url}: {_first_line(error)}")
     raise SkdError(
-        f"weights {release.name!r}: {file.name} could not be had: {'; '.join(reasons)}. SKD_WEIGHTS_MIRROR=URL asks "
-        f"URL/{release.name}/{file.name}; or copy the file to {folder}"
+        f"can't get {file.name} of the weights {release.name}: {'; '.join(reasons)}. Or copy the file to {folder}; "
+        "SKD_CACHE=FOLDER puts the cache elsewhere"
     )
 
 
-def _from_place(place: Path | str, part: Path, file: ReleasedFile) -> None:
-    """Completes and verifies the part file from one place, with a few tries."""
-    for left in reversed(range(TRIES)):
-        begun = part.exists() and part.stat().st_size > 0
-        try:
-            transfer(place, part, file)
-        except UnreachableError as error:
-            if not (error.again and left):
-                raise
-            time.sleep(TRIES - left)
-            continue
-        if has_content(part, file):
-            return
-        part.unlink()
-        if not (begun and left):  # whole from this place, and wrong: another try would only cost time
-            break
-    raise UnreachableError("its checksum is not the manifest's; what arrived is deleted", again=False)
-
-
-def _offline() -> bool:
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    return HF_HUB_OFFLINE
-
-
-def _plain(folder: Path, file: ReleasedFile) -> Path:
-    path = folder / file.name
-    _no_link(path)
-    return path
-
-
-def _no_link(path: Path) -> None:
-    """Nothing in the cache is a link: one could lead a download, or a deletion, out of it."""
-    if path.is_symlink():
-        raise SkdError(f"{path} is a link, and the cache has none: remove it")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Makes the folder and holds its lock; the kernel releases it when the process ends, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise unwritable(folder, error) from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    except OSError as error:
-        raise unwritable(folder, error) from None
-    finally:
-        os.close(handle)
+def _transfer(url: str, output: str, store: Any) -> None:
+    """Downloads for pooch from any address of a release (see `Release`)."""
+    os.unlink(output)  # pooch's own file is readable for its owner only; a new one follows the umask
+    scheme, _, rest = url.partition(":")
+    if scheme == "package":
+        shutil.copyfile(Path(__file__).parent / "released" / rest, output)
+    elif scheme == "file":
+        shutil.copyfile(unquote(urlsplit(url).path), output)
+    elif constants.HF_HUB_OFFLINE:
+        raise ConnectionError("HF_HUB_OFFLINE is set, so the network is not used")
+    elif scheme == "hf":
+        owner, repository, file = rest.removeprefix("//").split("/")
+        repository, _, revision = repository.partition("@")
+        with TemporaryDirectory(dir=Path(output).parent) as folder:
+            path = hf_hub_download(f"{owner}/{repository}", file, revision=revision or None, local_dir=folder)
+            os.replace(path, output)
+    else:
+        pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20)(url, output, store)

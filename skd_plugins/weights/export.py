@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
 from ..common.errors import SkdError
 from ..common.files import atomic, file_sha256
 from .load import Which, read_weights
@@ -13,26 +16,14 @@ from .load import Which, read_weights
 def export_weights(
     checkpoint: str | Path, out: str | Path, *, name: str | None = None, which: Which = "last", ema: bool | None = None
 ) -> Path:
-    """Writes ``OUT/ARCH.TAG.safetensors`` and a card ``ARCH.TAG.json`` beside it.
+    """Writes ``OUT/ARCH.TAG.safetensors`` and its card ``ARCH.TAG.json``; returns the former.
 
-    The keys are the plain timm or torchvision network's, so ``model.load_state_dict(load_file(path))`` is all it takes.
+    The keys are the plain timm or torchvision network's: ``model.load_state_dict(load_file(path))`` loads them.
 
     Args:
-        checkpoint: see `read_weights`.
-        out: folder.
+        checkpoint: as for `read_weights`, like `which` and `ema`.
         name: ``arch.tag``; the recipe's name by default.
-        which: which checkpoint of a run's folder; the papers report the last.
-        ema: the averaged weights or the raw ones; None takes the average if there is one.
-
-    Returns:
-        the safetensors file.
-
-    Raises:
-        SkdError: see `read_weights`; the disk is full or not writable.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     weights, card = read_weights(checkpoint, which=which, ema=ema)
     name = name or card.get("name") or card["recipe"]["name"]
     path = Path(out) / f"{name}.safetensors"

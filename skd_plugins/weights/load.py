@@ -1,4 +1,4 @@
-"""From a run, a checkpoint, an exported file, a release or a published name to a network."""
+"""Networks from a run, a checkpoint, an exported file, a release or a published name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 import timm
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..common.errors import SkdError
@@ -16,15 +18,15 @@ from ..common.typed import first_problem
 from ..networks.build import build_network, constructor_errors, timm_name, with_classes, with_classifier
 from . import checkpoint as checkpoints
 from .download import download
-from .manifest import CARD_FILE, WEIGHTS_FILE, all_releases, check_name, find_release
-from .published import create_published, is_published, read_published
+from .manifest import CARD_FILE, WEIGHTS_FILE, all_releases, check_name
+from .published import create_published, is_published
 
 Which = Literal["last", "best"]
 _Positive = Annotated[FiniteFloat, Field(gt=0)]
 
 
 class _Card(BaseModel):
-    """What a card needs, and of which kind what it may have has to be: it decides which network is made."""
+    """Fields that a card must have, and the types of those it may have."""
 
     model: Annotated[str, Field(pattern=r"^(torchvision/|timm/)?[\w.-]+$", max_length=200)]  # never hf-hub:, local-dir:
     model_args: dict[str, Any]
@@ -42,7 +44,58 @@ class _Card(BaseModel):
 
 
 class NoCardError(SkdError):
-    """The file can be read, but says nothing about the network that its weights are for."""
+    """The file can be read, but does not say which network its weights are for."""
+
+
+def create_model(
+    name: str, *, num_classes: int | None = None, pretrained: bool = False, classifier: str = "linear", **arguments: Any
+) -> nn.Module:
+    """A classifier from timm (``resnet152``), ours (``resnet18_cifar``), or torchvision's (``torchvision/resnet152``).
+
+    Args:
+        name: a timm model name, with or without a tag, one of `skd_plugins.networks`, or ``torchvision/NAME``; with
+            `pretrained` also ``timm/NAME``, ``torchvision/NAME.WEIGHTS`` and our released weights
+            (``resnet10t_digits.sdd``, see ``skd weights list``).
+        num_classes: outputs of the classifier; None for the default of the pretrained weights or of the library.
+        pretrained: load the weights of that name. If they have another number of classes than `num_classes`, the
+            classifier is initialised anew.
+        classifier: ``linear``, the library's own; ``cosine``, which `adacos` needs; or ``mlp``, two layers with 512
+            hidden units. The last two are always initialised anew.
+        arguments: passed to the library's constructor.
+    """
+    if not pretrained:
+        return build_network(name, num_classes=num_classes, classifier=classifier, **arguments)
+    with constructor_errors(name):
+        if is_published(name):
+            model, _ = create_published(name, **arguments)
+        elif name in all_releases():
+            weights, card = read_weights(name)
+            model = _build(card, weights, what=name, **arguments)
+        else:
+            model = timm.create_model(timm_name(name), pretrained=True, num_classes=num_classes, **arguments)
+    if num_classes is not None:
+        model = with_classes(model, num_classes)
+    return with_classifier(model, name, classifier)
+
+
+def load_network(
+    source: str | Path, *, which: Which = "last", ema: bool | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network in evaluation mode, and its card; for the arguments see `read_weights`."""
+    if not Path(source).exists() and is_published(str(source)):
+        model, card = create_published(str(source))
+        return model.eval(), card
+    weights, card = read_weights(source, which=which, ema=ema)
+    try:
+        model = _build(card, weights, what=str(source))
+    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
+        raise SkdError(f"can't make the network that the card of {source} names: {error}") from None
+    return model.eval(), card
+
+
+def load_weights(source: str | Path) -> dict[str, Tensor]:
+    """The plain timm or torchvision state dict: ``model.load_state_dict(load_weights("resnet10t_digits.sdd"))``."""
+    return read_weights(source)[0]
 
 
 def read_weights(
@@ -51,21 +104,21 @@ def read_weights(
     """The plain state dict and the card of a trained network.
 
     Args:
-        source: a run's folder, a checkpoint of it, an exported ``.safetensors`` file with its card beside it, a
-            release's folder, the name of weights in the folder ``weights`` (where ``skd export`` puts them) or of
-            released ones (``skd weights list``; they are downloaded and verified), or what timm or torchvision publish
+        source: a path: a run's folder, one of its checkpoints, an exported ``.safetensors`` file with its card beside
+            it, or a release's folder. Or a name: of weights in the folder ``weights``, where ``skd export`` puts them,
+            of a release (``skd weights list``), or of weights that timm or torchvision publish
             (``timm/resnet152.tv_in1k``, ``torchvision/resnet50.IMAGENET1K_V1``).
         which: which checkpoint of a run's folder.
         ema: the averaged weights or the raw ones; None takes the average if there is one.
 
     Raises:
-        NoCardError: the file is somebody else's.
-        SkdError: there is no such thing, or it is damaged.
+        NoCardError: the checkpoint is not one of ours.
     """
     path = Path(source)
     if not path.exists():
         if is_published(str(source)):
-            return read_published(str(source))
+            model, card = create_published(str(source))
+            return model.state_dict(), card
         path = _named(str(source))
     path = weights_file(path, which)
     if path.suffix == ".safetensors":
@@ -82,51 +135,65 @@ def read_weights(
 
 
 def weights_file(path: Path, which: Which) -> Path:
-    """The file of weights itself: in a run's folder that checkpoint, in a release's its one file."""
+    """The file of weights in the folder of a run or a release; any other path as it is."""
     if not path.is_dir():
         return path
     return path / (WEIGHTS_FILE if (path / WEIGHTS_FILE).exists() else f"{which}.pt")
 
 
-def load_weights(source: str | Path) -> dict[str, Tensor]:
-    """The plain timm or torchvision state dict: ``model.load_state_dict(load_weights("resnet10t_digits.sdd"))``.
+def load_into(model: nn.Module, weights: dict[str, Tensor], *, what: str) -> None:
+    """Loads a state dict completely. If keys or shapes do not fit, the error counts them and lists the first."""
+    own = model.state_dict()
+    problems = {
+        "missing": sorted(own.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - own.keys()),
+        "of another shape": [
+            f"{key} {list(weights[key].shape)} instead of {list(value.shape)}"
+            for key, value in own.items()
+            if key in weights and weights[key].shape != value.shape
+        ],
+    }
+    texts = [
+        f"{len(keys)} {kind}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+        for kind, keys in problems.items()
+        if keys
+    ]
+    if texts:
+        raise SkdError(f"the weights of {what} do not fit {type(model).__name__}: {'; '.join(texts)}")
+    model.load_state_dict(weights)
 
-    Args:
-        source: a name (``skd weights list``) or a path, see `skd_plugins.weights.read_weights`.
 
-    Raises:
-        SkdError: there is no such thing, it could not be had, or it is damaged.
-    """
-    return read_weights(source)[0]
+def _build(card: dict[str, Any], weights: dict[str, Tensor], *, what: str, **arguments: Any) -> nn.Module:
+    model = build_network(card["model"], num_classes=card["num_classes"], **(card["model_args"] | arguments))
+    load_into(model, weights, what=what)
+    return model
 
 
 def _named(name: str) -> Path:
-    """The file of a weights name; a path is returned as it is."""
+    """Finds the file of a weights name; a path is returned as it is."""
     if "/" in name or name.endswith((".pt", ".pth", ".pth.tar", ".safetensors")):
         return Path(name)
     check_name(name)
     path = Path("weights") / f"{name}.safetensors"
     if path.exists():
         return path
-    if name in all_releases():
-        return download(find_release(name))
+    releases = all_releases()
+    if name in releases:
+        return download(releases[name])
     raise SkdError(
-        f"there are no weights {name!r}: neither a file or a run's folder of that name nor {path} nor released ones "
-        f"(skd weights list); train the recipe that is called {name}, then: skd export RUN --out weights"
+        f"there are no weights {name!r}: no such file or run's folder, no {path}, and no release of that name (see: "
+        f"skd weights list). Train the recipe called {name}, then run: skd export RUN --out weights"
     )
 
 
 def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     released = path.name == WEIGHTS_FILE and path.with_name(CARD_FILE).exists()
     card_path = path.with_name(CARD_FILE) if released else path.with_suffix(".json")
     try:
         content = file_sha256(path)
         weights = load_file(path)
         card: dict[str, Any] = json.loads(card_path.read_text())
-        if released:  # the file is timm's, and our card a part of it
+        if released:  # the file is timm's and contains our card
             card = card.get("skd", {})
         _Card.model_validate(card)
     except FileNotFoundError as error:
@@ -138,73 +205,3 @@ def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if card.get("sha256", content) != content:
         raise SkdError(f"{path} is damaged, or not the one that {card_path} is for (SHA-256 differs); export it again")
     return weights, card
-
-
-def create_model(
-    name: str, *, num_classes: int | None = None, pretrained: bool = False, classifier: str = "linear", **arguments: Any
-) -> nn.Module:
-    """A classifier from timm (``resnet152``), ours (``resnet18_cifar``), or torchvision's (``torchvision/resnet152``).
-
-    Args:
-        name: a timm model name, with or without a tag, one of `skd_plugins.networks`, or ``torchvision/NAME``; with
-            `pretrained` also ``timm/NAME``, ``torchvision/NAME.WEIGHTS`` and our released weights
-            (``resnet10t_digits.sdd``, see ``skd weights list``).
-        num_classes: outputs of the classifier; None for the pretrained weights' or the library's default.
-        pretrained: load the weights of that name; a classifier with another number of classes starts anew.
-        classifier: ``linear``, the library's own; ``cosine``, which `adacos` needs; or ``mlp``, two layers with 512
-            hidden units. The last two start anew.
-        arguments: passed to the library's constructor.
-
-    Raises:
-        SkdError: the name is not known, the constructor refuses an argument, or the weights could not be had.
-    """
-    if not pretrained:
-        return build_network(name, num_classes=num_classes, classifier=classifier, **arguments)
-    with constructor_errors(name):
-        if is_published(name):
-            model = create_published(name, **arguments)[0]
-        elif name in all_releases():
-            weights, card = read_weights(name)
-            model = build_network(card["model"], num_classes=card["num_classes"], **(card["model_args"] | arguments))
-            load_into(model, weights, what=name)
-        else:
-            model = timm.create_model(timm_name(name), pretrained=True, num_classes=num_classes, **arguments)
-    if num_classes is not None:
-        model = with_classes(model, num_classes)
-    return with_classifier(model, name, classifier)
-
-
-def load_network(
-    source: str | Path, *, which: Which = "last", ema: bool | None = None
-) -> tuple[nn.Module, dict[str, Any]]:
-    """The network in evaluation mode, and its card. See `read_weights`."""
-    if not Path(source).exists() and is_published(str(source)):
-        model, card = create_published(str(source))
-        return model.eval(), card
-    weights, card = read_weights(source, which=which, ema=ema)
-    try:
-        model = build_network(card["model"], num_classes=card["num_classes"], **card["model_args"])
-    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
-        raise SkdError(f"the card of {source} names a network that can't be made: {error}") from None
-    load_into(model, weights, what=str(source))
-    return model.eval(), card
-
-
-def load_into(model: nn.Module, weights: dict[str, Tensor], *, what: str) -> None:
-    """Loads a state dict; any key or shape that does not fit is an error that lists some of them."""
-    own = model.state_dict()
-    missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
-    shapes = [
-        f"{key} {list(weights[key].shape)} instead of {list(own[key].shape)}"
-        for key in own
-        if key in weights and own[key].shape != weights[key].shape
-    ]
-    problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
-    if any(keys for _, keys in problems):
-        text = "; ".join(
-            f"{len(keys)} {kind}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
-            for kind, keys in problems
-            if keys
-        )
-        raise SkdError(f"the weights of {what} do not fit {type(model).__name__}: {text}")
-    model.load_state_dict(weights)

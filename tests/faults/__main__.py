@@ -1,6 +1,6 @@
-"""Runs the campaigns at full length and writes the table in docs/reliability.md.
+"""Runs the campaigns at full length, writes their results and, from these, the table in docs/reliability.md.
 
-python -m tests.faults [--only NAME ...] [--share 0.1] [--json FILE] [--folder FOLDER]
+python -m tests.faults [--only NAME ...] [--share 0.1] [--results FILE] [--page FILE] [--folder FOLDER]
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from . import (
 from .common import ROOT, Campaign, Report
 
 PAGE = ROOT / "docs" / "reliability.md"
+RESULTS = ROOT / "benchmarks" / "results" / "faults.json"
 BEGIN, END = "<!-- campaigns: begin -->", "<!-- campaigns: end -->"
 
 
@@ -80,11 +81,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=CAMPAIGNS, default=list(CAMPAIGNS))
     parser.add_argument("--share", type=float, default=1.0, help="of the full counts")
-    parser.add_argument("--json", type=Path, help="also write the results there")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the results; those of other campaigns stay")
     parser.add_argument("--folder", type=Path, help="work there instead of in a temporary folder")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page whose table is written")
     arguments = parser.parse_args()
-    results = read_table(arguments.page)
+    results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
     failed = 0
     for name in arguments.only:
         entry = CAMPAIGNS[name]
@@ -101,7 +102,7 @@ def main() -> int:
         results[name] = {
             "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
             "cases": report.cases,
-            "failures": report.failures,
+            "failures": [story[:200] for story in report.failures],
             "outcomes": dict(report.outcomes),
             "skipped": report.skipped,
             "seconds": round(time.monotonic() - began),
@@ -114,9 +115,8 @@ def main() -> int:
         )
         for story in [*report.failures, *report.skipped]:
             print(f"  {story}", flush=True)
+        arguments.results.write_text(json.dumps(results, indent=1) + "\n")
         write_table(arguments.page, results)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
     return int(failed > 0)
 
 
@@ -125,13 +125,6 @@ def _without_paths(story: str, folder: str) -> str:
     for place, name in ((folder, "FOLDER"), (str(ROOT), "."), (sys.prefix, "PYTHON"), (str(Path.home()), "~")):
         story = story.replace(place, name)
     return story
-
-
-def read_table(page: Path) -> dict[str, dict[str, Any]]:
-    """The results that are on the page, from the comment beneath its table."""
-    text = page.read_text() if page.exists() else ""
-    marker = "<!-- results: "
-    return json.loads(text.split(marker)[1].split(" -->")[0]) if marker in text else {}
 
 
 def write_table(page: Path, results: dict[str, dict[str, Any]]) -> None:
@@ -152,13 +145,7 @@ def write_table(page: Path, results: dict[str, dict[str, Any]]) -> None:
         )
     made = next(iter(results.values()), {}).get("versions", {})
     with_what = ", ".join(f"{name} {version}" for name, version in made.items())
-    kept = {
-        name: {key: value for key, value in result.items() if key != "failures"}
-        | {"failures": [str(story)[:200] for story in result["failures"]]}
-        for name, result in results.items()
-    }
-    comment = json.dumps(kept).replace("-->", "")
-    table = "\n".join([BEGIN, *rows, "", f"With {with_what}.", f"<!-- results: {comment} -->", END])
+    table = "\n".join([BEGIN, *rows, "", f"With {with_what}.", END])
     text = page.read_text()
     before, _, rest = text.partition(BEGIN)
     page.write_text(before + table + rest.partition(END)[2])

@@ -27,7 +27,7 @@ from .common import (
 ROOM = [0, 40, 400, 1500]
 CASES = [("full", room, trackers) for trackers in ((), ("tensorboard",)) for room in ROOM] + [("read-only", 0, ())] * 2
 WAIT = """
-import skd_plugins.engine as engine, time, pathlib
+import skd_plugins.training.engine as engine, time, pathlib
 original = engine.RunLog.write
 def write(self, event, step, epoch, values):
     original(self, event, step, epoch, values)

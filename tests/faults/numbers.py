@@ -17,7 +17,7 @@ from .common import TINY, Report, differing, one_line, python, replace, script, 
 
 # What becomes of the network or its loss at the twelfth step: the third epoch's second.
 AT_STEP = """
-import torch, skd_plugins.engine as engine
+import torch, skd_plugins.training.engine as engine
 calls = []
 original = engine.build_task
 def build(recipe, num_classes, device):

@@ -27,7 +27,7 @@ CASES = [
 # Brings the fault about at the seventh step, in the middle of the second epoch, or in the second call of a part.
 FAULT = """
 import os, signal
-import skd_plugins.engine as engine
+import skd_plugins.training.engine as engine
 from skd_plugins import SkdError
 def act():
     print("the fault", flush=True)

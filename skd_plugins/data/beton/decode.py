@@ -1,8 +1,8 @@
-"""One image's box, decoded, resized and flipped: by our compiled code, or by FFCV's library with the same pixels.
+"""Decodes a box of an image, resizes and flips it: by our compiled code, or by FFCV's library with the same pixels.
 
 FFCV decodes the whole image, resizes a box of it, and flips nothing. `native/crop.c` decodes the box only and resizes
-each row as it comes. It is used where it is compiled and gives FFCV's pixels to the last bit. The first use in a
-process checks that (a few ms), because it depends on which libjpeg-turbo and OpenCV the two libraries are linked to.
+each row as it comes. It is used if it is compiled and gives FFCV's pixels to the last bit. The first use in a process
+checks that in a few ms, because the pixels depend on the libjpeg-turbo and OpenCV that the two libraries link to.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import threading
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ...common.errors import SkdError
 from .native.build import library_path
@@ -28,72 +30,78 @@ _REASONS = {1: _DAMAGED, 2: _DAMAGED, 3: "out of memory", 4: "its size, or the b
 _local = threading.local()
 
 
-def crop(
-    data: Pixels, shape: tuple[int, int], box: Box, flip: bool, out: Pixels, *, raw: bool, scale: int, whole: bool
-) -> str | None:
-    """Decodes an image and resizes a box of it (area filter, as FFCV) into `out`.
+class Stored(NamedTuple):
+    """An image as it is in a `.beton` file.
+
+    Attributes:
+        data: the bytes ``[n]``: a JPEG, or pixels.
+        shape: height and width.
+        raw: `data` are pixels.
+    """
+
+    data: Pixels
+    shape: tuple[int, int]
+    raw: bool
+
+
+def crop(image: Stored, box: Box, flip: bool, out: Pixels, *, scale: int, whole: bool) -> str | None:
+    """Decodes an image and resizes a box of it into `out` (area filter, as FFCV).
 
     Args:
-        data: the stored bytes ``[n]``: a JPEG, or pixels.
-        shape: height and width of the image.
         box: in pixels of the decoded image.
         flip: mirror the result horizontally.
         out: ``[H, W, 3]``, contiguous, written.
-        raw: `data` are pixels.
         scale: 1, 2, 4 or 8: a JPEG is decoded to 1/scale of its size, rounded up.
         whole: look for damage in all of a JPEG, not only in what the box needs.
 
     Returns:
         None, or why the image can't be decoded (`out` is then undefined).
     """
-    # A JPEG of another size would be decoded to a part of the image, or scaled, without a complaint.
-    if not raw and (found := jpeg_shape(data.data)) not in (None, shape):
-        return f"its table entry says {shape[0]} x {shape[1]} pixels, the JPEG {found}"
+    # Without this check a JPEG of another size would be decoded in part, or scaled, without an error.
+    if not image.raw and (found := jpeg_shape(image.data.data)) not in (None, image.shape):
+        return f"its table entry says {image.shape[0]} x {image.shape[1]} pixels, the JPEG {found}"
     library = native()
     if library is None:
-        return crop_ffcv(data, shape, box, flip, out, raw=raw, scale=scale)
-    return crop_native(library, data, shape, box, flip, out, raw=raw, scale=scale, whole=whole)
+        return crop_ffcv(image, box, flip, out, scale=scale)
+    return crop_native(library, image, box, flip, out, scale=scale, whole=whole)
 
 
 def crop_native(
-    library: ctypes.CDLL, data: Pixels, shape: tuple[int, int], box: Box, flip: bool, out: Pixels, *, raw: bool,
-    scale: int, whole: bool,
-) -> str | None:  # fmt: skip
+    library: ctypes.CDLL, image: Stored, box: Box, flip: bool, out: Pixels, *, scale: int, whole: bool
+) -> str | None:
     """`crop` by `native/crop.c`."""
+    data, (out_height, out_width, _) = image.data, out.shape
     code = library.skd_crop(
-        data.ctypes.data, len(data), raw, *shape, scale, (ctypes.c_int32 * 4)(*box), flip, whole, out.ctypes.data,
-        out.shape[0], out.shape[1],
+        data.ctypes.data, len(data), image.raw, *image.shape, scale, (ctypes.c_int32 * 4)(*box), flip, whole,
+        out.ctypes.data, out_height, out_width,
     )  # fmt: skip
     return _REASONS[code] if code else None
 
 
-def crop_ffcv(
-    data: Pixels, shape: tuple[int, int], box: Box, flip: bool, out: Pixels, *, raw: bool, scale: int
-) -> str | None:
-    """`crop` by FFCV's library, which decodes, and so looks at, the whole image."""
-    height, width = -(-shape[0] // scale), -(-shape[1] // scale)
-    if raw:
-        image = data.reshape(height, width, 3)
+def crop_ffcv(image: Stored, box: Box, flip: bool, out: Pixels, *, scale: int) -> str | None:
+    """`crop` by FFCV's library, which decodes the whole image and so notices damage anywhere."""
+    height, width = -(-image.shape[0] // scale), -(-image.shape[1] // scale)
+    if image.raw:
+        pixels = image.data.reshape(height, width, 3)
     else:
-        image = _scratch(height * width * 3).reshape(height, width, 3)
-        source = data.ctypes.data, len(data), *shape
-        if ffcv().imdecode(*source, image.ctypes.data, *shape, 0, 0, 1, scale, False, False):
+        pixels = _scratch(height * width * 3).reshape(height, width, 3)
+        source = image.data.ctypes.data, len(image.data), *image.shape
+        if ffcv().imdecode(*source, pixels.ctypes.data, *image.shape, 0, 0, 1, scale, False, False):
             return _DAMAGED
     top, left, h, w = box
     if top < 0 or left < 0 or top + h > height or left + w > width:
-        image, top, left = shifted(image, box), 0, 0
+        pixels, top, left = shifted(pixels, box), 0, 0
     target = np.empty_like(out) if flip else out
     ffcv().resize(
-        0, image.ctypes.data, image.shape[0], image.shape[1], top, top + h, left, left + w,
-        target.ctypes.data, target.shape[0], target.shape[1],
-    )  # fmt: skip
+        0, pixels.ctypes.data, *pixels.shape[:2], top, top + h, left, left + w, target.ctypes.data, *target.shape[:2]
+    )
     if flip:
         out[:] = target[:, ::-1]
     return None
 
 
 def _scratch(size: int) -> Pixels:
-    """This thread's buffer for a decoded image; a fresh one each time costs page faults."""
+    """This thread's buffer for a decoded image; fresh ones would cost page faults."""
     buffer: Pixels | None = getattr(_local, "buffer", None)
     if buffer is None or len(buffer) < size:
         buffer = _local.buffer = np.empty(size, dtype=np.uint8)
@@ -101,7 +109,7 @@ def _scratch(size: int) -> Pixels:
 
 
 def jpeg_shape(data: memoryview) -> tuple[int, int] | None:
-    """Height and width in the frame header (SOF) of a JPEG, None if it was not found."""
+    """Height and width in a JPEG's frame header (SOF), None if there is none."""
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:
         if data[at + 1] in (0xC0, 0xC1, 0xC2):
@@ -111,7 +119,7 @@ def jpeg_shape(data: memoryview) -> tuple[int, int] | None:
 
 
 def shifted(image: Pixels, box: Box) -> Pixels:
-    """What a box shows of an image ``[h, w, 3]``, black where the image is not."""
+    """The box's part of an image ``[h, w, 3]``, black outside the image."""
     top, left, height, width = box
     window = np.zeros((height, width, 3), dtype=np.uint8)
     seen = image[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
@@ -124,7 +132,7 @@ def shifted(image: Pixels, box: Box) -> Pixels:
 
 @cache
 def native() -> ctypes.CDLL | None:
-    """Our compiled library, None where it is not compiled or does not give FFCV's pixels."""
+    """Our compiled library, None if it is not compiled or does not give FFCV's pixels."""
     try:
         library = ctypes.CDLL(str(library_path()))
     except OSError:  # not compiled, or compiled where another libjpeg is installed
@@ -136,8 +144,8 @@ def native() -> ctypes.CDLL | None:
     if _agrees(library):
         return library
     warnings.warn(
-        f"{library_path().name} does not give the pixels of FFCV's decoder, which is used instead and slower; set up "
-        "again, so that both are compiled for the same libjpeg-turbo",
+        f"{library_path().name} does not give the pixels of FFCV's decoder, so FFCV's slower one is used; set up again "
+        "so that both are compiled for the same libjpeg-turbo",
         stacklevel=2,
     )
     return None
@@ -145,27 +153,25 @@ def native() -> ctypes.CDLL | None:
 
 def _agrees(library: ctypes.CDLL) -> bool:
     """Whether the library's pixels are FFCV's: each way of resizing, each scale, on a JPEG with subsampled chroma."""
-    from PIL import Image
-
     draw = np.random.default_rng(0)
     blocks = draw.integers(0, 256, (17, 21, 3)).repeat(6, axis=0).repeat(6, axis=1)
     picture = (blocks + draw.integers(-20, 20, blocks.shape)).clip(0, 255).astype(np.uint8)[:99, :122]
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "jpeg", quality=90, subsampling="4:2:0")
-    data = np.frombuffer(file.getvalue(), dtype=np.uint8)
+    image = Stored(np.frombuffer(file.getvalue(), dtype=np.uint8), (99, 122), raw=False)
     smaller, larger, mixed, halved = (20, 31, 61, 72), (37, 5, 20, 30), (9, 50, 20, 64), (9, 50, 64, 64)
     for scale, box in ((1, smaller), (1, larger), (1, mixed), (1, halved), (2, (7, 9, 40, 41)), (4, (0, 1, 24, 24))):
         ours, theirs = np.zeros((2, 32, 32, 3), dtype=np.uint8)
-        if crop_native(library, data, (99, 122), box, True, ours, raw=False, scale=scale, whole=False):
+        if crop_native(library, image, box, True, ours, scale=scale, whole=False):
             return False
-        if crop_ffcv(data, (99, 122), box, True, theirs, raw=False, scale=scale) or (ours != theirs).any():
+        if crop_ffcv(image, box, True, theirs, scale=scale) or (ours != theirs).any():
             return False
     return True
 
 
 @cache
 def ffcv() -> ctypes.CDLL:
-    """FFCV's compiled library, without importing the package: that takes seconds and sets torch's thread count."""
+    """FFCV's compiled library, without importing its package, which takes seconds and sets torch's thread count."""
     spec = importlib.util.find_spec("ffcv")
     folders = (spec.submodule_search_locations or []) if spec else []
     files = [file for folder in folders for file in Path(folder).glob("_libffcv*")]

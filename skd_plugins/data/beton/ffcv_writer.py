@@ -1,4 +1,4 @@
-"""FFCV's writer, made to end: unreadable images and dead processes become errors instead of a wait without end."""
+"""FFCV's writer, with errors where it would wait for ever: for unreadable images and dead processes."""
 
 from __future__ import annotations
 
@@ -8,39 +8,45 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ...common.errors import SkdError
 from ...common.meter import tracked
 from ...common.rng import keys
 from ..sources import Image, Source
 
-# FFCV fails on an image that is larger than a page, and the file's size is a multiple of it. A large set is worth a
-# page that takes a photograph of tens of megapixels as JPEG.
+# FFCV fails on an image larger than a page, and the file's size is a multiple of the page's. For a large set we can
+# afford a page that holds a photograph of tens of megapixels as JPEG.
 _PAGE, _LARGE_SET, _LARGE_PAGE = 1 << 23, 10_000, 1 << 25
 
 
-def run_writer(
-    source: Source, part: Path, *, workers: int, max_resolution: int | None, jpeg_quality: int, raw_share: float
-) -> None:
-    """Writes a source to `part`; the options are those of `write_beton`.
+@dataclass(frozen=True)
+class WriterOptions:
+    """How images are stored; see `write_beton`."""
 
-    Raises:
-        SkdError: an image can't be read (it is named), or a process died.
-    """
+    max_resolution: int | None
+    jpeg_quality: int
+    raw_share: float
+
+
+def run_writer(source: Source, part: Path, options: WriterOptions, *, workers: int) -> None:
+    """Writes a source to `part`."""
     writer, fields = _ffcv()
-    mode = {0.0: "jpg", 1.0: "raw"}.get(raw_share, "proportion")
+    resolution, raw_share = options.max_resolution, options.raw_share
     images = fields.RGBImageField(
-        write_mode=mode, max_resolution=max_resolution, jpeg_quality=jpeg_quality, compress_probability=1 - raw_share
-    )
-    reported = _Reported(source, max_resolution)
+        write_mode={0.0: "jpg", 1.0: "raw"}.get(raw_share, "proportion"), max_resolution=resolution,
+        jpeg_quality=options.jpeg_quality, compress_probability=1 - raw_share,
+    )  # fmt: skip
+    reported = _Reported(source, resolution)
     workers = min(workers or os.cpu_count() or 1, len(source.targets))
-    largest = _largest_image(source, max_resolution) if raw_share else 0
-    page = _LARGE_PAGE if len(source.targets) >= _LARGE_SET and max_resolution is None else _PAGE
+    largest = _largest_image(source, resolution) if raw_share else 0
+    page = _LARGE_PAGE if len(source.targets) >= _LARGE_SET and resolution is None else _PAGE
     page = max(page, 1 << int(np.ceil(np.log2(largest + 1))))
     dataset = writer.DatasetWriter(
         str(part), {"image": images, "label": fields.IntField()}, page_size=page, num_workers=workers
@@ -52,13 +58,12 @@ def run_writer(
 
 
 def _ffcv() -> tuple[Any, Any]:
-    import torch
-
+    """FFCV's modules; they are optional and take seconds to import."""
     threads = torch.get_num_threads()
     try:
         import numba
 
-        # FFCV starts numba's threads. Of its own choice, TBB, a process that has forked never ends where there is only
+        # FFCV starts numba's threads. With numba's default, TBB, a process that has forked never ends on a machine with
         # one processor (seen with numba 0.68: it waits for TBB's workers when Python unloads the module).
         if "NUMBA_THREADING_LAYER" not in os.environ:
             numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
@@ -92,10 +97,10 @@ def _load(source: Source, index: int, max_resolution: int | None = None) -> Imag
 
 
 class _Reported:
-    """What the writer's processes index. An unreadable image is noted instead of raised.
+    """What the writer's processes index; it notes an unreadable image instead of raising.
 
-    FFCV's writer waits for ever when a worker dies of an exception, so none may leave `__getitem__`; after the first
-    error the rest is skipped with a placeholder and the file thrown away.
+    FFCV's writer waits for ever when an exception ends a worker, so none may leave `__getitem__`. After the first error
+    the other images are replaced by a placeholder, and the file is thrown away.
     """
 
     def __init__(self, source: Source, max_resolution: int | None) -> None:
@@ -107,7 +112,7 @@ class _Reported:
 
     def __getitem__(self, index: int) -> tuple[Image, int]:
         if not self.failed.value:
-            # FFCV draws from this generator whether to store pixels; its state would depend on the number of processes.
+            # FFCV draws from this generator whether to store pixels. Unseeded, the draw would depend on the workers.
             np.random.seed(int(keys(index)[0] >> np.uint64(32)))
             try:
                 return _load(self.source, int(index), self.max_resolution), int(self.source.targets[index])
@@ -119,10 +124,10 @@ class _Reported:
 
 @contextmanager
 def _supervised(module: Any, dataset: Any) -> Iterator[None]:
-    """Turns the death of a writer process (killed for memory, say) into an error; FFCV would wait for ever.
+    """Turns the death of a writer process (killed for memory, say) into an error.
 
-    A timer looks after the processes. Its signal also wakes the main thread where FFCV blocks in a queue's read, and
-    does so where Ctrl-C is ignored, as in a shell's background jobs.
+    A timer checks the processes. Its signal also wakes the main thread when FFCV blocks in a queue's read, even where
+    Ctrl-C is ignored, as in a shell's background jobs.
 
     Args:
         module: ``ffcv.writer``.
@@ -130,7 +135,7 @@ def _supervised(module: Any, dataset: Any) -> Iterator[None]:
     """
     started: list[Any] = []
 
-    # Not `multiprocessing.active_children()`: who asks it first, maybe FFCV itself, makes it forget who has died.
+    # Not `multiprocessing.active_children()`, which reports a dead process to its first caller only, maybe FFCV.
     # Forked, since a source is made of functions, which can't be pickled.
     class Process(multiprocessing.get_context("fork").Process):  # type: ignore[misc]
         def start(self) -> None:
@@ -145,7 +150,7 @@ def _supervised(module: Any, dataset: Any) -> Iterator[None]:
                 "or a --max-resolution"
             )
 
-    watch = threading.current_thread() is threading.main_thread()  # only there can signals be handled
+    watch = threading.current_thread() is threading.main_thread()  # Python handles signals only there
     original, module.Process = module.Process, Process
     try:
         if watch:
@@ -153,7 +158,7 @@ def _supervised(module: Any, dataset: Any) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
         try:
             yield
-            for worker in started:  # FFCV leaves them
+            for worker in started:  # FFCV does not join them
                 worker.join()
         finally:
             if watch:

@@ -1,8 +1,8 @@
-"""Reading FFCV's `.beton` files: tables checked before use, images decoded as FFCV does (see `decode`).
+"""FFCV's `.beton` files: tables checked before use, images decoded with FFCV's pixels (see `decode`).
 
-Why not `ffcv.Loader`: an exception in its worker leaves the consumer waiting for ever, a corrupt JPEG is not noticed,
-its augmentation can't be seeded, an epoch left early leaks a thread, it sets torch's thread count, and it compiles for
-5-8 s in every process. The files and the writer are FFCV's, and so are the pixels; the schedule is `loader.py`'s.
+Why not `ffcv.Loader`: an exception in its worker leaves the consumer waiting for ever, it does not notice a corrupt
+JPEG, its augmentation can't be seeded, an epoch left early leaks a thread, it sets torch's thread count, and it
+compiles for 5-8 s in every process.
 """
 
 from __future__ import annotations
@@ -36,18 +36,14 @@ _MOST_CLASSES = 1 << 24
 class BetonFile:
     """A `.beton` file with an image and a label field, as FFCV's writer makes it.
 
-    Args:
-        path: the file. ``PATH.json`` beside it (see `write`) is read and checked if it is there, and so are the CRC-32s
-            of the images, in ``PATH.crc32``, if it says that there are any.
+    ``PATH.json`` beside the file (see `write`) is read and checked if it is there. If it lists CRC-32s of the images,
+    ``PATH.crc32`` is needed too.
 
     Attributes:
         targets: labels ``[N]``.
         heights: pixels ``[N]``.
         widths: pixels ``[N]``.
         classes: class names, None without the JSON file.
-
-    Raises:
-        SkdError: the file is missing, truncated, of another format, or not the one its JSON file describes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,10 +58,10 @@ class BetonFile:
             )
         samples = int(header["samples"])
         fields = self._table(_FIELD, int(header["fields"]), _HEADER.itemsize, "field table")
-        unknown = [int(kind) for kind in fields["type"] if int(kind) not in _FIELD_TYPES]
+        kinds = fields["type"].tolist()
+        unknown = [kind for kind in kinds if kind not in _FIELD_TYPES]
         if unknown:
             raise SkdError(f"{self.path} has fields of FFCV type {unknown}; only images, integers and floats are read")
-        kinds = [int(kind) for kind in fields["type"]]
         if kinds.count(2) != 1 or kinds.count(1) != 1:
             raise SkdError(f"{self.path} should have one image and one integer (label) field, it has types {kinds}")
         row = np.dtype([("", _FIELD_TYPES[kind]) for kind in kinds], align=True)
@@ -91,48 +87,46 @@ class BetonFile:
         return len(self.targets)
 
     def name_of(self, index: int) -> str:
-        """How messages call sample `index`."""
+        """What messages call a sample."""
         return f"image {index} of {self.path}"
 
     def stored(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of a sample's image as they are in the file: a JPEG, or pixels."""
+        """A sample's bytes as they are in the file: a JPEG, or pixels."""
         begin = int(self._pointers[index])
         return self._data[begin : begin + int(self._sizes[index])]
 
     def crop(
         self, index: int, box: NDArray[np.int64], flip: bool, out: NDArray[np.uint8], *, scaled: bool = False
     ) -> str | None:
-        """Decodes a sample and resizes a box of it (area filter, as FFCV) into `out`.
+        """Decodes a sample and resizes a box of it into `out` (area filter, as FFCV).
 
         Args:
-            index: the sample.
-            box: (top, left, height, width); what is outside the image is black.
+            box: (top, left, height, width); black outside the image.
             flip: mirror the result horizontally.
             out: ``[H, W, 3]``, written.
-            scaled: decode a JPEG to 1/2, 1/4 or 1/8 of its size where the box is at least that much larger than `out`.
-                The box is rounded to the pixels of that.
+            scaled: decode a JPEG to 1/2, 1/4 or 1/8 of its size if the box is at least that much larger than `out`. The
+                box is rounded to that size's pixels.
 
         Returns:
             None, or why the image can't be decoded (`out` is then undefined).
         """
         shape = int(self.heights[index]), int(self.widths[index])
         data = self.stored(index)
-        # The decoder notices 96 % of JPEGs with 2,000 zeroed bytes, and half of those with one flipped byte. The check
-        # takes 3 to 4 % of the time that decoding takes (500 x 375 pixels, cropped to 224).
+        # The decoder notices 96 % of JPEGs with 2,000 zeroed bytes, but only half of those with one flipped byte. The
+        # check takes 3 to 4 % of the decoding time (500 x 375 pixels, cropped to 224).
         if self._crc32 is not None and zlib.crc32(data.data) != self._crc32[index]:
             return "its bytes are not those that were written (CRC-32 differs)"
         raw = bool(self._modes[index] == _RAW)
         top, left, height, width = box.tolist()
         scale = 1
-        # Narrower images could be decoded to another size of the same number of pixels (3/8 for 1/4).
+        # Narrower images could be decoded at another scale that gives the same number of pixels (3/8 for 1/4).
         if scaled and not raw and min(shape) >= 64:
             scale = max(s for s in (1, 2, 4, 8) if s == 1 or min(height // out.shape[0], width // out.shape[1]) >= s)
             bottom, right = round((top + height) / scale), round((left + width) / scale)
             top, left = round(top / scale), round(left / scale)
             height, width = bottom - top, right - left
-        return decode.crop(
-            data, shape, (top, left, height, width), flip, out, raw=raw, scale=scale, whole=self._crc32 is None
-        )
+        stored = decode.Stored(data, shape, raw)
+        return decode.crop(stored, (top, left, height, width), flip, out, scale=scale, whole=self._crc32 is None)
 
     def _table(self, dtype: np.dtype[Any], count: int, offset: int, what: str) -> NDArray[Any]:
         end = offset + dtype.itemsize * count
@@ -146,9 +140,9 @@ class BetonFile:
     def _places(
         self, pointers: NDArray[np.uint64], allocations: NDArray[Any]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where each image is, and its size, which only the index at the file's end knows."""
+        """Where each image is, and its size, which only the index at the file's end has."""
         allocations = allocations[np.argsort(allocations["pointer"])]
-        if len(allocations) > len(pointers):  # images are all that FFCV allocates space for
+        if len(allocations) > len(pointers):  # FFCV allocates space for images only
             raise SkdError(
                 f"{self.path} is damaged: it has {len(pointers)} samples, but {len(allocations)} images; write it "
                 "again with skd write"
@@ -162,7 +156,7 @@ class BetonFile:
                 f"{self.path} is truncated or damaged: {len(found) - int(found.sum())} of its {len(found)} images are "
                 "not in its index; write it again with skd write"
             )
-        # What is too large for int64 becomes negative, which `_check` refuses.
+        # A value too large for int64 becomes negative, which `_check` refuses.
         return pointers.astype(np.int64), allocations["size"][place].astype(np.int64)
 
     def _check(self) -> None:
@@ -195,7 +189,7 @@ class BetonFile:
             info: dict[str, Any] = json.loads(path.read_text())
             expected, classes = info["tables_sha256"], len(info["classes"])
         except (ValueError, KeyError, TypeError) as error:
-            raise SkdError(f"{path} is damaged ({error}); write the data again or delete it") from None
+            raise SkdError(f"{path} is damaged ({error}); write the data again, or delete it") from None
         if expected != self.tables_sha256:
             raise SkdError(f"{self.path} is not the file that {path.name} describes (its tables differ)")
         if self.targets.max() >= classes:

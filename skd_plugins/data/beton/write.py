@@ -1,4 +1,4 @@
-"""Writing `.beton` files with FFCV's writer: verified, described, and never half there."""
+"""Writes `.beton` files with FFCV's writer: verified, described, and whole or not there at all."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import json
 import os
 import tempfile
 import zlib
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ...common.errors import SkdError
 from ...common.locks import only_one
 from ...common.meter import Meter, tracked
 from ..sources import Source
-from .ffcv_writer import run_writer
+from .ffcv_writer import WriterOptions, run_writer
 from .file import BetonFile
 
 
@@ -36,18 +37,14 @@ def write_beton(
     damage. Which images are stored as pixels depends on their index only.
 
     Args:
-        source: the images.
         path: the file to make; it appears under this name only when it is complete and verified.
         max_resolution: images with a longer side (pixels) are scaled down to it.
         jpeg_quality: 1 to 100.
         raw_share: share of the images, in [0, 1], that are stored as pixels instead of JPEG.
         workers: processes; 0 for one a core.
 
-    Returns:
-        `path`.
-
     Raises:
-        SkdError: an image can't be read (it is named), a worker died, or the result is not what was to be written.
+        SkdError: an image can't be read (it is named), a writer process died, or the result is not the source.
     """
     if not 1 <= jpeg_quality <= 100:
         raise SkdError(f"--jpeg-quality must be from 1 to 100, got {jpeg_quality}")
@@ -62,29 +59,27 @@ def write_beton(
             f"{source.description} has labels from {source.targets.min()} to {source.targets.max()}, but "
             f"{len(source.classes)} classes"
         )
-    options: dict[str, Any] = {
-        "max_resolution": max_resolution, "jpeg_quality": jpeg_quality, "raw_share": raw_share,
-    }  # fmt: skip
+    options = WriterOptions(max_resolution, jpeg_quality, raw_share)
     with only_one(path):
-        return _write(source, path, options, workers)
+        _write(source, path, options, workers)
+    return path
 
 
-def _write(source: Source, path: Path, options: dict[str, Any], workers: int) -> Path:
+def _write(source: Source, path: Path, options: WriterOptions, workers: int) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     part = Path(name)
     parts = {end: part.with_name(part.name + end) for end in (".crc32", ".json", "")}
     try:
-        run_writer(source, part, workers=workers, **options)
+        run_writer(source, part, options, workers=workers)
         written, checksum = _verify(source, part)
         indices = tracked(range(len(written)), "checksums of the images")
-        sums = [zlib.crc32(written.stored(index).data) for index in indices]
-        checks = np.array(sums, dtype="<u4").tobytes()
+        checks = np.array([zlib.crc32(written.stored(index).data) for index in indices], dtype="<u4").tobytes()
         info = {
             "classes": source.classes,
             "source": source.description,
             "num_samples": len(source.targets),
-            "options": options,
+            "options": asdict(options),
             "tables_sha256": written.tables_sha256,
             "crc32_sha256": hashlib.sha256(checks).hexdigest(),
             "sha256": checksum,
@@ -93,24 +88,25 @@ def _write(source: Source, path: Path, options: dict[str, Any], workers: int) ->
         parts[".crc32"].write_bytes(checks)
         parts[".json"].write_text(json.dumps(info, indent=1) + "\n")
         for file in parts.values():
-            os.chmod(file, 0o644)
+            file.chmod(0o644)
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
-        # The data come last: a new data file beside an old description would be refused.
+        # The data come last: a new data file beside an old description would be an error for its readers.
         path.unlink(missing_ok=True)
         for end, file in parts.items():
-            os.replace(file, path.with_name(path.name + end))
+            file.replace(path.with_name(path.name + end))
     finally:
         for file in parts.values():
             file.unlink(missing_ok=True)
-    return path
 
 
 def _verify(source: Source, part: Path) -> tuple[BetonFile, str]:
     """Checks the counts and every label; returns the file and its SHA-256."""
     written = BetonFile(part)
     if len(written) != len(source.targets) or not np.array_equal(written.targets, source.targets):
-        raise SkdError(f"FFCV wrote {len(written)} samples that are not the source's {len(source.targets)}; try again")
+        raise SkdError(
+            f"the {len(written)} samples that FFCV wrote are not the source's {len(source.targets)}; try again"
+        )
     digest = hashlib.sha256()
     with part.open("rb") as file, Meter("checksum of the file", part.stat().st_size) as meter:
         while block := file.read(1 << 20):
@@ -121,10 +117,8 @@ def _verify(source: Source, part: Path) -> tuple[BetonFile, str]:
 
 def write_folder(source: Source, path: Path) -> Path:
     """Writes a source as PNG files, one folder a class, for training without FFCV."""
-    from PIL import Image as PIL
-
     for index, target in enumerate(tracked(source.targets, "writing")):
         folder = path / source.classes[target]
         folder.mkdir(parents=True, exist_ok=True)
-        PIL.fromarray(source.load(index)).save(folder / f"{index:06d}.png")
+        Image.fromarray(source.load(index)).save(folder / f"{index:06d}.png")
     return path

@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+from scipy.io import loadmat
 
 from ...common.errors import SkdError
 from ..sources import Source
@@ -20,8 +21,6 @@ TRAIN, TEST = "train_list.mat", "test_list.mat"
 
 def read_list(path: Path) -> list[tuple[str, int]]:
     """Images, such as ``n02085620-Chihuahua/x.jpg``, and labels from 1."""
-    from scipy.io import loadmat  # slow to import
-
     try:
         content = loadmat(str(path), squeeze_me=True)
         files, numbers = (np.atleast_1d(content[name]) for name in ("file_list", "labels"))

@@ -1,4 +1,4 @@
-"""What the networks for 32-pixel images share: timm's description of them, the stem, PyTorch's initialisation."""
+"""What the networks for 32-pixel images share: their entries for timm, the stem, PyTorch's initialisation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CIFAR_STD = (0.2023, 0.1994, 0.2010)  # both papers' code; std of the channels' 
 
 
 def cifar_config(*, classifier: str, first_conv: str) -> dict[str, Any]:
-    """The entry of timm's ``default_cfgs`` of a network for CIFAR."""
+    """A CIFAR network's entry in timm's ``default_cfgs``."""
     return {
         "url": "", "num_classes": 100, "input_size": (3, 32, 32), "pool_size": (4, 4), "crop_pct": 1.0,
         "interpolation": "bilinear", "mean": CIFAR_MEAN, "std": CIFAR_STD, "classifier": classifier,
@@ -20,17 +20,15 @@ def cifar_config(*, classifier: str, first_conv: str) -> dict[str, Any]:
 
 
 def stem_like(conv: Any) -> nn.Conv2d:
-    """A 3 x 3 convolution of stride 1 in place of a stem's 7 x 7 one, of the same channels."""
-    return nn.Conv2d(
-        conv.in_channels, conv.out_channels, 3, padding=1, bias=False,
-        device=conv.weight.device, dtype=conv.weight.dtype,
-    )  # fmt: skip
+    """A 3 x 3 convolution of stride 1 with the channels of a stem's 7 x 7 one."""
+    place = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+    return nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=False, **place)
 
 
 def torch_initialisation(model: nn.Module) -> None:
-    """PyTorch's own random initialisation of every convolution and linear layer.
+    """PyTorch's own initialisation of every convolution and linear layer, as in the authors' code.
 
-    The authors' PreAct ResNets and DenseNet initialise nothing themselves, unlike torchvision's and timm's networks.
+    The authors' PreAct ResNets and DenseNet initialise nothing themselves; torchvision's and timm's networks do.
     """
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):

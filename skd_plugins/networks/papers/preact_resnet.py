@@ -17,29 +17,21 @@ default_cfgs = {
 
 
 class PreActBlock(nn.Module):
-    """norm, ReLU, 3 x 3 convolution, twice; the shortcut starts after the first ReLU.
+    """Norm, ReLU, 3 x 3 convolution, twice; the shortcut starts after the first ReLU.
 
-    The shortcut leaves there in every block, also where it is the identity: not as in He et al. 2016, where only a
-    projection does, but as in CS-KD's code, which the numbers come from.
-
-    Args:
-        inputs: channels.
-        outputs: channels.
-        stride: of the first convolution and the projection.
-        device: of the parameters.
-        dtype: of the parameters.
+    It starts there in every block, also when it is the identity, as in CS-KD's code. In He et al. 2016 only a
+    projection does.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, device: Any = None, dtype: Any = None) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        place = {"device": device, "dtype": dtype}
-        self.bn1 = nn.BatchNorm2d(inputs, **place)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False, **place)
-        self.bn2 = nn.BatchNorm2d(outputs, **place)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False, **place)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False, **place)
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, inputs, H, W]`` to ``[B, outputs, H / stride, W / stride]``."""
@@ -49,27 +41,20 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """Pre-activation ResNet with a 3 x 3 stem (with norm and ReLU), and no norm or ReLU before pooling.
+    """Pre-activation ResNet with a 3 x 3 stem (with norm and ReLU), and no norm or ReLU before the pooling.
 
     Source: Yun et al. 2020, section 3.1; alinlab/cs-kd b447f25, ``models/resnet.py`` ``CIFAR_ResNet``: the same
         parameters in the same order, the same (PyTorch's own) initialisation. With its weights the logits differ by
         the rounding of the pooling only (by at most 7.6e-16 of the largest, float64, 16 images, all three depths,
         training and evaluation mode).
-    Deviation: pools the whole map, the authors 4 x 4 of it: the same at 32 pixels, and theirs takes no other size.
+    Deviation: pools the whole map, the authors 4 x 4 of it. This is the same at 32 pixels; theirs takes no other size.
 
     Args:
-        layers: blocks a stage.
+        layers: number of blocks of each stage.
         channels: of the stages; the stem has the first stage's.
-        num_classes: outputs; 0 for none.
-        in_chans: input channels.
+        num_classes: 0 for no classifier.
         global_pool: timm's pooling; empty for none.
         drop_rate: dropout before the classifier.
-        device: of the parameters.
-        dtype: of the parameters.
-
-    Attributes:
-        num_features: channels of the last stage.
-        feature_info: timm's: channels, reduction and module name of the stem and the stages.
     """
 
     def __init__(
@@ -80,22 +65,19 @@ class PreActResNet(nn.Module):
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
     ) -> None:
         super().__init__()
-        place = {"device": device, "dtype": dtype}
         self.in_chans, self.drop_rate = in_chans, drop_rate
         width = channels[0]
-        self.conv1 = nn.Conv2d(in_chans, width, 3, padding=1, bias=False, **place)
-        self.bn1 = nn.BatchNorm2d(width, **place)
+        self.conv1 = nn.Conv2d(in_chans, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         self.act1 = nn.ReLU(inplace=True)
         self.feature_info: list[dict[str, Any]] = [{"num_chs": width, "reduction": 1, "module": "act1"}]
         self.stages = [f"layer{number}" for number in range(1, len(layers) + 1)]
         for number, (name, count, outputs) in enumerate(zip(self.stages, layers, channels, strict=True)):
             blocks: list[nn.Module] = []
             for block in range(count):
-                blocks.append(PreActBlock(width, outputs, 2 if number and not block else 1, **place))
+                blocks.append(PreActBlock(width, outputs, 2 if number and not block else 1))
                 width = outputs
             self.add_module(name, nn.Sequential(*blocks))
             self.feature_info.append({"num_chs": width, "reduction": 2**number, "module": name})
@@ -110,7 +92,7 @@ class PreActResNet(nn.Module):
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier, at random. `global_pool` None keeps the pooling."""
+        """Puts in a random classifier. `global_pool` None keeps the pooling."""
         if global_pool is None:
             global_pool = self.global_pool.pool_type
         weight = self.conv1.weight
@@ -120,14 +102,14 @@ class PreActResNet(nn.Module):
         )
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images ``[B, 3, H, W]`` to the last stage's maps ``[B, D, H / 8, W / 8]``."""
+        """The last stage's maps ``[B, D, H / 8, W / 8]``."""
         x = self.act1(self.bn1(self.conv1(x)))
         for name in self.stages:
             x = getattr(self, name)(x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Maps to logits ``[B, C]``, or to pooled features ``[B, D]``."""
+        """Logits ``[B, C]`` of the last stage's maps, or pooled features ``[B, D]``."""
         x = self.global_pool(x)
         if self.drop_rate:
             x = functional.dropout(x, self.drop_rate, self.training)
@@ -145,17 +127,17 @@ def _build(name: str, pretrained: bool, layers: tuple[int, ...], arguments: Any)
 
 @register_model
 def preact_resnet10_cifar(pretrained: bool = False, **arguments: Any) -> PreActResNet:
-    """One block a stage, see `PreActResNet`."""
+    """One block per stage."""
     return _build("preact_resnet10_cifar", pretrained, (1, 1, 1, 1), arguments)
 
 
 @register_model
 def preact_resnet18_cifar(pretrained: bool = False, **arguments: Any) -> PreActResNet:
-    """Two blocks a stage, see `PreActResNet`."""
+    """Two blocks per stage."""
     return _build("preact_resnet18_cifar", pretrained, (2, 2, 2, 2), arguments)
 
 
 @register_model
 def preact_resnet34_cifar(pretrained: bool = False, **arguments: Any) -> PreActResNet:
-    """3, 4, 6 and 3 blocks, see `PreActResNet`."""
+    """3, 4, 6 and 3 blocks."""
     return _build("preact_resnet34_cifar", pretrained, (3, 4, 6, 3), arguments)

@@ -29,7 +29,7 @@ class CifarResNet(ResNet):
         logits are bit-equal (float64, 16 images, ResNet-18 and -34, training and evaluation mode).
 
     Args:
-        arguments: of timm's `ResNet`, e.g. ``channels=(8, 8, 16, 16)`` for a narrow one (the stem keeps 64).
+        arguments: of timm's `ResNet`; ``channels=(8, 8, 16, 16)`` makes a narrow one (the stem keeps 64).
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -42,7 +42,7 @@ class CifarResNet(ResNet):
 
 
 def _build(network: type[ResNet], name: str, pretrained: bool, layers: tuple[int, ...], arguments: Any) -> ResNet:
-    # torchvision and the authors start with no zero in a block's last norm; timm does unless it is told.
+    # Like torchvision and the authors, and unlike timm: a block's last norm does not start at zero.
     settings = {"block": BasicBlock, "layers": layers, "zero_init_last": False, **arguments}
     model: ResNet = build_model_with_cfg(network, name, pretrained, **settings)
     return model
@@ -50,10 +50,10 @@ def _build(network: type[ResNet], name: str, pretrained: bool, layers: tuple[int
 
 @register_model
 def resnet10(pretrained: bool = False, **arguments: Any) -> ResNet:
-    """ResNet with one basic block a stage, 7 x 7 stem, for 224 pixels (timm has only ``resnet10t``, another stem).
+    """ResNet with one basic block per stage and a 7 x 7 stem, for 224 pixels (timm's ``resnet10t`` has another stem).
 
-    Source: Yun et al. 2020, Table 4 (its layout is not said); alinlab/cs-kd b447f25, ``models/resnet.py`` ``resnet10``,
-        whose logits it has, bit for bit (float64, both modes), as it has its initialisation.
+    Source: Yun et al. 2020, Table 4, which does not give its layout; alinlab/cs-kd b447f25, ``models/resnet.py``
+        ``resnet10``: the same initialisation, and with its weights bit-equal logits (float64, both modes).
     """
     return _build(ResNet, "resnet10", pretrained, (1, 1, 1, 1), arguments)
 

@@ -1,1 +1,1 @@
-"""Quantities that only the papers use: gradients, mistakes, superclasses, embeddings."""
+"""What only the papers measure: gradients, common mistakes, superclasses, embeddings."""

@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...common.errors import SkdError
-from ...evaluation.arrays import Array, to_numpy
-from ...evaluation.metrics import score
+from ...evaluation.metrics import Array, score, to_numpy
 
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
     """How often a sample of one group was put into another.
 
-    Attributes:
+    Args:
         names: of the G groups.
         counts: ``[G, G]``, rows are the true groups, columns the predicted ones.
     """
@@ -39,18 +38,14 @@ class Confusion:
 
 
 def hierarchy_confusion(logits: Array, targets: Array, groups: Sequence[str]) -> Confusion:
-    """Predicted against true superclass; the predicted one is that of the predicted class.
+    """True superclass against the superclass of the predicted class.
 
-    Source: Yun et al. 2020, section 3.3 and Figure 4(a, b): rows are normalised there (`Confusion.normalised`).
+    Source: Yun et al. 2020, section 3.3 and Figure 4(a, b), where rows are normalised (`Confusion.normalised`).
 
     Args:
         logits: ``[N, C]``.
         targets: ``[N]`` class indices.
-        groups: the superclass of each of the C classes: ``[read_hierarchy(data)[name] for name in classes]``. Groups
-            come out in the order in which they first appear here.
-
-    Raises:
-        SkdError: as `metrics.score`, or groups that do not fit the logits.
+        groups: the superclass of each of the C classes. The result has the groups in order of first appearance.
     """
     scores = score(logits, targets)
     names, group_of = _groups(groups, logits)
@@ -60,23 +55,15 @@ def hierarchy_confusion(logits: Array, targets: Array, groups: Sequence[str]) ->
 
 
 def top1_by_group(logits: Array, targets: Array, groups: Sequence[str]) -> dict[str, float]:
-    """Accuracy on the classes themselves, of the samples of each superclass; NaN for one without samples.
+    """Accuracy on the classes themselves, over the samples of each superclass; NaN for a superclass without samples.
 
     Source: Yun et al. 2020, Figure 4(c), which plots one minus this.
-
-    Args:
-        logits: ``[N, C]``.
-        targets: ``[N]`` class indices.
-        groups: the superclass of each class, see `hierarchy_confusion`.
     """
     correct = score(logits, targets).correct
     names, group_of = _groups(groups, logits)
     of_sample = group_of[to_numpy(targets)]
-    result = {}
-    for number, name in enumerate(names):
-        own = correct[of_sample == number]
-        result[name] = float(own.mean()) if len(own) else float("nan")
-    return result
+    own = {name: correct[of_sample == number] for number, name in enumerate(names)}
+    return {name: float(rows.mean()) if len(rows) else float("nan") for name, rows in own.items()}
 
 
 def _groups(groups: Sequence[str], logits: Array) -> tuple[list[str], NDArray[np.int64]]:

@@ -1,1 +1,1 @@
-"""Tables, figures and verdicts, written as Markdown, CSV, LaTeX and HTML."""
+"""Verdicts, tables and figures of an artefact, written as Markdown, CSV, LaTeX, HTML and pictures."""

@@ -1,8 +1,9 @@
-"""The papers' kinds of figures, with matplotlib: data in, a `Figure` out, `save_figure` writes it as PNG and SVG.
+"""The kinds of figures in the papers, with matplotlib: data in, a `Figure` out; `save_figure` writes it.
 
-Colours are Okabe and Ito's and cividis, which colour-blind people can tell apart; curves, bars and points differ by
-dashes, hatches and marks too, for print in grey. No text is smaller than 8 points at the figure's own size. The same
-data give the same SVG, byte by byte, with the same matplotlib. (`plots` draws for the HTML report; this is for paper.)
+Colours are Okabe and Ito's and cividis, which colour-blind people can tell apart; curves, bars and points also differ
+by dashes, hatches and marks, for print in grey. No text is smaller than 8 points at the figure's own size. The same
+data and the same matplotlib give the same SVG, byte by byte. matplotlib is imported by the functions, since it takes a
+second and most commands draw nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib import color_sequences
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ...common.errors import SkdError
 from ...common.files import atomic
 from ...evaluation.metrics import Reliability
 from ..measures.hierarchy import Confusion
@@ -23,9 +26,7 @@ from ..measures.mistakes import Distribution, LogProbHistograms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# Okabe and Ito 2008, the dark ones first; yellow is left out, which is lost on white.
+# Okabe and Ito 2008, the dark ones first, without yellow, which is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "++")
 _DASHES = ("-", "--", "-.", ":")
@@ -50,9 +51,9 @@ _STYLE: dict[Any, Any] = {
     "savefig.dpi": 200,
 }
 
-
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def _styled(draw: Callable[P, R]) -> Callable[P, R]:
@@ -60,22 +61,23 @@ def _styled(draw: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> R:
-        import matplotlib as mpl
-
         with mpl.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
     return styled
 
 
+def _look(values: Sequence[T], number: int) -> T:
+    return values[number % len(values)]
+
+
 @_styled
-def save_figure(figure: Figure, stem: str | Path) -> tuple[Path, Path]:
-    """Writes ``STEM.png`` (200 dpi) and ``STEM.svg``, each whole or not at all; returns both paths."""
-    paths = tuple(Path(f"{stem}.{kind}") for kind in ("png", "svg"))
-    for path, metadata in zip(paths, ({"Software": None}, {"Date": None, "Creator": None}), strict=True):
-        with atomic(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
-    return paths[0], paths[1]
+def save_figure(figure: Figure, stem: str | Path) -> Path:
+    """Writes ``STEM.png`` (200 dpi) and ``STEM.svg``, each whole or not at all; returns the PNG's path."""
+    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        with atomic(Path(f"{stem}.{kind}")) as temporary:
+            figure.savefig(temporary, format=kind, metadata=metadata)
+    return Path(f"{stem}.png")
 
 
 @_styled
@@ -86,30 +88,31 @@ def bar_figure(
     xlabel: str = "",
     errors: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Figure:
-    """Grouped bars: SD-Dropout Figure 3, CS-KD Figure 4(c), a table's rows.
+    """Grouped bars: SD-Dropout Figure 3, CS-KD Figure 4(c).
 
     Args:
-        values: series (a method) to group (a data set) to value, as it is to be read: multiply fractions by 100 for
-            percent. Groups that a series lacks stay empty.
+        values: series (a method) to group (a data set) to value as shown (percent). Missing groups stay empty.
         ylabel: with the unit.
-        xlabel: what the groups are.
         errors: half-lengths of error bars, by series and group.
     """
     groups = list(dict.fromkeys(group for series in values.values() for group in series))
-    _check(bool(groups), "bar_figure has no values")
-    figure, ((axes,),) = _panels(1, width=max(_PANEL[0], 1.0 + 0.32 * len(groups) * (len(values) + 1)), legend=True)
+    figure, (axes,) = _panels(1, width=max(_PANEL[0], 1.0 + 0.32 * len(groups) * (len(values) + 1)), legend=True)
     width = 0.8 / len(values)
     for number, (name, series) in enumerate(values.items()):
         shown = [group for group in groups if group in series]
-        places = [groups.index(group) + (number - (len(values) - 1) / 2) * width for group in shown]
-        spread = [errors[name][group] for group in shown] if errors and name in errors else None
         axes.bar(
-            places, [series[group] for group in shown], width, yerr=spread, capsize=2, label=name,
-            facecolor=COLOURS[number % len(COLOURS)], edgecolor="white", hatch=_HATCHES[number % len(_HATCHES)],
-        )  # fmt: skip
+            [groups.index(group) + (number - (len(values) - 1) / 2) * width for group in shown],
+            [series[group] for group in shown],
+            width,
+            yerr=[errors[name][group] for group in shown] if errors and name in errors else None,
+            capsize=2,
+            label=name,
+            facecolor=_look(COLOURS, number),
+            edgecolor="white",
+            hatch=_look(_HATCHES, number),
+        )
     axes.set_xticks(range(len(groups)), groups, rotation=30 if max(map(len, groups)) > 8 else 0)
-    axes.set_ylabel(ylabel)
-    axes.set_xlabel(xlabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(axis="y", color="0.9")
     _legend(figure, axes, len(values))
     return figure
@@ -118,18 +121,17 @@ def bar_figure(
 @_styled
 def histogram_figure(histograms: LogProbHistograms) -> Figure:
     """Log-probabilities of the predicted and of the true class on common mistakes: CS-KD Figures 2, 7-10."""
-    figure, (panels,) = _panels(2, legend=True)
+    figure, panels = _panels(2, legend=True)
     parts = (
         (histograms.predicted_edges, histograms.predicted, "log-probability of the predicted class (nats)"),
         (histograms.true_edges, histograms.true, "log-probability of the true class (nats)"),
     )
     for axes, (edges, counts, label) in zip(panels, parts, strict=True):
         for number, (name, row) in enumerate(counts.items()):
-            colour = COLOURS[number % len(COLOURS)]
+            colour = _look(COLOURS, number)
             axes.stairs(row, edges, fill=True, alpha=0.25, color=colour)
-            axes.stairs(row, edges, color=colour, linestyle=_DASHES[number % len(_DASHES)], linewidth=1.5, label=name)
-        axes.set_xlabel(label)
-        axes.set_ylabel("samples")
+            axes.stairs(row, edges, color=colour, linestyle=_look(_DASHES, number), linewidth=1.5, label=name)
+        axes.set(xlabel=label, ylabel="samples")
     figure.suptitle(f"samples that all get wrong: {len(histograms.samples):,}", fontsize=9)
     _legend(figure, panels[0], len(histograms.predicted))
     return figure
@@ -140,22 +142,21 @@ def distribution_figure(distribution: Distribution, classes: Sequence[str]) -> F
     """The probabilities of a sample's likeliest classes, the true one marked: CS-KD Figures 1(b) and 6.
 
     Args:
-        distribution: of one sample.
         classes: names of all classes.
     """
-    figure, (panels,) = _panels(len(distribution.probabilities))
-    places = np.arange(len(distribution.classes))[::-1]
-    names = [f"{classes[k]} (true)" if k == distribution.target else classes[k] for k in distribution.classes.tolist()]
-    for number, (axes, (name, row)) in enumerate(zip(panels, distribution.probabilities.items(), strict=True)):
+    figure, panels = _panels(len(distribution.probabilities))
+    indices = distribution.classes.tolist()
+    places = np.arange(len(indices))[::-1]
+    names = [f"{classes[k]} (true)" if k == distribution.target else classes[k] for k in indices]
+    for axes, (name, row) in zip(panels, distribution.probabilities.items(), strict=True):
         bars = axes.barh(places, 100 * row, color=COLOURS[0], height=0.6)
-        for bar, k in zip(bars, distribution.classes.tolist(), strict=True):
+        for bar, k in zip(bars, indices, strict=True):
             if k == distribution.target:
                 bar.set(facecolor=COLOURS[1], hatch="///", edgecolor="white")
         axes.bar_label(bars, [f"{100 * value:.2f}" for value in row], padding=2, fontsize=8)
         axes.set(title=name, xlabel="softmax probability (%)", xlim=(0, 118), xticks=range(0, 101, 25))
-        axes.set_yticks(places, names if not number else [""] * len(names))
-        if not number:
-            axes.set_ylabel(f"class (sample {distribution.sample})")
+        axes.set_yticks(places, names if axes is panels[0] else [""] * len(names))
+    panels[0].set_ylabel(f"class (sample {distribution.sample})")
     return figure
 
 
@@ -167,149 +168,118 @@ def embedding_figure(
 
     Args:
         panels: title (a method) to points ``[N, 2]`` of `tsne` and labels ``[N]``.
-        classes: label to name, of the labels to show. 49 of them can be told apart.
+        classes: label to name, of the labels to show. Up to 49 can be told apart.
     """
-    from matplotlib import color_sequences
-
-    colours = COLOURS if len(classes) <= len(COLOURS) else color_sequences["petroff10"]
-    _check(0 < len(classes) <= len(COLOURS) * len(_MARKS), f"embedding_figure can't tell {len(classes)} classes apart")
-    figure, rows = _panels(len(panels), columns=2 if len(panels) > 3 else len(panels), legend=True)
-    flat = [axes for row in rows for axes in row]
-    for axes, (title, (points, labels)) in zip(flat, panels.items(), strict=False):
+    colours: Sequence[Any] = COLOURS if len(classes) <= len(COLOURS) else color_sequences["petroff10"]
+    figure, all_axes = _panels(len(panels), columns=2 if len(panels) > 3 else len(panels), legend=True)
+    for axes, (title, (points, labels)) in zip(all_axes, panels.items(), strict=True):
         for number, (label, name) in enumerate(classes.items()):
             own = points[labels == label]
-            mark = _MARKS[(number + number // len(COLOURS)) % len(_MARKS)]
-            colour = colours[number % len(colours)]
-            axes.scatter(own[:, 0], own[:, 1], s=9, color=colour, marker=mark, linewidths=0, label=name)
+            mark = _look(_MARKS, number + number // len(COLOURS))
+            axes.scatter(own[:, 0], own[:, 1], s=9, color=_look(colours, number), marker=mark, linewidths=0, label=name)
         axes.set(title=title, xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[])
-    _legend(figure, flat[0], 5)
+    _legend(figure, all_axes[0], 5)
     return figure
 
 
 @_styled
-def reliability_figure(panels: Sequence[Mapping[str, Reliability]], titles: Sequence[str] = ()) -> Figure:
+def reliability_figure(panels: Sequence[Mapping[str, Reliability]]) -> Figure:
     """Accuracy over confidence against the diagonal: CS-KD Figure 5, SD-Dropout Figure 2.
 
     Args:
-        panels: each a method or two (model to its bins): ``[{"CE": ..., "CS-KD": ...}, {"AdaCos": ..., ...}]``. The
-            papers use 20 (CS-KD) and 10 bins (SD-Dropout): ``reliability(logits, targets, bins)``.
-        titles: of the panels; the names of their models by default.
+        panels: each a model or two with their bins: ``[{"CE": ..., "CS-KD": ...}, {"AdaCos": ..., ...}]``. The papers
+            use 20 (CS-KD) and 10 bins (SD-Dropout): ``reliability(logits, targets, bins)``.
     """
-    _check(bool(panels) and all(panels), "reliability_figure has no models")
-    figure, rows = _panels(len(panels), columns=min(3, len(panels)), height=_PANEL[1] + 0.5)
-    flat = [axes for row in rows for axes in row]
-    for number, (axes, models) in enumerate(zip(flat, panels, strict=False)):
+    figure, all_axes = _panels(len(panels), columns=min(3, len(panels)), height=_PANEL[1] + 0.5)
+    for axes, models in zip(all_axes, panels, strict=True):
         axes.plot([0, 100], [0, 100], color="0.4", linestyle=(0, (4, 3)), linewidth=1)
-        for style, (name, bins) in enumerate(models.items()):
-            colour = COLOURS[style % len(COLOURS)]
-            accuracy = 100 * bins.accuracy
+        for number, (name, bins) in enumerate(models.items()):
+            colour, accuracy, edges = _look(COLOURS, number), 100 * bins.accuracy, 100 * bins.edges
+            axes.stairs(np.nan_to_num(accuracy), edges, fill=True, alpha=0.2, color=colour)
+            axes.stairs(np.nan_to_num(accuracy), edges, color=colour, linewidth=1)
             label = f"{name}, ECE {100 * bins.ece:.1f} %"
-            axes.stairs(np.nan_to_num(accuracy), 100 * bins.edges, fill=True, alpha=0.2, color=colour)
-            axes.stairs(np.nan_to_num(accuracy), 100 * bins.edges, color=colour, linewidth=1)
-            axes.plot(
-                100 * bins.confidence, accuracy, color=colour, marker=_MARKS[style % len(_MARKS)], markersize=3.5,
-                linestyle=_DASHES[style % len(_DASHES)], linewidth=1, label=label,
-            )  # fmt: skip
-        title = titles[number] if titles else " and ".join(models)
-        axes.set(title=title, xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100))
-        axes.set_aspect("equal")
-        # Below, since bars may be anywhere: a network can be as underconfident as another is overconfident.
+            axes.plot(100 * bins.confidence, accuracy, **_line(number), markersize=3.5, linewidth=1, label=label)
+        axes.set(title=" and ".join(models), xlabel="confidence (%)", ylabel="accuracy (%)")
+        axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
+        # Below the axes, since bars can be anywhere in them.
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     return figure
 
 
 @_styled
 def confusion_figure(panels: Mapping[str, Confusion]) -> Figure:
-    """Row-normalised confusion matrices side by side: CS-KD Figure 4(a, b). Args: title (a method) to its matrix."""
-    figure, (axes_row,) = _panels(len(panels))
-    for axes, (title, confusion) in zip(axes_row, panels.items(), strict=True):
-        _heat(axes, 100 * confusion.normalised, confusion.names, confusion.names, low=0.0, high=100.0, decimals=1)
+    """Row-normalised confusion matrices of some methods side by side: CS-KD Figure 4(a, b)."""
+    figure, all_axes = _panels(len(panels))
+    for axes, (title, confusion) in zip(all_axes, panels.items(), strict=True):
+        _heat(axes, 100 * confusion.normalised, confusion.names, confusion.names, limits=(0.0, 100.0), decimals=1)
         axes.set(title=f"{title} (% of the row)", xlabel="predicted", ylabel="true")
     return figure
 
 
 @_styled
 def grid_figure(
-    values: NDArray[np.float64],
-    rows: Sequence[object],
-    columns: Sequence[object],
-    *,
-    row_label: str,
-    column_label: str,
+    values: NDArray[np.float64], rows: Sequence[object], columns: Sequence[object], *, labels: tuple[str, str],
     title: str,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """A heat map of two hyper-parameters with its numbers: CS-KD Table 7, SD-Dropout Table 14.
 
     Args:
-        values: ``[R, C]`` as they are to be read (percent); NaN where nothing was run.
-        rows: values of the parameter that the rows stand for.
-        columns: those of the columns.
-        row_label: name of the rows' parameter.
-        column_label: name of the columns'.
+        values: ``[R, C]`` as shown (percent); NaN where nothing was run.
+        rows: values of the parameter of the rows.
+        columns: values of the parameter of the columns.
+        labels: names of the two parameters.
         title: what the numbers are, with the unit.
     """
-    _check(values.shape == (len(rows), len(columns)), f"a grid of {list(values.shape)} needs as many rows and columns")
-    _check(bool(np.isfinite(values).any()), "grid_figure has no values")
     size = (1.2 + 0.55 * len(columns), 1.2 + 0.36 * len(rows))
-    figure, ((axes,),) = _panels(1, width=max(size[0], _PANEL[0]), height=max(size[1], 2.0))
-    _heat(axes, values, rows, columns, low=float(np.nanmin(values)), high=float(np.nanmax(values)), decimals=2)
-    axes.set(title=title, xlabel=column_label, ylabel=row_label)
-    axes.set_aspect("auto")
+    figure, (axes,) = _panels(1, width=max(size[0], _PANEL[0]), height=max(size[1], 2.0))
+    _heat(axes, values, rows, columns, limits=(float(np.nanmin(values)), float(np.nanmax(values))), decimals=2)
+    axes.set(title=title, xlabel=labels[1], ylabel=labels[0], aspect="auto")
     return figure
 
 
 @_styled
-def line_figure(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, xlabel: str = "epoch") -> Figure:
-    """Curves, one panel a quantity: SD-Dropout Figure 4 (cosine; L1 norms).
+def line_figure(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
+    """Curves over epochs, one panel for each quantity: SD-Dropout Figure 4 (cosine; L1 norms).
 
     Args:
         panels: label of the y axis, with its unit, to curves: name to points ``(x, y)``.
-        xlabel: of all panels.
     """
-    _check(bool(panels) and all(panels.values()), "line_figure has no curves")
-    figure, (axes_row,) = _panels(len(panels))
-    for axes, (label, curves) in zip(axes_row, panels.items(), strict=True):
+    figure, all_axes = _panels(len(panels))
+    for axes, (label, curves) in zip(all_axes, panels.items(), strict=True):
         for number, (name, points) in enumerate(curves.items()):
-            axes.plot(
-                [x for x, _ in points], [y for _, y in points], color=COLOURS[number % len(COLOURS)], linewidth=1.5,
-                linestyle=_DASHES[number % len(_DASHES)], marker=_MARKS[number % len(_MARKS)], markersize=3.5,
-                label=name,
-            )  # fmt: skip
-        axes.set(xlabel=xlabel, ylabel=label)
+            x, y = [x for x, _ in points], [y for _, y in points]
+            axes.plot(x, y, **_line(number), markersize=3.5, linewidth=1.5, label=name)
+        axes.set(xlabel="epoch", ylabel=label)
         axes.grid(color="0.9")
         if len(curves) > 1:
             axes.legend(frameon=False)
     return figure
 
 
+def _line(number: int) -> dict[str, Any]:
+    return {"color": _look(COLOURS, number), "linestyle": _look(_DASHES, number), "marker": _look(_MARKS, number)}
+
+
 def _panels(
     count: int, *, columns: int | None = None, width: float | None = None, height: float = _PANEL[1],
     legend: bool = False,
-) -> tuple[Figure, list[list[Axes]]]:  # fmt: skip
-    """A figure with `count` axes in rows; no pyplot, so nothing global remembers it."""
-    from matplotlib.figure import Figure
-
-    _check(count > 0, "a figure needs at least one panel")
+) -> tuple[Figure, list[Axes]]:  # fmt: skip
+    """A figure with `count` axes in rows; without pyplot, which would keep it."""
     columns = columns or count
     rows = -(-count // columns)
     size = (width or columns * _PANEL[0], rows * height + (0.3 if legend else 0))
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[count:]:
+    all_axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in all_axes[count:]:
         figure.delaxes(axes)
-    return figure, [[axes for axes in row if axes in figure.axes] for row in grid.tolist()]
+    return figure, all_axes[:count]
 
 
 def _heat(
-    axes: Axes,
-    values: NDArray[np.float64],
-    rows: Sequence[object],
-    columns: Sequence[object],
-    *,
-    low: float,
-    high: float,
-    decimals: int,
-) -> None:
+    axes: Axes, values: NDArray[np.float64], rows: Sequence[object], columns: Sequence[object], *,
+    limits: tuple[float, float], decimals: int,
+) -> None:  # fmt: skip
+    low, high = limits
     axes.set_facecolor("0.85")  # where there is no number
     axes.imshow(np.ma.masked_invalid(values), cmap="cividis", vmin=low, vmax=max(high, low + 1e-9))
     axes.set_xticks(range(len(columns)), [str(column) for column in columns])
@@ -323,8 +293,3 @@ def _heat(
 def _legend(figure: Figure, axes: Axes, columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, 4), frameon=False, fontsize=8)
-
-
-def _check(sound: bool, message: str) -> None:
-    if not sound:
-        raise SkdError(message)

@@ -1,4 +1,4 @@
-"""Our numbers beside the papers', and what can be said of the two."""
+"""Our numbers beside the papers', and whether they agree."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ Outcome = Literal["agrees", "differs", "not run", "not compared"]
 class Result:
     """A published number with ours.
 
-    Attributes:
-        published: theirs.
-        ours: one value a seed that has been run, in their unit.
+    Args:
+        ours: one value for each seed that has been run, in the published unit.
         compared: whether ours is meant to be the same (the full scale).
     """
 
@@ -47,44 +46,37 @@ class Result:
 
     @property
     def outcome(self) -> Outcome:
-        """Whether the two agree, see `verdict`."""
-        if not self.ours:
+        """The verdict without its reason."""
+        if self.difference is None:
             return "not run"
         if not self.compared:
             return "not compared"
-        return "agrees" if self.verdict.startswith("agrees") else "differs"
+        rounding = 0.5 * 10.0**-self.published.decimals
+        return "agrees" if abs(self.difference) <= self._spread[0] + rounding + 1e-9 else "differs"
 
     @property
     def verdict(self) -> str:
         """In plain words.
 
-        They agree if the means differ by no more than the paper's standard deviation, or ours where it states none, or
-        not at all where there is neither; always give or take what rounding to the printed digits can make.
+        The two agree if their means differ by no more than the paper's standard deviation, or ours if the paper states
+        none, or 0 if there is neither, plus what rounding to the printed digits can make.
         """
-        if not self.ours:
-            return "not run"
-        if not self.compared:
-            return "not compared"
-        spread, words = self.published.spread, "within the stated std"
-        if spread is None:
-            spread, words = self.std, "within our std, none is stated"
-        if spread is None:
-            spread, words = 0.0, "to the printed digits, no std is known"
-        assert self.difference is not None
-        rounding = 0.5 * 10.0**-self.published.decimals
-        return f"agrees {words}" if abs(self.difference) <= spread + rounding + 1e-9 else "differs"
+        return f"agrees {self._spread[1]}" if self.outcome == "agrees" else self.outcome
+
+    @property
+    def _spread(self) -> tuple[float, str]:
+        if self.published.std:
+            return float(self.published.std), "within the stated std"
+        if self.std is not None:
+            return self.std, "within our std, none is stated"
+        return 0.0, "to the printed digits, no std is known"
 
     @property
     def ours_text(self) -> str:
-        """Mean and standard deviation with the paper's digits; a dash if it has not been run."""
+        """Mean and standard deviation with the paper's digits; a dash if nothing has been run."""
         if self.mean is None:
             return "–"
         return self.published.show(self.mean) + ("" if self.std is None else f" ± {self.std:.{self._decimals}f}")
-
-    @property
-    def paper_text(self) -> str:
-        """As printed."""
-        return self.published.value + (f" ± {self.published.std}" if self.published.std else "")
 
     @property
     def difference_text(self) -> str:
@@ -99,14 +91,14 @@ class Result:
 
 
 def results_of(artefact: Artefact, plan: Plan, store: Store) -> list[Result]:
-    """One for each published number of a table, in the paper's order."""
+    """One result for each published number of a table, in the paper's order."""
     compared = plan.datasets.scale == "full"
     by_seed = {row: _values(artefact, row, plan, store) for row in artefact.numbers if not row.derived}
-    results = []
     for row in artefact.numbers:
-        values = _derived(row, by_seed) if row.derived else by_seed[row]
-        results.append(Result(row, tuple(values.values()), compared))
-    return results
+        if row.derived:
+            values, bases = (by_seed[one] for one in base_of(row, list(by_seed)))
+            by_seed[row] = {seed: derive(row.metric, values[seed], bases[seed]) for seed in values if bases.get(seed)}
+    return [Result(row, tuple(by_seed[row].values()), compared) for row in artefact.numbers]
 
 
 def _values(artefact: Artefact, row: Published, plan: Plan, store: Store) -> dict[int, float]:
@@ -115,28 +107,22 @@ def _values(artefact: Artefact, row: Published, plan: Plan, store: Store) -> dic
     key = measure.key.format(**row.settings)
     values: dict[int, float] = {}
     for job in plan.jobs_of(artefact, artefact.entry_of(row)):
-        found = store.values(job.address, measure.evaluation)
-        value = None if found is None else found.get(key)  # null is not finite
+        value = (store.values(job.address, measure.evaluation) or {}).get(key)  # null is a value that is not finite
         if value is not None:
             values[job.recipe.seed] = in_printed_unit(row.metric, value)
     return values
 
 
 def base_of(row: Published, rows: Sequence[Published]) -> tuple[Published, Published]:
-    """The printed numbers that a derived one is computed of: its method's and the one it is compared with."""
+    """The two printed numbers that a derived one follows from: its own method's and the one it is compared with."""
     metric = "top1_error" if row.metric == "top1_error_rel_change_percent" else "top1_acc"
     base = {"CS-KD": "Cross-entropy", "SD-Dropout": "Cross-Entropy"}.get(row.method)
-    if base is None:
-        base = row.method.removesuffix("+SD-Dropout")
     pair = []
-    for method in (row.method, base):
-        found = [
-            other for other in rows
-            if (other.method, other.metric, other.architecture, other.dataset)
-            == (method, metric, row.architecture, row.dataset)
-        ]  # fmt: skip
+    for method in (row.method, base or row.method.removesuffix("+SD-Dropout")):
+        wanted = (method, metric, row.architecture, row.dataset)
+        found = [one for one in rows if (one.method, one.metric, one.architecture, one.dataset) == wanted]
         if len(found) != 1:
-            raise SkdError(f"{row.id}: {len(found)} numbers that the {row.metric} of {row.method} could be of")
+            raise SkdError(f"{row.id}: {len(found)} numbers could be the {row.metric} of {row.method}; see results.csv")
         pair.append(found[0])
     return pair[0], pair[1]
 
@@ -144,8 +130,3 @@ def base_of(row: Published, rows: Sequence[Published]) -> tuple[Published, Publi
 def derive(metric: str, value: float, base: float) -> float:
     """A relative change in percent, or a gain in points."""
     return 100 * (value - base) / base if metric == "top1_error_rel_change_percent" else value - base
-
-
-def _derived(row: Published, by_seed: dict[Published, dict[int, float]]) -> dict[int, float]:
-    values, bases = (by_seed[one] for one in base_of(row, list(by_seed)))
-    return {seed: derive(row.metric, value, bases[seed]) for seed, value in values.items() if bases.get(seed)}

@@ -1,35 +1,33 @@
-"""From artefacts to jobs: each network that is needed, once, with everything that is to be measured of it."""
+"""From artefacts to jobs: each network that is needed, once, with everything that is measured on it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import yaml
 
-from ...training.project import project
 from ...recipe import Recipe, replace
-from .address import RESULTS_VERSION, address_of, hash_of
+from ...training.project import project, recipe_of
 from ..tables.artefact import Artefact, Detector, Entry, Training
+from .address import RESULTS_VERSION, address_of, hash_of
 from .inputs import Datasets
 from .mini import SEEDS, mini_recipe
-from ...training.project import recipe_of
 
 
 @dataclass(eq=False, kw_only=True)
 class Job:
-    """A network (or detector) to train, and what to measure of it.
+    """A network (or detector) to train, and what to measure on it.
 
-    Attributes:
+    Args:
         address: see `address_of`.
-        recipe: what is trained; of a detector, its backbone's.
+        recipe: what is trained; for a detector, the recipe of its backbone.
         data: the folder of the training data.
-        present: whether the data are there.
+        present: whether the data exist.
         needs: the job whose network it uses: a teacher or a backbone.
-        config: a detector's file in ``detection/configs``, else empty.
-        evaluations: see `evaluations.EVALUATIONS`.
+        config: a detector's file in ``detection/configs`` and overrides, else empty.
+        evaluations: names in `EVALUATIONS`.
     """
 
     address: str
@@ -47,7 +45,7 @@ class Job:
 
     @property
     def level(self) -> int:
-        """How many jobs have to come before it, one after the other."""
+        """Length of the chain of jobs that must come before it."""
         return 0 if self.needs is None else self.needs.level + 1
 
 
@@ -55,9 +53,7 @@ class Plan:
     """The jobs of some artefacts.
 
     Args:
-        artefacts: what is wanted.
-        datasets: of the scale.
-        seeds: runs of each training; None for each artefact's own number.
+        seeds: runs of each training; by default the artefact's own number (1 at the mini scale).
     """
 
     def __init__(self, artefacts: Iterable[Artefact], datasets: Datasets, seeds: int | None = None) -> None:
@@ -65,78 +61,75 @@ class Plan:
         self.datasets = datasets
         self.seeds = seeds
         self.jobs: dict[str, Job] = {}
-        self._of_training: dict[tuple[int, int], Job] = {}
-        self._cells: dict[tuple[str, int], tuple[Job, ...]] = {}
+        self._of_run: dict[tuple[int, int], Job] = {}
         for artefact in self.artefacts:
-            for entry in artefact.entries:
-                jobs = tuple(self._job(entry.run, seed) for seed in range(self.seeds_of(artefact)))
-                for job in jobs:
-                    job.evaluations.update(artefact.wanted)
-                self._cells[artefact.id, id(entry)] = jobs
+            for job in self.jobs_of(artefact):
+                job.evaluations.update(artefact.wanted)
 
     def seeds_of(self, artefact: Artefact) -> int:
-        """How many runs each of its trainings has."""
+        """The number of runs of each of its trainings."""
         return self.seeds or (SEEDS if self.datasets.scale == "mini" else artefact.seeds)
 
     def jobs_of(self, artefact: Artefact, entry: Entry | None = None) -> list[Job]:
-        """The jobs that an artefact (or one of its entries) needs, each once, without those that these need."""
+        """The jobs of an artefact (or of one of its entries), each once, without those that they need."""
         entries = artefact.entries if entry is None else (entry,)
-        return list({job.address: job for one in entries for job in self._cells[artefact.id, id(one)]}.values())
+        jobs = [self._job(one.run, seed) for one in entries for seed in range(self.seeds_of(artefact))]
+        return list(dict.fromkeys(jobs))
 
     def needed(self, artefact: Artefact) -> list[Job]:
-        """Its jobs after those that they need."""
-        found: dict[str, Job] = {}
-        for job in self.jobs_of(artefact):
-            if job.needs is not None:
-                found.setdefault(job.needs.address, job.needs)
-            found.setdefault(job.address, job)
-        return list(found.values())
+        """Its jobs, each after the one that it needs."""
+        return list(dict.fromkeys(one for job in self.jobs_of(artefact) for one in (job.needs, job) if one))
 
-    @cached_property
+    @property
     def levels(self) -> list[list[Job]]:
         """All jobs; those of a level need only jobs of the levels before."""
-        levels: dict[int, list[Job]] = {}
-        for job in self.jobs.values():
-            levels.setdefault(job.level, []).append(job)
-        return [levels[number] for number in sorted(levels)]
+        depth = max((job.level for job in self.jobs.values()), default=-1) + 1
+        return [[job for job in self.jobs.values() if job.level == level] for level in range(depth)]
 
     def _job(self, run: Training | Detector, seed: int) -> Job:
-        known = self._of_training.get((id(run), seed))
-        if known is None:
+        key = id(run), seed
+        if key not in self._of_run:
             made = self._detector(run, seed) if isinstance(run, Detector) else self._training(run, seed)
-            known = self._of_training[id(run), seed] = self.jobs.setdefault(made.address, made)
-        return known
+            self._of_run[key] = self.jobs.setdefault(made.address, made)
+        return self._of_run[key]
 
     def _training(self, run: Training, seed: int) -> Job:
         needs = None if run.teacher is None else self._job(run.teacher, seed)
         recipe, changes = recipe_of(run.recipe), dict(run.changes)
-        if "method" in changes:  # another method's arguments are not the recipe's
+        if "method" in changes:  # the recipe's arguments belong to its own method
             changes.setdefault("method_args", {})
-        if "model_args" in changes:  # they come on top of the recipe's
+        if "model_args" in changes:  # these are added to the recipe's
             changes["model_args"] = {**recipe.model_args, **changes["model_args"]}
         recipe = replace(recipe, **changes)
         dataset = recipe.dataset
         if self.datasets.scale == "mini":
             recipe = mini_recipe(recipe)
-        checksum = self.datasets.checksum(dataset)
-        data = checksum or f"absent: {dataset}"
-        # Equal addresses get equal names: nothing of the artefact is in it.
+        # Equal addresses must get equal names, so the name has nothing of the artefact.
         recipe = replace(recipe, name=f"{recipe.model}.{recipe.method}_{dataset}".replace("/", "_"), seed=seed)
-        address = address_of(recipe, data, network=needs.address if needs else "")
+        checksum = self.datasets.checksum(dataset)
         return Job(
-            address=address, recipe=recipe, data=self.datasets.folder(dataset), present=checksum is not None,
+            address=address_of(recipe, checksum or f"absent: {dataset}", network=needs.address if needs else ""),
+            recipe=recipe,
+            data=self.datasets.folder(dataset),
+            present=checksum is not None,
             needs=needs,
-        )  # fmt: skip
+        )
 
     def _detector(self, run: Detector, seed: int) -> Job:
         backbone = self._job(run.backbone, seed)
-        config = _mini_config(run.config) if self.datasets.scale == "mini" else run.config
+        config = run.config
+        if self.datasets.scale == "mini":  # the detector on digits, half as long as its own 12 epochs
+            config = f"digits_demo SKD.EPOCHS {3.5 if run.config.endswith('_0.5x') else 6}"
         texts = _config_texts(project() / "detection" / "configs" / f"{config.split()[0]}.yaml")
         values = {"config": config, "texts": texts, "version": RESULTS_VERSION, "network": backbone.address}
         return Job(
-            address=hash_of(values), recipe=backbone.recipe, data=backbone.data, present=backbone.present,
-            needs=backbone, config=config,
-        )  # fmt: skip
+            address=hash_of(values),
+            recipe=backbone.recipe,
+            data=backbone.data,
+            present=backbone.present,
+            needs=backbone,
+            config=config,
+        )
 
 
 def _config_texts(path: Path) -> list[str]:
@@ -144,8 +137,3 @@ def _config_texts(path: Path) -> list[str]:
     text = path.read_text()
     base = yaml.safe_load(text).get("_BASE_")
     return [text] if base is None else [text, *_config_texts(path.parent / base)]
-
-
-def _mini_config(config: str) -> str:
-    """The digits' detector instead, half as long as its own 12 epochs; further words are overrides."""
-    return f"digits_demo SKD.EPOCHS {3.5 if config.endswith('_0.5x') else 6}"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image as PIL
+from sklearn.datasets import load_sample_images
 
+from ...data.beton.write import write_folder
 from ...data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
 from ...data.datasets.digits import digits
-from ...data.sources import write_hierarchy
-from ...data.sources import Image, Source
-from ...data.beton.write import write_folder
+from ...data.sources import Image, Source, write_hierarchy
 from ...evaluation.corruptions import corrupt
 from ...recipe import Recipe, replace
 
@@ -79,27 +81,16 @@ def write_mini_data(folder: Path, name: str) -> None:
     sources = (digits(True).subset(_TRAIN, seed=_SEEDS[name]), digits(False).subset(_VAL, seed=_SEEDS[name]))
     for source, half in zip(sources, ("train", "val"), strict=True):
         if name == "mixed":
-            source = _grouped(source)
+            group_of = {digit: group for group, members in _GROUPS.items() for digit in members}
+            source = dataclasses.replace(source, hierarchy=[group_of[digit] for digit in source.classes])
         write_folder(source, folder / half)
-    write_hierarchy(source, folder)
-
-
-def _grouped(source: Source) -> Source:
-    group_of = {digit: group for group, members in _GROUPS.items() for digit in members}
-    return Source(
-        description=source.description, classes=source.classes, targets=source.targets, load=source.load,
-        name_of=source.name_of, hierarchy=[group_of[name] for name in source.classes],
-    )  # fmt: skip
+        write_hierarchy(source, folder)
 
 
 def write_mini_outside(folder: Path, name: str) -> None:
     """Writes an out-of-distribution set: 32-pixel pieces of scikit-learn's two photographs, cropped or scaled down."""
-    from PIL import Image as PIL
-    from sklearn.datasets import load_sample_images
-
-    photographs = load_sample_images().images
     which, side = {"LSUN": (0, 64), "iSUN": (1, 64), "DTD": (0, 32), "SVHN": (1, 32)}[name]
-    photograph = photographs[which]
+    photograph = load_sample_images().images[which]
     draw = np.random.default_rng([which, side])
     places = [
         (int(draw.integers(photograph.shape[0] - side)), int(draw.integers(photograph.shape[1] - side)))
@@ -111,26 +102,28 @@ def write_mini_outside(folder: Path, name: str) -> None:
         piece = PIL.fromarray(photograph[top : top + side, left : left + side])
         return np.asarray(piece.resize((32, 32), PIL.Resampling.BOX))
 
-    write_folder(_unlabelled(f"pieces of a photograph ({name})", load, _OUTSIDE), folder / "val")
+    source = Source(
+        description=f"pieces of a photograph ({name})",
+        classes=["outside"],
+        targets=np.zeros(_OUTSIDE, dtype=np.int64),
+        load=load,
+        name_of="piece {}".format,
+    )
+    write_folder(source, folder / "val")
 
 
 def write_mini_corrupted(folder: Path) -> None:
     """Writes corrupted digits as ``CORRUPTION/SEVERITY/val``."""
     source = digits(False).subset(_VAL, seed=_SEEDS["cifar100"]).subset(_CORRUPTED, seed=0)
+
+    def load(index: int, name: str, severity: int) -> Image:
+        return corrupt(source.load(index), name, severity)
+
     for name in CORRUPTIONS:
         for severity in SEVERITIES:
-            write_folder(_corrupted(source, name, severity), folder / name / str(severity) / "val")
-
-
-def _corrupted(source: Source, name: str, severity: int) -> Source:
-    return Source(
-        description=f"{source.description}, {name} {severity}", classes=source.classes, targets=source.targets,
-        load=lambda index: corrupt(source.load(index), name, severity), name_of=source.name_of,
-    )  # fmt: skip
-
-
-def _unlabelled(description: str, load: Callable[[int], Image], count: int) -> Source:
-    return Source(
-        description=description, classes=["outside"], targets=np.zeros(count, dtype=np.int64), load=load,
-        name_of=lambda index: f"image {index} of {description}",
-    )  # fmt: skip
+            corrupted = dataclasses.replace(
+                source,
+                description=f"{source.description}, {name} {severity}",
+                load=partial(load, name=name, severity=severity),
+            )
+            write_folder(corrupted, folder / name / str(severity) / "val")

@@ -1,4 +1,4 @@
-"""What is measured of a network: each evaluation gives named values, fractions where they are shares."""
+"""What is measured on a network: each evaluation returns named values; shares are fractions."""
 
 from __future__ import annotations
 
@@ -8,73 +8,44 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
-from ...training.build import build_task, evaluation_loader
-from ...data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
-from ...data.loader import Loader
-from ...data.find import find_split
-from ...training.process import seed_step
+
 from ...common.errors import SkdError
-from ...evaluation.attacks import FGSM
-from ..measures.gradients import mean_assumptions, mean_kl_gradients
-from ...evaluation.metrics import summarize, top1
-from ...evaluation.odin import hold_out, odin_scores, tune_odin
-from ...evaluation.ood import ood_metrics
-from ...evaluation.predictions import predict
 from ...common.meter import tracked
-from ...recipe import Recipe, replace
-from ...weights import load_network
-from .inputs import OUTSIDE, Datasets
-from collections.abc import Mapping, Sequence
-import numpy as np
 from ...data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
-from ...common.errors import SkdError
+from ...data.find import find_split
+from ...data.loader import Loader
+from ...evaluation.attacks import FGSM
+from ...evaluation.corruptions import corruption_accuracy
+from ...evaluation.metrics import top1
+from ...evaluation.ood import hold_out, odin_scores, ood_metrics, tune_odin
+from ...evaluation.predictions import predict
+from ...evaluation.report import summarize
+from ...recipe import Recipe, replace
+from ...training.build import build_task, evaluation_loader
+from ...training.process import seed_step
+from ...weights import load_network
+from ..measures.gradients import DropoutPair, mean_assumptions, mean_kl_gradients
+from .inputs import OUTSIDE, Datasets
 
-def corruption_accuracy(top1: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Accuracy of each corruption, averaged over severities, and ``mca``, the mean over the 15 of the benchmark.
-
-    Source: SD-Dropout, section 4.4.2 and Table 6: mCA is the mean of the 15 accuracies printed. The severities are
-        unsaid; the authors' script (yechanp/self_kd ``eval_cifiar_C.py``) takes all five together, which is the mean
-        over them.
-    Deviation: that script averages 19 corruptions, the four extra ones too; the table has 15, and so has this mean.
-
-    Args:
-        top1: corruption to its accuracies at severities 1 to 5: all 15, extra ones as you like. CIFAR-100-C's parts
-            are named ``fog/3``.
-
-    Returns:
-        every corruption given, in its order, then ``mca``; fractions.
-
-    Raises:
-        SkdError: a corruption or a severity is missing.
-    """
-    missing = [name for name in CORRUPTIONS if name not in top1]
-    if missing:
-        raise SkdError(f"mca is the mean of {len(CORRUPTIONS)} corruptions; not evaluated: {', '.join(missing)}")
-    for name, values in top1.items():
-        if len(values) != len(SEVERITIES):
-            raise SkdError(f"{name} has {len(values)} accuracies, not one for each severity 1 to {len(SEVERITIES)}")
-    accuracy = {name: float(np.mean(values)) for name, values in top1.items()}
-    return accuracy | {"mca": float(np.mean([accuracy[name] for name in CORRUPTIONS]))}
-
-
-EPOCHS_PRINTED = 200  # Table 8 of SD-Dropout counts in these
-_LARGEST_KEPT = 10_000_000  # logits: ImageNet's 50 million would take 600 MB a run, and no figure is of them
+EPOCHS_PRINTED = 200  # the epochs in SD-Dropout's Table 8
+_LARGEST_KEPT = 10_000_000  # logits: ImageNet's 50 million would take 600 MB per run, and no figure needs them
 _LEGACY_EPS, _PIXEL_EPS = 0.2, 8 / 255
+
+Values = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """A trained network and what it is evaluated on.
 
-    Attributes:
+    Args:
         run: the folder that `train` wrote; a detector's OUTPUT_DIR.
-        folder: the job's; what is large goes there.
-        recipe: of the run.
+        folder: the job's; large files go there.
         data: what it was trained on.
-        datasets: of the scale.
     """
 
     run: Path
@@ -85,19 +56,22 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """The present one."""
+        """A GPU if there is one."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def network(self, checkpoint: str = "last.pt") -> nn.Module:
-        """The network of a checkpoint, on the device.
-
-        Raises:
-            SkdError: the checkpoint is not there.
-        """
+        """The network of a checkpoint, on the device."""
         path = self.run / checkpoint
         if not path.is_file():
             raise SkdError(f"{path} does not exist; the run was made without it, remove {self.folder} to train again")
         return load_network(path)[0].to(self.device)
+
+    def untrained(self) -> nn.Module:
+        """The network that training started from."""
+        recipe = self.recipe
+        classes = recipe.num_classes or self.loader(self.data).num_classes
+        seed_step(recipe.seed, 0, 0)
+        return build_task(recipe, classes, self.device).method.model
 
     def loader(self, folder: Path, batch_size: int | None = None) -> Loader:
         """The evaluation half of a data folder, with the recipe's pre-processing."""
@@ -106,16 +80,13 @@ class Subject:
 
     @property
     def normalisation(self) -> dict[str, tuple[float, float, float]]:
-        """What perturbations need."""
+        """What perturbations need to know."""
         return {"mean": self.recipe.mean, "std": self.recipe.std}
 
     @property
     def mini(self) -> bool:
         """Whether it is the mini scale."""
         return self.datasets.scale == "mini"
-
-
-Values = dict[str, Any]
 
 
 def predictions_file(folder: Path) -> Path:
@@ -135,15 +106,15 @@ def clean(subject: Subject) -> Values:
 def fgsm(subject: Subject) -> Values:
     """Accuracy under the attack of SD-Dropout's authors, and under FGSM in pixel units."""
     model, loader = subject.network(), subject.loader(subject.data)
-    values = {}
+    values: Values = {"eps_legacy": _LEGACY_EPS, "eps_pixel": _PIXEL_EPS}
     for name, eps, legacy in (("top1_legacy", _LEGACY_EPS, True), ("top1_pixel", _PIXEL_EPS, False)):
         attacked = predict(model, loader, perturb=FGSM(eps=eps, legacy=legacy, **subject.normalisation))
         values[name] = top1(attacked.logits, attacked.targets)
-    return values | {"eps_legacy": _LEGACY_EPS, "eps_pixel": _PIXEL_EPS}
+    return values
 
 
 def corruptions(subject: Subject) -> Values:
-    """Accuracy under each corruption, the mean over its severities, and the mean of all."""
+    """Accuracy under each corruption, averaged over its severities, and the mean over all corruptions."""
     model = subject.network()
     root = subject.datasets.corrupted()
     accuracy: dict[str, list[float]] = {}
@@ -154,7 +125,7 @@ def corruptions(subject: Subject) -> Values:
 
 
 def ood(subject: Subject) -> Values:
-    """ODIN tuned on held-out images, and its metrics on the others, for each set and their plain mean."""
+    """ODIN tuned on held-out images; its metrics on the others, for each set and as their plain mean."""
     model = subject.network()
     held, grid = (60, {"temperatures": (1.0, 1000.0), "eps": (0.0, 0.002)}) if subject.mini else (1000, {})
     inside = subject.loader(subject.data)
@@ -165,17 +136,16 @@ def ood(subject: Subject) -> Values:
         outside = subject.loader(subject.datasets.outside(name))
         outside_held, outside_mask = hold_out(outside, held)
         odin, _ = tune_odin(model, inside_held, outside_held, **subject.normalisation, **grid)
-        scores = [
-            odin_scores(model, loader, odin)[~mask] for loader, mask in ((inside, inside_mask), (outside, outside_mask))
-        ]
-        metrics.append(ood_metrics(*scores))
+        inside_scores = odin_scores(model, inside, odin)[~inside_mask]
+        outside_scores = odin_scores(model, outside, odin)[~outside_mask]
+        metrics.append(ood_metrics(inside_scores, outside_scores))
         values |= {f"{name}/{key}": value for key, value in metrics[-1].items()}
         values |= {f"{name}/temperature": odin.temperature, f"{name}/eps": odin.eps}
     return values | {f"average/{key}": float(np.mean([one[key] for one in metrics])) for key in metrics[0]}
 
 
 def gradients(subject: Subject) -> Values:
-    """The two directions' gradients at the kept checkpoints; the assumptions at the beginning, half-way and the end."""
+    """The gradients of both directions at the kept checkpoints; the assumptions at the start, half-way and the end."""
     recipe = subject.recipe
     if not recipe.save_every:
         raise SkdError(f"{subject.run} has no checkpoints of epochs; its recipe needs save_every")
@@ -185,22 +155,15 @@ def gradients(subject: Subject) -> Values:
     curves: list[dict[str, float]] = []
     halves = {0, recipe.epochs // 2, recipe.epochs}
     for epoch in sorted({*range(0, recipe.epochs + 1, recipe.save_every), *halves}):
-        model = subject.network(f"epoch{epoch:04d}.pt") if epoch else _untrained(subject)
-        pulls = mean_kl_gradients(model, subject.loader(subject.data), batches=few, **arguments)
-        printed = round(EPOCHS_PRINTED * epoch / recipe.epochs)
+        model = subject.network(f"epoch{epoch:04d}.pt") if epoch else subject.untrained()
+        pulls = mean_kl_gradients(model, subject.loader(subject.data), DropoutPair(**arguments), batches=few)
         curves.append({"epoch": epoch, **vars(pulls)})
         if epoch in halves:
-            found = mean_assumptions(model, subject.loader(subject.data, 8), batches=many, of="classifier", **arguments)
+            pair = DropoutPair(**arguments, of="classifier")
+            found = mean_assumptions(model, subject.loader(subject.data, 8), pair, batches=many)
+            printed = round(EPOCHS_PRINTED * epoch / recipe.epochs)
             values |= {f"epoch{printed}/{key}": value for key, value in vars(found).items()}
     return values | {"curves": curves}
-
-
-def _untrained(subject: Subject) -> nn.Module:
-    """The network that training starts from."""
-    recipe = subject.recipe
-    classes = recipe.num_classes or subject.loader(subject.data).num_classes
-    seed_step(recipe.seed, 0, 0)
-    return build_task(recipe, classes, subject.device).method.model
 
 
 def detection(subject: Subject) -> Values:

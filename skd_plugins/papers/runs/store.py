@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from ...common.environment import machine
 from ...common.errors import SkdError
@@ -20,26 +21,23 @@ State = Literal["done", "trained", "begun", "failed", "not run", "no data"]
 class Store:
     """``runs/ADDRESS/`` of every job, ``artefacts/PAPER/NAME/`` of every artefact.
 
-    A run's folder has ``job.json`` (what to do), ``trained.json`` (written last: the training is complete),
-    ``evaluation/NAME.json`` (complete, too, once it is there) and ``error.txt`` (why the last try failed).
-
-    Args:
-        root: the folder of a scale.
+    The folder of a run has ``job.json`` (what to do), ``trained.json`` (written last: the training is complete),
+    ``evaluation/NAME.json`` (complete once it exists) and ``error.txt`` (why the last try failed).
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def folder(self, address: str) -> Path:
-        """A run's."""
+        """The folder of a run."""
         return self.root / "runs" / address
 
     def artefact(self, id: str) -> Path:
-        """An artefact's."""
+        """The folder of an artefact."""
         return self.root / "artefacts" / id
 
     def network(self, address: str) -> Path | None:
-        """The folder that `train` wrote (a detector's OUTPUT_DIR), None until the training is complete."""
+        """The folder that `train` wrote (a detector's OUTPUT_DIR); None until the training is complete."""
         record = self.trained(address)
         return None if record is None else self.folder(address) / str(record["run"])
 
@@ -50,38 +48,38 @@ class Store:
         write_json(folder / "trained.json", record)
 
     def trained(self, address: str) -> dict[str, Any] | None:
-        """``run``, ``seconds`` and ``machine`` of a complete training."""
+        """``run``, ``seconds`` and ``machine`` of a complete training, None before."""
         return _read(self.folder(address) / "trained.json")
 
-    def values(self, address: str, evaluation: str) -> dict[str, Any] | None:
-        """What an evaluation found, None if it has not been done."""
-        return _read(self.evaluation(address, evaluation))
-
     def evaluation(self, address: str, name: str) -> Path:
-        """Where an evaluation's values are."""
+        """The file with the values of an evaluation."""
         return self.folder(address) / "evaluation" / f"{name}.json"
 
+    def values(self, address: str, evaluation: str) -> dict[str, Any] | None:
+        """The values of an evaluation, None before it is done."""
+        return _read(self.evaluation(address, evaluation))
+
+    def note(self, address: str) -> Path:
+        """The file that says why the last try failed."""
+        return self.folder(address) / "error.txt"
+
     def error(self, address: str) -> str | None:
-        """Why the last try failed."""
-        path = self.folder(address) / "error.txt"
+        """Why the last try failed; None if it did not."""
+        path = self.note(address)
         return path.read_text().strip() if path.is_file() else None
 
     def failed_since(self, address: str, began: float) -> bool:
-        """Whether the last try failed, and did so after `began` (seconds since 1970)."""
-        path = self.folder(address) / "error.txt"
-        return path.is_file() and path.stat().st_mtime >= began - 1  # the file system's clock is a little behind
+        """Whether the last try failed after `began` (seconds since 1970)."""
+        path = self.note(address)
+        return path.is_file() and path.stat().st_mtime >= began - 1  # file systems' clocks lag a little
 
     def state(self, job: Job, wanted: Iterable[str] | None = None) -> State:
-        """How far a job is.
-
-        Args:
-            job: the job.
-            wanted: evaluations that have to be there; by default all that the plan has for it.
-        """
+        """How far a job is; it is done with the evaluations `wanted`, by default all that the plan has for it."""
         if self.network(job.address) is not None:
             names = job.evaluations if wanted is None else wanted
-            missing = [name for name in names if self.values(job.address, name) is None]
-            return "done" if not missing else "failed" if self.error(job.address) else "trained"
+            if all(self.values(job.address, name) is not None for name in names):
+                return "done"
+            return "failed" if self.error(job.address) else "trained"
         if self.error(job.address):
             return "failed"
         if not job.present:
@@ -90,21 +88,22 @@ class Store:
 
     @contextmanager
     def locked(self, address: str, *, wait: bool) -> Iterator[bool]:
-        """Holds a run against other workers; the kernel releases it when its holder dies.
+        """Holds a run against other workers, after waiting for it or if it is free: whether it is held.
 
-        Args:
-            address: the run.
-            wait: until it is free; otherwise False is given if somebody has it.
+        The kernel releases it when its holder dies.
         """
         folder = self.folder(address)
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(blocking=wait)
+        except Timeout:
+            yield False
+            return
+        try:
             yield True
+        finally:
+            lock.release()
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -113,5 +112,5 @@ def _read(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise SkdError(f"{path} is damaged ({error}); remove it, and what it is about is done again") from None
+        raise SkdError(f"{path} is damaged ({error}); remove it, and the command makes it again") from None
     return values

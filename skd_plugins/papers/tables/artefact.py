@@ -1,4 +1,4 @@
-"""What an artefact is: the trainings it needs, what is measured of them, how it is laid out."""
+"""What an artefact is: the trainings it needs, what is measured on them, and how it is laid out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .published import Published, published
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Training:
-    """A network to train: a recipe file of the project and what differs from it.
+    """A network to train.
 
-    Attributes:
+    Args:
         recipe: name of the file in ``recipes/``.
         changes: fields of the recipe, as in `skd_plugins.replace`.
         teacher: the training whose network (of the same seed) becomes ``method_args["teacher"]``.
@@ -29,7 +29,7 @@ class Training:
 class Detector:
     """A detector to train with ``detection/train_net.py``.
 
-    Attributes:
+    Args:
         config: name of the file in ``detection/configs/``.
         backbone: the training whose network (of the same seed) is its backbone.
     """
@@ -40,14 +40,10 @@ class Detector:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A training and which cells of the artefact it is for.
+    """A training and the cells of the artefact that it fills; method, architecture and data set are as printed.
 
-    Attributes:
-        run: what is trained.
-        method: as printed.
-        architecture: as printed.
-        dataset: as printed.
-        setting: words that a cell's setting must have to be this entry's; other words are the measure's.
+    Args:
+        setting: words that a cell's setting must have to belong to this entry; other words select the measure.
     """
 
     run: Training | Detector
@@ -57,11 +53,9 @@ class Entry:
     setting: Mapping[str, str] = field(default_factory=dict)
 
     def has(self, row: Published) -> bool:
-        """Whether a printed number is of this training."""
-        words = row.settings
-        return (row.method, row.architecture, row.dataset) == (self.method, self.architecture, self.dataset) and all(
-            words.get(name) == value for name, value in self.setting.items()
-        )
+        """Whether a printed number belongs to this training."""
+        same = (row.method, row.architecture, row.dataset) == (self.method, self.architecture, self.dataset)
+        return same and self.setting.items() <= row.settings.items()
 
     @property
     def label(self) -> str:
@@ -76,7 +70,7 @@ def entries_of(
     architectures: Sequence[str],
     datasets: Sequence[str],
 ) -> tuple[Entry, ...]:
-    """Every method on every architecture and data set, as printed; `training` says what is trained for the three."""
+    """Every method on every architecture and data set, as printed; `training` maps the three to a training."""
     return tuple(
         Entry(run=training(method, network, dataset), method=method, architecture=network, dataset=dataset)
         for network in architectures
@@ -87,11 +81,11 @@ def entries_of(
 
 @dataclass(frozen=True)
 class Measure:
-    """Where a metric's value is found.
+    """Where the value of a metric is found.
 
-    Attributes:
-        evaluation: see `evaluations.EVALUATIONS`.
-        key: of its values; ``{name}`` is replaced by that word of the cell's setting.
+    Args:
+        evaluation: a name in `EVALUATIONS`.
+        key: of that evaluation's values; ``{name}`` stands for that word of the cell's setting.
     """
 
     evaluation: str
@@ -102,17 +96,14 @@ class Measure:
 class Artefact:
     """A table or a figure.
 
-    Attributes:
-        id: ``cs-kd/table1``.
-        title: one line.
-        entries: the trainings.
-        kind: ``grid`` is a table of two hyper-parameters, drawn as a heat map too.
-        measures: metric of the published table to where its value is found; of a table.
-        figure: what draws it, see `figures.DRAWINGS`; of a figure.
-        evaluations: what a figure needs of each entry, beside what `measures` name.
-        rows: what a line of the laid-out table is: fields of `Published`, or words of its setting.
-        columns: what a column is.
-        seeds: how many the paper averages over; 1 where it says nothing.
+    Args:
+        kind: a ``grid`` is a table of two hyper-parameters that is drawn as a heat map too.
+        measures: of a table, metric to where its value is found.
+        figure: of a figure, what draws it: a name in `FIGURES`.
+        evaluations: what a figure needs of each entry.
+        rows: what a row of the table stands for: fields of `Published`, or words of its setting.
+        columns: what a column stands for.
+        seeds: how many the paper averages over; 1 where it does not say.
         notes: what the paper leaves open and what is done here, one sentence each.
     """
 
@@ -130,7 +121,7 @@ class Artefact:
 
     @property
     def numbers(self) -> tuple[Published, ...]:
-        """The published numbers that belong to it, the derived ones too."""
+        """Its published numbers, the derived ones too."""
         return tuple(row for row in published() if row.id == self.id)
 
     @property
@@ -140,11 +131,7 @@ class Artefact:
         return tuple(dict.fromkeys((*names, *self.evaluations)))
 
     def entry_of(self, row: Published) -> Entry:
-        """The training that a printed number is of; a derived one is of the training it is printed beside.
-
-        Raises:
-            SkdError: there is none, or more than one: the artefact is declared wrongly.
-        """
+        """The one training of a printed number; a derived number has the training it is printed beside."""
         found = [entry for entry in self.entries if entry.has(row)]
         if len(found) != 1:
             raise SkdError(f"{self.id}: {len(found)} trainings for {row.method}, {row.dataset}, {row.setting!r}")

@@ -7,76 +7,61 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Literal
 
 from ...common.errors import SkdError
 
-# What a metric of the table is of ours: (unit it is printed in, whether it is one minus our accuracy).
-# "percent" is 100 times our fraction, "plain" is our number itself (fractions and quantities without a unit).
-_UNITS: dict[str, tuple[Literal["percent", "plain"], bool]] = {
-    "top1_error": ("percent", True),
-    "top5_error": ("percent", True),
-    "top1_acc": ("percent", False),
-    "top5_acc": ("percent", False),
-    "fgsm_acc": ("percent", False),
-    "corruption_acc": ("percent", False),
-    "mca": ("percent", False),
-    "ece_percent": ("percent", False),
-    "ece_fraction": ("plain", False),
-    "recall_at_1": ("percent", False),
-    "fpr95": ("percent", False),
-    "detection_error": ("percent", False),
-    "auroc": ("percent", False),
-    "aupr_in": ("percent", False),
-    "aupr_out": ("percent", False),
-    "box_ap": ("percent", False),
-    "box_ap50": ("percent", False),
-    "p_assumption1": ("plain", False),
-    "r": ("plain", False),
-    "r1": ("plain", False),
-    "top1_error_rel_change_percent": ("plain", False),
-    "top1_acc_gain_points": ("plain", False),
-}
-METRIC_NAMES = {
-    "top1_error": "top-1 error, %",
-    "top5_error": "top-5 error, %",
-    "top1_acc": "top-1 accuracy, %",
-    "top5_acc": "top-5 accuracy, %",
-    "fgsm_acc": "accuracy under FGSM, %",
-    "corruption_acc": "accuracy, %",
-    "mca": "mCA, %",
-    "ece_percent": "ECE, %",
-    "ece_fraction": "ECE (fraction)",
-    "recall_at_1": "R@1, %",
-    "fpr95": "FPR at 95 % TPR, %",
-    "detection_error": "detection error, %",
-    "auroc": "AUROC, %",
-    "aupr_in": "AUPR-in, %",
-    "aupr_out": "AUPR-out, %",
-    "box_ap": "box AP, %",
-    "box_ap50": "box AP50, %",
-    "p_assumption1": "P(Assumption 1)",
-    "r": "r",
-    "r1": "r1",
-    "top1_error_rel_change_percent": "change against cross-entropy, %",
-    "top1_acc_gain_points": "gain, points",
+
+@dataclass(frozen=True)
+class Metric:
+    """How the papers print a metric that is a fraction or a plain number here.
+
+    Args:
+        label: its name in our tables.
+        percent: printed as 100 times the fraction.
+        error: printed as one minus our accuracy.
+    """
+
+    label: str
+    percent: bool = True
+    error: bool = False
+
+
+METRICS = {
+    "top1_error": Metric("top-1 error, %", error=True),
+    "top5_error": Metric("top-5 error, %", error=True),
+    "top1_acc": Metric("top-1 accuracy, %"),
+    "top5_acc": Metric("top-5 accuracy, %"),
+    "fgsm_acc": Metric("accuracy under FGSM, %"),
+    "corruption_acc": Metric("accuracy, %"),
+    "mca": Metric("mCA, %"),
+    "ece_percent": Metric("ECE, %"),
+    "ece_fraction": Metric("ECE (fraction)", percent=False),
+    "recall_at_1": Metric("R@1, %"),
+    "fpr95": Metric("FPR at 95 % TPR, %"),
+    "detection_error": Metric("detection error, %"),
+    "auroc": Metric("AUROC, %"),
+    "aupr_in": Metric("AUPR-in, %"),
+    "aupr_out": Metric("AUPR-out, %"),
+    "box_ap": Metric("box AP, %"),
+    "box_ap50": Metric("box AP50, %"),
+    "p_assumption1": Metric("P(Assumption 1)", percent=False),
+    "r": Metric("r", percent=False),
+    "r1": Metric("r1", percent=False),
+    "top1_error_rel_change_percent": Metric("change against cross-entropy, %", percent=False),
+    "top1_acc_gain_points": Metric("gain, points", percent=False),
 }
 
 
 @dataclass(frozen=True)
 class Published:
-    """One printed number.
+    """One printed number. All fields are text as printed.
 
-    Attributes:
+    Args:
         paper: ``cs-kd`` or ``sd-dropout``.
         artefact: such as ``table1``.
-        setting: as in the table, ``name=value`` words.
-        method: as printed.
-        architecture: as printed.
-        dataset: as printed.
-        metric: see `METRIC_NAMES`.
-        value: as printed, a number as text (``46.00``).
-        std: as printed, empty if there is none.
+        setting: ``name=value`` words.
+        metric: see `METRICS`.
+        std: empty if the paper states none.
         better: ``lower`` or ``higher``.
     """
 
@@ -103,8 +88,13 @@ class Published:
 
     @property
     def derived(self) -> bool:
-        """Whether it is computed from other printed numbers (a change or a gain in parentheses)."""
+        """Whether it follows from other printed numbers (a change or a gain in parentheses)."""
         return "derived" in self.settings
+
+    @property
+    def label(self) -> str:
+        """The name of its metric in tables."""
+        return METRICS[self.metric].label
 
     @property
     def number(self) -> float:
@@ -112,17 +102,17 @@ class Published:
         return float(self.value)
 
     @property
-    def spread(self) -> float | None:
-        """The stated standard deviation, None if there is none."""
-        return float(self.std) if self.std else None
+    def text(self) -> str:
+        """The value as printed, with its standard deviation if there is one."""
+        return self.value + (f" ± {self.std}" if self.std else "")
 
     @property
     def decimals(self) -> int:
-        """How many the value is printed with."""
+        """Number of decimals that are printed."""
         return len(self.value.partition(".")[2])
 
     def show(self, value: float) -> str:
-        """A value in this number's unit with as many decimals, and with its sign if this has one."""
+        """A value with as many decimals as this number, and with a sign if this number has one."""
         return f"{value:{'+' if self.value[0] in '+-' else ''}.{self.decimals}f}"
 
 
@@ -134,13 +124,8 @@ def published() -> tuple[Published, ...]:
 
 
 def in_printed_unit(metric: str, value: float) -> float:
-    """Our value (fractions; accuracies, not errors) in the unit that the papers print the metric in.
-
-    Raises:
-        SkdError: the metric is not one of the papers'.
-    """
-    if metric not in _UNITS:
+    """Our value (a fraction; an accuracy, not an error) as the papers print the metric."""
+    if metric not in METRICS:
         raise SkdError(f"metric {metric!r} has no printed unit; add it to skd_plugins/papers/tables/published.py")
-    unit, is_error = _UNITS[metric]
-    value = 1 - value if is_error else value
-    return 100 * value if unit == "percent" else value
+    value = 1 - value if METRICS[metric].error else value
+    return 100 * value if METRICS[metric].percent else value

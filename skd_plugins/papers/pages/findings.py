@@ -1,4 +1,4 @@
-"""The papers' figures, from what was measured: each gives pictures and the numbers in them."""
+"""What each of the papers' figures shows: the numbers, found in what was measured, and the pictures of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..measures.hierarchy import hierarchy_confusion, top1_by_group
 from ..measures.mistakes import common_mistakes, log_prob_histograms, predictive_distribution
 from ..runs.outcomes import predictions_file
 from . import figures
-from .text_tables import Fact
+from .formats import Fact
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,11 +30,10 @@ _EXAMPLES, _CLASSES = 2, 10  # images of a predictive distribution; classes of a
 class Shown:
     """A method in a figure.
 
-    Attributes:
-        method: as printed.
+    Args:
         folder: of its job of seed 0.
         data: folder of the data set.
-        values: evaluation to its values, one a seed.
+        values: evaluation to its values, one for each seed.
     """
 
     method: str
@@ -49,16 +48,16 @@ class Shown:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes; numbers where the data do not name them."""
+        """Names of the classes, or their numbers if the data have no names."""
         names = self.values["clean"][0]["classes"]
         return list(names or map(str, range(self.predictions.logits.shape[1])))
 
 
-Drawing = tuple[dict[str, "Figure"], list[Fact]]  # suffix of the file to figure
+Findings = tuple[dict[str, "Figure"], list[Fact]]  # suffix of a picture's file to the figure; the numbers in them
 
 
-def distributions(shown: Sequence[Shown]) -> Drawing:
-    """CS-KD, Figures 1(b) and 6."""
+def distributions(shown: Sequence[Shown]) -> Findings:
+    """CS-KD, Figures 1(b) and 6: the common mistakes with the largest mean confidence."""
     logits, targets = _logits(shown)
     samples = common_mistakes(logits, targets)
     confidence = np.mean([score(rows, targets).confidence for rows in logits.values()], axis=0)
@@ -75,66 +74,60 @@ def distributions(shown: Sequence[Shown]) -> Drawing:
     return drawn, facts
 
 
-def histograms(shown: Sequence[Shown]) -> Drawing:
+def histograms(shown: Sequence[Shown]) -> Findings:
     """CS-KD, Figures 2 and 7 to 10."""
     logits, targets = _logits(shown)
     found = log_prob_histograms(logits, targets)
     facts = [Fact("images that all get wrong", f"{len(found.samples):,}")]
     for method, rows in logits.items():
         scores = score(rows[found.samples], targets[found.samples])
-        facts.append(Fact(f"{method}: mean log-probability of the predicted class",
-                          f"{np.log(scores.confidence).mean():.3f} nats"))  # fmt: skip
+        predicted = np.log(scores.confidence).mean()
+        facts.append(Fact(f"{method}: mean log-probability of the predicted class", f"{predicted:.3f} nats"))
         facts.append(Fact(f"{method}: mean log-probability of the true class", f"{scores.log_prob.mean():.3f} nats"))
     return {"": figures.histogram_figure(found)}, facts
 
 
-def tsne_panels(shown: Sequence[Shown]) -> Drawing:
+def tsne_panels(shown: Sequence[Shown]) -> Findings:
     """CS-KD, Figure 3."""
     panels, facts = {}, []
     for one in shown:
         predictions = one.predictions
         targets = predictions.targets.numpy()
         keep = targets < _CLASSES
-        points = tsne(predictions.features.numpy()[keep])
-        panels[one.method] = (points, targets[keep])
+        panels[one.method] = (tsne(predictions.features.numpy()[keep]), targets[keep])
         recall = one.values["clean"][0]["recall_at_1"]
         facts.append(Fact(f"{one.method}: R@1 of the features, all classes", f"{100 * recall:.2f} %"))
     return {"": figures.embedding_figure(panels, dict(enumerate(shown[0].classes[:_CLASSES])))}, facts
 
 
-def hierarchy(shown: Sequence[Shown]) -> Drawing:
+def hierarchy(shown: Sequence[Shown]) -> Findings:
     """CS-KD, Figure 4."""
     table = read_hierarchy(shown[0].data)
     groups = [table[name] for name in shown[0].classes]
+    logits, targets = _logits(shown)
     confusions, errors, facts = {}, {}, []
-    for one in shown:
-        predictions = one.predictions
-        logits, targets = predictions.logits.numpy(), predictions.targets.numpy()
-        confusions[one.method] = hierarchy_confusion(logits, targets, groups)
-        fine = top1_by_group(logits, targets, groups)
-        errors[one.method] = {name: 100 * (1 - value) for name, value in fine.items()}
-        right = np.diag(confusions[one.method].normalised)
-        for name, share in zip(confusions[one.method].names, right, strict=True):
-            facts.append(Fact(f"{one.method}: {name} taken for {name}", f"{100 * share:.1f} %"))
-            facts.append(
-                Fact(f"{one.method}: top-1 error of the labels of {name}", f"{errors[one.method][name]:.2f} %")
-            )
+    for method, rows in logits.items():
+        confusion = confusions[method] = hierarchy_confusion(rows, targets, groups)
+        errors[method] = {name: 100 * (1 - top1) for name, top1 in top1_by_group(rows, targets, groups).items()}
+        for name, share in zip(confusion.names, np.diag(confusion.normalised), strict=True):
+            facts.append(Fact(f"{method}: {name} taken for {name}", f"{100 * share:.1f} %"))
+            facts.append(Fact(f"{method}: top-1 error of the labels of {name}", f"{errors[method][name]:.2f} %"))
     bars = figures.bar_figure(errors, ylabel="top-1 error of the fine labels (%)")
     return {"-confusion": figures.confusion_figure(confusions), "-errors": bars}, facts
 
 
-def reliability_against(shown: Sequence[Shown]) -> Drawing:
+def reliability_against(shown: Sequence[Shown]) -> Findings:
     """CS-KD, Figure 5: each baseline beside the last method."""
     *baselines, ours = shown
     return _reliability([(one, ours) for one in baselines], bins=20)
 
 
-def reliability_pairs(shown: Sequence[Shown]) -> Drawing:
+def reliability_pairs(shown: Sequence[Shown]) -> Findings:
     """SD-Dropout, Figure 2: each method without and with SD-Dropout."""
     return _reliability(list(zip(shown[::2], shown[1::2], strict=True)), bins=10)
 
 
-def _reliability(pairs: Sequence[tuple[Shown, Shown]], bins: int) -> Drawing:
+def _reliability(pairs: Sequence[tuple[Shown, Shown]], bins: int) -> Findings:
     found = {
         one.method: reliability(one.predictions.logits, one.predictions.targets, bins) for pair in pairs for one in pair
     }
@@ -143,7 +136,7 @@ def _reliability(pairs: Sequence[tuple[Shown, Shown]], bins: int) -> Drawing:
     return {"": figures.reliability_figure(panels)}, facts
 
 
-def fgsm_bars(shown: Sequence[Shown]) -> Drawing:
+def fgsm_bars(shown: Sequence[Shown]) -> Findings:
     """SD-Dropout, Figure 3."""
     values: dict[str, dict[str, float]] = {"without": {}, "with SD-Dropout": {}}
     spreads: dict[str, dict[str, float]] = {"without": {}, "with SD-Dropout": {}}
@@ -151,33 +144,34 @@ def fgsm_bars(shown: Sequence[Shown]) -> Drawing:
     for pair in zip(shown[::2], shown[1::2], strict=True):
         for series, one in zip(values, pair, strict=True):
             accuracies = [100 * found["top1_legacy"] for found in one.values["fgsm"]]
-            values[series][pair[0].method] = fmean(accuracies)
-            spreads[series][pair[0].method] = stdev(accuracies) if len(accuracies) > 1 else 0.0
-            spread = f" ± {spreads[series][pair[0].method]:.1f}" if len(accuracies) > 1 else ""
-            facts.append(Fact(f"{one.method}: accuracy under FGSM", f"{fmean(accuracies):.1f}{spread} %"))
-    errors = spreads if any(any(row.values()) for row in spreads.values()) else None
+            mean = values[series][pair[0].method] = fmean(accuracies)
+            text = f"{mean:.1f}"
+            if len(accuracies) > 1:
+                spread = spreads[series][pair[0].method] = stdev(accuracies)
+                text += f" ± {spread:.1f}"
+            facts.append(Fact(f"{one.method}: accuracy under FGSM", f"{text} %"))
+    errors = spreads if any(spreads.values()) else None
     return {"": figures.bar_figure(values, ylabel="accuracy under FGSM (%)", errors=errors)}, facts
 
 
-def gradient_curves(shown: Sequence[Shown]) -> Drawing:
+def gradient_curves(shown: Sequence[Shown]) -> Findings:
     """SD-Dropout, Figure 4."""
     curves = shown[0].values["gradients"][0]["curves"]
-    lines = {key: [(point["epoch"], point[key]) for point in curves if point[key] is not None]
-             for key in ("cosine", "l1_forward", "l1_reverse")}  # fmt: skip
-    figure = figures.line_figure({
+    lines: dict[str, list[tuple[float, float]]] = {}
+    facts = []
+    for point in curves:
+        texts = {}
+        for key in ("cosine", "l1_forward", "l1_reverse"):
+            value = point[key]  # null is a value that is not finite
+            texts[key] = "–" if value is None else f"{value:.4g}"
+            lines.setdefault(key, []).extend([] if value is None else [(point["epoch"], value)])
+        text = "cosine {cosine}, L1 norm forward {l1_forward}, reverse {l1_reverse}".format(**texts)
+        facts.append(Fact(f"epoch {point['epoch']}", text))
+    panels = {
         "cosine (no unit)": {"forward and reverse": lines["cosine"]},
         "L1 norm (no unit)": {"forward": lines["l1_forward"], "reverse": lines["l1_reverse"]},
-    })  # fmt: skip
-    facts = [
-        Fact(f"epoch {point['epoch']}", f"cosine {_plain(point['cosine'])}, L1 norm forward "
-             f"{_plain(point['l1_forward'])}, reverse {_plain(point['l1_reverse'])}")
-        for point in curves
-    ]  # fmt: skip
-    return {"": figure}, facts
-
-
-def _plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    }
+    return {"": figures.line_figure(panels)}, facts
 
 
 def _logits(shown: Sequence[Shown]) -> tuple[dict[str, Any], Any]:
@@ -186,7 +180,7 @@ def _logits(shown: Sequence[Shown]) -> tuple[dict[str, Any], Any]:
     return {method: one.logits.numpy() for method, one in predictions.items()}, targets
 
 
-DRAWINGS: Mapping[str, Callable[[Sequence[Shown]], Drawing]] = {
+FIGURES: Mapping[str, Callable[[Sequence[Shown]], Findings]] = {
     "distributions": distributions,
     "histograms": histograms,
     "tsne": tsne_panels,
