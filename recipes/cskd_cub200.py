@@ -1,13 +1,13 @@
 """CS-KD, ResNet-18, CUB-200-2011.
 
-Source:   Yun et al. 2020, Tables 1 and 2; batch 32 (section 3.1), the rest as in cskd_cifar100.py. The paper does not
-          say which of its candidates it used; T = 4 and weight 3 are the authors' command for CUB-200-2011.
-          torchvision's ResNet-18 there, whose norms start with no zero.
+Source:   Yun et al. 2020, Tables 1 and 2; batch 32 (section 3.1), everything else as in cskd_cifar100.py. The paper
+          does not say which T and weight it uses; T = 4 and weight 3 are from the authors' command for CUB-200-2011.
+          The network is torchvision's ResNet-18, which initialises no norm with zero.
 Expected: 33.28 +- 0.99 % top-1 error (cross-entropy 46.00 +- 1.43, AdaCos 35.47 +- 0.07, virtual softmax 35.03 +- 0.51,
           maximum entropy 39.86 +- 1.11, label smoothing 42.99 +- 0.99, DDGSD 41.17 +- 1.28, BYOT 40.76 +- 0.39).
-          Cost: 1.8 GFLOP forward an image (CS-KD adds one forward pass: 4/3 of cross-entropy's step).
+Cost:     1.8 GFLOP per image and forward pass; CS-KD adds one forward pass, so a step takes 4/3 of cross-entropy's.
 Run:      accelerate launch recipes/cskd_cub200.py --data $CUB200 --out runs/
-          another method of the table: add method=ce name=resnet18.ce_cub200
+          for another method of the table, add method=ce name=resnet18.ce_cub200
 """
 
 from cskd_cifar100 import recipe as base

@@ -1,12 +1,13 @@
 """CS-KD, PreAct ResNet-18, TinyImageNet.
 
-Source:   Yun et al. 2020, Tables 1 and 2; the rest as in cskd_cifar100.py, crops of 32 pixels as in the authors' code.
-          The paper does not say which of its candidates it used; T = 4 and weight 1 are the authors' code's defaults.
+Source:   Yun et al. 2020, Tables 1 and 2; everything else as in cskd_cifar100.py, crops of 32 pixels as in the authors'
+          code. The paper does not say which T and weight it uses; T = 4 and weight 1 are the defaults of the authors'
+          code.
 Expected: 41.62 +- 0.38 % top-1 error (cross-entropy 43.53 +- 0.19, AdaCos 42.61 +- 0.20, virtual softmax 42.41 +- 0.20,
           maximum entropy 41.77 +- 0.13, label smoothing 43.09 +- 0.34, DDGSD 41.48 +- 0.12, BYOT 44.02 +- 0.57).
-          Cost: 0.56 GFLOP forward an image (CS-KD adds one forward pass: 4/3 of cross-entropy's step).
+Cost:     0.56 GFLOP per image and forward pass; CS-KD adds one forward pass, so a step takes 4/3 of cross-entropy's.
 Run:      accelerate launch recipes/cskd_tinyimagenet.py --data $TINYIMAGENET --out runs/
-          another method of the table: add method=ce name=preact_resnet18_cifar.ce_tinyimagenet
+          for another method of the table, add method=ce name=preact_resnet18_cifar.ce_tinyimagenet
 """
 
 from cskd_cifar100 import recipe as base

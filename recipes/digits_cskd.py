@@ -1,7 +1,8 @@
 """CS-KD on the embedded digits (scikit-learn's, 20 labels a class).
 
-Source:   ours; method and defaults of Yun et al. 2020 (temperature 4, weight 1).
-Expected: see the table in the README, printed by make demo.   Cost: seconds on 2 cores.
+Source:   our own; method and defaults of Yun et al. 2020 (temperature 4, weight 1).
+Expected: see the table in the README, printed by make demo.
+Cost:     seconds on 2 cores.
 Run:      accelerate launch recipes/digits_cskd.py --out runs/
 """
 

@@ -1,7 +1,8 @@
 """SD-Dropout on the embedded digits (scikit-learn's, 20 labels a class).
 
-Source:   ours; method and defaults of Lee et al. 2022 (temperature 3, drop rate 0.5, weight 1).
-Expected: see the table in the README, printed by make demo.   Cost: seconds on 2 cores.
+Source:   our own; method and defaults of Lee et al. 2022 (temperature 3, drop rate 0.5, weight 1).
+Expected: see the table in the README, printed by make demo.
+Cost:     seconds on 2 cores.
 Run:      accelerate launch recipes/digits_sddropout.py --out runs/
 """
 

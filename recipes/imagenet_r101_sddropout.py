@@ -1,8 +1,9 @@
 """SD-Dropout, ResNet-101, ImageNet-1k.
 
-Source:   not in the papers; the settings of Lee et al. 2022 for ResNet-152 (see imagenet_r152_sddropout.py) on another
-          network.
-Expected: no published number.   Cost: 7.8 GFLOP forward an image (SD-Dropout costs what cross-entropy does).
+Source:   not in the papers; the settings of Lee et al. 2022 for ResNet-152 (see imagenet_r152_sddropout.py), applied to
+          another network.
+Expected: no published number.
+Cost:     7.8 GFLOP per image and forward pass; a step costs the same as with cross-entropy.
 Run:      accelerate launch recipes/imagenet_r101_sddropout.py --data $IMAGENET_BETON --out runs/
 """
 

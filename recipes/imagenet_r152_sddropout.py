@@ -1,10 +1,10 @@
 """SD-Dropout, ResNet-152, ImageNet-1k.
 
-Source:   Lee et al. 2022, Table 3 and section 4.1.2 (lambda 0.1, 90 epochs; the rest as in imagenet_r152_ce.py). Drop
-          rate 0.5 is of appendix A.1 (CIFAR-100), temperature 3 the authors' code's. Their ImageNet script has lambda
-          1.0 where the paper says 0.1; this follows the paper.
-Expected: 75.5 % top-1, 92.7 % top-5 accuracy (cross-entropy 74.8 and 92.5).   Cost: 11.5 GFLOP forward an image (SD-
-          Dropout costs what cross-entropy does).
+Source:   Lee et al. 2022, Table 3 and section 4.1.2 (lambda 0.1, 90 epochs; everything else as in imagenet_r152_ce.py).
+          Drop rate 0.5 is from appendix A.1 (CIFAR-100), temperature 3 from the authors' code. Their ImageNet script
+          has lambda 1.0, but the paper says 0.1; this recipe follows the paper.
+Expected: 75.5 % top-1, 92.7 % top-5 accuracy (cross-entropy 74.8 and 92.5).
+Cost:     11.5 GFLOP per image and forward pass; a step costs the same as with cross-entropy.
 Run:      accelerate launch recipes/imagenet_r152_sddropout.py --data $IMAGENET_BETON --out runs/
 """
 

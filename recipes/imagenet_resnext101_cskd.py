@@ -1,9 +1,9 @@
 """CS-KD, ResNeXt-101 32x4d, ImageNet-1k.
 
-Source:   Yun et al. 2020, Table 5 (90 epochs, batch 256, one crop); T = 4 and weight 1 are the authors' defaults, the
-          paper does not say which of its candidates ({1, 4} and {1, 2, 3, 4}) it used on ImageNet.
-Expected: 21.2 % top-1 error (cross-entropy 21.6).   Cost: 8.0 GFLOP forward an image (CS-KD adds one forward pass: 4/3
-          of cross-entropy's step).
+Source:   Yun et al. 2020, Table 5 (90 epochs, batch 256, one crop); T = 4 and weight 1 are the authors' defaults, since
+          the paper does not say which of its candidates ({1, 4} and {1, 2, 3, 4}) it uses on ImageNet.
+Expected: 21.2 % top-1 error (cross-entropy 21.6).
+Cost:     8.0 GFLOP per image and forward pass; CS-KD adds one forward pass, so a step takes 4/3 of cross-entropy's.
 Run:      accelerate launch recipes/imagenet_resnext101_cskd.py --data $IMAGENET_BETON --out runs/
 """
 

@@ -1,8 +1,8 @@
 """The papers' transforms, as fields of a `Recipe`: ``replace(recipe, **PRESETS["cskd/cifar100"])``.
 
-Source: alinlab/cs-kd b447f25 ``datasets.py`` and yechanp/self_kd 9abb7e5 ``dataset.py``, which are the same where both
-have a data set. CS-KD's section 3.1 and footnote 6 say "random sized cropping for all tested methods" also of CIFAR,
-its code pads and crops; this follows the code. PIL's and torchvision's filter is bilinear there.
+Source: alinlab/cs-kd b447f25 ``datasets.py`` and yechanp/self_kd 9abb7e5 ``dataset.py``, which agree on every data set
+that both have. For CIFAR, section 3.1 and footnote 6 of CS-KD say "random sized cropping for all tested methods", but
+its code pads and crops; these presets follow the code. The filter of PIL and torchvision is bilinear there.
 """
 
 from __future__ import annotations

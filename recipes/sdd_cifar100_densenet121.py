@@ -1,8 +1,8 @@
 """SD-Dropout, DenseNet-121, CIFAR-100.
 
-Source:   Lee et al. 2022, Table 10; the rest as in sdd_cifar100.py.
-Expected: 78.4 % top-1 accuracy (cross-entropy 77.3).   Cost: 0.89 GFLOP forward an image (SD-Dropout costs what
-          cross-entropy does).
+Source:   Lee et al. 2022, Table 10; everything else as in sdd_cifar100.py.
+Expected: 78.4 % top-1 accuracy (cross-entropy 77.3).
+Cost:     0.89 GFLOP per image and forward pass; a step costs the same as with cross-entropy.
 Run:      accelerate launch recipes/sdd_cifar100_densenet121.py --data $CIFAR100 --out runs/
 """
 
