@@ -1,42 +1,22 @@
 """Training methods, one file each. A new one is a file here and a line below: importing the file registers it."""
 
-from .adacos import AdaCos
-from .byot import BYOT
-from .ce import CE
-from .cs_kd import CSKD
-from .cs_kd_e import CSKDE
-from .ddgsd import DDGSD
-from .dml import DML
-from .dropout import Dropout
-from .kd import KD
-from .label_smoothing import LabelSmoothing
-from .losses import kl_divergence
-from .max_entropy import MaxEntropy
-from .method import Method, create_method, get_method, list_methods, method_summary, register_method
-from .ps_kd import PSKD
-from .sd_dropout import SDDropout
-from .virtual_softmax import VirtualSoftmax
-
-__all__ = [
-    "BYOT",
-    "CE",
-    "CSKD",
-    "CSKDE",
-    "DDGSD",
-    "DML",
-    "KD",
-    "PSKD",
-    "AdaCos",
-    "Dropout",
-    "LabelSmoothing",
-    "MaxEntropy",
-    "Method",
-    "SDDropout",
-    "VirtualSoftmax",
-    "create_method",
-    "get_method",
-    "kl_divergence",
-    "list_methods",
-    "method_summary",
-    "register_method",
-]
+from .adacos import AdaCos as AdaCos
+from .byot import BYOT as BYOT
+from .ce import CE as CE
+from .cs_kd import CSKD as CSKD
+from .cs_kd_e import CSKDE as CSKDE
+from .ddgsd import DDGSD as DDGSD
+from .dml import DML as DML
+from .dropout import Dropout as Dropout
+from .kd import KD as KD
+from .label_smoothing import LabelSmoothing as LabelSmoothing
+from .losses import kl_divergence as kl_divergence
+from .max_entropy import MaxEntropy as MaxEntropy
+from .method import Method as Method
+from .method import create_method as create_method
+from .method import get_method as get_method
+from .method import list_methods as list_methods
+from .method import register_method as register_method
+from .ps_kd import PSKD as PSKD
+from .sd_dropout import SDDropout as SDDropout
+from .virtual_softmax import VirtualSoftmax as VirtualSoftmax

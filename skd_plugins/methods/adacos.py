@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..common.errors import SkdError
 from ..networks.build import classifier_of
 from ..networks.classifiers import CosineClassifier
-from .method import NEEDS_INDICES, Criterion, Method, class_indices, gather_rows, register_method
+from .method import NEEDS_INDICES, Criterion, Method, gather_rows, register_method
 
 
 @register_method("adacos")
@@ -50,7 +50,7 @@ class AdaCos(Method):
             )
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        labels = class_indices(target, "adacos")
+        labels = self.class_indices(target)
         head = classifier_of(self.model)
         assert isinstance(head, CosineClassifier)
         before = head.scale

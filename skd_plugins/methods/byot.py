@@ -72,13 +72,9 @@ class BYOT(Method):
 
 
 class Branch(nn.Module):
-    """A bottleneck, pooling and a classifier: maps ``[B, c, h, w]`` to features ``[B, D]`` and logits ``[B, C]``.
+    """A bottleneck, pooling and a classifier: a stage's maps to features ``[B, D]`` and logits ``[B, C]``.
 
-    Args:
-        channels: c.
-        features: D.
-        classes: C.
-        shrink: how many times larger the maps' sides are than the last stage's.
+    `shrink` says how many times larger the maps' sides are than the last stage's.
     """
 
     def __init__(self, channels: int, features: int, classes: int, shrink: int) -> None:

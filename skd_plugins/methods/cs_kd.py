@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..networks.build import classifier_of, num_classes_of
 from .losses import kl_divergence
-from .method import NEEDS_INDICES, Criterion, Method, Temperature, Weight, class_indices, gather_rows, register_method
+from .method import NEEDS_INDICES, Criterion, Method, Temperature, Weight, gather_rows, register_method
 
 
 @register_method("cs_kd")
@@ -75,7 +75,7 @@ class CSKD(Method):
             with torch.no_grad():
                 pair_logits = self.model(inputs[1])
             return kl_divergence(pair_logits, logits, self.temperature)
-        labels = class_indices(targets[0], f"cs_kd with pairing={self.pairing!r}")
+        labels = self.class_indices(targets[0])
         if self.pairing == "batch":
             partner, has_target = next_of_class(labels)
             pair_logits = logits.detach()[partner]
@@ -100,14 +100,7 @@ class CSKD(Method):
 
 
 def next_of_class(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """For each image the next one of its class in the batch, cyclically.
-
-    Args:
-        labels: class indices ``[B]``.
-
-    Returns:
-        the partners' positions ``[B]``, and whether the partner is another image ``[B]``.
-    """
+    """For each image the position of the next one of its class, cyclically, and whether that is another image."""
     size = len(labels)
     position = torch.arange(size, device=labels.device)
     distance = (position[None, :] - position[:, None] - 1) % size  # to the right, 0 for the direct neighbour

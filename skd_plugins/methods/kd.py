@@ -33,8 +33,8 @@ class KD(AddOn):
     Logs: the base's terms and ``teacher``.
 
     Args:
-        teacher: what `skd_plugins.weights.read_weights` takes (a run's folder, exported weights, the name of released
-            ones), the name of a timm model that timm has weights for, or a network.
+        teacher: a run's folder, exported weights, the name of released ones or of a timm model that has weights, or a
+            network.
     """
 
     refuses: Mapping[str, str] = {

@@ -10,40 +10,28 @@ from torch import Tensor
 
 
 def kl_divergence(target_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """``T^2 * KL(softmax(target_logits / T) || softmax(logits / T))`` in float32, averaged over the batch.
+    """``T^2 * KL(softmax(target_logits / T) || softmax(logits / T))`` of logits ``[B, C]``, averaged over the batch.
 
-    ``T^2`` keeps the size of the gradients the same at every temperature (Hinton et al. 2015, section 2).
-
-    Args:
-        target_logits: ``[B, C]``.
-        logits: ``[B, C]``.
-        temperature: T.
+    It is computed in float32. ``T^2`` keeps the size of the gradients the same at every temperature (Hinton et al.
+    2015, section 2).
     """
     return sum_of_divergences([(target_logits, logits)], temperature)
 
 
 def sum_of_divergences(pairs: Sequence[tuple[Tensor, Tensor]], temperature: float) -> Tensor:
     """The sum of `kl_divergence` over pairs of ``(target_logits, logits)``."""
-    terms = [
-        F.kl_div(
-            F.log_softmax(full_precision(logits) / temperature, dim=-1),
-            F.log_softmax(full_precision(target_logits) / temperature, dim=-1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        for target_logits, logits in pairs
-    ]
+
+    def log_p(logits: Tensor) -> Tensor:
+        return F.log_softmax(full_precision(logits) / temperature, dim=-1)
+
+    terms = [F.kl_div(log_p(z), log_p(target), reduction="batchmean", log_target=True) for target, z in pairs]
     return torch.stack(terms).sum() * temperature**2
 
 
 def self_distillation(u: Tensor, v: Tensor, temperature: float, direction: str = "both") -> Tensor:
-    """``T^2 * [KL(p_u || p_v) + KL(p_v || p_u)]`` of two predictions, Eq. 3 and 6-7 of SD-Dropout.
+    """``T^2 * [KL(p_u || p_v) + KL(p_v || p_u)]`` of logits ``[B, C]``, Eq. 3 and 6-7 of SD-Dropout.
 
-    Args:
-        u: logits ``[B, C]``.
-        v: logits ``[B, C]``.
-        temperature: T.
-        direction: ``both``; ``forward`` detaches the first argument of each divergence, ``reverse`` the second.
+    `direction` ``forward`` detaches the first argument of each divergence, ``reverse`` the second, ``both`` none.
     """
     fixed_u, fixed_v = u.detach(), v.detach()
     pairs = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
@@ -31,13 +30,12 @@ class Method(nn.Module):
     """A training method: the network, the criterion, and one forward pass that returns the loss.
 
     A contributor subclasses this, sets `segments`, writes `forward` and registers the class with `register_method`.
-    `MethodTask` does everything else: DDP, compile, EMA, checkpoints, export and timm's train.py. `create_method`
-    checks arguments against the constructor's type hints; a class that is called directly takes what it is given.
+    `MethodTask` does everything else: DDP, compile, EMA, checkpoints, export and timm's train.py.
 
     Args:
         model: the plain classifier; its ``state_dict`` is what is exported.
-        criterion: loss of ``(logits [B, C], target)``; cross-entropy when None. Takes class indices ``[B]`` or
-            probabilities ``[B, C]``.
+        criterion: loss of logits ``[B, C]`` and class indices ``[B]`` or probabilities ``[B, C]``; cross-entropy when
+            None.
 
     Attributes:
         segments: the roles of the batch's parts. A batch is the segments one after another, B images each.
@@ -46,9 +44,7 @@ class Method(nn.Module):
         refuses: what it can't be combined with (``mixup``, the name of an add-on), and why.
         classifier: the classifier its network needs, see `create_model`.
         needs_epoch: whether `begin_epoch` has to be called; timm's train.py does not call it.
-        replicated: submodules that `begin_epoch` makes equal on all processes, so DDP need not send their buffers
-            around in every step.
-        name: the name it is registered under.
+        replicated: submodules that `begin_epoch` makes equal on all processes, so DDP need not send their buffers.
     """
 
     segments: tuple[str, ...] = ("anchor",)
@@ -80,24 +76,16 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Called before an epoch's first step, and again when a run is resumed within it.
-
-        Args:
-            epoch: counted from 0.
-            epochs: of the whole training.
-        """
+        """Called before the first step of an epoch, counted from 0, and again when a run is resumed within it."""
 
     @property
     def step_cost(self) -> float:
-        """The cost of a step, counted in steps of cross-entropy: a forward pass is 1, a backward pass 2.
-
-        Only passes through the body count; heads, losses and the loading of further segments do not.
-        """
+        """A step's passes through the body in steps of cross-entropy, if a backward pass costs two forward passes."""
         with_gradient, without = self.passes
         return (3 * with_gradient + without) / 3
 
     def split(self, input: Tensor, target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The batch's segments. Raises ValueError when the batch does not divide into them."""
+        """The inputs and the targets of each segment."""
         parts = len(self.segments)
         if input.shape[0] % parts or target.shape[0] != input.shape[0]:
             raise ValueError(
@@ -107,26 +95,22 @@ class Method(nn.Module):
         return list(input.chunk(parts)), list(target.chunk(parts))
 
     def anchor_forward(self, input: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The forward pass with gradient. Add-ons reach the classifier through it, so call it first, and once.
+        """The forward pass with gradient: ``output`` and ``features`` of the result, and the logits in float32.
 
-        Args:
-            input: ``[B, 3, H, W]``; or more images, of which the first B are the anchors.
-
-        Returns:
-            ``output`` and ``features`` of the result, and the logits ``[B, C]`` in float32, whatever autocast chose
-            for the network.
+        Add-ons reach the classifier through it, so call it first, and once. The first images must be the anchors.
         """
         features, logits = forward_with_features(self.model, input)
         return {"output": logits, "features": features}, full_precision(logits)
 
+    def class_indices(self, target: Tensor) -> Tensor:
+        """The target, for a method that refuses mixup: an error if it has probabilities."""
+        if target.ndim != 1:
+            raise SkdError(self.refuses["mixup"])
+        return target
+
 
 class AddOn(Method):
-    """A method that is added to another one, its `base`: it has the base's batch, and refuses what the base refuses.
-
-    Args:
-        base: name of the method it is added to.
-        base_args: arguments of that method.
-    """
+    """A method that is added to another one, its `base`: it has the base's batch, and refuses what the base refuses."""
 
     def __init__(self, model: nn.Module, criterion: Criterion, base: str, base_args: dict[str, Any] | None) -> None:
         super().__init__(model, criterion)
@@ -138,13 +122,6 @@ class AddOn(Method):
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         self.base.begin_epoch(epoch, epochs)
-
-
-def class_indices(target: Tensor, why: str) -> Tensor:
-    """The target as class indices ``[B]``. Probabilities raise `SkdError` with the reason `why`."""
-    if target.ndim != 1:
-        raise SkdError(f"{why} {NEEDS_INDICES}")
-    return target
 
 
 def gather_rows(tensor: Tensor) -> Tensor:
@@ -181,11 +158,10 @@ def register_method(name: str) -> Callable[[M], M]:
 
 
 def get_method(name: str) -> type[Method]:
-    """The method class registered under `name`; raises `SkdError` with the nearest known name."""
-    try:
-        return _METHODS[name]
-    except KeyError:
-        raise unknown("method", name, _METHODS) from None
+    """The method class registered under `name`; the error for an unknown name has the nearest known one."""
+    if name not in _METHODS:
+        raise unknown("method", name, _METHODS)
+    return _METHODS[name]
 
 
 def list_methods() -> list[str]:
@@ -198,8 +174,3 @@ def create_method(name: str, model: nn.Module, criterion: Criterion = None, **ar
     cls = get_method(name)
     checked = check_arguments(cls.__init__, arguments, what=f"method {name!r}", skip=("self", "model", "criterion"))
     return cls(model, criterion, **checked)
-
-
-def method_summary(name: str) -> str:
-    """First line of the method's docstring."""
-    return (inspect.getdoc(get_method(name)) or "").splitlines()[0]

@@ -47,7 +47,6 @@ class SDDropout(AddOn):
         weight: lambda of Eq. 4: 1.0 alone (appendix A.1), 0.1 on ImageNet (section 4.1.2); on another method the
             authors' code has 0.1.
         direction: ``both`` (Eq. 3), ``forward`` (Eq. 6) or ``reverse`` (Eq. 7), see `self_distillation`.
-        position: where dropout is: ``head``, or after a stage (see `stage_modules`).
     """
 
     refuses: Mapping[str, str] = {"sd_dropout": "base= has to name another method"}

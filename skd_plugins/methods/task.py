@@ -44,7 +44,6 @@ class MethodTask(TrainingTask):
         return trainable.method
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """One training step, see `Method.forward`."""
         result: dict[str, Tensor] = self.trainable_module(input, target)
         return result
 
@@ -113,20 +112,17 @@ class MethodTask(TrainingTask):
     def load_task_state(
         self, state: dict[str, Any] | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
     ) -> None:
-        """Restores `get_task_state`. When `strict`, other keys raise SkdError."""
         if ema:
             return
-        own = set(self.get_task_state())
-        given = set(state or {})
-        if strict and own != given:
+        own, given = self.get_task_state().keys(), state or {}
+        if strict and own != given.keys():
             raise SkdError(
                 f"the checkpoint's task state does not fit method {self.method.name!r}: "
-                f"missing {sorted(own - given)}, unexpected {sorted(given - own)}"
+                f"missing {sorted(own - given.keys())}, unexpected {sorted(given.keys() - own)}"
             )
-        self.method.load_state_dict({key: (state or {})[key] for key in own & given}, strict=False)
+        self.method.load_state_dict({key: given[key] for key in own & given.keys()}, strict=False)
 
     def get_clip_parameters(self, exclude_head: bool = False) -> Iterator[nn.Parameter] | list[nn.Parameter]:
-        """Parameters for gradient clipping; without the classifier's if `exclude_head`."""
         if not exclude_head:
             return self.method.parameters()
         head = {id(parameter) for parameter in classifier_of(self.method.model).parameters()}
@@ -179,17 +175,12 @@ def create_task(
     verbose: bool = True,
     **hparams: Any,
 ) -> MethodTask:
-    """A `timm.task.TrainingTask` that trains `model` with the method `name`.
+    """A `timm.task.TrainingTask` that trains `model`, a plain classifier, with the method `name`.
 
     Args:
-        name: one of `list_methods`.
-        model: a plain classifier.
         criterion: loss of ``(logits [B, C], target)``; cross-entropy when None.
         device: the model's when None.
         hparams: arguments of the method, checked against its constructor's type hints.
-
-    Raises:
-        SkdError: an unknown method or argument, or a value of the wrong type or range.
     """
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

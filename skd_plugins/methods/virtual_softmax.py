@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..common.errors import SkdError
 from ..networks.build import classifier_of
 from .losses import full_precision
-from .method import NEEDS_INDICES, Criterion, Method, class_indices, register_method
+from .method import NEEDS_INDICES, Criterion, Method, register_method
 
 
 @register_method("virtual_softmax")
@@ -40,7 +40,7 @@ class VirtualSoftmax(Method):
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         out, logits = self.anchor_forward(input)
-        labels = class_indices(target, "virtual_softmax")
+        labels = self.class_indices(target)
         weight = full_precision(classifier_of(self.model).weight[labels])  # type: ignore[index]  # a parameter
         virtual = weight.norm(dim=1, keepdim=True) * full_precision(out["features"]).norm(dim=1, keepdim=True)
         ce = self.criterion(torch.cat([logits, virtual], dim=1), labels)

@@ -24,7 +24,9 @@ def build_network(
     """A classifier without weights; for the arguments see `skd_plugins.create_model`."""
     with constructor_errors(name):
         if name.startswith("torchvision/"):
-            model = _torchvision_model(name.removeprefix("torchvision/"), num_classes, arguments)
+            if num_classes is not None:
+                arguments["num_classes"] = num_classes
+            model: nn.Module = torchvision.models.get_model(torchvision_name(name), weights=None, **arguments)
         else:
             model = timm.create_model(timm_name(name), num_classes=num_classes, **arguments)
     return with_classifier(model, name, classifier)
@@ -47,14 +49,12 @@ def timm_name(name: str) -> str:
     return name
 
 
-def _torchvision_model(name: str, num_classes: int | None, arguments: dict[str, Any]) -> nn.Module:
-    known = torchvision.models.list_models(module=torchvision.models)
+def torchvision_name(name: str) -> str:
+    """The name as torchvision knows it. An unknown one raises `SkdError` with the nearest name."""
+    name, known = name.removeprefix("torchvision/"), torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise unknown("torchvision model", name, known)
-    if num_classes is not None:
-        arguments = arguments | {"num_classes": num_classes}
-    model: nn.Module = torchvision.models.get_model(name, weights=None, **arguments)
-    return model
+    return name
 
 
 def with_classifier(model: nn.Module, name: str, classifier: str) -> nn.Module:
@@ -88,9 +88,7 @@ def classifier_of(model: nn.Module) -> Classifier:
     """The layer that turns pooled features into logits: linear, a 1 x 1 convolution, or our MLP.
 
     In timm's networks it is ``get_classifier()``, or the one such layer inside it; in others the last linear layer.
-
-    Raises:
-        SkdError: the network has none, or several heads.
+    A network with none or several is an error.
     """
     get_classifier = getattr(model, "get_classifier", None)
     if not callable(get_classifier):
@@ -98,13 +96,19 @@ def classifier_of(model: nn.Module) -> Classifier:
     found = get_classifier()
     if isinstance(found, MLPClassifier):
         return found
-    layers = [module for module in found.modules() if _is_classifier(module)] if isinstance(found, nn.Module) else []
-    if len(layers) != 1 or isinstance(found, nn.ModuleList):
+    layers: list[Any] = [
+        module
+        for module in (found.modules() if isinstance(found, nn.Module) else ())
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+    ]
+    several = isinstance(found, tuple | list | nn.ModuleList)
+    if len(layers) != 1 or several:
+        kind = f"{len(found)} heads" if several else f"{type(found).__name__} with {len(layers)} linear layers"
         raise SkdError(
-            f"{type(model).__name__} does not end in one nn.Linear classifier (found {_kind(found)}); "
+            f"{type(model).__name__} does not end in one nn.Linear classifier (found {kind}); "
             "use a network with a linear classifier"
         )
-    return layers[0]  # type: ignore[return-value]  # what `_is_classifier` checks
+    return layers[0]  # type: ignore[no-any-return]  # one of those two
 
 
 def num_classes_of(model: nn.Module) -> int:
@@ -119,24 +123,12 @@ def num_features_of(model: nn.Module) -> int:
     return head.in_channels if isinstance(head, nn.Conv2d) else head.in_features
 
 
-def _is_classifier(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
-
-
-def _kind(found: Any) -> str:
-    if isinstance(found, tuple | list | nn.ModuleList):
-        return f"{len(found)} heads"
-    layers = sum(_is_classifier(module) for module in found.modules()) if isinstance(found, nn.Module) else 0
-    return f"{type(found).__name__} with {layers} linear layers"
-
-
 def _last_linear(model: nn.Module) -> tuple[str, nn.Linear | MLPClassifier]:
-    named = list(model.named_modules())
-    own: list[tuple[str, Any]] = [(name, module) for name, module in named if isinstance(module, MLPClassifier)]
-    linear = own or [(name, module) for name, module in named if isinstance(module, nn.Linear)]
-    if not linear:
-        raise SkdError(f"{type(model).__name__} has no nn.Linear layer that could be its classifier")
-    return linear[-1]
+    for kind in (MLPClassifier, nn.Linear):
+        layers: list[Any] = [(name, module) for name, module in model.named_modules() if isinstance(module, kind)]
+        if layers:
+            return layers[-1]  # type: ignore[no-any-return]  # of this kind
+    raise SkdError(f"{type(model).__name__} has no nn.Linear layer that could be its classifier")
 
 
 @torch.no_grad()
@@ -146,13 +138,12 @@ def check_image_size(model: nn.Module, side: int) -> None:
     One image goes through: each network fails in its own way, most of them in the middle of the first step.
     """
     training = model.training
-    device = next(model.parameters()).device
     try:
-        model.eval()(torch.zeros(1, 3, side, side, device=device))
+        model.eval()(torch.zeros(1, 3, side, side, device=next(model.parameters()).device))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SkdError(f"image_size={side}: {type(model).__name__} can't take such images: {reason}") from None
     finally:
         model.train(training)

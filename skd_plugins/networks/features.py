@@ -15,11 +15,8 @@ from .build import classifier_of
 def forward_with_features(model: nn.Module, input: Tensor) -> tuple[Tensor, Tensor]:
     """Pooled features ``[B, D]`` and logits ``[B, C]`` of one pass, both with gradient.
 
-    A hook on the classifier's input takes the features, so the logits are those of the network's own forward,
-    whatever else that does. (timm's ``forward_head(pre_logits=True)`` leaves out the last norm of some networks.)
-
-    Raises:
-        SkdError: the classifier does not get one feature vector per image.
+    A hook on the classifier's input takes the features, so the logits are those of the network's own forward.
+    (timm's ``forward_head(pre_logits=True)`` leaves out the last norm of some networks.)
     """
     return tap_classifier(model).run(model, input)
 
@@ -28,16 +25,8 @@ def forward_with_features(model: nn.Module, input: Tensor) -> tuple[Tensor, Tens
 def extra_rows(model: nn.Module, rows: Callable[[Tensor], Sequence[Tensor]]) -> Iterator[list[Tensor]]:
     """Lets the next `forward_with_features` inside the block put further rows through the classifier, in one call.
 
-    That pass returns its own features and logits as ever, so the code that makes it need not know.
-
-    Args:
-        rows: makes further rows ``[R, D]`` from the features ``[B, D]``.
-
-    Yields:
-        a list that gets the logits of these rows, as one tensor.
-
-    Raises:
-        SkdError: there was no such pass in the block.
+    `rows` makes them ``[R, D]`` from the features ``[B, D]``; the list that the block gets receives their logits as one
+    tensor. The pass itself returns its own features and logits as ever. A block without such a pass is an error.
     """
     tap = tap_classifier(model)
     extra: list[Tensor] = []

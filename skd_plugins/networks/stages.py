@@ -14,21 +14,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..common.errors import SkdError
 
-STAGES = ("layer1", "layer2", "layer3", "layer4")
-_KNOWN = (
-    STAGES,  # timm's and torchvision's ResNets, the papers' CIFAR ResNets
-    tuple(f"features.denseblock{number}" for number in (1, 2, 3, 4)),  # timm's and torchvision's DenseNets
-)
+STAGES = ("layer1", "layer2", "layer3", "layer4")  # of timm's, torchvision's and the papers' ResNets
+_DENSENET = tuple(f"features.denseblock{number}" for number in (1, 2, 3, 4))  # timm's and torchvision's
 
 
 def stage_modules(model: nn.Module) -> tuple[str, ...]:
-    """Names of the modules that give the four stages' outputs, in order.
-
-    They are ``layer1`` to ``layer4``, ``features.denseblock1`` to ``4``, or else the last four that timm's
-    ``feature_info`` lists.
-    """
+    """Names of the modules that give the four stages' outputs, in order; timm's ``feature_info`` lists others'."""
     names = {name for name, _ in model.named_modules()}
-    for known in _KNOWN:
+    for known in (STAGES, _DENSENET):
         if names.issuperset(known):
             return known
     info: Any = getattr(model, "feature_info", None) or ()
@@ -42,10 +35,7 @@ def stage_modules(model: nn.Module) -> tuple[str, ...]:
 
 
 def stage_shapes(model: nn.Module) -> list[tuple[int, int]]:
-    """(channels, side) of each stage's output, for an input of 256 pixels or the network's own size.
-
-    It runs on the meta device, so nothing is computed.
-    """
+    """(channels, side) of each stage's output, for an input of 256 pixels or the network's own size."""
     names = stage_modules(model)
     own_size = (getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
     reason = ""
@@ -69,6 +59,7 @@ def stage_shapes(model: nn.Module) -> list[tuple[int, int]]:
 
 
 def _shapes(model: nn.Module, names: Sequence[str], size: tuple[int, int, int]) -> list[tuple[int, ...]]:
+    """Shapes of the modules' outputs, found on the meta device, where nothing is computed."""
     tensors = (*model.named_parameters(), *model.named_buffers())
     state = {name: torch.empty_like(value, device="meta") for name, value in tensors}
     taps = [StageTap(model, name) for name in names]
@@ -99,7 +90,7 @@ class StageTap:
             self.seen = output
 
     def take(self) -> Tensor:
-        """Hands over the module's output."""
+        """Hands over the output."""
         seen, self.seen = self.seen, None
         if seen is None:
             raise SkdError(f"the network does not use its module {self.name!r}")
@@ -125,18 +116,23 @@ def resume_after(model: nn.Module, stage: str, maps: Tensor) -> Tensor:
     All modules before run as the identity. In training mode BatchNorm normalises with the statistics of `maps` and
     leaves its running statistics alone.
     """
-    before = _until(model, stage)
+    before: list[nn.Module] = []  # on each level of the stage's name, the modules defined earlier
+    parent = model
+    for part in stage.split("."):
+        children = dict(parent.named_children())
+        before += list(children.values())[: list(children).index(part)]
+        parent = children[part]
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     tracked = [norm.track_running_stats for norm in norms]
-    for module in before:
-        module.forward = _identity  # an instance's attribute comes before its class's method
+    for module in (*before, parent):
+        module.forward = lambda input, *args, **kwargs: input  # comes before the class's method
     for norm in norms:
         norm.track_running_stats = norm.track_running_stats and not norm.training
     try:
         logits: Tensor = model(maps)
         return logits
     finally:
-        for module in before:
+        for module in (*before, parent):
             del module.forward
         for norm, value in zip(norms, tracked, strict=True):
             norm.track_running_stats = value
@@ -167,18 +163,3 @@ def check_resumable(model: nn.Module, stage: str) -> None:
             f"{type(model).__name__} can't be continued after {stage!r}: its forward does more than run its parts in "
             "order; use position='head', or a ResNet"
         )
-
-
-def _identity(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return input
-
-
-def _until(model: nn.Module, stage: str) -> Sequence[nn.Module]:
-    """A stage, and the modules that run before it: on each level of its name, those defined earlier."""
-    before: list[nn.Module] = []
-    parent = model
-    for part in stage.split("."):
-        children = dict(parent.named_children())
-        before += list(children.values())[: list(children).index(part)]
-        parent = children[part]
-    return [*before, parent]
