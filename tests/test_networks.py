@@ -153,7 +153,7 @@ def test_initialisation() -> None:
                 assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.03)
 
 
-@pytest.mark.parametrize("name", ["densenet121_cifar", "preact_resnet10_cifar"])
+@pytest.mark.parametrize("name", ["densenet121_cifar", "preact_resnet10_cifar", "resnet18_cifar"])
 def test_networks_compile_to_one_graph(name: str) -> None:
     torch.manual_seed(0)
     model = create_model(name, num_classes=5, **TINY[name]).eval()

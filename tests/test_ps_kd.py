@@ -79,5 +79,5 @@ def test_a_run_resumes_bit_equally(tmp_path: Path) -> None:
 def test_timms_train_py_is_refused(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text("from timm.task import ClassificationTask")
-    with pytest.raises(SkdError, match="ps_kd has to be told the epoch, which timm's train.py does not do"):
+    with pytest.raises(SkdError, match="ps_kd needs the epoch, which timm's train.py does not tell it"):
         timm_train(script, "ps_kd", [], [])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 import timm
-from timm_models import DOCUMENT, documented, try_model
-
-from skd_plugins.networks import NETWORKS
+from timm_models import DOCUMENT, documented, timm_modules, try_model
 
 ROWS = documented()
 
@@ -16,11 +14,6 @@ def test_the_page_has_every_module() -> None:
     if f"timm {timm.__version__}:" in DOCUMENT.read_text():
         assert {module for module, _, _ in ROWS} == timm_modules()
     assert {status for _, _, status in ROWS} == {"supported", "refused"}
-
-
-def timm_modules() -> set[str]:
-    """Without those of our own networks, which are registered with timm."""
-    return {module for module in timm.list_modules() if set(timm.list_models(module=module)) - set(NETWORKS)}
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from skd_plugins import SkdError, create_task
 from skd_plugins.networks import NETWORKS
@@ -45,17 +46,22 @@ class Result(NamedTuple):
     reason: str = ""  # why it is refused or wrong
 
 
+def timm_modules() -> set[str]:
+    """Without those of our own networks, which are registered with timm."""
+    return {module for module in timm.list_modules() if set(timm.list_models(module=module)) - set(NETWORKS)}
+
+
 def smallest_models() -> dict[str, str]:
     """The model with the fewest parameters in each module."""
-    chosen: dict[str, str] = {}
-    for module in timm.list_modules():
-        counts = {}
-        for name in set(timm.list_models(module=module)) - set(NETWORKS):
-            with torch.device("meta"):
-                counts[name] = sum(parameter.numel() for parameter in timm.create_model(name).parameters())
-        if counts:  # else the module is ours
-            chosen[module] = min(sorted(counts), key=lambda name: counts[name])
-    return chosen
+
+    def size(name: str) -> int:
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in timm.create_model(name).parameters())
+
+    return {
+        module: min(sorted(set(timm.list_models(module=module)) - set(NETWORKS)), key=size)
+        for module in sorted(timm_modules())
+    }
 
 
 def try_model(module: str, name: str) -> Result:
@@ -64,10 +70,8 @@ def try_model(module: str, name: str) -> Result:
         with torch.device("meta"):
             classifier_of(timm.create_model(name, num_classes=CLASSES))  # before anything is computed
         model, size = smallest_input(name)
-        problems = [(method, arguments, try_method(model, size, method, arguments)) for method, arguments in METHODS]
-        for method, arguments, problem in problems:
-            if problem:
-                return Result(module, name, "wrong", f"{method} {arguments}: {problem}")
+        for method, arguments in METHODS:
+            check_step(model, size, method, arguments)
     except SkdError as error:
         return Result(module, name, "refused", str(error))
     except Exception as error:  # our mistake; the other models are still tried
@@ -93,8 +97,7 @@ def smallest_input(name: str) -> tuple[nn.Module, int]:
     raise AssertionError(f"{name} trains on no size")
 
 
-def try_method(model: nn.Module, size: int, method: str, arguments: dict[str, Any]) -> str:
-    """Says what is wrong with one step; empty if nothing is."""
+def check_step(model: nn.Module, size: int, method: str, arguments: dict[str, Any]) -> None:
     task = create_task(method, model, verbose=False, **arguments).train()
     weight = next(classifier_of(model).parameters())
     if not weight.any():  # gMLP's starts at zero, which lets no gradient through
@@ -108,64 +111,57 @@ def try_method(model: nn.Module, size: int, method: str, arguments: dict[str, An
     model.zero_grad()
     result = seeded(lambda: task(input, target))
     result["loss"].backward()
-    if not torch.allclose(result["output"], expected, rtol=1e-3, atol=1e-4):
-        return f"the output is {(result['output'] - expected).abs().max().item():.2g} away from the model's own"
+    torch.testing.assert_close(result["output"], expected, rtol=1e-3, atol=1e-4)
     ce = nn.functional.cross_entropy(expected, target[:BATCH])
-    if not torch.allclose(result["ce"], ce.detach(), rtol=1e-3, atol=1e-4):
-        return f"the cross-entropy is {result['ce'].item():g}, not {ce.item():g}"
-    if not all(value.isfinite() for value in result.values() if value.ndim == 0):
-        return "a term is not finite"
+    torch.testing.assert_close(result["ce"], ce.detach(), rtol=1e-3, atol=1e-4)
+    assert all(value.isfinite() for value in result.values() if value.ndim == 0), f"{method}: a term is not finite"
     head = {id(parameter) for parameter in classifier_of(model).parameters()}
     body = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in head]
-    if not any(parameter.grad is not None and parameter.grad.any() for parameter in body[:5]):
-        return "no gradient reaches the first layers"
-    return ""
+    reached = any(parameter.grad is not None and parameter.grad.any() for parameter in body[:5])
+    assert reached, f"{method}: no gradient reaches the first layers"
 
 
 def seeded(function: Any) -> Any:
     """Calls it with seeded generators, for dropout, stochastic depth and VOLO's token mixing."""
     torch.manual_seed(1)
     np.random.seed(1)
-    result: dict[str, Tensor] | Tensor = function()
-    return result
+    return function()
 
 
 def document(results: list[Result]) -> str:
-    supported = [result for result in results if result.status == "supported"]
-    lines = [
-        "# timm's models",
-        "",
-        f"Written by `python tests/timm_models.py` with timm {timm.__version__}: the smallest model of each of timm's",
-        "model modules takes one training step of `sd_dropout`, `cs_kd` (all pairings) and their composition.",
-        f"**{len(supported)} of {len(results)}** are supported: the output is that of the model's own forward, the",
-        "loss is that output's, and gradient reaches the first layers. The others are refused with a sentence that",
-        f"says why; wrong: {sum(result.status == 'wrong' for result in results)}. `make slow` checks the table.",
-        "",
-        "| module | model | result |",
-        "|---|---|---|",
-        *(f"| `{module}` | `{model}` | {status}{f': {reason}' if reason else ''} |"
-          for module, model, status, reason in sorted(results, key=lambda r: (r.status == "supported", r.module))),
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
+    counts = Counter(result.status for result in results)
+    rows = [
+        f"| `{module}` | `{model}` | {status}{f': {reason}' if reason else ''} |\n"
+        for module, model, status, reason in sorted(results, key=lambda row: (row.status == "supported", row.module))
+    ]
+    return f"""# timm's models
+
+Written by `python tests/timm_models.py` with timm {timm.__version__}: the smallest model of each of timm's
+model modules takes one training step of `sd_dropout`, `cs_kd` (all pairings) and their composition.
+**{counts["supported"]} of {len(results)}** are supported: the output is that of the model's own forward, the
+loss is that output's, and gradient reaches the first layers. The others are refused with a sentence that
+says why; wrong: {counts["wrong"]}. `make slow` checks the table.
+
+| module | model | result |
+|---|---|---|
+{"".join(rows)}"""
 
 
 def documented() -> list[tuple[str, str, str]]:
     """(module, model, status) of the page's table."""
-    rows = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \| (\w+)", DOCUMENT.read_text(), flags=re.MULTILINE)
-    return [(module, model, status) for module, model, status in rows]
+    return re.findall(r"^\| `(\w+)` \| `([\w.]+)` \| (\w+)", DOCUMENT.read_text(), flags=re.MULTILINE)
 
 
 def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    results = []
-    chosen = dict(row[:2] for row in documented()) if DOCUMENT.exists() else {}
-    if set(chosen) != set(timm.list_modules()):
+    chosen = {module: model for module, model, _ in documented()}
+    if set(chosen) != timm_modules():
         chosen = smallest_models()
+    results = []
     for module, name in chosen.items():
         results.append(try_model(module, name))
         print(*results[-1], flush=True)
-    DOCUMENT.parent.mkdir(exist_ok=True)
     DOCUMENT.write_text(document(results))
 
 
