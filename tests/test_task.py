@@ -9,37 +9,21 @@ from timm.optim import create_optimizer_v2
 from skd_plugins import create_model, create_task
 
 
-def test_it_is_a_timm_task() -> None:
-    task = create_task("ce", create_model("resnet10t", num_classes=3))
-    assert isinstance(task, timm.task.TrainingTask)
-    assert task.device == torch.device("cpu")
-    assert not task.has_ema()
-    assert task.get_eval_model(ema=True) is None
-
-
-def test_no_weight_decay_names_are_the_networks() -> None:
-    """A ViT keeps its position embedding out of weight decay; behind a task it still has to."""
+def test_optimizers_see_the_networks_weight_decay_and_layers() -> None:
+    """A ViT keeps its position embedding out of weight decay, and its stem has the smallest rate."""
     model = timm.create_model("test_vit", num_classes=3)
     parameters = dict(model.named_parameters())
-    names = model.no_weight_decay() & set(parameters)
-    assert names
+    undecayed = model.no_weight_decay() & set(parameters)
+    assert undecayed
     task = create_task("sd_dropout", model)
-    decays = {}
-    for group in create_optimizer_v2(task.get_trainable_module(), opt="sgd", lr=0.1, weight_decay=0.5).param_groups:
-        for parameter in group["params"]:
-            decays[id(parameter)] = group["weight_decay"]
-    assert all(decays[id(parameters[name])] == 0 for name in names)
-    assert decays[id(model.get_classifier().weight)] == 0.5
-    assert len(decays) == len(parameters), "every parameter once, although the add-on's base holds the network too"
-
-
-def test_layer_decay_gives_the_stem_the_smallest_rate() -> None:
-    model = timm.create_model("test_vit", num_classes=3)
-    task = create_task("sd_dropout", model)
-    optimizer = create_optimizer_v2(task.get_trainable_module(), opt="sgd", lr=1.0, layer_decay=0.5)
-    scales = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
-    assert scales[id(model.patch_embed.proj.weight)] < scales[id(model.blocks[-1].mlp.fc1.weight)] < 1
-    assert scales[id(model.get_classifier().weight)] == 1
+    optimizer = create_optimizer_v2(task.get_trainable_module(), opt="sgd", lr=1.0, weight_decay=0.5, layer_decay=0.5)
+    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    assert len(groups) == len(parameters), "every parameter once, although the add-on's base holds the network too"
+    assert all(groups[id(parameters[name])]["weight_decay"] == 0 for name in undecayed)
+    head = groups[id(model.get_classifier().weight)]
+    assert (head["weight_decay"], head["lr_scale"]) == (0.5, 1)
+    stem, last = (groups[id(weight)] for weight in (model.patch_embed.proj.weight, model.blocks[-1].mlp.fc1.weight))
+    assert stem["lr_scale"] < last["lr_scale"] < 1
 
 
 def test_clip_parameters_without_the_classifier() -> None:
@@ -51,15 +35,17 @@ def test_clip_parameters_without_the_classifier() -> None:
 
 
 def test_moving_the_task_moves_the_bank() -> None:
-    task = create_task("cs_kd", create_model("resnet10t", num_classes=3), pairing="bank").to(torch.float64)
-    assert task.dtype == torch.float64
-    assert task.method.bank.dtype == torch.float64
+    task = create_task("cs_kd", create_model("resnet10t", num_classes=3), pairing="bank")
+    assert isinstance(task, timm.task.TrainingTask)
+    assert (task.device, task.has_ema(), task.get_eval_model(ema=True)) == (torch.device("cpu"), False, None)
+    task.to(torch.float64)
+    assert task.dtype == task.method.bank.dtype == torch.float64
     assert task.method.bank_filled.dtype == torch.bool
     assert task(torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 0, 1, 2]))["loss"].isfinite()
 
 
 def test_what_ddp_leaves_alone_has_its_names_in_a_compiled_module_too() -> None:
-    task = create_task("ps_kd", create_model("resnet10t", num_classes=3, channels=(8, 8, 16, 16)), verbose=False)
+    task = create_task("ps_kd", create_model("resnet10t", num_classes=3, channels=(8, 8, 16, 16)))
     module = task.get_trainable_module()
     assert module is not None
     for wrapped in (module, torch.compile(module)):
