@@ -26,14 +26,11 @@ class Recipe:
     """What is trained, how, and on what. Values are checked when a recipe is made.
 
     Attributes:
-        name: ``arch.tag``, the name of the run's folder and of the exported weights.
+        name: ``arch.tag``, for the run's folder and the exported weights.
         dataset: what the recipe is meant for; ``digits`` is embedded and used if no data is given.
         model: timm's name, or ``torchvision/NAME``.
-        model_args: arguments of the network's constructor.
         num_classes: outputs of the network; None takes the data's. A number that is not the data's is refused.
         initial_weights: exported weights or a checkpoint to start from.
-        method: see ``skd list methods``.
-        method_args: arguments of the method.
         epochs: passes over the anchors.
         batch_size: anchors per optimizer step, over all processes and micro-batches; pairs and views come on top.
         grad_accumulation: micro-batches per step.
@@ -44,18 +41,14 @@ class Recipe:
         schedule: timm's scheduler, stepped after every optimizer step.
         milestones: epochs at which ``multistep`` multiplies the learning rate by `lr_decay`.
         min_lr: lower end of ``cosine``.
-        warmup_epochs: linear warm-up.
         clip_grad: largest gradient norm; None does not clip.
         ema_decay: decay of an exponential moving average of the weights, which is then validated; None for none.
-        label_smoothing: of the cross-entropy.
-        mixup: alpha of timm's mixup; 0 for none.
-        cutmix: alpha of timm's cutmix; 0 for none.
+        mixup: alpha of timm's mixup; `cutmix` likewise; 0 for none.
         image_size: side of the input in pixels.
         augment: ``rrc`` (random resized crop) or ``shift``; see `Augmentation` for this and the next six.
         mean: channel means of images in [0, 1]; `std` likewise.
         eval_batch_size: images per batch and process in validation; None takes the anchors of a training batch.
         precision: ``no`` (float32), ``bf16`` or ``fp16``.
-        channels_last: memory format.
         compile: torch.compile the step.
         sync_bn: BatchNorm over all processes (GPUs only).
         workers: decoding threads (`.beton`) or processes (folder) per process.
@@ -144,21 +137,22 @@ class Recipe:
     @classmethod
     def from_json(cls, values: dict[str, Any], *, where: str = "recipe") -> Recipe:
         """The inverse of `to_json`."""
-        known = {item.name for item in dataclasses.fields(cls)}
-        for name in values:
-            if name not in known:
-                raise unknown(f"field of {where}", name, known)
+        _check_names(values, f"field of {where}")
         if "name" not in values:
             raise SkdError(f"{where} has no field 'name'")
         return cls(**values)
 
 
+def _check_names(values: dict[str, Any], what: str) -> None:
+    known = {item.name for item in dataclasses.fields(Recipe)}
+    for name in values:
+        if name not in known:
+            raise unknown(what, name, known)
+
+
 def replace(recipe: Recipe, **changes: Any) -> Recipe:
     """A recipe that differs in the given fields."""
-    known = {item.name for item in dataclasses.fields(recipe)}
-    for name in changes:
-        if name not in known:
-            raise unknown("recipe field", name, known)
+    _check_names(changes, "recipe field")
     return dataclasses.replace(recipe, **changes)
 
 

@@ -1,4 +1,4 @@
-"""Which samples are in a batch of timm's train.py: the `TrainingOrder` for a call of timm's ``create_loader``."""
+"""Which samples are in a batch of timm's train.py."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from timm.data.mixup import FastCollateMixup
 
 from ..common.errors import SkdError
-from ..data.order import Division, TrainingOrder
+from ..data.order import UNDIVIDED, Division, TrainingOrder
 
 
-class WholeBatches(TrainingOrder):
-    """A `TrainingOrder` of whole batches, like timm's training loaders (``drop_last=True``).
+def whole_batches(
+    targets: NDArray[np.int64], *, batch_size: int, division: Division = UNDIVIDED, **others: Any
+) -> TrainingOrder:
+    """An order of whole batches, like timm's training loaders (``drop_last=True``).
 
     Each epoch leaves out the images that do not fill a batch. (With `couples` an image that is alone in its class comes
     last in every shuffle, so it may never be seen.)
@@ -24,26 +26,23 @@ class WholeBatches(TrainingOrder):
         targets: each sample's class ``[N]``.
         batch_size: anchors per process, as timm counts.
     """
-
-    def __init__(self, targets: NDArray[np.int64], *, batch_size: int, division: Division, **others: Any) -> None:
-        world = division.world
-        if len(targets) < batch_size * world:
-            raise SkdError(
-                f"{len(targets)} training images are less than one batch of {batch_size} on {world} process(es); "
-                "timm's train.py leaves out incomplete batches, so choose a smaller --batch-size"
-            )
-        super().__init__(targets, batch_size=batch_size * world, division=division, drop_last=True, **others)
+    anchors = batch_size * division.world
+    if len(targets) < anchors:
+        raise SkdError(
+            f"{len(targets)} training images are less than one batch of {batch_size} on {division.world} process(es); "
+            "timm's train.py leaves out incomplete batches, so choose a smaller --batch-size"
+        )
+    return TrainingOrder(targets, batch_size=anchors, division=division, drop_last=True, **others)
 
 
 def training_order(
     targets: NDArray[np.int64], options: Mapping[str, Any], *, segments: Sequence[str], couples: bool, seed: int
-) -> WholeBatches:
-    """The order for a call of timm's ``create_loader`` with the arguments `options`; targets ``[N]``."""
+) -> TrainingOrder:
+    """The order for a call of timm's ``create_loader`` with the arguments `options`."""
     rank, world = processes(options)
-    return WholeBatches(
-        targets, segments=segments, batch_size=options["batch_size"], seed=seed, couples=couples,
-        division=Division(rank=rank, world=world, even=isinstance(options["collate_fn"], FastCollateMixup)),
-    )  # fmt: skip
+    division = Division(rank=rank, world=world, even=isinstance(options["collate_fn"], FastCollateMixup))
+    kind = {"segments": segments, "couples": couples, "seed": seed}
+    return whole_batches(targets, batch_size=options["batch_size"], division=division, **kind)
 
 
 def processes(options: Mapping[str, Any]) -> tuple[int, int]:

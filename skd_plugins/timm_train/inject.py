@@ -6,10 +6,9 @@ import inspect
 import logging
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NoReturn
@@ -30,7 +29,6 @@ from .beton_dataset import BetonDataset, find_beton
 from .pairs import PairedMixup, paired_loader, paired_order
 
 _logger = logging.getLogger(__name__)
-Patch = tuple[ModuleType, str, Any]
 
 
 def timm_train(
@@ -51,7 +49,10 @@ def timm_train(
         arguments: timm's arguments, after --.
     """
     injection = _Injection(script, method, parse_assignments(method_args))
-    with _replaced([(sys, "argv", [str(script), *arguments]), *injection.patches()]):
+    with ExitStack() as restore:
+        for owner, name, value in [(sys, "argv", [str(script), *arguments]), *injection.patches()]:
+            restore.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
         try:
             runpy.run_path(str(script), run_name="__main__")
         except ImportError as error:
@@ -84,8 +85,8 @@ class _Injection:
         self._timm_loader: Callable[..., Any] = timm.data.create_loader
         self._timm_task: Callable[..., Any] = timm.task.ClassificationTask
 
-    def patches(self) -> list[Patch]:
-        patches: list[Patch] = [
+    def patches(self) -> list[tuple[ModuleType, str, Any]]:
+        patches: list[tuple[ModuleType, str, Any]] = [
             (timm.data, "create_dataset", self.create_dataset),
             (timm.data, "create_loader", self.create_loader),
             (timm.data, "create_naflex_loader", self._refuse_naflex),
@@ -93,13 +94,11 @@ class _Injection:
         ]
         if len(self.segments) > 1:
             patches.append((timm.data, "Mixup", partial(PairedMixup, len(self.segments))))
-        tasks = [
-            name
-            for name, value in vars(timm.task).items()
-            if inspect.isclass(value) and issubclass(value, timm.task.TrainingTask)
-        ]
-        others = sorted({*tasks} - {"TrainingTask", "ClassificationTask"})  # distillation, multi-label
-        return patches + [(timm.task, name, partial(self._refuse_task, name)) for name in others]
+        kept = (timm.task.TrainingTask, timm.task.ClassificationTask)
+        for name, value in vars(timm.task).items():  # refuses distillation and multi-label
+            if inspect.isclass(value) and issubclass(value, timm.task.TrainingTask) and value not in kept:
+                patches.append((timm.task, name, partial(self._refuse_task, name)))
+        return patches
 
     def create_dataset(self, *args: Any, **kwargs: Any) -> Any:
         """timm's ``create_dataset``, which also opens `.beton` files."""
@@ -135,13 +134,12 @@ class _Injection:
         return paired_loader(self._timm_loader, options, order)
 
     def create_task(self, *args: Any, **kwargs: Any) -> MethodTask:
-        """Our task in place of timm's, from timm's arguments."""
+        """Our task, from the arguments of timm's."""
         options = self._bound(self._timm_task, args, kwargs)
         model, criterion, device = options["model"], options["criterion"], options["device"]
         if isinstance(model, torch.jit.ScriptModule):
             raise SkdError("--torchscript hides the network's classifier from the methods; use --torchcompile")
-        if criterion is None:  # since timm 1.0.30 the task can make it
-            # Only there in these versions.
+        if criterion is None:  # since timm 1.0.30 the task can make it, with a function that is not there before
             from timm.task.classification import resolve_classification_loss
 
             criterion = resolve_classification_loss(None, device, criterion_kwargs=options["criterion_kwargs"])
@@ -150,22 +148,18 @@ class _Injection:
             raise SkdError(
                 f"the data has the label {self._largest_label}, but the network {classes} classes; give --num-classes"
             )
-        task = create_task(
-            self.method, model, criterion, device=device, dtype=options["dtype"], verbose=options["verbose"],
-            **self.arguments,
-        )  # fmt: skip
+        verbose, dtype = options["verbose"], options["dtype"]
+        task = create_task(self.method, model, criterion, device=device, dtype=dtype, verbose=verbose, **self.arguments)
         self.created_task = True
-        if options["verbose"]:
+        if verbose:
             settings = ", ".join(f"{name}={value}" for name, value in self.arguments.items())
             _logger.info("skd_plugins: training with method %s(%s)", self.method, settings)
         return task
 
     def misfit(self, reason: str) -> SkdError:
         """An error for a script of another version of timm."""
-        version = metadata.version("timm")
-        return SkdError(
-            f"{self.script} does not fit the installed timm {version} ({reason}); use train.py of tag v{version}"
-        )
+        installed = f"{self.script} does not fit the installed timm {timm.__version__} ({reason})"
+        return SkdError(f"{installed}; use train.py of tag v{timm.__version__}")
 
     def _bound(self, function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
         try:
@@ -206,16 +200,3 @@ def _check_script(script: Path) -> None:
         raise SkdError(f"can't read {script} ({error.strerror}); {hint}") from None
     if "timm.task" not in text or "ClassificationTask" not in text:
         raise SkdError(f"{script} does not use timm.task.ClassificationTask; {hint}")
-
-
-@contextmanager
-def _replaced(patches: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Sets attributes and restores them at the end."""
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
-    try:
-        for owner, name, value in patches:
-            setattr(owner, name, value)
-        yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)

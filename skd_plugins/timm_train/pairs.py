@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 from ..common.errors import SkdError
 from ..data.mixing import from_same_state
 from ..data.order import TrainingOrder
-from .batches import WholeBatches, refuse, training_order
+from .batches import refuse, training_order
 
 
-def paired_order(options: Mapping[str, Any], *, segments: Sequence[str], couples: bool, seed: int) -> WholeBatches:
-    """The order for a call of timm's ``create_loader``, with the arguments `options`, on one of timm's data sets."""
+def paired_order(options: Mapping[str, Any], *, segments: Sequence[str], couples: bool, seed: int) -> TrainingOrder:
+    """The order for a call of timm's ``create_loader`` on one of its data sets."""
     refuse(
         options,
         f"batches with {'two images of each class' if couples else 'the segments ' + ' | '.join(segments)}",
@@ -38,11 +38,7 @@ def paired_loader(create_loader: Callable[..., Any], options: Mapping[str, Any],
     """timm's training loader with batches of an order's segments, ``[B anchors | B pairs]``.
 
     Data set, transform, collation, workers and prefetcher stay timm's. Augmentation draws from the workers' generators,
-    so an anchor that is its own pair gets two different crops.
-
-    Args:
-        create_loader: timm's function.
-        options: its arguments.
+    so an anchor that is its own pair gets two different crops. `options` are the arguments of `create_loader`.
     """
     timms = create_loader(**options)
     inner: DataLoader[Any] = timms.loader if isinstance(timms, PrefetchLoader) else timms
@@ -65,18 +61,17 @@ class PairedSampler(Sampler[list[int]]):
     """A batch sampler that follows a `TrainingOrder`."""
 
     def __init__(self, order: TrainingOrder) -> None:
-        self.order = order
-        self.epoch = 0
+        self.order, self.epoch = order, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch of the next ``iter()``; without calls epochs count 0, 1, ..."""
+        """Sets the next epoch; without calls epochs count 0, 1, ..."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return self.order.steps
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, self.epoch = self.epoch, self.epoch + 1
+        epoch, self.epoch = self.epoch, self.epoch + 1  # at the first batch: a DataLoader may ask for an iterator twice
         for batch in self.order.batches(epoch):
             yield batch.indices.tolist()
 

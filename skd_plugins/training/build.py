@@ -24,18 +24,13 @@ from ..recipe import Recipe
 from ..weights.load import load_into, load_weights
 
 
-def augmentation(recipe: Recipe) -> Augmentation:
-    """The recipe's augmentation."""
-    return Augmentation.of(recipe)
-
-
 def training_loader(
     recipe: Recipe, path: Path, method: Method, *, rank: int, world: int, device: torch.device
 ) -> Loader:
     """Random crops of `path` in batches of the method's segments."""
     return make_loader(
         path, train=True, segments=method.segments, couples=method.couples, batch_size=recipe.batch_size,
-        augmentation=augmentation(recipe), seed=recipe.seed, workers=_workers(recipe), device=device,
+        augmentation=Augmentation.of(recipe), seed=recipe.seed, workers=_workers(recipe), device=device,
         division=Division(rank=rank, world=world, accumulation=recipe.grad_accumulation, even=mixes(recipe)),
         skip_broken=recipe.skip_broken,
     )  # fmt: skip
@@ -47,7 +42,7 @@ def evaluation_loader(
     """Centre crops of `path` with the recipe's pre-processing."""
     return make_loader(
         path, train=False, batch_size=recipe.eval_batch_size or max(recipe.batch_size // world, 1),
-        augmentation=augmentation(recipe), workers=_workers(recipe),
+        augmentation=Augmentation.of(recipe), workers=_workers(recipe),
         division=Division(rank=rank, world=world), skip_broken=recipe.skip_broken, device=device,
     )  # fmt: skip
 
@@ -68,9 +63,8 @@ def build_task(recipe: Recipe, num_classes: int, device: torch.device) -> Method
     synchronised = recipe.sync_bn and device.type == "cuda"
     if synchronised:
         model = convert_sync_batchnorm(model)
-    task = create_task(
-        recipe.method, model, build_criterion(recipe), device=device, verbose=False, **recipe.method_args
-    )
+    criterion = build_criterion(recipe)
+    task = create_task(recipe.method, model, criterion, device=device, verbose=False, **recipe.method_args)
     if synchronised:
         synchronise_own_parts(task.method)
     return task
@@ -102,7 +96,7 @@ def build_mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
 
 
 def check_mixing(recipe: Recipe, method: Method) -> None:
-    """Raises SkdError for mixup or cutmix with a method that needs class indices."""
+    """Refuses mixup and cutmix for a method that needs class indices."""
     if mixes(recipe) and "mixup" in method.refuses:
         raise SkdError(f"mixup={recipe.mixup:g}, cutmix={recipe.cutmix:g}: {method.refuses['mixup']}; leave them out")
 
@@ -123,15 +117,13 @@ def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_
     """timm's scheduler, stepped after every optimizer step; None for a constant learning rate."""
     if recipe.schedule == "constant" and not recipe.warmup_epochs:
         return None
-    schedule, milestones = recipe.schedule, recipe.milestones
-    if schedule == "constant":  # timm's "none" has no warm-up
-        schedule, milestones = "multistep", ()
-    scheduler: Scheduler | None
-    scheduler, _ = create_scheduler_v2(
-        optimizer, sched=schedule, num_epochs=recipe.epochs,
+    constant = recipe.schedule == "constant"  # timm's "none" has no warm-up
+    milestones = () if constant else recipe.milestones
+    scheduler: Scheduler | None = create_scheduler_v2(
+        optimizer, sched="multistep" if constant else recipe.schedule, num_epochs=recipe.epochs,
         # timm lowers the rate one update before a milestone; half an update more puts it at the milestone.
         decay_milestones=[epoch + 0.5 / steps_per_epoch for epoch in milestones],  # type: ignore[misc]  # int: timm
         decay_rate=recipe.lr_decay, min_lr=recipe.min_lr,
         warmup_epochs=recipe.warmup_epochs, warmup_lr=0.0, step_on_epochs=False, updates_per_epoch=steps_per_epoch,
-    )  # fmt: skip
+    )[0]  # fmt: skip
     return scheduler

@@ -34,13 +34,7 @@ from .build import (
     training_loader,
 )
 from .failures import explains
-from .process import (
-    any_process,
-    collected_signals,
-    seed_step,
-    start_accelerator,
-    use_deterministic_algorithms,
-)
+from .process import any_process, collected_signals, seed_step, start_accelerator, use_deterministic_algorithms
 from .progress import Progress
 from .run_folder import RunLog, check_same_data, open_run
 from .validation import validate
@@ -49,6 +43,8 @@ from .validation import validate
 @explains("; continue with --resume")
 def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", resume: bool = False) -> Path:
     """Trains a recipe; under ``accelerate launch`` or ``torchrun`` on all their processes.
+
+    After SIGTERM or SIGINT it writes a checkpoint and exits.
 
     Args:
         data: folder with ``train.beton`` and ``val.beton``, or with ``train/`` and ``val/``; None or ``digits`` for the
@@ -60,13 +56,9 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
     Returns:
         the run's folder: ``last.pt``, ``best.pt``, ``metrics.jsonl``, ``recipe.json``, and ``NAME/`` with TensorBoard's
         files.
-
-    Raises:
-        SkdError: bad data, arguments or checkpoint; a loss that is not finite; another process died or hangs.
-        SystemExit: after SIGTERM or SIGINT, once a checkpoint is written.
     """
     run = Run(recipe, data, Path(out) / recipe.name / f"seed{recipe.seed}", resume)
-    with run.progress, collected_signals() as run.received:
+    with run.progress.bar, collected_signals() as run.received:
         while run.step < run.total_steps:
             epoch = run.train_epoch()
             run.end_epoch(epoch)
@@ -74,7 +66,7 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
 
 
 class Run:
-    """A training: its parts, how far it is, and what is done with them. Every process has one."""
+    """A training, as one of its processes sees it."""
 
     def __init__(self, recipe: Recipe, data: str | None, folder: Path, resume: bool) -> None:
         self.recipe, self.folder = recipe, folder
@@ -92,8 +84,6 @@ class Run:
         self.lock = ExitStack()
         self._start_or_resume(open_run(self.accelerator, recipe, folder, data_folder, resume, self.lock))
         self._start_reporting()
-
-    # ---- parts -------------------------------------------------------------------------------------------------------
 
     def _open_data_and_network(self, train_path: Path, val_path: Path) -> None:
         recipe, where = self.recipe, {"rank": self.rank, "world": self.world, "device": self.device}
@@ -145,9 +135,8 @@ class Run:
         if recipe.trackers:
             self.accelerator.init_trackers(recipe.name.replace("/", "_"))
         self.log = RunLog(self.accelerator, self.folder / "metrics.jsonl", self.step)
-        self.progress = Progress(
-            enabled=self.accelerator.is_main_process, total=int(self.total_steps), start=self.step, name=recipe.name
-        )
+        main = self.accelerator.is_main_process
+        self.progress = Progress(enabled=main, total=int(self.total_steps), start=self.step, name=recipe.name)
         self.progress.say(
             f"{recipe.name}: {recipe.method} on {recipe.model}, {self.train_loader.num_samples} images, "
             f"{self.steps_per_epoch} steps an epoch, from step {self.step} to {self.total_steps}, "
@@ -157,8 +146,6 @@ class Run:
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))  # of the loss terms
         self.logged = self.step
         self.last_saved = time.monotonic()
-
-    # ---- the loop ----------------------------------------------------------------------------------------------------
 
     def train_epoch(self) -> int:
         """Trains to the end of the epoch, or of the training; returns the epoch."""
@@ -239,9 +226,8 @@ class Run:
         """Validates, saves, and stops if a signal has asked for it."""
         done, names = self.step // self.steps_per_epoch, []
         if done % self.recipe.validate_every == 0 or self.step == self.total_steps:
-            metrics = validate(
-                self.accelerator, self.task, self.val_loader, ema=bool(self.recipe.ema_decay), progress=self.progress
-            )
+            ema = bool(self.recipe.ema_decay)
+            metrics = validate(self.accelerator, self.task, self.val_loader, ema=ema, progress=self.progress)
             self.log.write("validate", self.step, epoch, metrics)
             if metrics["top1"] > self.best:
                 self.best, self.best_epoch = metrics["top1"], epoch
@@ -253,8 +239,6 @@ class Run:
         self.save(*names)
         if self.step < self.total_steps:
             self.stop_if_asked(saved=True)
-
-    # ---- saving and stopping -----------------------------------------------------------------------------------------
 
     def save(self, *names: str) -> None:
         """Writes ``last.pt``, from the first process, and gives it further names."""
@@ -282,13 +266,11 @@ class Run:
 
     def finish(self) -> Path:
         """Reports the images that were left out, and ends; returns the run's folder."""
-        skipped = [
-            set().union(*gather_object([set(loader.skipped)])) for loader in (self.train_loader, self.val_loader)
-        ]
+        loaders = self.train_loader, self.val_loader
+        skipped = [len(set().union(*gather_object([set(loader.skipped)]))) for loader in loaders]
         if any(skipped):
-            train_skipped, val_skipped = map(len, skipped)
-            self.log.write("skipped", self.step, self.recipe.epochs, {"train": train_skipped, "val": val_skipped})
-            self.progress.say(f"left out {train_skipped} training and {val_skipped} validation images")
+            self.log.write("skipped", self.step, self.recipe.epochs, dict(zip(("train", "val"), skipped, strict=True)))
+            self.progress.say("left out {} training and {} validation images".format(*skipped))
         self._close(f"done: {self.folder}")
         return self.folder
 
@@ -301,12 +283,9 @@ class Run:
 
 
 def _check_classes(train_loader: Loader, val_loader: Loader, num_classes: int) -> None:
-    train_data, val_data = train_loader.data, val_loader.data
     if train_loader.classes and val_loader.classes and train_loader.classes != val_loader.classes:
-        different = sorted(set(train_loader.classes) ^ set(val_loader.classes))
-        raise SkdError(
-            f"{train_data.path} and {val_data.path} have different classes: {', '.join(different[:5]) or 'their order'}"
-        )
+        different = ", ".join(sorted(set(train_loader.classes) ^ set(val_loader.classes))[:5]) or "their order"
+        raise SkdError(f"{train_loader.data.path} and {val_loader.data.path} have different classes: {different}")
     for loader in (train_loader, val_loader):
         if not loader.fits(num_classes):
             raise SkdError(

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import wraps
-from pathlib import Path
-from typing import ParamSpec
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ..common.errors import SkdError
 from ..data.fetch import READER_ADVICE, READER_DIED
-
-P = ParamSpec("P")
 
 # Patterns of torch's messages, and ours. Other errors are passed on: they may be mistakes in the code.
 _KNOWN = {
@@ -32,29 +28,14 @@ _KNOWN = {
 }
 
 
-def explained(error: Exception) -> SkdError | None:
-    """The error with the way out, or None if it is not a known one."""
-    text = str(error)
-    for pattern, meaning in _KNOWN.items():
-        if re.search(pattern, text):
-            return SkdError(f"{meaning} [{type(error).__name__}: {' '.join(text.split())[:200]}]")
-    return None
-
-
-def explains(then: str = "") -> Callable[[Callable[P, Path]], Callable[P, Path]]:
-    """Makes a function raise `SkdError` for known failures; `then` is added to the message."""
-
-    def decorate(function: Callable[P, Path]) -> Callable[P, Path]:
-        @wraps(function)
-        def wrapped(*args: P.args, **kwargs: P.kwargs) -> Path:
-            try:
-                return function(*args, **kwargs)
-            except (RuntimeError, ValueError) as error:  # torch's of all kinds are among these
-                known = explained(error)
-                if known is None:
-                    raise
-                raise SkdError(f"{known}{then}") from error
-
-        return wrapped
-
-    return decorate
+@contextmanager
+def explains(then: str = "") -> Iterator[None]:
+    """Decorates a function: torch's known failures become `SkdError`; `then` is added to the message."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # torch's errors are all among these
+        for pattern, meaning in _KNOWN.items():
+            if re.search(pattern, str(error)):
+                text = " ".join(str(error).split())[:200]
+                raise SkdError(f"{meaning} [{type(error).__name__}: {text}]{then}") from error
+        raise

@@ -17,10 +17,7 @@ HELP = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone)
 
 @one_line
 def main(recipe: Recipe, argv: list[str] | None = None) -> None:
-    """The command line of a recipe file; errors of the user's are one line, and exit with 2.
-
-    ``accelerate launch recipes/NAME.py --data DIR --out runs/ [--resume] [--dry-run] [field=value ...]``
-    """
+    """``accelerate launch recipes/NAME.py --data DIR --out runs/ [--resume] [--dry-run] [field=value ...]``."""
     arguments = _overrides_last(sys.argv[1:] if argv is None else argv)
     tyro.cli(partial(_command, recipe), args=arguments, description=f"Train {recipe.name}.", config=HELP)
 
@@ -56,7 +53,7 @@ def _command(
     """
     changed = override(recipe, list(overrides))
     if dry_run:
-        from .plan import print_plan
+        from .plan import print_plan  # with torch, which the command line's help does not need
 
         print_plan(changed, data=data)
     else:

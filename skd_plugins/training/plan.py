@@ -73,11 +73,10 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
 
 
 def estimate_memory(recipe: Recipe, method: Method, images: int) -> dict[str, int]:
-    """Bytes of one training step: weights, gradients, optimizer, average, and what autograd saves for backward.
+    """Bytes of one training step, without convolutions' workspaces and fragmentation.
 
-    A step on the meta device counts what autograd saves. Workspaces of convolutions and fragmentation come on top.
+    A step on the meta device counts what autograd saves for backward.
     """
-    state = sum(tensor.nbytes for tensor in (*method.parameters(), *method.buffers()))
     saved: dict[int, tuple[torch.Tensor, int]] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -96,19 +95,16 @@ def estimate_memory(recipe: Recipe, method: Method, images: int) -> dict[str, in
     del result
     if recipe.precision != "no":
         activations //= 2  # autocast saves them in 16 bits; the meta device has no autocast
-    parts = {
-        "weights": state,
-        "gradients": state,
-        "optimizer": _optimizer_state(recipe, method),
-        "activations": activations,
-    }
+    state = sum(tensor.nbytes for tensor in (*method.parameters(), *method.buffers()))
+    optimizer = _optimizer_state(recipe, method)
+    parts = {"weights": state, "gradients": state, "optimizer": optimizer, "activations": activations}
     if recipe.ema_decay:
         parts["average"] = sum(tensor.nbytes for tensor in method.model.state_dict().values())
     return parts | {"input": images * 3 * recipe.image_size**2 * 5}
 
 
 def _optimizer_state(recipe: Recipe, method: Method) -> int:
-    """Bytes that the optimizer keeps after a step, made on the meta device."""
+    """What the optimizer keeps after a step on the meta device."""
     optimizer = build_optimizer(recipe, method)
     for parameter in method.parameters():
         parameter.grad = torch.empty_like(parameter)
@@ -148,9 +144,6 @@ def _schedule(recipe: Recipe) -> str:
     return f"{recipe.epochs} epochs, {texts[recipe.schedule]}{warmup}"
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    raise AssertionError
+def _size(count: int) -> str:
+    power = min((len(str(count)) - 1) // 3, 3)
+    return f"{count / 1000**power:.3g} {('B', 'KB', 'MB', 'GB')[power]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -48,8 +49,7 @@ def start_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
 def use_deterministic_algorithms() -> None:
     """Makes torch, cuDNN and cuBLAS repeat their results bit by bit, for the rest of the process.
 
-    This costs speed, and an operation without a deterministic algorithm raises an error. Results still differ between
-    kinds of GPUs, numbers of processes, and versions of these libraries.
+    Results still differ between kinds of GPUs, numbers of processes, and versions of these libraries.
     """
     # cuBLAS reads this when it starts; without it torch refuses matrix products.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -73,24 +73,21 @@ def seed_step(seed: int, step: int, part: int) -> None:
 def collected_signals() -> Iterator[list[int]]:
     """Collects SIGTERM and SIGINT; a second signal ends the process at once."""
     received: list[int] = []
-    handled = (signal.SIGTERM, signal.SIGINT)
-    try:
-        old: dict[int, Any] = {number: signal.getsignal(number) for number in handled}
+    old: dict[int, Any] = {}
 
-        def note(number: int, frame: Any) -> None:
-            received.append(number)
-            signal.signal(number, old[number])
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, old[number])
 
-        for number in handled:
-            signal.signal(number, note)
-    except ValueError:  # only the main thread may handle signals
-        yield received
-        return
+    if threading.current_thread() is threading.main_thread():  # no other thread may handle signals
+        old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in old:
+        signal.signal(number, note)
     try:
         yield received
     finally:
-        for number in handled:
-            signal.signal(number, old[number])
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def any_process(received: list[int], world: int, device: torch.device) -> bool:

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator
-from types import TracebackType
 from typing import TypeVar
 
+from rich import progress as rich
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
 
 from ..common.meter import clock
 
@@ -30,32 +22,17 @@ class Progress:
         self.enabled = enabled
         self.console = Console(highlight=False, soft_wrap=True)
         self.live = enabled and self.console.is_terminal
-        self.bar = Bar(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.live,
-        )
+        columns = (
+            rich.TextColumn("[bold]{task.description}"), rich.BarColumn(None), rich.MofNCompleteColumn(),
+            rich.TextColumn("{task.fields[text]}"), rich.TimeElapsedColumn(), "ETA", rich.TimeRemainingColumn(),
+        )  # fmt: skip
+        self.bar = rich.Progress(*columns, console=self.console, disable=not self.live)
         self.task = self.bar.add_task(name, total=total, completed=start, text="")
         self._reset()
-        self._last: dict[str, float] = {}
+        self._last: dict[str, float] = {}  # rates
         self._terms: dict[str, float] = {}
         self._total, self._start, self._done = total, start, start
         self._started = self._said = time.monotonic()
-
-    def __enter__(self) -> Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
 
     def timed(self, batches: Iterator[T]) -> Generator[T, None, None]:
         """The same batches, with the time spent waiting for them measured."""
@@ -93,20 +70,18 @@ class Progress:
     def show(self, epoch: int, terms: dict[str, float], lr: float) -> None:
         """Updates the live line."""
         self._terms = terms
-        text = (
-            f"epoch {epoch + 1}  {_losses(terms)}  lr {lr:.2e}  {self._last['images_per_second']:.0f} img/s  "
-            f"data {self._last['data_wait']:.0%}"
-        )
+        speed, wait = self._last.values()
+        text = f"epoch {epoch + 1}  {_losses(terms)}  lr {lr:.2e}  {speed:.0f} img/s  data {wait:.0%}"
         self.bar.update(self.task, text=text)
         if not self.live and time.monotonic() - self._said >= _PAUSE:
             self.say(f"step {self._done}/{self._total}  {text}  ETA {self._left()}")
 
     def validated(self, epoch: int, metrics: dict[str, float]) -> None:
         """Prints the epoch's line."""
-        speed = f"{self._last['images_per_second']:.0f} img/s, data wait {self._last['data_wait']:.0%}"
+        speed, wait = self._last.values()
         self.say(
             f"epoch {epoch + 1:3d}  {_losses(self._terms)}  |  top1 {metrics['top1']:.2%}  top5 {metrics['top5']:.2%}  "
-            f"nll {metrics['nll']:.3f}  |  {speed}, ETA {self._left()}"
+            f"nll {metrics['nll']:.3f}  |  {speed:.0f} img/s, data wait {wait:.0%}, ETA {self._left()}"
         )
         self._reset()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -29,12 +29,8 @@ def project() -> Path:
 
 
 def copy_project(target: Path) -> list[Path]:
-    """Copies the recipes and the detection scripts into a folder and returns what was written.
-
-    Other files in the folder stay. If one of the parts is there already, nothing is written.
-    """
-    source = project()
-    folders = [target / part for part in PARTS]
+    """Copies the recipes and the detection scripts into a folder that has neither; returns what was written."""
+    source, folders = project(), [target / part for part in PARTS]
     for folder in folders:
         if folder.exists():
             raise SkdError(f"{folder} exists already; give another folder, or move it away")
@@ -93,16 +89,11 @@ def recipe_of(name: str) -> Recipe:
     path = folder / f"{name}.py"
     if not path.is_file():
         raise unknown("recipe", name, [file.stem for file in folder.glob("*.py")])
-    spec = importlib.util.spec_from_file_location(f"skd_recipe_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(folder))  # recipes import the recipe they are based on
     try:
-        spec.loader.exec_module(module)
+        recipe: Recipe = runpy.run_path(str(path))["recipe"]
     finally:
         sys.path.remove(str(folder))
-    recipe: Recipe = module.recipe
     return recipe
 
 

@@ -70,7 +70,7 @@ def _check_run(recipe: Recipe, run: Path, resume: bool) -> None:
 
 
 def check_same_data(state: dict[str, Any], card: dict[str, Any], steps_per_epoch: int, run: Path) -> None:
-    """Raises SkdError if the checkpoint comes from a training on other data."""
+    """Refuses a checkpoint of a training on other data."""
     if state["card"]["classes"] != card["classes"]:
         raise SkdError(f"{run} was trained on data with other classes; continue it with the data it began with")
     if state["steps_per_epoch"] != steps_per_epoch:
@@ -84,9 +84,7 @@ class RunLog:
     """``metrics.jsonl`` and accelerate's trackers; only the first process writes."""
 
     def __init__(self, accelerator: Accelerator, path: Path, step: int) -> None:
-        self.accelerator = accelerator
-        self.file = None
-        self.path = path
+        self.accelerator, self.path, self.file = accelerator, path, None
         if accelerator.is_main_process:
             kept = _lines_until(path, step) if path.exists() else []
             with atomic(path) as part:  # a full disk does not lose the earlier log
@@ -94,7 +92,7 @@ class RunLog:
             self.file = path.open("a", buffering=1)
 
     def write(self, event: str, step: int, epoch: int, values: dict[str, float]) -> None:
-        """Writes one line and the trackers' curves."""
+        """Writes a line, and the trackers' curves."""
         if self.file is None:
             return
         try:
