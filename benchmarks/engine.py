@@ -22,9 +22,9 @@ from rounds import interleaved, options, photographs
 from row import ratio, report
 
 from skd_plugins import Recipe, create_model, make_loader, train
+from skd_plugins.data.augment import Augmentation
 from skd_plugins.data.beton.write import write_beton
 from skd_plugins.data.sources import image_folder
-from skd_plugins.training.build import augmentation
 
 
 def ours(recipe: Recipe, data: Path, out: Path, images: int) -> float:
@@ -39,9 +39,8 @@ def ours(recipe: Recipe, data: Path, out: Path, images: int) -> float:
 
 def bare(recipe: Recipe, data: Path) -> float:
     """Seconds of the same epoch in a loop without anything around it."""
-    loader = make_loader(
-        data / "train.beton", batch_size=recipe.batch_size, augmentation=augmentation(recipe), workers=recipe.workers
-    )
+    spec = Augmentation.of(recipe)
+    loader = make_loader(data / "train.beton", batch_size=recipe.batch_size, augmentation=spec, workers=recipe.workers)
     model = create_model(recipe.model, num_classes=recipe.num_classes).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # missing from torch's overloads
     optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=0.9, weight_decay=1e-4)
     begin = time.perf_counter()

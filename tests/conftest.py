@@ -20,12 +20,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from skd_plugins import Recipe
 from skd_plugins.data import Source, open_source, write_beton
 from skd_plugins.data.sources import image_folder
 
 torch.set_num_threads(1)
 
 Pixels = NDArray[np.uint8]
+TINY_RECIPE = Recipe(
+    name="tiny.test", dataset="digits", model="resnet10t", model_args={"channels": [8, 8, 16, 16]}, epochs=2,
+    batch_size=12, lr=0.05, milestones=(1,), image_size=16, augment="shift", padding=2, hflip=0.0, crop_pct=1.0,
+    workers=2, trackers=(), log_every=1,
+)  # fmt: skip
 # Images a class, two of them odd; one image is wider and one is higher than the ratios of RandomResizedCrop.
 CLASSES = {"ant": 6, "bee": 5, "cat": 5}
 

@@ -14,49 +14,24 @@ from timm.data import FastCollateMixup, Mixup, create_dataset, create_loader
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models import create_model
 from timm.optim import create_optimizer_v2
-from timm.task import (
-    ClassificationTask,
-    LogitDistillationTask,
-    load_task_ema_checkpoint,
-    resume_task_checkpoint,
-)
+from timm.task import ClassificationTask, LogitDistillationTask, load_task_ema_checkpoint, resume_task_checkpoint
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--data-dir")
-parser.add_argument("--dataset", default="")
-parser.add_argument("--train-split", default="train")
-parser.add_argument("--val-split", default="validation")
-parser.add_argument("--model", default="resnet10t")
-parser.add_argument("--model-kwargs", nargs="*", default={}, action=utils.ParseKwargs)
-parser.add_argument("--num-classes", type=int, default=10)
-parser.add_argument("--img-size", type=int, default=32)
+DEFAULTS = {
+    "dataset": "", "train-split": "train", "val-split": "validation", "model": "resnet10t", "num-classes": 10,
+    "img-size": 32, "epochs": 1, "lr": 0.05, "seed": 42, "smoothing": 0.0, "color-jitter": 0.4, "hflip": 0.5,
+    "reprob": 0.0, "aug-repeats": 0, "mixup": 0.0, "cutmix": 0.0, "mixup-mode": "batch", "mixup-off-epoch": 0,
+    "resume": "", "device": "cpu", "set-epoch": "1.0.31",  # set-epoch: the version of timm that tells epochs like this
+}  # fmt: skip
+for name, default in DEFAULTS.items():
+    parser.add_argument(f"--{name}", type=type(default), default=default)
+for name in ("resplit", "no-aug", "use-multi-epochs-loader", "no-prefetcher", "model-ema"):
+    parser.add_argument(f"--{name}", action="store_true")
+for name in ("data-dir", "aa", "kd-model-name", "torchcompile", "output", "record"):
+    parser.add_argument(f"--{name}")
 parser.add_argument("-b", "--batch-size", type=int, default=8)
-parser.add_argument("--epochs", type=int, default=1)
-parser.add_argument("--lr", type=float, default=0.05)
-parser.add_argument("--seed", type=int, default=42)
-parser.add_argument("--smoothing", type=float, default=0.0)
-parser.add_argument("--color-jitter", type=float, default=0.4)
 parser.add_argument("--scale", type=float, nargs="+", default=[0.6, 1.0])
-parser.add_argument("--hflip", type=float, default=0.5)
-parser.add_argument("--aa")
-parser.add_argument("--reprob", type=float, default=0.0)
-parser.add_argument("--resplit", action="store_true")
-parser.add_argument("--no-aug", action="store_true")
-parser.add_argument("--aug-repeats", type=int, default=0)
-parser.add_argument("--use-multi-epochs-loader", action="store_true")
-parser.add_argument("--mixup", type=float, default=0.0)
-parser.add_argument("--cutmix", type=float, default=0.0)
-parser.add_argument("--mixup-mode", default="batch")
-parser.add_argument("--mixup-off-epoch", type=int, default=0)
-parser.add_argument("--no-prefetcher", action="store_true")
-parser.add_argument("--kd-model-name")
-parser.add_argument("--model-ema", action="store_true")
-parser.add_argument("--torchcompile")
-parser.add_argument("--resume", default="")
-parser.add_argument("--device", default="cpu")
-parser.add_argument("--output")
-parser.add_argument("--record", help="write every batch and the validation accuracy to this file")
-parser.add_argument("--set-epoch", choices=("1.0.27", "1.0.31"), default="1.0.31", help="as which version tells epochs")
+parser.add_argument("--model-kwargs", nargs="*", default={}, action=utils.ParseKwargs)
 
 
 def main() -> None:
@@ -74,41 +49,22 @@ def main() -> None:
     mixing = args.mixup > 0 or args.cutmix > 0
     collate_fn = mixup_fn = None
     if mixing:
-        settings = dict(
-            mixup_alpha=args.mixup,
-            cutmix_alpha=args.cutmix,
-            mode=args.mixup_mode,
-            label_smoothing=args.smoothing,
-            num_classes=args.num_classes,
-        )
+        settings = {
+            "mixup_alpha": args.mixup, "cutmix_alpha": args.cutmix, "mode": args.mixup_mode,
+            "label_smoothing": args.smoothing, "num_classes": args.num_classes,
+        }  # fmt: skip
         collate_fn, mixup_fn = (None, Mixup(**settings)) if args.no_prefetcher else (FastCollateMixup(**settings), None)
-    common = dict(
-        input_size=(3, args.img_size, args.img_size),
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        num_workers=1,
-        img_dtype=torch.float32,
-        device=device,
-        distributed=args.distributed,
-        use_prefetcher=not args.no_prefetcher,
-    )
+    common = {
+        "input_size": (3, args.img_size, args.img_size), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0),
+        "num_workers": 1, "img_dtype": torch.float32, "device": device, "distributed": args.distributed,
+        "use_prefetcher": not args.no_prefetcher,
+    }  # fmt: skip
     loader_train = create_loader(
-        dataset_train,
-        batch_size=args.batch_size,
-        is_training=True,
-        no_aug=args.no_aug,
-        re_prob=args.reprob,
-        re_split=args.resplit,
-        scale=args.scale,
-        hflip=args.hflip,
-        color_jitter=args.color_jitter,
-        auto_augment=args.aa,
-        num_aug_repeats=args.aug_repeats,
-        interpolation="bilinear",
-        collate_fn=collate_fn,
-        use_multi_epochs_loader=args.use_multi_epochs_loader,
-        **common,
-    )
+        dataset_train, batch_size=args.batch_size, is_training=True, no_aug=args.no_aug, re_prob=args.reprob,
+        re_split=args.resplit, scale=args.scale, hflip=args.hflip, color_jitter=args.color_jitter,
+        auto_augment=args.aa, num_aug_repeats=args.aug_repeats, interpolation="bilinear", collate_fn=collate_fn,
+        use_multi_epochs_loader=args.use_multi_epochs_loader, **common,
+    )  # fmt: skip
     loader_eval = create_loader(dataset_eval, batch_size=10, is_training=False, crop_pct=1.0, **common)
 
     # ---- task, optimizer, checkpoints ----
@@ -137,14 +93,8 @@ def main() -> None:
     saver = None
     if args.output and utils.is_primary(args):
         Path(args.output).mkdir(parents=True, exist_ok=True)
-        saver = utils.CheckpointSaver(
-            model=task.get_trainable_module(),
-            optimizer=optimizer,
-            args=args,
-            checkpoint_dir=args.output,
-            recovery_dir=args.output,
-            task=task,
-        )
+        folders = {"checkpoint_dir": args.output, "recovery_dir": args.output}
+        saver = utils.CheckpointSaver(task.get_trainable_module(), optimizer, args, task=task, **folders)
 
     # ---- epochs ----
     record = {"argv": sys.argv, "train": [], "eval": [], "loss": [], "top1": [], "length": len(loader_train)}

@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import TINY_RECIPE
 from torch import nn
 
-from skd_plugins import Recipe, create_model, create_task, replace
+from skd_plugins import create_model, create_task, replace
 from skd_plugins.training.build import build_scheduler, synchronise_own_parts
-
-BASE = Recipe(name="x.y", dataset="digits", model="resnet10t", epochs=4, lr=0.5, milestones=(1, 2), lr_decay=0.1)
-
-
-def rates(recipe: Recipe, steps_per_epoch: int) -> list[float]:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr)
-    scheduler = build_scheduler(recipe, optimizer, steps_per_epoch)
-    found = []
-    for step in range(recipe.epochs * steps_per_epoch):
-        if scheduler is not None:
-            scheduler.step_update(step)
-        found.append(optimizer.param_groups[0]["lr"])
-    return found
 
 
 @pytest.mark.parametrize(
@@ -33,7 +21,15 @@ def rates(recipe: Recipe, steps_per_epoch: int) -> list[float]:
     ],
 )
 def test_rates(changes: dict[str, object], expected: list[float]) -> None:
-    assert rates(replace(BASE, **changes), 2) == pytest.approx(expected)
+    recipe = replace(TINY_RECIPE, **({"epochs": 4, "lr": 0.5, "milestones": (1, 2)} | changes))
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr)
+    scheduler = build_scheduler(recipe, optimizer, steps_per_epoch=2)
+    found = []
+    for step in range(8):
+        if scheduler is not None:
+            scheduler.step_update(step)
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("method", ["byot", "dml"])

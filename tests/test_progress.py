@@ -21,7 +21,8 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_training_without_a_terminal(seconds: None, capsys: pytest.CaptureFixture[str]) -> None:
     """A line an epoch with the time that is left, and one every five minutes within an epoch."""
-    with Progress(enabled=True, total=1000, start=500, name="run") as shown:
+    shown = Progress(enabled=True, total=1000, start=500, name="run")
+    with shown.bar:
         for step in range(250):
             shown.step(images=8)
             shown.rates()

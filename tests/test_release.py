@@ -17,11 +17,12 @@ import pytest
 import timm
 import torch
 import torchvision
+from conftest import TINY_RECIPE
 from fileserver import serve_files
 from hubserver import serve_hub
 from safetensors.torch import load_file, save_file
 
-from skd_plugins import Recipe, SkdError, create_model, replace, train
+from skd_plugins import SkdError, create_model, replace, train
 from skd_plugins.cli import main
 from skd_plugins.commands.release import release
 from skd_plugins.weights import load_network
@@ -29,10 +30,7 @@ from skd_plugins.weights.manifest import add_entry, all_releases, load_manifest
 from skd_plugins.weights.published import published_file
 
 ROOT = Path(__file__).parents[1]
-RECIPE = Recipe(
-    name="resnet10t_digits.tiny", dataset="digits", model="resnet10t", model_args={"channels": [8, 8, 16, 16]},
-    method="sd_dropout", epochs=1, batch_size=50, image_size=32, augment="shift", hflip=0.0, crop_pct=1.0, trackers=(),
-)  # fmt: skip
+RECIPE = replace(TINY_RECIPE, name="resnet10t_digits.tiny", method="sd_dropout", epochs=1, batch_size=50, image_size=32)
 INPUT = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 

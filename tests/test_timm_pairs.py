@@ -12,7 +12,7 @@ from timm.data.mixup import FastCollateMixup
 
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data.order import Division
-from skd_plugins.timm_train.batches import WholeBatches
+from skd_plugins.timm_train.batches import whole_batches
 from skd_plugins.timm_train.pairs import PairedCollateMixup, labels_of
 
 
@@ -34,7 +34,7 @@ def test_whole_batches_only() -> None:
     targets = np.arange(100) % 10
     for world in (1, 2):
         orders = [
-            WholeBatches(targets, batch_size=33 // world, division=Division(world=world, rank=rank))
+            whole_batches(targets, batch_size=33 // world, division=Division(world=world, rank=rank))
             for rank in range(world)
         ]
         steps = {order.steps for order in orders}
@@ -42,12 +42,12 @@ def test_whole_batches_only() -> None:
         seen = [batch.indices for order in orders for batch in order.batches(0)]
         assert {len(indices) for indices in seen} == {33 // world}
         assert len(set(np.concatenate(seen))) == 3 * world * (33 // world)
-    couples = WholeBatches(targets, batch_size=8, division=Division(), couples=True)
+    couples = whole_batches(targets, batch_size=8, division=Division(), couples=True)
     for epoch in range(5):
         for batch in couples.batches(epoch):
             assert np.bincount(targets[batch.indices])[targets[batch.indices]].min() >= 2
     with pytest.raises(SkdError, match="100 training images are less than one batch of 51 on 2"):
-        WholeBatches(targets, batch_size=51, division=Division(world=2))
+        whole_batches(targets, batch_size=51, division=Division(world=2))
 
 
 def test_labels_of_timms_data_sets() -> None:

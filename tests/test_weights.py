@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from conftest import TINY_RECIPE
 from safetensors.torch import load_file, save_file
 
 from skd_plugins import Recipe, SkdError, create_model, create_task, export_weights, replace, train
@@ -19,10 +20,9 @@ from skd_plugins.evaluation.comparison import group_runs, read_run
 from skd_plugins.networks.features import forward_with_features
 from skd_plugins.weights import load_network
 
-RECIPE = Recipe(
-    name="resnet10t_digits.tiny", dataset="digits", model="resnet10t", model_args={"channels": [8, 8, 16, 16]},
-    method="sd_dropout", method_args={"base": "cs_kd", "base_args": {"pairing": "bank"}, "weight": 0.1}, epochs=2,
-    batch_size=50, image_size=32, augment="shift", hflip=0.0, crop_pct=1.0, ema_decay=0.5, trackers=(),
+RECIPE = replace(
+    TINY_RECIPE, name="resnet10t_digits.tiny", method="sd_dropout", batch_size=50, image_size=32, ema_decay=0.5,
+    method_args={"base": "cs_kd", "base_args": {"pairing": "bank"}, "weight": 0.1},
 )  # fmt: skip
 
 
