@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,8 @@ class Run:
             f"{self.world} process(es) on {self.device}"
         )
         self.received: list[int] = []  # signals
-        self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))  # of the loss terms
+        # Sums of the loss terms. A lambda with `self` would be a cycle, and leave the loaders to the garbage collector.
+        self.sums: dict[str, Tensor] = defaultdict(partial(torch.zeros, (), device=self.device))
         self.logged = self.step
         self.last_saved = time.monotonic()
 
