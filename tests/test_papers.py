@@ -32,7 +32,7 @@ from skd_plugins.papers.tables.published import METRICS, Published, in_printed_u
 from skd_plugins.recipe import Recipe, replace
 from skd_plugins.training import project
 from skd_plugins.training.plan import make_plan
-from skd_plugins.training.project import copy_project
+from skd_plugins.training.project import init
 
 ALL = list(ARTEFACTS.values())
 IDS = [artefact.id for artefact in ALL]
@@ -225,7 +225,7 @@ def test_the_address_has_data_teacher_and_version(monkeypatch: pytest.MonkeyPatc
 def test_the_address_of_a_detector_has_its_configuration_with_what_it_is_based_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy_project(tmp_path)
+    init(tmp_path)
     monkeypatch.setattr(project, "_PACKAGE", tmp_path / "package")
 
     def addresses() -> dict[str, str]:

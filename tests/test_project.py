@@ -14,7 +14,7 @@ import pytest
 
 from skd_plugins.cli import main
 from skd_plugins.common.errors import SkdError
-from skd_plugins.training.project import copy_project, project
+from skd_plugins.training.project import init, project
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +39,7 @@ def test_init_copies_everything(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_init_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "detection").mkdir()
     with pytest.raises(SkdError, match="detection exists already"):
-        copy_project(tmp_path)
+        init(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["detection"]
 
 

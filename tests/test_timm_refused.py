@@ -14,6 +14,8 @@ from test_timm_train import NARROW, STANDIN, timm_data, timm_run  # noqa: F401  
 from skd_plugins.common.errors import SkdError, one_line
 from skd_plugins.timm_train.inject import timm_train
 
+IMPORT = "import timm.data\nfrom timm.task import ClassificationTask"
+
 
 def attributes() -> list[Any]:
     return [sys.argv, *vars(timm.data).values(), *vars(timm.task).values(), sys.modules["__main__"]]
@@ -49,7 +51,7 @@ def test_bad_methods_are_refused_before_the_script_runs(
     tmp_path: Path, method: str, method_args: str, message: str
 ) -> None:
     script = tmp_path / "script.py"
-    script.write_text("from timm.task import ClassificationTask\nraise AssertionError('this should not run')")
+    script.write_text(f"{IMPORT}\nraise AssertionError('this should not run')")
     with pytest.raises(SkdError, match=message):
         timm_train(script, method, method_args.split(), [])
 
@@ -59,19 +61,13 @@ def test_bad_methods_are_refused_before_the_script_runs(
     [
         (None, r"can't read .*script.py \(No such file or directory\); get train.py from .*1\.0\.27"),
         ("from timm.utils import NativeScaler", "does not use timm.task.ClassificationTask; get train.py from"),
-        ("from timm.task import ClassificationTask", "ended without creating its ClassificationTask"),
+        (IMPORT, "ended without creating its ClassificationTask"),
+        (f"{IMPORT}, Nothing", r"does not fit the installed timm 1\.\S+ \(cannot import"),
         (
-            "from timm.task import ClassificationTask, Nothing",
-            r"does not fit the installed timm 1\.\S+ \(cannot import",
+            f"{IMPORT}\ntimm.data.create_loader(0, 8, 8, new=1)",
+            "does not fit .*create_loader.*new.*use train.py of",
         ),
-        (
-            "import timm.data\nfrom timm.task import ClassificationTask\ntimm.data.create_loader(0, 8, 8, new=1)",
-            r"does not fit the installed timm .*create_loader.*new.*use train.py of tag v1",
-        ),
-        (
-            "import timm.data\nfrom timm.task import ClassificationTask\ntimm.data.create_naflex_loader(None)",
-            "--naflex-loader makes batches of patches",
-        ),
+        (f"{IMPORT}\ntimm.data.create_naflex_loader(None)", "--naflex-loader makes batches of patches"),
     ],
 )
 def test_scripts_that_do_not_fit(tmp_path: Path, text: str | None, message: str) -> None:
@@ -84,7 +80,7 @@ def test_scripts_that_do_not_fit(tmp_path: Path, text: str | None, message: str)
 
 def test_an_import_error_that_is_not_timms_stays(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text("from timm.task import ClassificationTask\nimport not_there")
+    script.write_text(f"{IMPORT}\nimport not_there")
     with pytest.raises(ModuleNotFoundError, match="not_there"):
         timm_train(script, "ce", [], [])
 

@@ -88,10 +88,9 @@ class BetonDataset:
         return BetonLoader(self, self._loader, None if training else shard, mixup)
 
     def _augmentation(self, options: Mapping[str, Any]) -> Augmentation:
-        channels, height, width = _input_size(options)
+        channels, height, width = options["input_size"]
         if channels != 3 or height != width:
             raise SkdError(f".beton files give square RGB images, not {channels} x {height} x {width}")
-        refuse(options, "evaluating from .beton files", {"tf_preprocessing": "TensorFlow's preprocessing"})
         if not options["is_training"]:
             if options["crop_mode"] not in (None, "center") or options["crop_border_pixels"]:
                 raise SkdError("from .beton files, evaluation crops the centre; crop_mode is not available")
@@ -139,6 +138,7 @@ class BetonLoader:
         self, dataset: BetonDataset, loader: Loader, shard: OrderedDistributedSampler | None, mixup: Mixup | None
     ) -> None:
         self.dataset, self.loader, self.mixup = dataset, loader, mixup
+        self.mixup_enabled = mixup is not None  # train.py switches it off with --mixup-off-epoch
         # Training: has set_epoch. Validation: has num_valid_samples (timm 1.0.31), by which the padding is not counted.
         self.sampler = self.batch_sampler = shard or loader
 
@@ -146,25 +146,11 @@ class BetonLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.mixup is not None:
+            self.mixup.mixup_enabled = self.mixup_enabled
         with closing(iter(self.loader)) as batches:  # type: ignore[type-var]  # it is a generator
             for input, target in batches:
                 if self.mixup is not None:
                     input, target = mix_segments(self.mixup, input, target, len(self.loader.segments))
                 # Ours are channels last; train.py decides that with --channels-last, and DDP warns when it differs.
                 yield input.contiguous(), target
-
-    @property
-    def mixup_enabled(self) -> bool:
-        """train.py switches it off with ``--mixup-off-epoch``."""
-        return self.mixup is not None and bool(self.mixup.mixup_enabled)
-
-    @mixup_enabled.setter
-    def mixup_enabled(self, value: bool) -> None:
-        if self.mixup is not None:
-            self.mixup.mixup_enabled = value
-
-
-def _input_size(options: Mapping[str, Any]) -> tuple[int, int, int]:
-    size = options["input_size"]
-    channels, height, width = size if isinstance(size, Sequence) and len(size) == 3 else (3, *np.broadcast_to(size, 2))
-    return int(channels), int(height), int(width)

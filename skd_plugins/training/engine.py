@@ -134,7 +134,7 @@ class Run:
     def _start_reporting(self) -> None:
         recipe = self.recipe
         if recipe.trackers:
-            self.accelerator.init_trackers(recipe.name.replace("/", "_"))
+            self.accelerator.init_trackers(recipe.name)
         self.log = RunLog(self.accelerator, self.folder / "metrics.jsonl", self.step)
         main = self.accelerator.is_main_process
         self.progress = Progress(enabled=main, total=int(self.total_steps), start=self.step, name=recipe.name)
@@ -229,7 +229,7 @@ class Run:
         done, names = self.step // self.steps_per_epoch, []
         if done % self.recipe.validate_every == 0 or self.step == self.total_steps:
             ema = bool(self.recipe.ema_decay)
-            metrics = validate(self.accelerator, self.task, self.val_loader, ema=ema, progress=self.progress)
+            metrics = validate(self.accelerator, self.task, self.val_loader, self.progress, ema=ema)
             self.log.write("validate", self.step, epoch, metrics)
             if metrics["top1"] > self.best:
                 self.best, self.best_epoch = metrics["top1"], epoch

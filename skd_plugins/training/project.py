@@ -28,28 +28,21 @@ def project() -> Path:
     raise SkdError(f"{_PACKAGE} has no recipes; install the wheel or a checkout of the project")
 
 
-def copy_project(target: Path) -> list[Path]:
-    """Copies the recipes and the detection scripts into a folder that has neither; returns what was written."""
-    source, folders = project(), [target / part for part in PARTS]
-    for folder in folders:
-        if folder.exists():
-            raise SkdError(f"{folder} exists already; give another folder, or move it away")
-    for part, folder in zip(PARTS, folders, strict=True):
-        try:
-            shutil.copytree(source / part, folder, ignore=shutil.ignore_patterns("__pycache__"))
-        except OSError as error:
-            raise SkdError(f"{folder} can't be written: {error}") from None
-    return folders
-
-
 def init(folder: tyro.conf.Positional[Path]) -> None:
     """Copy the recipes and the detection scripts to a folder, where you can run and change them.
 
     Args:
         folder: gets recipes/ and detection/, which must not exist there yet.
     """
-    for path in copy_project(folder):
-        print(path)
+    for part in PARTS:
+        if (folder / part).exists():
+            raise SkdError(f"{folder / part} exists already; give another folder, or move it away")
+    for part in PARTS:
+        try:
+            shutil.copytree(project() / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        except OSError as error:
+            raise SkdError(f"{folder / part} can't be written: {error}") from None
+        print(folder / part)
 
 
 def train_detector(

@@ -15,7 +15,7 @@ from .progress import Progress
 
 @torch.no_grad()
 def validate(
-    accelerator: Accelerator, task: MethodTask, loader: Loader, *, ema: bool = False, progress: Progress | None = None
+    accelerator: Accelerator, task: MethodTask, loader: Loader, progress: Progress, *, ema: bool
 ) -> dict[str, float]:
     """``top1``, ``top5`` (fractions), ``nll`` and ``count`` over all processes; every sample counts once."""
     model = task.get_eval_model(ema=ema)
@@ -27,7 +27,7 @@ def validate(
     was_training = model.training
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
-    for input, target in progress.validation(loader, len(loader)) if progress else loader:
+    for input, target in progress.validation(loader, len(loader)):
         with accelerator.autocast():
             logits = model(input).float()
         ranked = logits.topk(min(5, logits.shape[1])).indices == target[:, None]
