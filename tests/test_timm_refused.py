@@ -11,7 +11,7 @@ import timm.data
 import timm.task
 from test_timm_train import NARROW, STANDIN, timm_data, timm_run  # noqa: F401  fixtures
 
-from skd_plugins.common.errors import SkdError, one_line
+from skd_plugins.common.errors import SkdError
 from skd_plugins.timm_train.inject import timm_train
 
 IMPORT = "import timm.data\nfrom timm.task import ClassificationTask"
@@ -115,15 +115,3 @@ def test_an_import_error_that_is_not_timms_stays(tmp_path: Path) -> None:
 def test_refused_arguments(run: Any, kind: str, method: str, method_args: str, arguments: str, message: str) -> None:
     with pytest.raises(SkdError, match=message):
         run(kind, method, method_args, *arguments.split())
-
-
-def test_errors_are_one_line_and_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the command line makes of them."""
-    damaged = tmp_path / "train.beton"
-    damaged.write_bytes(b"not a beton file")
-    with pytest.raises(SystemExit) as stopped:
-        one_line(timm_train)(STANDIN, "sd_dropout", ["weight=0.1"], ["--data-dir", str(damaged), *NARROW])
-    assert stopped.value.code == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith("error: ")
-    assert str(damaged) in error

@@ -158,8 +158,10 @@ class _Injection:
 
     def misfit(self, reason: str) -> SkdError:
         """An error for a script of another version of timm."""
-        installed = f"{self.script} does not fit the installed timm {timm.__version__} ({reason})"
-        return SkdError(f"{installed}; use train.py of tag v{timm.__version__}")
+        version = timm.__version__
+        return SkdError(
+            f"{self.script} does not fit the installed timm {version} ({reason}); use train.py of tag v{version}"
+        )
 
     def _bound(self, function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
         try:
