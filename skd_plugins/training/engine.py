@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,8 @@ class Run:
             f"{self.world} process(es) on {self.device}"
         )
         self.received: list[int] = []  # signals
-        self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))  # of the loss terms
+        # A lambda that holds this run would keep it, its network and its lock alive after an error.
+        self.sums: dict[str, Tensor] = defaultdict(partial(torch.zeros, (), device=self.device))  # of the loss terms
         self.logged = self.step
         self.last_saved = time.monotonic()
 
