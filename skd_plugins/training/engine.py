@@ -144,8 +144,8 @@ class Run:
             f"{self.world} process(es) on {self.device}"
         )
         self.received: list[int] = []  # signals
-        # Sums of the loss terms. A lambda with `self` would be a cycle, and leave the loaders to the garbage collector.
-        self.sums: dict[str, Tensor] = defaultdict(partial(torch.zeros, (), device=self.device))
+        # A lambda that holds this run would keep it, its network and its lock alive after an error.
+        self.sums: dict[str, Tensor] = defaultdict(partial(torch.zeros, (), device=self.device))  # of the loss terms
         self.logged = self.step
         self.last_saved = time.monotonic()
 
