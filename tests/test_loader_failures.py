@@ -120,17 +120,18 @@ def test_exceptions_of_processes_reach_the_caller(png_folder: Path, workers: int
 
 # In processes of their own: torch's handler of SIGCHLD goes on raising, whatever the program does then.
 READS = """
-import multiprocessing, sys
+import multiprocessing, signal, sys
 from skd_plugins import SkdError, make_loader
 it = make_loader(sys.argv[1], workers=1, batch_size=2, image_size=24)
 iterator = iter(it)
 next(iterator)
 (worker,) = multiprocessing.active_children()
+signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # what torch's handler raises gets lost where it hits an import
 try:
     worker.kill()
     for batches in (iterator, it, it):  # the rest of this epoch may have been decoded before
         list(batches)
-except (SkdError, RuntimeError) as error:  # torch's handler may be the first
+except SkdError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 """
@@ -147,17 +148,15 @@ main(["evaluate", "resnet10t_digits.ce", "--data", "val", "--workers", "1", "--b
 """
 
 
-@pytest.mark.parametrize(("script", "message"), [
-    (READS, r"error: (a process that reads images died .*|DataLoader worker \(pid.*)\n"),
-    (EVALUATES, r"error: a process that reads images died or hangs: .*workers=0, or a \.beton file.*\n"),
-])  # fmt: skip
-def test_a_killed_process_is_an_error(script: str, message: str, png_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", [READS, EVALUATES], ids=["reads", "evaluates"])
+def test_a_killed_process_is_an_error(script: str, png_folder: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script, str(png_folder)], cwd=tmp_path, capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 2, done.stderr
-    assert re.fullmatch(message, done.stderr.splitlines(keepends=True)[-1]), done.stderr
-    assert "Traceback" not in done.stderr
+    error = done.stderr.splitlines()[-1]
+    assert re.match(r"error: a process that reads images died: .*workers=0, or a \.beton file", error), done.stderr
+    assert "\nTraceback" not in done.stderr  # torch logs one, indented, where the handler's error hits its own import
 
 
 @pytest.fixture

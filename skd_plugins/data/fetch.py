@@ -21,10 +21,9 @@ from .folder import FolderData, FolderImages, Request
 from .order import Batch, Order
 
 _SHARED = Path("/dev/shm")
-_PATIENCE = 600  # seconds that torch waits for a worker's batch
-READER_DIED = re.compile(r"DataLoader (worker \(pid|timed out)")  # torch's words
+READER_DIED = re.compile(r"DataLoader worker \(pid")  # torch's words
 READER_ADVICE = (
-    "a process that reads images died or hangs: too little memory, or shared memory (docker: --shm-size, SLURM: "
+    "a process that reads images died: too little memory, or shared memory (docker: --shm-size, SLURM: "
     "--mem); use fewer workers, workers=0, or a .beton file, which needs none"
 )
 Raw = tuple[Tensor, dict[int, str]]  # uint8 [n, H, W, 3], and why some of its rows can't be decoded
@@ -126,7 +125,6 @@ class FolderBatches:
             collate_fn=_collate,
             pin_memory=pin,
             persistent_workers=workers > 0,
-            timeout=_PATIENCE if workers else 0,
             generator=torch.Generator(),  # a draw from torch's own would change the training steps of a resumed run
         )
 

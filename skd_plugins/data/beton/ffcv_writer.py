@@ -142,6 +142,10 @@ def _supervised(module: Any, dataset: Any) -> Iterator[None]:
             super().start()
             started.append(self)
 
+        def run(self) -> None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches them too; this process stops them
+            super().run()
+
     def look(*_: Any) -> None:
         if any(worker.exitcode not in (None, 0) for worker in started):
             signal.setitimer(signal.ITIMER_REAL, 0)
