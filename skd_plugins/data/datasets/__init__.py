@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...common.errors import SkdError, unknown
 from ..sources import Source, image_folder, split_folder
-from . import cifar100, cifar100c, cub200, digits, dogs, dtd, imagenet, lsun, mit67, mixed, svhn, tinyimagenet
+from . import cifar100, cifar100c, cub200, digits, dogs, dtd, glyphs, imagenet, lsun, mit67, mixed, svhn, tinyimagenet
 from .dataset import Archive, Dataset
 
 __all__ = ["DIGITS_PER_CLASS", "KNOWN", "Archive", "Dataset", "find_dataset", "list_datasets", "open_source"]
@@ -15,6 +15,10 @@ _DATASETS = {
     dataset.name: dataset
     for dataset in (
         digits.DATASET,
+        glyphs.DATASET,
+        glyphs.GLYPHS30,
+        glyphs.GLYPHS82,
+        glyphs.TEST,
         cifar100.DATASET,
         tinyimagenet.DATASET,
         cub200.DATASET,
