@@ -82,12 +82,21 @@ def recipe_of(name: str) -> Recipe:
     path = folder / f"{name}.py"
     if not path.is_file():
         raise unknown("recipe", name, [file.stem for file in folder.glob("*.py")])
-    sys.path.insert(0, str(folder))  # recipes import the recipe they are based on
+    return recipe_in(path)
+
+
+def recipe_in(path: Path) -> Recipe:
+    """The `recipe` of a script."""
+    if not path.is_file():
+        raise SkdError(f"{path} does not exist; a recipe is a Python file with a `recipe`")
+    sys.path.insert(0, str(path.parent))  # recipes import the recipe they are based on
     try:
-        recipe: Recipe = runpy.run_path(str(path))["recipe"]
+        found = runpy.run_path(str(path)).get("recipe")
     finally:
-        sys.path.remove(str(folder))
-    return recipe
+        sys.path.remove(str(path.parent))
+    if not isinstance(found, Recipe):
+        raise SkdError(f"{path} has no `recipe = Recipe(...)`")
+    return found
 
 
 def train_recipe(recipe: Path, seed: int, data: Path, out: Path, overrides: Sequence[str] = ()) -> Path:

@@ -1,0 +1,174 @@
+"""``skd study``: methods compared on the same data and seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from ..common.environment import environment
+from ..common.errors import SkdError
+from ..common.files import write_json
+from ..common.meter import tracked
+from ..evaluation import metrics
+from ..evaluation.command import evaluate_weights
+from ..evaluation.paired import difference, fit_temperature, holm
+from ..evaluation.predictions import Predictions
+from ..recipe import Recipe, override
+from ..training.project import recipe_in, train_recipe
+
+# key: title, and the factor with which it is printed
+COLUMNS = {
+    "error": ("error %", 100), "top5_error": ("top-5 error %", 100), "nll": ("NLL", 1), "ece": ("ECE %", 100),
+    "scaled_nll": ("NLL, scaled", 1), "scaled_ece": ("ECE, scaled %", 100), "recall_error": ("1 - R@1 %", 100),
+}  # fmt: skip
+
+
+def study(
+    recipe: tyro.conf.Positional[Path],
+    *,
+    data: Path,
+    variants: tuple[str, ...] = ("ce", "cs_kd", "sd_dropout"),
+    test: Path | None = None,
+    seeds: int = 5,
+    first_seed: int = 0,
+    out: Path = Path("runs/study"),
+    jobs: int = 0,
+) -> None:
+    """Train variants of a recipe with the same seeds; print means, paired differences to the first, and p-values.
+
+    p-values are of paired t-tests, corrected by Holm for the number of variants. Complete runs are not repeated.
+
+    Args:
+        recipe: its file.
+        data: the data folder.
+        variants: "METHOD name=value ...", with arguments of the method or fields of the recipe, for example "cs_kd
+            weight=2 lr=0.05". The first is the baseline.
+        test: a data folder to report on instead of the validation half, which then only fits the temperature of the
+            "scaled" columns (Guo et al. 2017).
+        seeds: runs of each variant.
+        first_seed: the others follow it. Choose settings with other seeds than those you report.
+        out: where runs, study.json and study.md go.
+        jobs: runs at a time; 0 for one a core.
+    """
+    if seeds < 2:
+        raise SkdError(f"--seeds is {seeds}, but a difference needs at least 2")
+    plans = _plans(recipe_in(recipe), variants)
+    work = [(name, first_seed + seed) for seed in range(seeds) for name in plans]
+    with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as pool:
+        training = pool.map(lambda job: train_recipe(recipe, job[1], data, out, plans[job[0]]), work)
+        runs = list(tracked(training, "training", len(work)))
+    numbers: dict[str, list[dict[str, float]]] = {name: [] for name in plans}
+    for (name, _), run in zip(work, runs, strict=True):
+        numbers[name].append(_measure(run, data, test))
+    summary = summarise(numbers)
+    result = {
+        "recipe": recipe.stem, "data": str(data), "test": test and str(test), "variants": summary,
+        "seeds": [seed for _, seed in work[:: len(plans)]], "environment": environment(),
+    }  # fmt: skip
+    write_json(out / "study.json", result)
+    (out / "study.md").write_text(markdown(summary))
+    _print(summary)
+    print(f"numbers: {out / 'study.json'}, {out / 'study.md'}")
+
+
+def _plans(recipe: Recipe, variants: tuple[str, ...]) -> dict[str, list[str]]:
+    """For each variant the overrides of the recipe; wrong ones are an error now, not after hours."""
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    plans = {}
+    for variant in variants:
+        texts = []
+        for word in variant.split():
+            name, assigned, _ = word.partition("=")
+            if not assigned:
+                word = f"method={word}"
+            elif name.partition(".")[0] not in known:
+                word = f"method_args.{word}"
+            texts.append(word)
+        texts.append(f"name={recipe.name}.{re.sub(r'[^A-Za-z0-9_=.-]+', '-', variant)}")
+        override(recipe, texts)
+        plans[variant] = texts
+    if len(plans) < max(2, len(variants)):
+        raise SkdError(f"--variants needs at least two different ones, got {', '.join(variants) or 'none'}")
+    return plans
+
+
+def _measure(run: Path, data: Path, test: Path | None) -> dict[str, float]:
+    """A run's numbers; evaluates it unless that is done."""
+    numbers, predictions = {}, {}
+    for half, source in {"validation": data, "test": test}.items():
+        if source is not None:
+            folder = run / half
+            if not (folder / "metrics.json").exists():
+                evaluate_weights(run, data=str(source), out=folder, workers=1, save_predictions=True)
+            predictions[half] = Predictions.load(folder / "predictions.safetensors")
+            numbers[half] = json.loads((folder / "metrics.json").read_text())["metrics"]
+    values = numbers["test" if test else "validation"]
+    result = {"error": 1 - values["top1"], "top5_error": 1 - values["top5"], "nll": values["nll"], "ece": values["ece"],
+              "recall_error": 1 - values["recall_at_1"]}  # fmt: skip
+    if test:
+        temperature = fit_temperature(predictions["validation"].logits, predictions["validation"].targets)
+        logits, targets = predictions["test"].logits.double() / temperature, predictions["test"].targets
+        result |= {"temperature": temperature, "scaled_nll": metrics.nll(logits, targets),
+                   "scaled_ece": metrics.ece(logits, targets)}  # fmt: skip
+    return result
+
+
+def summarise(numbers: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """For each variant and metric its values, mean, std, and the difference to the first variant."""
+    baseline, *others = numbers
+    summary: dict[str, Any] = {name: {} for name in numbers}
+    for key in numbers[baseline][0]:
+        values = {name: [run[key] for run in runs] for name, runs in numbers.items()}
+        differences = {name: difference(values[name], values[baseline]) for name in others}
+        corrected = holm({name: found.p for name, found in differences.items()})
+        for name in numbers:
+            summary[name][key] = {
+                "values": values[name],
+                "mean": np.mean(values[name]),
+                "std": np.std(values[name], ddof=1),
+            }
+            if name in differences:
+                summary[name][key]["difference"] = vars(differences[name]) | {"p_holm": corrected[name]}
+    return summary
+
+
+def _rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The table's head and rows: mean ± std, and whether the difference to the baseline is significant."""
+    keys = [key for key in COLUMNS if key in next(iter(summary.values()))]
+    rows = []
+    for name, entries in summary.items():
+        row = [name]
+        for key in keys:
+            entry, factor = entries[key], COLUMNS[key][1]
+            places = 2 if factor > 1 else 3
+            mark = "*" if entry.get("difference", {}).get("p_holm", 1) < 0.05 else ""
+            row.append(f"{factor * entry['mean']:.{places}f} ± {factor * entry['std']:.{places}f}{mark}")
+        rows.append(row)
+    return ["variant", *(COLUMNS[key][0] for key in keys)], rows
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The table in Markdown."""
+    head, rows = _rows(summary)
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _print(summary: dict[str, Any]) -> None:
+    head, rows = _rows(summary)
+    runs = len(next(iter(summary.values()))["error"]["values"])
+    table = Table(*head, title=f"Mean ± std of {runs} seeds; * differs from the first, p < 0.05", title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    Console(width=max(console.width, 30 + 18 * len(head))).print(table)

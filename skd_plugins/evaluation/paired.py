@@ -1,0 +1,54 @@
+"""Is one method better than another? Paired differences over seeds, with intervals and corrected p-values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, special, stats
+
+from .metrics import Array, check_rows
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method's mean difference to the baseline, its 95 % interval (Student's t) and p-value (paired t-test)."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def difference(values: Sequence[float], baseline: Sequence[float]) -> Difference:
+    """The differences ``values - baseline``; the entries of both have the same seeds."""
+    differences = np.asarray(values, np.float64) - np.asarray(baseline, np.float64)
+    if not differences.std():  # the t-test is not defined
+        mean = float(differences.mean())
+        return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0)
+    test = stats.ttest_1samp(differences, 0)
+    low, high = test.confidence_interval()
+    return Difference(float(differences.mean()), float(low), float(high), float(test.pvalue))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p-values corrected for their number (Holm 1979)."""
+    corrected, largest = {}, 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        corrected[name] = largest
+    return corrected
+
+
+def fit_temperature(logits: Array, targets: Array) -> float:
+    """The T for which the softmax of ``logits / T`` has the lowest NLL (Guo et al. 2017)."""
+    rows, labels = check_rows(logits, targets, what="logits")
+    rows = rows.astype(np.float64)
+    at_target = rows[np.arange(len(rows)), labels]
+
+    def loss(log_temperature: float) -> float:
+        scale = np.exp(-log_temperature)
+        return float(np.mean(special.logsumexp(scale * rows, axis=1) - scale * at_target))
+
+    return float(np.exp(optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
