@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +25,7 @@ from ..evaluation.command import evaluate_weights
 from ..evaluation.paired import difference, fit_temperature, holm
 from ..evaluation.predictions import Predictions
 from ..recipe import Recipe, override
+from ..training.build import build_task
 from ..training.project import recipe_in, train_recipe
 
 # key: title, and the factor with which it is printed
@@ -95,7 +97,8 @@ def _plans(recipe: Recipe, variants: tuple[str, ...]) -> dict[str, list[str]]:
                 word = f"method_args.{word}"
             texts.append(word)
         texts.append(f"name={recipe.name}.{re.sub(r'[^A-Za-z0-9_=.-]+', '-', variant)}")
-        override(recipe, texts)
+        varied = override(recipe, texts)
+        build_task(varied, varied.num_classes or 2, torch.device("cpu"))
         plans[variant] = texts
     if len(plans) < max(2, len(variants)):
         raise SkdError(f"--variants needs at least two different ones, got {', '.join(variants) or 'none'}")
