@@ -29,8 +29,9 @@ def test_features_are_the_networks_own() -> None:
     model = network().eval()
     expected = model.forward_intermediates(IMAGES, indices=[1, 2, 3, 4], intermediates_only=True)
     for norm in ("FrozenBN", "BN"):
-        backbone = TimmResNet(copy.deepcopy(model), norm=norm).eval()
-        features = backbone(IMAGES)
+        backbone = TimmResNet(copy.deepcopy(model), norm=norm)
+        assert backbone.training
+        features = backbone.eval()(IMAGES)  # equal: measuring the strides has left BatchNorm's statistics alone
         assert list(features) == ["res2", "res3", "res4", "res5"]
         for value, other in zip(features.values(), expected, strict=True):
             torch.testing.assert_close(value, other)
@@ -38,15 +39,6 @@ def test_features_are_the_networks_own() -> None:
         assert {name: (shape.channels, shape.stride) for name, shape in shapes.items()} == {
             "res2": (8, 4), "res3": (16, 8), "res4": (24, 16), "res5": (32, 32),
         }  # fmt: skip
-
-
-def test_measuring_leaves_the_statistics_alone() -> None:
-    model = network()
-    before = copy.deepcopy(model.state_dict())
-    backbone = TimmResNet(model, norm="BN")
-    assert backbone.training
-    assert torch.equal(backbone.state_dict()["res2.0.bn1.running_mean"], before["layer1.0.bn1.running_mean"])
-    assert backbone.res2[0].bn1.num_batches_tracked == 0
 
 
 @pytest.mark.parametrize("freeze_at", range(6))
@@ -89,8 +81,6 @@ def test_recomputed_activations_give_the_same_gradients_and_keep_less(norm: str)
         kept.append(sum(sizes))
         loss.backward()
         gradients.append({name: p.grad for name, p in backbone.named_parameters() if p.requires_grad})
-        if norm == "BN":
-            assert backbone.res3[0].bn1.momentum == 0.1
     assert gradients[0]
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)

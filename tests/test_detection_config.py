@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import runpy
 from pathlib import Path
 
 import pytest
 
 from detection.config import CONFIGS, find_config, load_config
 from skd_plugins import SkdError
+from skd_plugins.training.project import project, recipe_of
 
-FILES = sorted(path for path in CONFIGS.glob("*.yaml"))
-FASTER = [path for path in FILES if path.name.startswith("faster_rcnn")]
-RECIPES = Path(__file__).parent.parent / "recipes"
+FASTER = sorted(CONFIGS.glob("faster_rcnn*.yaml"))
+RECIPES = [recipe_of(file.stem) for file in (project() / "recipes").glob("imagenet_*.py")]
 
 
 def test_files_are_listed() -> None:
@@ -24,7 +23,7 @@ def test_files_are_listed() -> None:
 
 
 @pytest.mark.parametrize("path", FASTER, ids=lambda path: path.stem)
-def test_faster_rcnn(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faster_rcnn(path: Path) -> None:
     cfg = load_config(path.name)
     assert cfg.MODEL.BACKBONE.NAME == "build_timm_resnet_fpn_backbone"
     assert cfg.DATASETS.TRAIN == ("coco_2017_train",)
@@ -33,9 +32,7 @@ def test_faster_rcnn(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"runs/detection/{path.stem}" == cfg.OUTPUT_DIR
     assert cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads"
     # The weights are those of a recipe that is here, of that network.
-    monkeypatch.syspath_prepend(str(RECIPES))
-    recipes = [runpy.run_path(str(file), run_name="recipe")["recipe"] for file in RECIPES.glob("imagenet_*.py")]
-    (recipe,) = [recipe for recipe in recipes if recipe.name == cfg.MODEL.TIMM.WEIGHTS]
+    (recipe,) = [recipe for recipe in RECIPES if recipe.name == cfg.MODEL.TIMM.WEIGHTS]
     assert recipe.model == cfg.MODEL.TIMM.NAME
     assert recipe.name.split(".")[1].removesuffix("_in1k") in path.stem
 

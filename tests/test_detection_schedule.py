@@ -18,18 +18,16 @@ DROPS = (2 / 3, 8 / 9)
 
 @pytest.mark.parametrize(
     ("images", "epochs", "iterations"),
-    [(117_266, 12, 87_950), (117_266, 7, 51_304), (118_287, 12, 88_716), (118_287, 7, 51_751)],
-)
+    [
+        (117_266, 12, 87_950), (117_266, 7, 51_304), (118_287, 12, 88_716), (118_287, 7, 51_751),
+        (90_000, 16, 90_000),  # detectron2's own, with drops at 60,000 and 80,000
+    ],
+)  # fmt: skip
 def test_coco(images: int, epochs: float, iterations: int) -> None:
     plan = schedule(images, 16, epochs, DROPS, 0.02, 16)
     assert plan.iterations == iterations
     assert plan.drops == (round(iterations * 2 / 3), round(iterations * 8 / 9))
     assert plan.lr == 0.02
-
-
-def test_model_zoos_schedule_is_reproduced() -> None:
-    plan = schedule(90_000, 16, 16, DROPS, 0.02, 16)
-    assert (plan.iterations, plan.drops) == (90_000, (60_000, 80_000))
 
 
 @given(images=st.integers(1, 10**6), batch=st.integers(1, 512), epochs=st.floats(0.01, 100))
@@ -69,7 +67,6 @@ def test_the_command_line_wins_and_the_record_says_so() -> None:
         ({"drops": (0.9, 0.5)}, "SKD.DROPS should be ascending"),
         ({"drops": (0.5, 1.0)}, "SKD.DROPS should be ascending"),
         ({"batch_size": 0}, "SOLVER.IMS_PER_BATCH should be above 0"),
-        ({"images": 0}, "the number of training images should be above 0"),
         ({"base_lr": float("nan")}, "SKD.BASE_LR should be above 0"),
     ],
 )
