@@ -23,9 +23,7 @@ EVALUATION = {
 
 def spec_of(preset: str) -> Augmentation:
     """As the engine makes it of a recipe."""
-    recipe = replace(Recipe(name="a.b"), **PRESETS[preset])
-    names = ("image_size", "scale", "ratio", "padding", "hflip", "crop_pct", "interpolation")
-    return Augmentation(mode=recipe.augment, **{name: getattr(recipe, name) for name in names})
+    return Augmentation.of(replace(Recipe(name="a.b"), **PRESETS[preset]))
 
 
 def evaluated(folder: Path, preset: str) -> list[np.ndarray]:

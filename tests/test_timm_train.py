@@ -129,8 +129,9 @@ def test_views_are_the_same_images_augmented_again(run: Any, tmp_path: Path, kin
     assert differ > 70, "cropped elsewhere"
 
 
-def test_clean_segments_come_from_beton(run: Any) -> None:
-    record = run("beton", "cs_kd_e", "")
+def test_clean_segments_come_from_beton_without_colour_jitter(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    record = run("beton", "cs_kd_e", "", "--color-jitter", "0.4")
+    assert "there is no colour jitter" in caplog.text
     for indices, target in epoch_of(record, 0):
         assert target.shape == (24,)
         assert indices[:8] == indices[16:], "the clean third is of the anchors"
@@ -165,14 +166,17 @@ def test_methods_of_anchors_alone_keep_timms_loader_and_gradients(
     assert bank["loss"][-1] != plain["loss"][-1]
 
 
-@pytest.mark.parametrize("kind", ["folder", "beton"])
-@pytest.mark.parametrize("prefetcher", [[], ["--no-prefetcher"]])
 @pytest.mark.parametrize(
-    "mixing", [["--mixup", "0.8"], ["--cutmix", "1.0"], ["--mixup", "1.0", "--mixup-mode", "elem"]]
-)
-def test_anchors_and_pairs_are_mixed_alike(run: Any, kind: str, prefetcher: list[str], mixing: list[str]) -> None:
+    ("kind", "mixing"),
+    [
+        ("folder", "--mixup 0.8"), ("folder", "--cutmix 1.0"), ("folder", "--mixup 1.0 --mixup-mode elem"),
+        ("folder", "--cutmix 1.0 --no-prefetcher"), ("beton", "--mixup 0.8"), ("beton", "--cutmix 1.0"),
+        ("beton", "--mixup 1.0 --mixup-mode elem --no-prefetcher"),
+    ],
+)  # fmt: skip
+def test_anchors_and_pairs_are_mixed_alike(run: Any, kind: str, mixing: str) -> None:
     """Red is the class, so mixed with the same permutation, coefficient and box, both halves have the same red."""
-    record = run(kind, "cs_kd", "", *mixing, *prefetcher, "--smoothing", "0.1")
+    record = run(kind, "cs_kd", "", *mixing.split(), "--smoothing", "0.1")
     mixed = 0
     for _, input, target in record["train"]:
         assert target.shape == (16, CLASSES)
@@ -324,14 +328,6 @@ assert task.method.model is model and task.dtype == torch.float64
         text += "assert task.method.criterion.smoothing == 0.2"
     script.write_text(text)
     timm_train(script, "ce", [], [])
-
-
-# ---- .beton files ----------------------------------------------------------------------------------------------------
-
-
-def test_beton_files_say_that_there_is_no_colour_jitter(run: Any, caplog: pytest.LogCaptureFixture) -> None:
-    run("beton", "ce", "", "--color-jitter", "0.4")
-    assert [record.message for record in caplog.records if "no colour jitter" in record.message]
 
 
 def test_which_file_a_split_is(data: dict[str, Path]) -> None:
