@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import build_backbone
 from torch import nn
 
-from detection import TimmResNet, add_skd_config
+from detection import TimmResNet
+from detection.config import load_config
 from skd_plugins import SkdError, create_model
 
 SMALL = {"channels": (8, 16, 24, 32)}
@@ -113,17 +113,14 @@ def test_what_can_not_be_a_backbone(
         TimmResNet(create_model(name, num_classes=2, **arguments), **settings)
 
 
-@pytest.mark.parametrize("name", ["build_timm_resnet_backbone", "build_timm_resnet_fpn_backbone"])
-def test_registered(name: str) -> None:
-    cfg = get_cfg()
-    add_skd_config(cfg)
-    cfg.MODEL.BACKBONE.NAME = name
-    cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.ARGS = "resnet10t", CfgNode({"channels": [8, 16, 24, 32]})
-    cfg.MODEL.FPN.IN_FEATURES, cfg.MODEL.FPN.OUT_CHANNELS = ["res3", "res4", "res5"], 16
+@pytest.mark.parametrize(("name", "first"), [("resnet", "res2"), ("resnet_fpn", "p2")])
+def test_registered(name: str, first: str) -> None:
+    channels = ["MODEL.TIMM.ARGS.channels", "[8, 16, 24, 32]", "MODEL.FPN.OUT_CHANNELS", "16"]
+    cfg = load_config("digits_demo", [*channels, "MODEL.BACKBONE.NAME", f"build_timm_{name}_backbone"])
     backbone = build_backbone(cfg)
     features = backbone(IMAGES)
-    expected = ["p3", "p4", "p5", "p6"] if "fpn" in name else ["res2", "res3", "res4", "res5"]
-    assert list(features) == expected
+    assert next(iter(features)) == first
+    assert len(features) == (5 if first == "p2" else 4)
     for key, shape in backbone.output_shape().items():
         assert features[key].shape == (2, shape.channels, 64 // shape.stride, 64 // shape.stride)
     with pytest.raises(SkdError, match="takes 3 channels, but MODEL.PIXEL_MEAN has 1"):

@@ -14,6 +14,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from detection import add_skd_config
+from detection.config import load_config
 from skd_plugins import SkdError
 
 SETTINGS = {"WEIGHT": 0.7, "TEMPERATURE": 2.0, "DROP_RATE": 0.4}
@@ -21,25 +22,18 @@ SETTINGS = {"WEIGHT": 0.7, "TEMPERATURE": 2.0, "DROP_RATE": 0.4}
 
 def make_cfg(heads: str, **settings: float) -> CfgNode:
     """A small detector: FPN on our backbone, or C4 on detectron2's own."""
-    cfg = get_cfg()
-    add_skd_config(cfg)
+    if "Res5" in heads:
+        cfg = get_cfg()
+        add_skd_config(cfg)
+        cfg.MODEL.RESNETS.WIDTH_PER_GROUP, cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 4, 8
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
+    else:
+        narrow = ["MODEL.TIMM.ARGS.channels", "[8, 16, 24, 32]", "MODEL.FPN.OUT_CHANNELS", "16"]
+        cfg = load_config("digits_demo", [*narrow, "MODEL.ROI_BOX_HEAD.FC_DIM", "32"])
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.NUM_CLASSES = heads, 3
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
-    for key, value in (SETTINGS | settings).items():
-        cfg.MODEL.ROI_HEADS.SD_DROPOUT[key] = value
-    if "Res5" in heads:
-        cfg.MODEL.RESNETS.WIDTH_PER_GROUP, cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 4, 8
-        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
-        return cfg
-    cfg.MODEL.BACKBONE.NAME = "build_timm_resnet_fpn_backbone"
-    cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.ARGS = "resnet10t", CfgNode({"channels": [8, 16, 24, 32]})
-    cfg.MODEL.FPN.IN_FEATURES, cfg.MODEL.FPN.OUT_CHANNELS = ["res2", "res3", "res4", "res5"], 16
-    cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[8], [16], [32], [64], [128]]
-    cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4"]
-    box = cfg.MODEL.ROI_BOX_HEAD
-    box.NAME, box.NUM_FC, box.FC_DIM, box.POOLER_RESOLUTION = "FastRCNNConvFCHead", 1, 32, 7
+    cfg.MODEL.ROI_HEADS.SD_DROPOUT.update(SETTINGS | settings)
     return cfg
 
 

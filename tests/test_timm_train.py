@@ -226,32 +226,25 @@ def test_checkpoints_have_the_plain_networks_keys(run: Any, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("style", ["1.0.27", "1.0.31"])
-def test_resume_continues_the_order_and_is_bit_equal(run: Any, tmp_path: Path, style: str) -> None:
-    arguments = ("beton", "cs_kd", "pairing=bank", "--model-ema", "--set-epoch", style, "--output")
-    whole = run(*arguments, str(tmp_path / "whole"), "--epochs", "2")
-    run(*arguments, str(tmp_path / "part"), "--epochs", "1")
-    last = tmp_path / "part" / "last.pth.tar"
-    resumed = run(*arguments, str(tmp_path / "resumed"), "--epochs", "2", "--resume", str(last))
-    second = [batch for batch in whole["train"] if batch[0] == 1]
-    for (_, pixels, _), (epoch, again, _) in zip(second, resumed["train"], strict=True):
-        assert epoch == 1
-        assert torch.equal(pixels, again)
-    a, b = (torch.load(tmp_path / name / "last.pth.tar", weights_only=False) for name in ("whole", "resumed"))
-    for part in ("state_dict", "state_dict_ema", "task_state"):
-        assert a[part].keys() == b[part].keys()
-        assert all(torch.equal(a[part][key], b[part][key]) for key in a[part]), part
-
-
-@pytest.mark.parametrize("style", ["1.0.27", "1.0.31"])
-def test_folders_continue_the_order_too(run: Any, tmp_path: Path, style: str) -> None:
-    if style == "1.0.31" and not hasattr(timm.data.loader.PrefetchLoader, "batch_sampler"):
+@pytest.mark.parametrize(("kind", "method_args"), [("beton", "pairing=bank"), ("folder", "")])
+def test_resume_continues_the_order(run: Any, tmp_path: Path, kind: str, method_args: str, style: str) -> None:
+    if kind == "folder" and style == "1.0.31" and not hasattr(timm.data.loader.PrefetchLoader, "batch_sampler"):
         pytest.skip("this timm has no batch_sampler on its loaders, so no script can ask for it")
-    arguments = ("folder", "cs_kd", "", "--set-epoch", style, "--output", str(tmp_path / "out"))
-    run(*arguments)
-    resumed = run(*arguments, "--epochs", "2", "--resume", str(tmp_path / "out" / "last.pth.tar"))
-    order = TrainingOrder(colours(PER_CLASS).targets, segments=("anchor", "pair"), batch_size=8, seed=42)
-    anchors = [index for indices, _ in epoch_of(resumed, 1) for index in indices[:8]]
-    assert anchors == order.anchors(1).tolist()
+    arguments = (kind, "cs_kd", method_args, "--model-ema", "--set-epoch", style, "--output")
+    run(*arguments, str(tmp_path / "part"))
+    last = str(tmp_path / "part" / "last.pth.tar")
+    resumed = run(*arguments, str(tmp_path / "resumed"), "--epochs", "2", "--resume", last)
+    segments = ("anchor",) if method_args else ("anchor", "pair")
+    order = TrainingOrder(colours(PER_CLASS).targets, segments=segments, batch_size=8, seed=42)
+    assert {epoch for epoch, _, _ in resumed["train"]} == {1}
+    assert [index for indices, _ in epoch_of(resumed, 1) for index in indices[:8]] == order.anchors(1).tolist()
+    if kind == "beton":  # whose crops depend on the seed and the epoch only, so that everything is bit-equal
+        whole = run(*arguments, str(tmp_path / "whole"), "--epochs", "2")
+        assert all(torch.equal(a[1], b[1]) for a, b in zip(whole["train"][10:], resumed["train"], strict=True))
+        a, b = (torch.load(tmp_path / name / "last.pth.tar", weights_only=False) for name in ("whole", "resumed"))
+        for part in ("state_dict", "state_dict_ema", "task_state"):
+            assert a[part].keys() == b[part].keys()
+            assert all(torch.equal(a[part][key], b[part][key]) for key in a[part]), part
 
 
 def test_compiled_steps_are_the_eager_ones(run: Any) -> None:

@@ -13,10 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import Pixels
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 
@@ -48,32 +48,22 @@ def start(log: Path, *arguments: str, **environment: str) -> subprocess.Popen[st
 
 
 @pytest.fixture(scope="session")
-def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def coco(photographs: list[Pixels], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """DETECTRON2_DATASETS with a tiny COCO 2017: five training images, one without boxes, and two to validate."""
     root = tmp_path_factory.mktemp("datasets")
-    from sklearn.datasets import load_sample_images
-
-    photographs = load_sample_images().images
     categories = [{"id": c["id"], "name": c["name"]} for c in COCO_CATEGORIES if c["isthing"]]
     (root / "coco" / "annotations").mkdir(parents=True)
-    draw = np.random.default_rng(0)
     for half, count in (("train", 5), ("val", 2)):
-        folder = root / "coco" / f"{half}2017"
-        folder.mkdir()
-        images, boxes = [], []
-        for number in range(1, count + 1):
-            top, left = int(draw.integers(300)), int(draw.integers(500))
-            crop = photographs[number % 2][top : top + 96, left : left + 128]
-            Image.fromarray(np.ascontiguousarray(crop)).save(folder / f"{number:012d}.jpg")
-            height, width = crop.shape[:2]
-            images.append({"id": number, "file_name": f"{number:012d}.jpg", "height": height, "width": width})
-            if number == 5:
-                continue
-            boxes += [
-                {"id": 2 * number + k, "image_id": number, "category_id": (1, 90)[k], "bbox": [5 + 40 * k, 8, 32, 40],
-                 "area": 1280, "iscrowd": 0}
-                for k in range(2)
-            ]  # fmt: skip
+        (root / "coco" / f"{half}2017").mkdir()
+        numbers = range(1, count + 1)
+        images = [{"id": n, "file_name": f"{n:012d}.jpg", "height": 96, "width": 128} for n in numbers]
+        for image, picture in zip(images, photographs, strict=False):
+            Image.fromarray(picture).resize((128, 96)).save(root / "coco" / f"{half}2017" / image["file_name"])
+        boxes = [
+            {"id": 2 * n + k, "image_id": n, "category_id": (1, 90)[k], "bbox": [5 + 40 * k, 8, 32, 40], "area": 1280,
+             "iscrowd": 0}
+            for n in numbers if n < 5 for k in range(2)
+        ]  # fmt: skip
         content = {"images": images, "annotations": boxes, "categories": categories, "info": {}, "licenses": []}
         (root / "coco" / "annotations" / f"instances_{half}2017.json").write_text(json.dumps(content))
     return root
