@@ -23,9 +23,7 @@ def launch(
     if gpus and processes > gpus:
         raise SkdError(f"--num-gpus is {processes}, but this machine has {gpus}")
     if not 0 <= machine_rank < machines:
-        raise SkdError(
-            f"--machine-rank should be 0 to {machines - 1}, one less than --num-machines, got {machine_rank}"
-        )
+        raise SkdError(f"--machine-rank is {machine_rank}; the ranks of {machines} machines are 0 to {machines - 1}")
     if gpus or processes * machines == 1:
         engine.launch(main, processes, machines, machine_rank, url, args)
         return
