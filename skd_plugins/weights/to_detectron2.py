@@ -89,10 +89,9 @@ def detectron2_state_dict(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         if key.endswith(".num_batches_tracked"):  # frozen BatchNorm has none
             continue
         ours = re.sub(r"^layer([1-4])\.", lambda stage: f"res{int(stage[1]) + 1}.", key)
-        for pattern, replacement in _RENAMED.items():
-            if re.fullmatch(pattern, ours):
-                renamed[re.sub(pattern, replacement, ours)] = value
-                break
+        name = next((re.sub(old, new, ours) for old, new in _RENAMED.items() if re.fullmatch(old, ours)), "")
+        if name:
+            renamed[name] = value
         else:
             left.append(key)
     if left:

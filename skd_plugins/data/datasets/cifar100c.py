@@ -27,7 +27,7 @@ def read(root: Path, train: bool, part: str) -> Source:
     """One corruption at one severity, such as ``fog/3``; a corruption's file has the severities one after another."""
     corruption, _, severity = part.partition("/")
     path, labels_path = root / FOLDER / f"{corruption}.npy", root / FOLDER / "labels.npy"
-    images, labels = (_load(name) for name in (path, labels_path))
+    images, labels = _load(path), _load(labels_path)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) % len(SEVERITIES):
         raise SkdError(f"{path} has {images.dtype} {list(images.shape)}, not uint8 [5 x N, 32, 32, 3]; unpack it again")
     if labels.shape != (len(images),) or not np.isin(labels, range(len(CLASSES))).all():
@@ -57,7 +57,6 @@ DATASET = Dataset(
     name="cifar100c",
     title="CIFAR-100-C",
     classes=100,
-    train=0,
     val=10_000,
     homepage="https://zenodo.org/records/3555552",
     licence="CC BY 4.0",

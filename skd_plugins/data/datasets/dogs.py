@@ -54,15 +54,10 @@ def read(root: Path, train: bool, part: str, *, cropped: bool = False) -> Source
     """The images of a list in its order; labels from 0. Cropped images show their largest bounding box."""
     folder = root / FOLDER
     lists = {name: read_list(folder / name) for name in (TRAIN, TEST)}
-    breeds: dict[int, str] = {}
-    for name, images in lists.items():
-        for file, label in images:
-            breed = file.partition("/")[0]
-            if breeds.setdefault(label, breed) != breed:
-                raise SkdError(f"{folder / name}: {file} has label {label}, but so has {breeds[label]}")
-    names = [breeds[label] for label in sorted(breeds)]
-    if sorted(breeds) != list(range(1, len(names) + 1)) or len(set(names)) != len(names):
-        raise SkdError(f"{folder}: the lists do not number {len(set(names))} breeds from 1 to {len(names)}")
+    breeds = sorted({(label, file.partition("/")[0]) for images in lists.values() for file, label in images})
+    names = [breed for _, breed in breeds]
+    if [label for label, _ in breeds] != list(range(1, len(set(names)) + 1)):
+        raise SkdError(f"{folder}: the lists do not number {len(set(names))} breeds from 1; unpack lists.tar again")
     if cropped and not (folder / "Annotation").is_dir():
         raise SkdError(f"{folder / 'Annotation'}, which has the boxes, does not exist; unpack annotation.tar there")
     listed = lists[TRAIN if train else TEST]

@@ -21,7 +21,6 @@ DATASET = Dataset(
     name="dtd",
     title="Describable Textures",
     classes=47,
-    train=0,
     val=5640,
     homepage="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
     licence="research",

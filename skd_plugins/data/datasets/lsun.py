@@ -31,7 +31,6 @@ def _dataset(name: str, title: str, folder: str, count: int, url: str, md5: str 
         name=name,
         title=title,
         classes=1,
-        train=0,
         val=count,
         homepage="https://github.com/facebookresearch/odin",
         licence="none stated; images are their owners'",

@@ -32,7 +32,6 @@ DATASET = Dataset(
     name="svhn",
     title="Street View House Numbers, cropped digits",
     classes=10,
-    train=0,
     val=26_032,
     homepage="http://ufldl.stanford.edu/housenumbers/",
     licence="non-commercial",
