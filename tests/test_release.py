@@ -18,8 +18,7 @@ import timm
 import torch
 import torchvision
 from conftest import TINY_RECIPE
-from fileserver import serve_files
-from hubserver import serve_hub
+from fileserver import serve_files, serve_hub
 from safetensors.torch import load_file, save_file
 
 from skd_plugins import SkdError, create_model, replace, train
