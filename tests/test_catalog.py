@@ -197,10 +197,7 @@ def test_odins_archives(name: str, folder: str, tmp_path: Path) -> None:
         expected = miniatures.colour(f"{folder}/{inner}{index}")
         assert np.abs(source.load(index)[18, 18].astype(int) - expected).max() <= 8
     shutil.rmtree(tmp_path / folder / inner)
-    with pytest.raises(SkdError, match=f"{folder} has no images at any depth"):
-        open_source(name, False, root=tmp_path)
-    shutil.rmtree(tmp_path / folder)
-    with pytest.raises(SkdError, match=f"{tmp_path / folder} does not exist; unpack the archive of {name}"):
+    with pytest.raises(SkdError, match=f"{folder} has no images at any depth; unpack the archive of {name}"):
         open_source(name, False, root=tmp_path)
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -53,17 +54,8 @@ def tracked() -> list[Path]:
 
 
 def linux(python: str) -> dict[str, str]:
-    """What markers see on 64-bit Linux."""
-    return {
-        "python_version": python,
-        "python_full_version": f"{python}.9",
-        "sys_platform": "linux",
-        "platform_system": "Linux",
-        "platform_machine": "x86_64",
-        "platform_python_implementation": "CPython",
-        "implementation_name": "cpython",
-        "os_name": "posix",
-    }
+    """What markers see on Linux."""
+    return {**default_environment(), "python_version": python, "python_full_version": f"{python}.9"}
 
 
 def locked(python: str) -> dict[str, str]:

@@ -24,7 +24,7 @@ from skd_plugins import create_model
 from skd_plugins.cli import main
 from skd_plugins.common.errors import SkdError
 from skd_plugins.weights import export_detectron2
-from skd_plugins.weights.to_detectron2 import detectron2_settings, detectron2_state_dict
+from skd_plugins.weights.export import detectron2_settings, detectron2_state_dict
 
 NETWORKS = [
     "resnet18", "resnet34", "torchvision/resnet50", "resnet152", "resnext50_32x4d", "torchvision/resnext101_32x8d",
