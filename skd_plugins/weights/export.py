@@ -71,18 +71,16 @@ def export_detectron2(
 ) -> Path:
     """Writes ``OUT/ARCH.TAG.pkl`` for detectron2's own ResNet, and ``ARCH.TAG.detectron2.yaml`` beside it.
 
-    The YAML has every setting that must go with the weights; merge it into a config or copy its lines:
+    The YAML has every setting that must go with the weights; merge it into a config or copy its lines. Above all:
 
-    * ``MODEL.WEIGHTS``: the file; detectron2 matches its keys to ``backbone.bottom_up.*`` or ``backbone.*``.
-    * ``MODEL.RESNETS.DEPTH``, ``NUM_GROUPS``, ``WIDTH_PER_GROUP``, ``STEM_OUT_CHANNELS``, ``RES2_OUT_CHANNELS``: the
-      network.
     * ``MODEL.RESNETS.STRIDE_IN_1X1: False``: timm and torchvision put the stride into the 3x3 convolution, detectron2's
       default (Caffe's) into the 1x1. The wrong one costs several AP without a message.
-    * ``MODEL.RESNETS.NORM: FrozenBN``: the usual choice; the statistics come with the weights.
     * ``MODEL.PIXEL_MEAN``, ``MODEL.PIXEL_STD`` (0 to 255) and ``INPUT.FORMAT: RGB``: the pre-processing of the weights'
       card; detectron2's defaults are Caffe's (BGR, no division).
 
-    The classifier is in the file as ``linear.*``. A detector does not use it, and detectron2 says so.
+    ``MODEL.RESNETS.NORM: FrozenBN`` is the usual choice; the statistics come with the weights. detectron2 matches the
+    keys of the file to ``backbone.bottom_up.*`` or ``backbone.*``. The classifier is in the file as ``linear.*``; a
+    detector does not use it, and detectron2 says so.
 
     Source: the names of detectron2's tools/convert-torchvision-to-d2.py (conv1 to stem.conv1, layerN to res(N+1), bnN
         to convN.norm, downsample to shortcut).
