@@ -26,7 +26,7 @@ from detectron2.structures import Boxes, Instances
 from detection.config import load_config
 from detection.weights import take_from_card
 from skd_plugins import create_model
-from skd_plugins.weights.to_detectron2 import detectron2_state_dict
+from skd_plugins.weights.export import detectron2_state_dict
 
 
 def detectors(depth: int) -> tuple[torch.nn.Module, torch.nn.Module]:

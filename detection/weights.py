@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from skd_plugins.common.errors import SkdError
 from skd_plugins.networks.build import build_network
-from skd_plugins.weights import NoCardError, checkpoint, read_weights
-from skd_plugins.weights.load import load_into
+from skd_plugins.weights import checkpoint, read_weights
+from skd_plugins.weights.load import NoCardError, load_into
 
 from .config import plain
 

@@ -16,7 +16,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
-from hubserver import serve_hub
+from fileserver import serve_hub
 from safetensors.torch import load_file, save_file
 
 from detection.config import add_skd_config

@@ -65,15 +65,11 @@ def weights(
     elif not names:
         raise SkdError(f"skd weights {action} needs a name; skd weights list prints them")
     for name in names:
-        path = _file(name, get=action != "verify")
+        if is_published(name):
+            path = published_file(name, download=action != "verify")
+        else:
+            path = (verify if action == "verify" else download)(find_release(name)) / WEIGHTS_FILE
         print(f"{name}: verified, {path}" if action == "verify" else path)
-
-
-def _file(name: str, *, get: bool) -> Path:
-    if is_published(name):
-        return published_file(name, download=get)
-    release = find_release(name)
-    return (download(release) if get else verify(release)) / WEIGHTS_FILE
 
 
 def _print_list() -> None:
