@@ -215,8 +215,7 @@ def outcomes(folder: Path, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "indices"),
-    [("uneven", list(range(17))), ("empty", list(range(7))), ("skipped", [0, 2, 3, 4, 5, 6, 7, 9])],
+    ("name", "indices"), [("uneven", list(range(17))), ("empty", list(range(7))), ("skipped", [0, 2, 3, 4, 5, 6, 7, 9])]
 )
 def test_every_process_gets_all_predictions(two_processes: Path, name: str, indices: list[int]) -> None:
     assert outcomes(two_processes, name) == ["fine", "fine"]

@@ -108,13 +108,7 @@ def report(digits: tuple[Predictions, NDArray[np.uint8]], out: Path) -> Path:
         out,
         title=f"Digits {EVIL}",
         classes=[f"digit {k}" if k != 8 else EVIL for k in range(10)],
-        info={
-            "weights": Path("a&b"),
-            "versions": {"torch": "2.13"},
-            "note": EVIL,
-            "bad": math.inf,
-            "t": torch.ones(1),
-        },
+        info={"weights": Path("a&b"), "versions": {"torch": "2.13"}, "note": EVIL, "bad": math.inf, "t": torch.ones(1)},
         images=lambda index: images[index],
     )
 
@@ -321,7 +315,7 @@ def test_comparison_in_the_browser(
     ):  # fmt: skip
         assert shown in text, shown
     labels = ["Validation top-1", "Validation NLL"] + ["Reliability diagram"] * 4
-    assert re.findall(r'aria-label="(.+?)"', dom) == labels
+    assert re.findall(r'aria-label="([^"]+)"', dom) == labels
     assert dom.count("<polyline") == 5 * 2 + 3, "five runs with logs in two plots, three lines in the legend"
     assert [frame["overflow"] for frame in measure(browse, path)] == [0, 0]
 

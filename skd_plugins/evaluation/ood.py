@@ -27,11 +27,10 @@ from .metrics import Array, to_numpy
 from .pixels import Normalised
 from .predictions import predict
 
-Values: TypeAlias = NDArray[np.float64]
 Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]
 
 
-def max_softmax(logits: Array, temperature: float = 1.0) -> Values:
+def max_softmax(logits: Array, temperature: float = 1.0) -> NDArray[np.float64]:
     """The log of the largest softmax probability at a temperature ``[N]``: ODIN's score; at 1 the baseline's (MSP).
 
     The logarithm ranks like the probability but keeps confident images apart, whose probabilities all round to 1.
