@@ -31,7 +31,7 @@ from rich.table import Table
 
 from skd_plugins import Recipe, replace, train
 from skd_plugins.data.find import embedded_digits
-from skd_plugins.evaluation.command import evaluate_weights
+from skd_plugins.evaluation.evaluate import evaluate_weights
 from skd_plugins.training.build import build_optimizer, build_task
 from skd_plugins.training.project import recipe_of
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from skd_plugins import SkdError, create_model, load_weights
 from skd_plugins.cli import main
 from skd_plugins.common.files import file_sha256
-from skd_plugins.evaluation.command import evaluate_weights
+from skd_plugins.evaluation.evaluate import evaluate_weights
 from skd_plugins.weights import load_network, read_weights
 from skd_plugins.weights.download import release_folder
 from skd_plugins.weights.manifest import MANIFEST, check_name, find_release, load_manifest

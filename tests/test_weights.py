@@ -15,8 +15,8 @@ from conftest import TINY_RECIPE
 from safetensors.torch import load_file, save_file
 
 from skd_plugins import Recipe, SkdError, create_model, create_task, export_weights, replace, train
-from skd_plugins.evaluation.command import evaluate_weights
 from skd_plugins.evaluation.comparison import group_runs, read_run
+from skd_plugins.evaluation.evaluate import evaluate_weights
 from skd_plugins.networks.features import forward_with_features
 from skd_plugins.weights import load_network
 

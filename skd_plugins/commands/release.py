@@ -16,7 +16,7 @@ from torch import nn
 
 from ..common.errors import SkdError
 from ..common.files import file_sha256
-from ..evaluation.command import evaluate_weights
+from ..evaluation.evaluate import evaluate_weights
 from ..networks import NETWORKS
 from ..weights import export_detectron2, export_weights, load_network
 from ..weights.download import one_line_errors

@@ -140,8 +140,6 @@ def score(logits: Array, targets: Array, *, indices: Array | None = None) -> Sco
 
 def bin_confidences(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int) -> Reliability:
     """The diagram of confidences ``[N]`` in [0, 1], given whether each prediction is correct ``[N]``."""
-    if bins < 1:
-        raise SkdError(f"bins must be at least 1, got {bins}")
     edges = np.arange(bins + 1) / bins
     index = np.searchsorted(edges[1:], confidence, side="left")  # the first right edge not below the confidence
     counts = np.bincount(index, minlength=bins)

@@ -19,11 +19,10 @@ from ...data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
 from ...data.find import find_split
 from ...data.loader import Loader
 from ...evaluation.attacks import FGSM
-from ...evaluation.corruptions import corruption_accuracy
 from ...evaluation.metrics import top1
 from ...evaluation.ood import hold_out, odin_scores, ood_metrics, tune_odin
 from ...evaluation.predictions import predict
-from ...evaluation.report import summarize
+from ...evaluation.report import corruption_accuracy, summarize
 from ...recipe import Recipe, replace
 from ...training.build import build_task, evaluation_loader
 from ...training.process import seed_step
