@@ -72,7 +72,7 @@ CAMPAIGNS = {
     "interrupted": Entry(interrupted.run, 24, "writer and reproduction killed: nothing half, continued", "machine"),
     "surroundings": Entry(surroundings.run, 8, "clock, locale, paths, home, shared memory", "machine"),
     "leaks": Entry(leaks.run, 200, "200 epochs left early, 10,000 iterations: flat", "machine"),
-    "detectors": Entry(detectors.run, 8, "detection: kill and resume, odd images and annotations", "detection"),
+    "detectors": Entry(detectors.run, 8, "detection: kill and resume, odd images and annotations", "files"),
 }
 
 
