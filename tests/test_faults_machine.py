@@ -25,4 +25,4 @@ def test_a_killed_writer(tmp_path: Path) -> None:
 
 
 def test_nothing_leaks(tmp_path: Path) -> None:
-    leaks.run(8, tmp_path).verdict(4)
+    leaks.run(20, tmp_path).verdict(4)

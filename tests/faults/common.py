@@ -7,6 +7,7 @@ import functools
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -103,54 +103,61 @@ def script(recipe: Recipe, path: Path, before: str = "") -> Path:
     return path
 
 
-def fork(work: Callable[[], object], log: Path) -> BaseProcess:
+class Fork:
     """Calls a function in a fork of this process, which has imported torch already; what it says goes to a file."""
 
-    def child() -> None:
-        sys.stdout = sys.stderr = log.open("w", buffering=1)
-        os.dup2(sys.stdout.fileno(), 1)
-        os.dup2(sys.stdout.fileno(), 2)
-        torch.set_num_threads(1)
-        work()
-
-    log.parent.mkdir(parents=True, exist_ok=True)
-    process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
-    return process
-
-
-class Training:
-    """A recipe's `main` in a fork of this process; `before` runs first."""
-
-    def __init__(
-        self, recipe: Recipe, data: Path, out: Path, *arguments: str, before: Callable[[], None] | None = None,
-        log: Path | None = None, **variables: str,
-    ) -> None:  # fmt: skip
-        def work() -> None:
+    def __init__(self, work: Callable[[], object], log: Path, cwd: Path | None = None, **variables: str) -> None:
+        def child() -> None:
+            sys.stdout = sys.stderr = log.open("w", buffering=1)
+            os.dup2(sys.stdout.fileno(), 1)
+            os.dup2(sys.stdout.fileno(), 2)
+            os.setsid()
+            os.chdir(cwd or ".")
             os.environ.update(environment(**variables))
-            if before:
-                before()
-            main(recipe, ["--data", str(data), "--out", str(out), *arguments])
+            torch.set_num_threads(1)
+            work()
 
-        self.log = log or out.with_name(f"{out.name}.txt")
-        self.process = fork(work, self.log)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log
+        self.process = multiprocessing.get_context("fork").Process(target=child)
+        self.process.start()
+
+    def kill(self) -> bool:
+        """Kills it and its children; whether it was still alive."""
+        alive = self.process.is_alive()
+        if alive:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.join()
+        return alive
 
     def end(self, timeout: float = 180) -> subprocess.CompletedProcess[str]:
         """Waits for its end; one that does not come to it gets -99."""
         self.process.join(timeout)
-        code = -99 if self.process.exitcode is None else self.process.exitcode
-        self.process.kill()
-        self.process.join()
+        code = -99 if self.kill() else self.process.exitcode
         return subprocess.CompletedProcess([], code, "", self.log.read_text(errors="replace"))
+
+
+def training(
+    recipe: Recipe, data: Path, out: Path, *arguments: str, before: Callable[[], None] | None = None,
+    log: Path | None = None, **variables: str,
+) -> Fork:  # fmt: skip
+    """A recipe's `main`; `before` runs first."""
+
+    def work() -> None:
+        if before:
+            before()
+        main(recipe, ["--data", str(data), "--out", str(out), *arguments])
+
+    return Fork(work, log or out.with_name(f"{out.name}.txt"), **variables)
 
 
 def launch(
     world: int, recipe: Recipe, data: Path, out: Path, *arguments: str, before: Callable[[], None] | None = None
-) -> list[Training]:
+) -> list[Fork]:
     """The processes of one training; `before` runs in the first one."""
     port = free_port()
     return [
-        Training(
+        training(
             recipe, data, out, *arguments, before=None if rank else before,
             log=out.with_name(f"{out.name}-{rank}.txt"), **(ranked(rank, world, port) if world > 1 else {}),
         )

@@ -6,13 +6,18 @@ Four processes and one download: tests/test_download.py. Workers of `skd reprodu
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from skd_plugins import main
+from skd_plugins.cli import main as skd
 from skd_plugins.data.beton.file import BetonFile
+from skd_plugins.data.find import resolve_data
 
-from .common import TINY, Report, differing, end, environment, refused, replace, script, start, state, tiny_data
+from .common import TINY, Fork, Report, differing, refused, replace, state, tiny_data
 
 
 def run(count: int, folder: Path) -> Report:
@@ -26,23 +31,24 @@ def run(count: int, folder: Path) -> Report:
     return report
 
 
-def together(commands: list[list[object]], place: Path, **more: str) -> list[subprocess.CompletedProcess[str]]:
-    """Runs commands at the same time."""
-    options = {"cwd": place, "env": environment(**more), "stdout": subprocess.DEVNULL}
-    return [end(process, 240) for process in [start(*command, **options) for command in commands]]
+def together(calls: list[Callable[[], object]], place: Path, **more: str) -> list[subprocess.CompletedProcess[str]]:
+    """Makes calls at the same time."""
+    forks = [Fork(call, place / f"said{number}.txt", place, **more) for number, call in enumerate(calls)]
+    return [fork.end(240) for fork in forks]
 
 
 def _one_cache(place: Path) -> tuple[bool, str]:
-    file = script(replace(TINY, epochs=1, max_steps=3), place / "recipe.py")
-    done = together([[file, "--out", f"out{n}"] for n in range(2)], place, SKD_CACHE=str(place / "cache"))
+    recipe = replace(TINY, epochs=1, max_steps=3)
+    calls = [partial(main, recipe, ["--out", f"out{n}"]) for n in range(2)]
+    done = together(calls, place, SKD_CACHE=str(place / "cache"))
     fine = all(one.returncode == 0 for one in done)
     found = differing(state(place / "out0"), state(place / "out1")) if fine else ""
     return fine and not found, f"{found} {done}"
 
 
 def _same_run(place: Path) -> tuple[bool, str]:
-    file = script(replace(TINY, epochs=8), place / "recipe.py")
-    done = together([[file, "--data", tiny_data()["beton"], "--out", "out"]] * 2, place)
+    call = partial(main, replace(TINY, epochs=8), ["--data", str(tiny_data()["beton"]), "--out", "out"])
+    done = together([call] * 2, place)
     winner, loser = sorted(done, key=lambda one: one.returncode)
     # The loser may come when the winner is at work, or has saved already.
     told = any(refused(loser.returncode, loser.stderr, why) for why in ("another process", "holds a run already"))
@@ -50,8 +56,8 @@ def _same_run(place: Path) -> tuple[bool, str]:
 
 
 def _same_file(place: Path) -> tuple[bool, str]:
-    command = ["-m", "skd_plugins.cli", "write", "digits", "--out", "out", "--workers", "1", "--per-class"]
-    done = together([[*command, "5"], [*command, "9"]], place)
+    command = ["write", "digits", "--out", "out", "--workers", "1", "--per-class"]
+    done = together([partial(skd, [*command, count]) for count in ("5", "9")], place)
     whole = BetonFile(place / "out" / "train.beton")
     pixels = np.zeros((8, 8, 3), np.uint8)
     sound = all(whole.crop(n, np.array([0, 0, 8, 8]), False, pixels) is None for n in range(len(whole)))
@@ -63,8 +69,7 @@ def _same_file(place: Path) -> tuple[bool, str]:
 
 
 def _four(place: Path) -> tuple[bool, str]:
-    code = "from skd_plugins.data.find import resolve_data; print(resolve_data('digits', None))"
-    done = together([["-c", code]] * 4, place, SKD_CACHE=str(place / "cache"))
+    done = together([partial(resolve_data, "digits", None)] * 4, place, SKD_CACHE=str(place / "cache"))
     files = sorted(path.name for path in (place / "cache" / "digits-20").iterdir() if path.suffix == ".beton")
     return all(one.returncode == 0 for one in done) and files == ["train.beton", "val.beton"], f"{done} {files}"
 

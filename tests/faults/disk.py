@@ -14,7 +14,6 @@ from .common import (
     TINY,
     CantMount,
     Report,
-    Training,
     differing,
     end,
     last,
@@ -26,6 +25,7 @@ from .common import (
     start,
     state,
     tiny_data,
+    training,
 )
 
 # KB left on the disk when the training is in its second epoch (the network's checkpoint has 3 MB), or "read-only".
@@ -51,7 +51,7 @@ def run(count: int, folder: Path) -> Report:
     """`count` of the cases, in order."""
     report = Report()
     recipe = replace(TINY, model_args={"channels": [16, 32, 64, 128]})
-    done = Training(recipe, tiny_data()["beton"], folder / "whole").end()
+    done = training(recipe, tiny_data()["beton"], folder / "whole").end()
     assert done.returncode == 0, done.stderr
     whole = state(folder / "whole")
     for number, (room, trackers) in enumerate(CASES[:count]):
@@ -87,7 +87,7 @@ def _case(recipe: Recipe, room: int | str, out: Path, whole: dict[str, Any]) -> 
     torch.load(last(out), weights_only=True)
     if not refused(done.returncode, done.stderr, "--resume") or not sound or left:
         return f"code {done.returncode}, sound {sound}, left {left}: {done.stderr}"
-    done = Training(recipe, data, out, "--resume").end()
+    done = training(recipe, data, out, "--resume").end()
     found = differing(state(out), whole)
     return f"resumed: {found}: {done.stderr}" if done.returncode or found else ""
 

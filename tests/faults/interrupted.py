@@ -6,20 +6,18 @@ One kill of each, Ctrl-C and dead writers: tests/test_ffcv_writer.py, tests/test
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from skd_plugins.cli import main
 from skd_plugins.data.beton.file import BetonFile
 
-from .common import Report, python, start
+from .common import Fork, Report
 
-WRITE = "-m skd_plugins.cli write digits --out data --workers 1"
-REPRODUCE = "-m skd_plugins.cli reproduce sd-dropout/table1 --scale mini --jobs 1 --out runs"
+WRITE = "write digits --out data --workers 1"
+REPRODUCE = "reproduce sd-dropout/table1 --scale mini --jobs 1 --out runs"
 
 
 def run(count: int, folder: Path) -> Report:
@@ -32,19 +30,17 @@ def run(count: int, folder: Path) -> Report:
     return report
 
 
+def _skd(command: str, place: Path) -> Fork:
+    return Fork(lambda: main(command.split()), place / "said.txt", place)
+
+
 def _kill(command: str, place: Path, seconds: float, begun: str) -> str:
     """Kills a command and its children so many seconds after a file came that matches; what happened."""
-    quiet = subprocess.DEVNULL
-    process = start(*command.split(), cwd=place, stdout=quiet, stderr=quiet, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline and not list(place.glob(begun)):
+    fork, deadline = _skd(command, place), time.monotonic() + 60
+    while fork.process.is_alive() and time.monotonic() < deadline and not list(place.glob(begun)):
         time.sleep(0.02)
     time.sleep(seconds)
-    hit = process.poll() is None
-    if hit:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    return "killed" if hit else "ended before"
+    return "killed" if fork.kill() else "ended before"
 
 
 def _unreadable(files: list[Path], read: Callable[[Path], object]) -> str:
@@ -59,7 +55,7 @@ def _unreadable(files: list[Path], read: Callable[[Path], object]) -> str:
 def _write(report: Report, place: Path, draw: random.Random) -> None:
     what = _kill(WRITE, place, draw.uniform(0, 4), "data/.*.part")
     half = _unreadable(list(place.glob("data/*.beton")), BetonFile)
-    done = python(*WRITE.split(), cwd=place, timeout=400)
+    done = _skd(WRITE, place).end(400)
     whole = len(BetonFile(place / "data" / "train.beton")), len(BetonFile(place / "data" / "val.beton"))
     fine = not half and done.returncode == 0 and whole == (1000, 797)
     report.add(f"skd write, {what}", fine, f"{half} {whole} {done.stderr}")
@@ -68,7 +64,7 @@ def _write(report: Report, place: Path, draw: random.Random) -> None:
 def _reproduce(report: Report, place: Path, draw: random.Random) -> None:
     what = _kill(REPRODUCE, place, draw.uniform(0, 10), "runs/mini/runs/*/job.json")
     half = _unreadable(list(place.rglob("*.json")), lambda path: json.loads(path.read_text()))
-    done = python(*REPRODUCE.split(), cwd=place, timeout=400)
+    done = _skd(REPRODUCE, place).end(400)
     made = list(place.glob("runs/mini/artefacts/sd-dropout/table1/*.csv"))
     fine = not half and done.returncode == 0 and bool(made)
     report.add(f"skd reproduce, {what}", fine, f"{half} {made} {done.stderr}")

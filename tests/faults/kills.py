@@ -91,9 +91,7 @@ def _killed(kind: str, out: Path, world: int, phase: str, draw: random.Random) -
     time.sleep(draw.uniform(0, 0.02))
     hit = watch.now.value
     for training in trainings:
-        training.process.kill()
-    for training in trainings:
-        training.process.join()
+        training.kill()
     return list(PHASES)[hit] if hit >= 0 else "before the first step"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from skd_plugins import make_loader
 from skd_plugins.data.loader import Loader
 
-from .common import Report, fork, tiny_data
+from .common import Fork, Report, tiny_data
 
 # Threads, handles and MB that the last quarter may have more than the third; each of the two workers may have an image
 # of a folder open just then.
@@ -25,9 +25,8 @@ def run(count: int, folder: Path) -> Report:
     report, curves = Report(), {}
     for kind, path in tiny_data().items():
         results = folder / f"{kind}.json"
-        process = fork(lambda path=path, results=results: _measure(path, count, results), folder / f"{kind}.txt")
-        process.join()
-        assert process.exitcode == 0, (folder / f"{kind}.txt").read_text()
+        done = Fork(lambda path=path, results=results: _measure(path, count, results), folder / f"{kind}.txt").end(7200)
+        assert done.returncode == 0, done.stderr
         for what, points in json.loads(results.read_text()).items():
             curves[f"{kind}, {what}"] = points
             # The highest of a quarter: at the end of an epoch the workers may have ended already.
@@ -69,6 +68,7 @@ def _point(share: float) -> dict[str, float]:
 
 
 def _measure(folder: Path, count: int, results: Path) -> None:
+    gc.freeze()  # so that `_point` need not look at all of what was imported
     beton = folder / "train.beton"
     path = beton if beton.exists() else folder / "train"
     loader = make_loader(path, batch_size=4, image_size=32, workers=2, segments=("anchor", "pair"))

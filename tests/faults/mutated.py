@@ -35,7 +35,7 @@ from skd_plugins.weights import read_weights
 from skd_plugins.weights.load import load_network
 from skd_plugins.weights.manifest import load_manifest
 
-from .common import ROOT, TINY, Report, fork, tiny_data
+from .common import ROOT, TINY, Fork, Report, tiny_data
 
 PATIENCE = 60.0  # seconds for one case
 
@@ -54,7 +54,7 @@ def run_kind(kind: str, cases: int, folder: Path) -> Report:
     report, next_case, log = Report(), 0, folder / "said.txt"
     while next_case < cases:
         results, end = multiprocessing.Pipe(duplex=False)
-        process = fork(lambda first=next_case, end=end: _work(kind, folder, range(first, cases), end), log)
+        process = Fork(lambda first=next_case, end=end: _work(kind, folder, range(first, cases), end), log)
         end.close()
         ended = ""
         while next_case < cases and not ended:
@@ -62,13 +62,11 @@ def run_kind(kind: str, cases: int, folder: Path) -> Report:
                 ended = "" if results.poll(PATIENCE) else "hang"
                 outcome, fine, story = (ended, False, log.read_text()) if ended else results.recv()
             except EOFError:
-                process.join()
-                ended = f"crash ({process.exitcode})"
+                ended = f"crash ({process.end().returncode})"
                 outcome, fine, story = ended, False, log.read_text()
             report.add(f"{kind}: {outcome}", fine, f"case {next_case}: {story}")
             next_case += 1
         process.kill()
-        process.join()
     return report
 
 
@@ -99,9 +97,8 @@ def prepare(folder: Path) -> None:
     """Sound files of all kinds, made by the package itself."""
     if not (folder / "sound").exists():
         tiny_data()
-        process = fork(lambda: _prepare(folder), folder / "said.txt")
-        process.join()
-        assert process.exitcode == 0, (folder / "said.txt").read_text()
+        done = Fork(lambda: _prepare(folder), folder / "said.txt").end()
+        assert done.returncode == 0, done.stderr
 
 
 def _prepare(folder: Path) -> None:

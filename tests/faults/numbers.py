@@ -15,7 +15,7 @@ from skd_plugins.data.datasets import open_source
 from skd_plugins.data.sources import Source
 from skd_plugins.training import engine
 
-from .common import TINY, Report, Training, differing, refused, replace, state, take, tiny_data
+from .common import TINY, Report, differing, refused, replace, state, take, tiny_data, training
 
 Change = Callable[[Any, dict[str, Any]], object]  # of a task or what its forward gave
 
@@ -83,14 +83,14 @@ def run(count: int, folder: Path) -> Report:
 def _finite(report: Report, name: str, place: Path) -> None:
     change, fields, words = FINITE[name]
     recipe, data = replace(TINY, **fields), tiny_data()["beton"]
-    done = Training(recipe, data, place / "out", before=lambda: _at_step_12(change)).end()
+    done = training(recipe, data, place / "out", before=lambda: _at_step_12(change)).end()
     saved = state(place / "out")
     sound = all(value.isfinite().all() for value in saved["state_dict"].values()) and 0 < saved["step"] <= 12
     fine = refused(done.returncode, done.stderr, *words) and sound
     story = f"{name}: code {done.returncode}, saved step {saved['step']}, sound {sound}: {done.stderr}"
     if fine:
-        again = Training(recipe, data, place / "out", "--resume").end()
-        whole = Training(recipe, data, place / "whole").end()
+        again = training(recipe, data, place / "out", "--resume").end()
+        whole = training(recipe, data, place / "whole").end()
         found = differing(state(place / "out"), state(place / "whole"))
         fine = again.returncode == whole.returncode == 0 and not found
         story = f"{name}, resumed: {found} {again.stderr} {whole.stderr}"
@@ -146,7 +146,7 @@ def _shape(report: Report, name: str, place: Path) -> None:
             write_beton(_digits(labels, classes), path, raw_share=1.0, workers=1)
         else:
             _foreign(labels, path)
-    done = Training(replace(TINY, **fields), place, place / "out").end()
+    done = training(replace(TINY, **fields), place, place / "out").end()
     if words is None:
         outcome, fine = "documented", done.returncode == 0
     else:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import functools
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from skd_plugins import main
+
 from .common import (
     TINY,
     CantMount,
+    Fork,
     Report,
-    Training,
     differing,
     environment,
     python,
@@ -25,15 +29,10 @@ from .common import (
     script,
     state,
     tiny_data,
+    training,
 )
 
 RECIPE = replace(TINY, epochs=2)
-# Python's clock jumps by up to three years, both ways, every time it is asked.
-CLOCK = """
-import time, random
-_clock, _draw = time.time, random.Random(0)
-time.time = lambda: _clock() + _draw.uniform(-1e8, 1e8)
-"""
 
 
 def run(count: int, folder: Path) -> Report:
@@ -52,17 +51,21 @@ def run(count: int, folder: Path) -> Report:
 
 
 def _train(place: Path, data: Path, before: str = "", **more: str) -> str:
-    """Empty if a training gives what it gives elsewhere."""
+    """Empty if a training in a process of its own gives what it gives elsewhere."""
     file = script(RECIPE, place / "recipe.py", before)
     done = python(file, "--data", data, "--out", place / "out", env=environment(**more))
-    return differing(state(place / "out"), _plain(data.name)) if done.returncode == 0 else _story(done)
+    return _same(done, place / "out", data.name)
+
+
+def _same(done: subprocess.CompletedProcess[str], out: Path, kind: str) -> str:
+    return differing(state(out), _plain(kind)) if done.returncode == 0 else _story(done)
 
 
 @functools.cache
 def _plain(kind: str) -> dict[str, Any]:
     """The result on a machine that is set up well."""
     with tempfile.TemporaryDirectory() as folder:
-        done = Training(RECIPE, tiny_data()[kind], Path(folder) / "out").end()
+        done = training(RECIPE, tiny_data()[kind], Path(folder) / "out").end()
         assert done.returncode == 0, done.stderr
         return state(Path(folder) / "out")
 
@@ -72,7 +75,14 @@ def _story(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _clock(place: Path) -> str:
-    return _train(place, tiny_data()["folder"], CLOCK)
+    """Python's clock jumps by up to three years, both ways, every time it is asked."""
+
+    def jumping() -> None:
+        clock, draw = time.time, random.Random(0)
+        time.time = lambda: clock() + draw.uniform(-1e8, 1e8)
+
+    done = training(RECIPE, tiny_data()["folder"], place / "out", before=jumping).end()
+    return _same(done, place / "out", "folder")
 
 
 def _locale_c(place: Path) -> str:
@@ -121,15 +131,14 @@ def _home(place: Path) -> str:
     home.mkdir()
     settings = {"HOME": str(home), "XDG_CACHE_HOME": "", "SKD_CACHE": ""}
     with read_only(home):
-        if story := _train(place, tiny_data()["folder"], **settings):
+        done = training(RECIPE, tiny_data()["folder"], place / "out", **settings).end()
+        if story := _same(done, place / "out", "folder"):
             return story
-        for command in (
-            (place / "recipe.py", "--out", place / "digits"),
-            ("-m", "skd_plugins.cli", "weights", "path", "resnet10t_digits.ce"),
-        ):
-            done = python(*command, env=environment(**settings))
-            if not (refused(done.returncode, done.stderr) and "SKD_CACHE" in done.stderr):
-                return f"{command}: {_story(done)}"
+        digits = Fork(lambda: main(RECIPE, ["--out", str(place / "digits")]), place / "digits.txt", **settings).end()
+        weights = python("-m", "skd_plugins.cli", "weights", "path", "resnet10t_digits.ce", env=environment(**settings))
+    for done in (digits, weights):
+        if not (refused(done.returncode, done.stderr) and "SKD_CACHE" in done.stderr):
+            return _story(done)
     return ""
 
 
