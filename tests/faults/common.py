@@ -63,9 +63,6 @@ class Report:
         assert self.cases + len(self.skipped) >= expected > 0, (self.cases, self.skipped)
 
 
-Campaign = Callable[[int, Path], Report]
-
-
 # ---- data and trainings ----------------------------------------------------------------------------------------------
 
 
