@@ -21,7 +21,7 @@ def test_odd_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_killed_writer(tmp_path: Path) -> None:
-    interrupted.run(1, tmp_path).verdict(1)
+    interrupted.run(3, tmp_path).verdict(3)
 
 
 def test_nothing_leaks(tmp_path: Path) -> None:
