@@ -47,9 +47,12 @@ class Step:
     optimizer: torch.optim.Optimizer
     input: torch.Tensor
     target: torch.Tensor
+    bf16: bool = False
 
     def __call__(self) -> None:
-        self.task(self.input, self.target)["loss"].backward()
+        with torch.autocast(self.input.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self.task(self.input, self.target)["loss"]
+        loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
