@@ -21,15 +21,14 @@ import torch
 from skd_plugins.cli import main
 from skd_plugins.common.environment import machine
 from skd_plugins.common.errors import SkdError
-from skd_plugins.papers.pages.formats import tex
-from skd_plugins.papers.pages.outputs import write_artefact, write_index
-from skd_plugins.papers.pages.verdicts import results_of
+from skd_plugins.papers.pages.output import tex, write_artefact, write_index
+from skd_plugins.papers.pages.results import results_of
 from skd_plugins.papers.runs import execute as execution
 from skd_plugins.papers.runs.execute import Workers, execute
 from skd_plugins.papers.runs.inputs import Datasets
 from skd_plugins.papers.runs.jobs import Job, Plan
 from skd_plugins.papers.runs.mini import NOTICE, mini_recipe
-from skd_plugins.papers.runs.outcomes import Subject
+from skd_plugins.papers.runs.scores import Subject
 from skd_plugins.papers.runs.store import Store
 from skd_plugins.papers.runs.worker import work, write_job
 from skd_plugins.papers.tables.artefact import Artefact
@@ -390,7 +389,7 @@ def test_importing_the_work_does_not_use_cuda() -> None:
     """A worker chooses its GPU after that; CUDA would have read the choice before."""
     code = (
         "import torch; torch._C._cuda_getDeviceCount = torch._C._cuda_init = None; "
-        "import skd_plugins.papers.runs.execute, skd_plugins.papers.runs.outcomes, skd_plugins.training.engine"
+        "import skd_plugins.papers.runs.execute, skd_plugins.papers.runs.scores, skd_plugins.training.engine"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
 from ..common.errors import SkdError
-from .pages.outputs import would_lose_runs, write_artefact, write_index
+from .pages.output import would_lose_runs, write_artefact, write_index
 from .runs.estimate import Estimator
 from .runs.execute import Workers, commands, execute
 from .runs.inputs import Datasets, Scale

@@ -43,11 +43,6 @@ class Job:
         """One line for people."""
         return f"{self.config or self.recipe.name} seed {self.recipe.seed}"
 
-    @property
-    def level(self) -> int:
-        """Length of the chain of jobs that must come before it."""
-        return 0 if self.needs is None else self.needs.level + 1
-
 
 class Plan:
     """The jobs of some artefacts.
@@ -81,10 +76,10 @@ class Plan:
         return list(dict.fromkeys(one for job in self.jobs_of(artefact) for one in (job.needs, job) if one))
 
     @property
-    def levels(self) -> list[list[Job]]:
-        """All jobs; those of a level need only jobs of the levels before."""
-        depth = max((job.level for job in self.jobs.values()), default=-1) + 1
-        return [[job for job in self.jobs.values() if job.level == level] for level in range(depth)]
+    def levels(self) -> tuple[list[Job], list[Job]]:
+        """The jobs that need no other one, and then those that do."""
+        jobs = self.jobs.values()
+        return [job for job in jobs if not job.needs], [job for job in jobs if job.needs]
 
     def _job(self, run: Training | Detector, seed: int) -> Job:
         key = id(run), seed
