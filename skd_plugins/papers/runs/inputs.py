@@ -13,6 +13,8 @@ from .address import data_checksum
 from .mini import write_mini
 
 Scale = Literal["full", "mini"]
+# Out-of-distribution sets as printed, and their folders (the names of ``skd list datasets``).
+OUTSIDE = {"LSUN": "lsun-resize", "iSUN": "isun", "DTD": "dtd", "SVHN": "svhn"}
 
 
 @dataclass(frozen=True)

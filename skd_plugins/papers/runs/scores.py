@@ -29,13 +29,12 @@ from ...training.build import build_task, evaluation_loader
 from ...training.process import seed_step
 from ...weights import load_network
 from ..measures.gradients import DropoutPair, mean_assumptions, mean_kl_gradients
-from .inputs import Datasets
+from .inputs import OUTSIDE, Datasets
 
+EPOCHS_PRINTED = 200  # the epochs in SD-Dropout's Table 8
 PREDICTIONS = "predictions.safetensors"  # in the folder of a job: logits and features of the test images
 _LARGEST_KEPT = 10_000_000  # logits: ImageNet's 50 million would take 600 MB per run, and no figure needs them
 _LEGACY_EPS, _PIXEL_EPS = 0.2, 8 / 255
-# Out-of-distribution sets as printed, and their folders (the names of ``skd list datasets``).
-_OUTSIDE = {"LSUN": "lsun-resize", "iSUN": "isun", "DTD": "dtd", "SVHN": "svhn"}
 
 Values = dict[str, Any]
 
@@ -125,7 +124,7 @@ def ood(subject: Subject) -> Values:
     inside_held, inside_mask = hold_out(inside, held)
     values: Values = {}
     metrics: list[dict[str, float]] = []
-    for name, folder in _OUTSIDE.items():
+    for name, folder in OUTSIDE.items():
         outside = subject.loader(subject.datasets.existing(folder))
         outside_held, outside_mask = hold_out(outside, held)
         odin, _ = tune_odin(model, inside_held, outside_held, **subject.normalisation, **grid)
@@ -154,7 +153,7 @@ def gradients(subject: Subject) -> Values:
         if epoch in halves:
             pair = DropoutPair(**arguments, of="classifier")
             found = mean_assumptions(model, subject.loader(subject.data, 8), pair, batches=many)
-            printed = round(200 * epoch / recipe.epochs)  # as the paper's Table 8 counts them
+            printed = round(EPOCHS_PRINTED * epoch / recipe.epochs)
             values |= {f"epoch{printed}/{key}": value for key, value in vars(found).items()}
     return values | {"curves": curves}
 
