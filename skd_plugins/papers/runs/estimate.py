@@ -73,9 +73,8 @@ def _costs() -> dict[str, float]:
 def cost_of(method: str, arguments: dict[str, object]) -> float:
     """Passes of a step through the network, relative to cross-entropy's."""
     base = arguments.get("base")
-    if isinstance(base, str):
-        return _costs()[base] + (1 / 3 if method == "kd" else 0)  # the teacher's forward pass
-    return _costs()[method]
+    cost = _costs()[str(base or method)]
+    return cost + 1 / 3 if base and method == "kd" else cost  # the teacher's forward pass
 
 
 def _measure(recipe: Recipe, device: torch.device) -> float:

@@ -1,4 +1,4 @@
-"""Doing the jobs of a plan: in this process, in submitit's local processes, or on SLURM; or as shell commands."""
+"""Does the jobs of a plan in this process, in local processes of submitit, or on SLURM; or prints shell commands."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from ...common.meter import clock
 from .jobs import Job, Plan
 from .store import Store
 from .worker import work, write_job
-
-_POLL = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def execute(plan: Plan, store: Store, workers: Workers) -> None:
         try:
             while not all(one.done() for one in running):
                 progress.report(level)
-                time.sleep(_POLL)
+                time.sleep(1)
         except KeyboardInterrupt:
             for one in running:
                 one.cancel()

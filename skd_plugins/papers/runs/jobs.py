@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,6 @@ class Job:
     """A network (or detector) to train, and what to measure on it.
 
     Args:
-        address: see `address_of`.
         recipe: what is trained; for a detector, the recipe of its backbone.
         data: the folder of the training data.
         present: whether the data exist.
@@ -93,8 +93,7 @@ class Plan:
         recipe, changes = recipe_of(run.recipe), dict(run.changes)
         if "method" in changes:  # the recipe's arguments belong to its own method
             changes.setdefault("method_args", {})
-        if "model_args" in changes:  # these are added to the recipe's
-            changes["model_args"] = {**recipe.model_args, **changes["model_args"]}
+        changes["model_args"] = {**recipe.model_args, **changes.get("model_args", {})}
         recipe = replace(recipe, **changes)
         dataset = recipe.dataset
         if self.datasets.scale == "mini":
@@ -111,20 +110,12 @@ class Plan:
         )
 
     def _detector(self, run: Detector, seed: int) -> Job:
-        backbone = self._job(run.backbone, seed)
-        config = run.config
+        backbone, config = self._job(run.backbone, seed), run.config
         if self.datasets.scale == "mini":  # the detector on digits, half as long as its own 12 epochs
             config = f"digits_demo SKD.EPOCHS {3.5 if run.config.endswith('_0.5x') else 6}"
         texts = _config_texts(project() / "detection" / "configs" / f"{config.split()[0]}.yaml")
         values = {"config": config, "texts": texts, "version": RESULTS_VERSION, "network": backbone.address}
-        return Job(
-            address=hash_of(values),
-            recipe=backbone.recipe,
-            data=backbone.data,
-            present=backbone.present,
-            needs=backbone,
-            config=config,
-        )
+        return dataclasses.replace(backbone, address=hash_of(values), needs=backbone, config=config, evaluations=set())
 
 
 def _config_texts(path: Path) -> list[str]:
