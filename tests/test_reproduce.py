@@ -266,12 +266,8 @@ def test_the_network_before_training_is_the_one_that_training_starts_from(tmp_pa
     data = datasets.folder("cifar100")
     run = train(recipe, data=str(data), out=tmp_path)
     subject = Subject(run=run, folder=tmp_path, recipe=recipe, data=data, datasets=datasets)
-    before, after = (
-        dict(subject.untrained().named_parameters()),
-        dict(subject.network("epoch0001.pt").named_parameters()),
-    )
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    before, after = (list(model.parameters()) for model in (subject.untrained(), subject.network("epoch0001.pt")))
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
     with pytest.raises(SkdError, match=r"epoch0009.pt does not exist; the run was made without it"):
         subject.network("epoch0009.pt")
 
@@ -336,7 +332,6 @@ def test_failed_runs_are_an_error_after_the_pages_are_written(tmp_path: Path) ->
         (None, 2, ["0", "1"]),
         ("5,GPU-8932f937", 2, ["5", "GPU-8932f937"]),
         ("3,1,-1,2", 2, ["3", "1"]),  # CUDA reads up to the first one that is not there
-        (None, 0, []),
         ("", 0, []),
     ],
 )

@@ -70,7 +70,6 @@ def write_artefact(artefact: Artefact, plan: Plan, store: Store) -> Path:
         "artefact.html.jinja",
         title=f"{artefact.id}: {artefact.title}",
         mini=plan.datasets.scale == "mini",
-        notice=NOTICE,
         lead=lead,
         layout=layout if results else None,
         cells=cells,
