@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data.datasets.cifar100c import CORRUPTIONS
 from skd_plugins.evaluation import recall_at_1
+from skd_plugins.evaluation.corruptions import corruption_accuracy
 from skd_plugins.papers.measures.embedding import tsne
 from skd_plugins.papers.measures.hierarchy import Confusion, hierarchy_confusion, top1_by_group
 from skd_plugins.papers.measures.mistakes import common_mistakes, log_prob_histograms, predictive_distribution
-from skd_plugins.papers.runs.outcomes import corruption_accuracy
 
 quick = settings(max_examples=50, deadline=None, derandomize=True)
 GROUPS = ["bird", "dog", "bird", "indoor", "dog"]

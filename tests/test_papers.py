@@ -14,9 +14,8 @@ import pytest
 
 from skd_plugins.cli import main
 from skd_plugins.common.errors import SkdError
-from skd_plugins.papers.pages.findings import FIGURES
-from skd_plugins.papers.pages.formats import lay_out
-from skd_plugins.papers.pages.verdicts import Result, base_of, derive
+from skd_plugins.papers.pages.figure_data import FIGURES
+from skd_plugins.papers.pages.results import Result, base_of, derive, lay_out
 from skd_plugins.papers.reproduce import describe
 from skd_plugins.papers.runs.address import address_of, data_checksum
 from skd_plugins.papers.runs.estimate import Estimator, cost_of
@@ -24,7 +23,7 @@ from skd_plugins.papers.runs.execute import Workers
 from skd_plugins.papers.runs.inputs import Datasets
 from skd_plugins.papers.runs.jobs import Plan
 from skd_plugins.papers.runs.mini import mini_recipe
-from skd_plugins.papers.runs.outcomes import EVALUATIONS
+from skd_plugins.papers.runs.scores import EVALUATIONS
 from skd_plugins.papers.runs.store import Store
 from skd_plugins.papers.tables.artefact import Artefact
 from skd_plugins.papers.tables.catalog import ARTEFACTS, find_artefact

@@ -1,4 +1,4 @@
-"""What is measured on a network: each evaluation returns named values; shares are fractions."""
+"""What is measured on a trained network: each evaluation returns named values; shares are fractions."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from ..measures.gradients import DropoutPair, mean_assumptions, mean_kl_gradient
 from .inputs import OUTSIDE, Datasets
 
 EPOCHS_PRINTED = 200  # the epochs in SD-Dropout's Table 8
+PREDICTIONS = "predictions.safetensors"  # in the folder of a job: logits and features of the test images
 _LARGEST_KEPT = 10_000_000  # logits: ImageNet's 50 million would take 600 MB per run, and no figure needs them
 _LEGACY_EPS, _PIXEL_EPS = 0.2, 8 / 255
 
@@ -55,7 +56,7 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """A GPU if there is one."""
+        """The first GPU, or the CPU if there is none."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def network(self, checkpoint: str = "last.pt") -> nn.Module:
@@ -67,10 +68,9 @@ class Subject:
 
     def untrained(self) -> nn.Module:
         """The network that training started from."""
-        recipe = self.recipe
-        classes = recipe.num_classes or self.loader(self.data).num_classes
-        seed_step(recipe.seed, 0, 0)
-        return build_task(recipe, classes, self.device).method.model
+        classes = self.recipe.num_classes or self.loader(self.data).num_classes
+        seed_step(self.recipe.seed, 0, 0)
+        return build_task(self.recipe, classes, self.device).method.model
 
     def loader(self, folder: Path, batch_size: int | None = None) -> Loader:
         """The evaluation half of a data folder, with the recipe's pre-processing."""
@@ -82,23 +82,13 @@ class Subject:
         """What perturbations need to know."""
         return {"mean": self.recipe.mean, "std": self.recipe.std}
 
-    @property
-    def mini(self) -> bool:
-        """Whether it is the mini scale."""
-        return self.datasets.scale == "mini"
-
-
-def predictions_file(folder: Path) -> Path:
-    """Where `clean` keeps logits and features of a job."""
-    return folder / "predictions.safetensors"
-
 
 def clean(subject: Subject) -> Values:
     """All metrics on the test images; keeps the predictions for figures, unless they are ImageNet's."""
     loader = subject.loader(subject.data)
     predictions = predict(subject.network(), loader)
     if predictions.logits.numel() <= _LARGEST_KEPT:
-        predictions.save(predictions_file(subject.folder))
+        predictions.save(subject.folder / PREDICTIONS)
     return {**summarize(predictions), "classes": loader.classes}
 
 
@@ -115,7 +105,7 @@ def fgsm(subject: Subject) -> Values:
 def corruptions(subject: Subject) -> Values:
     """Accuracy under each corruption, averaged over its severities, and the mean over all corruptions."""
     model = subject.network()
-    root = subject.datasets.corrupted()
+    root = subject.datasets.existing("cifar100c")
     accuracy: dict[str, list[float]] = {}
     for name, severity in tracked(list(product(CORRUPTIONS, SEVERITIES)), "corruptions"):
         predictions = predict(model, subject.loader(root / name / str(severity)))
@@ -126,13 +116,15 @@ def corruptions(subject: Subject) -> Values:
 def ood(subject: Subject) -> Values:
     """ODIN tuned on held-out images; its metrics on the others, for each set and as their plain mean."""
     model = subject.network()
-    held, grid = (60, {"temperatures": (1.0, 1000.0), "eps": (0.0, 0.002)}) if subject.mini else (1000, {})
+    held, grid = 1000, {}
+    if subject.datasets.scale == "mini":
+        held, grid = 60, {"temperatures": (1.0, 1000.0), "eps": (0.0, 0.002)}
     inside = subject.loader(subject.data)
     inside_held, inside_mask = hold_out(inside, held)
     values: Values = {}
     metrics: list[dict[str, float]] = []
-    for name in OUTSIDE:
-        outside = subject.loader(subject.datasets.outside(name))
+    for name, folder in OUTSIDE.items():
+        outside = subject.loader(subject.datasets.existing(folder))
         outside_held, outside_mask = hold_out(outside, held)
         odin, _ = tune_odin(model, inside_held, outside_held, **subject.normalisation, **grid)
         inside_scores = odin_scores(model, inside, odin)[~inside_mask]
@@ -149,7 +141,7 @@ def gradients(subject: Subject) -> Values:
     if not recipe.save_every:
         raise SkdError(f"{subject.run} has no checkpoints of epochs; its recipe needs save_every")
     arguments = {name: recipe.method_args[name] for name in ("temperature", "drop_rate") if name in recipe.method_args}
-    few, many = (2, 2) if subject.mini else (8, 4)
+    few, many = (2, 2) if subject.datasets.scale == "mini" else (8, 4)
     values: Values = {}
     curves: list[dict[str, float]] = []
     halves = {0, recipe.epochs // 2, recipe.epochs}
