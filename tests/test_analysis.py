@@ -39,7 +39,6 @@ def test_confusion_counts_groups(pairs: list[tuple[int, int]]) -> None:
         for j, guess in enumerate(result.names):
             expected = sum(GROUPS[t] == true and GROUPS[p] == guess for t, p in pairs)
             assert result.counts[i, j] == expected
-    assert result.accuracy == pytest.approx(np.mean([GROUPS[t] == GROUPS[p] for t, p in pairs]))
     by_group = top1_by_group(torch.from_numpy(one_hot(predicted)), torch.tensor(targets), GROUPS)
     for i, name in enumerate(result.names):
         own = [t == p for t, p in pairs if GROUPS[t] == name]
@@ -49,11 +48,10 @@ def test_confusion_counts_groups(pairs: list[tuple[int, int]]) -> None:
 
 def test_a_wrong_class_of_the_right_group_counts_for_the_hierarchy_only() -> None:
     logits, targets = one_hot([2, 4, 3]), np.array([0, 4, 3])
-    assert hierarchy_confusion(logits, targets, GROUPS).accuracy == 1
+    counts = hierarchy_confusion(logits, targets, GROUPS).counts
+    assert np.trace(counts) == counts.sum() == 3
     assert top1_by_group(logits, targets, GROUPS) == {"bird": 0, "dog": 1, "indoor": 1}
     assert Confusion(["a", "b"], np.array([[3, 1], [0, 4]])).normalised.tolist() == [[0.75, 0.25], [0, 1]]
-    with pytest.raises(SkdError, match="superclass of 2 classes, but the logits have 5"):
-        hierarchy_confusion(logits, targets, ["bird", "dog"])
 
 
 # ------------------------------------------------------------------------------------------------------------ mistakes
@@ -155,7 +153,3 @@ def test_tsne_keeps_neighbours_and_repeats_itself() -> None:
     assert points.shape == (90, 2)
     assert recall_at_1(points, targets) > 0.95
     assert np.array_equal(points, tsne(features, perplexity=10))
-    with pytest.raises(SkdError, match="perplexity 30 must be below the 20 samples"):
-        tsne(features[:20])
-    with pytest.raises(SkdError, match="finite features"):
-        tsne(np.full((40, 3), np.nan))

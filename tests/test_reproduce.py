@@ -36,7 +36,7 @@ from skd_plugins.papers.runs.store import Store
 from skd_plugins.papers.runs.worker import work, write_job
 from skd_plugins.papers.tables.artefact import Artefact
 from skd_plugins.papers.tables.catalog import find_artefact
-from skd_plugins.papers.tables.published import in_printed_unit
+from skd_plugins.papers.tables.published import METRICS, in_printed_unit
 from skd_plugins.recipe import replace
 from skd_plugins.training.engine import train
 from skd_plugins.training.project import recipe_of
@@ -167,7 +167,7 @@ def pretend(plan: Plan, store: Store, artefact: Artefact, shift: float) -> None:
     for row in artefact.numbers:
         if row.derived:
             continue
-        measure = artefact.measures[row.metric]
+        measure = METRICS[row.metric]
         jobs = plan.jobs_of(artefact, artefact.entry_of(row))
         for number, job in enumerate(jobs):
             store.finish(job.address, store.folder(job.address) / "run", 1.0)

@@ -10,7 +10,7 @@ from typing import Literal
 from ..runs.jobs import Plan
 from ..runs.store import Store
 from ..tables.artefact import Artefact
-from ..tables.published import Published, in_printed_unit
+from ..tables.published import METRICS, Published, in_printed_unit
 
 Outcome = Literal["agrees", "differs", "not run", "not compared"]
 
@@ -99,7 +99,7 @@ def results_of(artefact: Artefact, plan: Plan, store: Store) -> list[Result]:
 
 def _values(artefact: Artefact, row: Published, plan: Plan, store: Store) -> dict[int, float]:
     """Seed to value in the printed unit, of the seeds that have been run."""
-    measure = artefact.measures[row.metric]
+    measure = METRICS[row.metric]
     key = measure.key.format(**row.settings)
     values: dict[int, float] = {}
     for job in plan.jobs_of(artefact, artefact.entry_of(row)):

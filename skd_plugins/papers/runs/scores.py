@@ -27,7 +27,7 @@ from ...recipe import Recipe, replace
 from ...training.build import build_task, evaluation_loader
 from ...training.process import seed_step
 from ...weights import load_network
-from ..measures.gradients import DropoutPair, mean_assumptions, mean_kl_gradients
+from ..measures.gradients import DropoutPair, check_assumptions, kl_gradients, mean_over
 from .inputs import OUTSIDE, Datasets
 
 EPOCHS_PRINTED = 200  # the epochs in SD-Dropout's Table 8
@@ -147,13 +147,13 @@ def gradients(subject: Subject) -> Values:
     halves = {0, recipe.epochs // 2, recipe.epochs}
     for epoch in sorted({*range(0, recipe.epochs + 1, recipe.save_every), *halves}):
         model = subject.network(f"epoch{epoch:04d}.pt") if epoch else subject.untrained()
-        pulls = mean_kl_gradients(model, subject.loader(subject.data), DropoutPair(**arguments), batches=few)
-        curves.append({"epoch": epoch, **vars(pulls)})
+        pulls = mean_over(kl_gradients, model, subject.loader(subject.data), DropoutPair(**arguments), few)
+        curves.append({"epoch": epoch, **pulls})
         if epoch in halves:
             pair = DropoutPair(**arguments, of="classifier")
-            found = mean_assumptions(model, subject.loader(subject.data, 8), pair, batches=many)
+            found = mean_over(check_assumptions, model, subject.loader(subject.data, 8), pair, many)
             printed = round(EPOCHS_PRINTED * epoch / recipe.epochs)
-            values |= {f"epoch{printed}/{key}": value for key, value in vars(found).items()}
+            values |= {f"epoch{printed}/{key}": value for key, value in found.items()}
     return values | {"curves": curves}
 
 
