@@ -75,10 +75,10 @@ def fills_the_disk() -> Pixels:
 
 
 MAIN = os.getpid()
-DEATHS = {
+DEATHS = {  # index, what happens, workers, handler of SIGINT
     "first": (0, dies, 1, signal.SIG_IGN),
-    "last": (15, dies, 2, None),
-    "full disk": (15, fills_the_disk, 1, None),
+    "last": (15, dies, 2, signal.default_int_handler),
+    "full disk": (15, fills_the_disk, 1, signal.default_int_handler),
 }
 assert DEATHS
 
@@ -88,14 +88,13 @@ def test_a_dead_process_is_an_error(photographs: list[Pixels], tmp_path: Path, d
     """FFCV would wait for it for ever. A shell's background jobs ignore interrupts, so those are no way to notice."""
     index, what, workers, interrupts = DEATHS[death]
     source = source_of(photographs, broken(index, photographs, what))
-    handler = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, interrupts or handler)
+    before = signal.signal(signal.SIGINT, interrupts)
     start = time.monotonic()
     try:
         with pytest.raises(SkdError, match="a process of FFCV's writer died"):
             write_beton(source, tmp_path / "a.beton", workers=workers)
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - start < 60
     assert list(tmp_path.iterdir()) == []
 
