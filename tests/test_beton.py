@@ -294,10 +294,7 @@ def test_a_size_that_is_not_the_jpegs_is_reported(foreign: Path, copied: Copy) -
     assert [isinstance(crop, str) for crop in got] == [index == jpeg for index in range(len(got))]
 
 
-def test_jpeg_shape(foreign: Path) -> None:
-    data = BetonFile(foreign)
-    for index in np.flatnonzero(data._modes == 0):
-        assert jpeg_shape(data.stored(index).data) == (data.heights[index], data.widths[index])
+def test_jpeg_shape_of_junk() -> None:
     for junk in (b"", b"\xff\xd8", b"\xff\xd8\xff\xe0\xff\xff", b"\x00" * 50, b"\xff" * 50):
         assert jpeg_shape(memoryview(junk)) is None
 
