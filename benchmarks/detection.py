@@ -6,8 +6,6 @@ and random numbers, and their losses are compared before anything is timed.
 Run: python benchmarks/detection.py [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 import tempfile

@@ -12,8 +12,6 @@ Run: python benchmarks/gpu.py --json benchmarks/results/gpu.json [--networks res
      python benchmarks/gpu.py --device cpu --quick      # shows that it runs
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import importlib.util

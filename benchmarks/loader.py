@@ -8,8 +8,6 @@ and does nothing else. Time to the first batch is a process's, from its start, w
 Run: python benchmarks/loader.py [--quick] [--rounds 7] [--json FILE]
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -7,8 +7,6 @@ includes weights, gradients, momentum, activations and temporary tensors. The de
 Run: python benchmarks/memory.py [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
 import resource
 from typing import Any
 

@@ -8,8 +8,6 @@ on the machine affects all of them alike. One seed ranks nothing: with 797 image
 Run: make methods-demo, or python benchmarks/methods.py [--out runs/methods] [--epochs 40] [--rounds 20] [--json FILE]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing

@@ -3,8 +3,6 @@
 Run: python benchmarks/order.py [--quick] [--rounds 5] [--json FILE]
 """
 
-from __future__ import annotations
-
 import time
 import tracemalloc
 from statistics import median

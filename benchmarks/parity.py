@@ -7,8 +7,6 @@ agreement needs a trained network, and the package comes only with networks for 
 Run: python benchmarks/parity.py [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path

@@ -6,8 +6,6 @@ validate.py the average that it logs counts, which begins with the first batch t
 Run: python benchmarks/predict.py --timm pytorch-image-models [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
 import re
 import tempfile
 import time

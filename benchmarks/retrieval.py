@@ -6,8 +6,6 @@ to be the same. Each measurement is a process of its own, since the peak of the 
 Run: python benchmarks/retrieval.py [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
 import resource
 import time
 from typing import Any

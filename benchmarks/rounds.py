@@ -1,7 +1,5 @@
 """Shared by the benchmarks: options, processes, interleaved rounds, timm's scripts, photographs as image folders."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -8,8 +8,6 @@ should carry no other traffic. See docs/scaling.md.
 Run: python benchmarks/scaling.py [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
 import socket
 import time
 from pathlib import Path

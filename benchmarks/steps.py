@@ -7,8 +7,6 @@ optimizer. A method's own convolutions (BYOT's branches) are counted in FLOPs, a
 Run: python benchmarks/steps.py [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median

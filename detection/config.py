@@ -1,7 +1,5 @@
 """Our keys in detectron2's configuration, and reading config files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """``make demo-detection``: from released digits networks to two detectors, side by side."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """Starts the training processes with detectron2's launch, on CPUs too."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``--dry-run``: network, weights, data and schedule of a training."""
 
-from __future__ import annotations
-
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from rich.console import Console

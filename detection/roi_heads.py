@@ -1,7 +1,5 @@
 """SD-Dropout on the box head's classification while a detector trains."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

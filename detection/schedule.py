@@ -1,7 +1,5 @@
 """Schedules in epochs, turned into detectron2's iterations."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ train_net.py --config faster_rcnn_sdd_0.5x.yaml --dry-run
 runs on the processor.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -1,7 +1,5 @@
 """Backbone weights: checked against the configuration, then loaded completely or refused."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path

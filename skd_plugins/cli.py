@@ -1,7 +1,5 @@
 """The ``skd`` command. It imports only the module of the command that runs, so that help and version are quick."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Real HTTP servers on loopback: one that can cut, slow down and corrupt its answers, and a small Hugging Face Hub."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Small data sets in the real archives' layouts and file formats. Every picture's colour tells its label."""
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 import zlib

@@ -1,7 +1,5 @@
 """Hierarchies, common mistakes, corruption means and t-SNE, each against the obvious computation."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data.datasets.cifar100c import CORRUPTIONS
 from skd_plugins.evaluation import recall_at_1
-from skd_plugins.evaluation.corruptions import corruption_accuracy
+from skd_plugins.evaluation.report import corruption_accuracy
 from skd_plugins.papers.measures.embedding import tsne
 from skd_plugins.papers.measures.hierarchy import Confusion, hierarchy_confusion, top1_by_group
 from skd_plugins.papers.measures.mistakes import common_mistakes, log_prob_histograms, predictive_distribution

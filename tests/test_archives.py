@@ -1,7 +1,5 @@
 """Downloading and unpacking archives."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import resource

@@ -1,7 +1,5 @@
 """Attacks: exact budgets in pixel units, losses that rise, independence of the batch, traces that are not left."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

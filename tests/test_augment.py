@@ -1,7 +1,5 @@
 """Crops and flips against torchvision and against the same thing written one image at a time."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

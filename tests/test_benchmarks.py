@@ -1,7 +1,5 @@
 """Every benchmark runs with `--quick` and gives sound rows. What they measure is not asserted: that is `make bench`."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Reading `.beton` files: agreement with FFCV itself, and damage of every kind."""
 
-from __future__ import annotations
-
 import ast
 import gc
 import json

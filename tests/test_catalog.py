@@ -1,7 +1,5 @@
 """The papers' data sets, each read from a miniature of its real archive, through to training batches."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Data sets whose files are damaged, missing or contradict one another: the message names the file."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The ``skd`` command and the recipes' command line: what they do; bad input gives one line and exit code 2."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Corruptions: each by what defines it, all by what they have in common."""
 
-from __future__ import annotations
-
 import colorsys
 import io
 import json

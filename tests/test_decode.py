@@ -1,7 +1,5 @@
 """The compiled decoder: FFCV's pixels to the last bit, and no harm from any bytes."""
 
-from __future__ import annotations
-
 import ctypes
 import io
 import mmap

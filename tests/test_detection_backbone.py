@@ -1,7 +1,5 @@
 """The registered backbones: shapes, frozen parts, recomputed activations, refusals."""
 
-from __future__ import annotations
-
 import copy
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """Config files: all of ours are complete, and what is wrong is named. Epochs become iterations, by a rule."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Detection sets: what is there is counted, what is not is named; the digits are what they say."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """SD-Dropout on the box head: the loss of the equation, and nothing else changes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

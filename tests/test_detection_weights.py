@@ -1,7 +1,5 @@
 """Backbone weights: every source, complete or refused."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging

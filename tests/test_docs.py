@@ -1,7 +1,5 @@
 """What README and docs say: code runs, commands and options exist, links lead somewhere, messages are in the source."""
 
-from __future__ import annotations
-
 import ast
 import io
 import json

@@ -1,7 +1,5 @@
 """Downloads from a real server that cuts, corrupts and refuses; several processes; a cache that can't be written."""
 
-from __future__ import annotations
-
 import hashlib
 import multiprocessing
 import os

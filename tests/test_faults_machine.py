@@ -1,7 +1,5 @@
 """Short versions of the campaigns with the machine; `make faults` runs them at full length."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """FFCV's writer: what goes wrong in its processes is an error that names the image, and it ends."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """Figures: the numbers that were given are the numbers drawn; legible, labelled, the same bytes each time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

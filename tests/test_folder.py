@@ -1,7 +1,5 @@
 """Image folders: what is read, and how a request becomes an image."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Gradient analysis against the paper's lemma, finite differences and sums written out, in float64."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`make_loader`: one order, the same pixels whoever decodes them, and the layout of batches."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path

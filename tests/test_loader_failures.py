@@ -1,7 +1,5 @@
 """`make_loader` when something goes wrong: epochs left early, dead processes, images that can't be decoded."""
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import os
@@ -47,9 +45,13 @@ def test_abandoned_epochs_leave_no_threads(raw_beton: Path) -> None:
                 break
         assert decoders() == []
         assert threading.active_count() == before
-    with pytest.raises(ZeroDivisionError):
+
+    def train() -> None:
         for _ in it:
             raise ZeroDivisionError  # the consumer's own
+
+    with pytest.raises(ZeroDivisionError):
+        train()
     assert decoders() == []
     assert_same(epoch_of(it, 7), epoch_of(loader(raw_beton, batch_size=2), 7))
 

@@ -1,7 +1,5 @@
 """The manifest: what it refuses, names that can't leave the cache, and that all it lists is there."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Progress on stderr: nothing for short tasks, few lines without a terminal, a live line on one."""
 
-from __future__ import annotations
-
 import os
 import pty
 import re

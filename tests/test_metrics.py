@@ -1,7 +1,5 @@
 """Metrics against slow, obvious computations of the same thing, and against other libraries where those are right."""
 
-from __future__ import annotations
-
 import math
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Mixup and cutmix of several segments at once."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

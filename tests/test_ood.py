@@ -1,7 +1,5 @@
 """Out-of-distribution detection against brute force and torchmetrics; ODIN's scaling, sign and protocol."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """The artefacts as data, the published numbers, addresses and verdicts; nothing is trained here."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -3,8 +3,6 @@
 Run as a program, this file is one process of the distributed tests.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

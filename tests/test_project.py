@@ -1,7 +1,5 @@
 """``skd init``, and a wheel in an environment of its own: a training, an evaluation, weights, without a checkout."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

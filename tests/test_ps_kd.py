@@ -1,7 +1,5 @@
 """PS-KD against float64 NumPy written from the paper's equation, and the network it keeps."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

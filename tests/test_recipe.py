@@ -1,7 +1,5 @@
 """Recipes: checked values, overrides, the JSON round trip, the files in recipes/, and the papers' transforms."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

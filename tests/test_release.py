@@ -1,7 +1,5 @@
 """``skd release``: the folder loads in timm, in torchvision, from a Hub, and by its entry in a manifest."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

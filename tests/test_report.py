@@ -1,7 +1,5 @@
 """The report and the comparison, as a real browser shows them."""
 
-from __future__ import annotations
-
 import html
 import json
 import math

@@ -1,7 +1,5 @@
 """``skd reproduce`` for real at the mini scale, killed and continued; and the pages of made-up results."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import html

@@ -1,7 +1,5 @@
 """Recall@1: exact, whatever rounding and ties do, and quick."""
 
-from __future__ import annotations
-
 import math
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Random numbers keyed by what they are for."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

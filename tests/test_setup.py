@@ -1,7 +1,5 @@
 """Set-up: the lock file, the repository, the wheel, the scripts and detectron2's installer."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import os

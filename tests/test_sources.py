@@ -1,7 +1,5 @@
 """Where images come from."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 

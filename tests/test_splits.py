@@ -1,7 +1,5 @@
 """From a recipe's data argument to its two halves."""
 
-from __future__ import annotations
-
 import multiprocessing
 import sys
 from multiprocessing.synchronize import Barrier

@@ -7,8 +7,6 @@ package raises `SkdError`. Anything else is our mistake.
 Run: python tests/test_timm_models.py   (takes 15 minutes; writes docs/timm-models.md)
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What `timm_train` refuses, before the script runs or as it asks for it, and that it leaves timm as it was."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`timm_train` on a stand-in for timm's train.py: which batches the script gets, and what it saves."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import runpy

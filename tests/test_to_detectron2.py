@@ -1,7 +1,5 @@
 """Export for detectron2's native ResNet: same features, same logits, and the settings that must go along."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import re

@@ -1,7 +1,5 @@
 """detection/train_net.py as its users run it: real training, COCO evaluation, kill and resume, two processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Export: the file loads in plain timm and torchvision, and evaluates to what the run did."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Writing `.beton` files: what is in them, and that nothing is there under the final name when it went wrong."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import multiprocessing

@@ -1,7 +1,5 @@
 """``skd demo``: the whole way on the embedded digits, from data to exported weights."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

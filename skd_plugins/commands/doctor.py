@@ -1,7 +1,5 @@
 """``skd doctor``: what this machine has, what is missing, and how to get it."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import os

@@ -1,7 +1,5 @@
 """``skd release``: makes a folder of a run that others can use, and its entry in the manifest."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

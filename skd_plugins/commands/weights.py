@@ -1,7 +1,5 @@
 """``skd export`` and ``skd weights``."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Literal

@@ -3,8 +3,6 @@
 `folder` reads image folders, `mixing` is mixup, `find` finds a recipe's data, `datasets` has the known sets.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """Decoded batches, ahead of their use: by threads from `.beton` files, by processes from folders."""
 
-from __future__ import annotations
-
 import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator

@@ -1,7 +1,5 @@
 """From a recipe's data argument to its training and validation data."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Image folders, read by timm and PIL."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

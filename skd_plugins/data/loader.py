@@ -1,7 +1,5 @@
 """`make_loader`: batches from a `.beton` file or an image folder, the same for both."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import closing

@@ -1,7 +1,5 @@
 """timm's mixup and cutmix, alike on every segment of a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """Which samples a step gets: one order for all segments, processes and micro-batches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Where images come from before they are written: a folder, or one of the known data sets."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable
@@ -31,7 +29,7 @@ class Source:
     name_of: Callable[[int], str]  # gives what messages call an index
     hierarchy: list[str] | None = None  # the superclass of each class
 
-    def subset(self, per_class: int, seed: int, *, fewer: bool = False) -> Source:
+    def subset(self, per_class: int, seed: int, *, fewer: bool = False) -> "Source":
         """`per_class` random samples of each class, in the original order.
 
         Args:

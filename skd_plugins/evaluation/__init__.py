@@ -3,8 +3,6 @@
 `attacks` and `corruptions` perturb images for `predict`; `ood` detects data of no known class.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

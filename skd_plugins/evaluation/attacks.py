@@ -1,7 +1,5 @@
 """Adversarial examples for `predict`: ``predict(model, loader, perturb=FGSM(eps=8 / 255, mean=..., std=...))``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

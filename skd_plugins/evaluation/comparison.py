@@ -1,7 +1,5 @@
 """``skd compare``: several evaluated runs side by side, on the terminal and as a page with curves and diagrams."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -10,8 +10,6 @@ Deviation: random numbers differ, so images are not those of the published files
     crop), not to the original file.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import math

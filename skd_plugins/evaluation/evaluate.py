@@ -1,7 +1,5 @@
 """``skd evaluate``: from weights and data to a report."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Self-contained HTML pages from the templates next to this file."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -4,8 +4,6 @@ The metrics take scores of in-distribution samples ``inside [N]`` and of others 
 in-distribution is the positive class: a *higher* score means more in-distribution.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product

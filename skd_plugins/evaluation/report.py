@@ -1,7 +1,5 @@
 """The report of one evaluation: ``metrics.json`` for programs, ``report.html`` for people."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ The page's style sheet colours the elements by their classes (``right``, ``wrong
 escapes all text. Hovering over a mark shows its numbers.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

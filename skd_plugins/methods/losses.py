@@ -1,7 +1,5 @@
 """The terms that losses are made of."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

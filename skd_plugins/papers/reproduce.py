@@ -1,7 +1,5 @@
 """``skd reproduce``: tables and figures of the papers, with the published numbers beside ours."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

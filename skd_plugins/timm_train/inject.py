@@ -1,7 +1,5 @@
 """Runs timm's own, unmodified train.py with a method injected."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 import runpy

@@ -1,7 +1,5 @@
 """Releases in the cache: downloaded once, with the SHA-256 of each file checked before every use."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Export of trained networks: a plain state dict with a card, or weights for detectron2's own ResNet."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import re

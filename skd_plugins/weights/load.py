@@ -1,7 +1,5 @@
 """Networks from a run, a checkpoint, an exported file, a release or a published name."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal

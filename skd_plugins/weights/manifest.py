@@ -1,7 +1,5 @@
 """The manifest: which weights are released, their files and checksums, where they are and what they reach."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

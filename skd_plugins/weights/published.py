@@ -1,7 +1,5 @@
 """Weights that timm and torchvision publish, with a card like our own. These libraries download and keep the files."""
 
-from __future__ import annotations
-
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path

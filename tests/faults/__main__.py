@@ -3,8 +3,6 @@
 python -m tests.faults [--only NAME ...] [--share 0.1] [--results FILE] [--page FILE] [--folder FOLDER]
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import json

@@ -1,7 +1,5 @@
 """What the campaigns share: a report, tiny data and a tiny recipe, processes, and disks that fail."""
 
-from __future__ import annotations
-
 import atexit
 import functools
 import multiprocessing
@@ -50,7 +48,7 @@ class Report:
         if not fine:
             self.failures.append(f"{outcome}: {' '.join(story.split())[-600:]}")
 
-    def merge(self, other: Report) -> None:
+    def merge(self, other: "Report") -> None:
         self.outcomes += other.outcomes
         self.failures += other.failures
         self.skipped += other.skipped

@@ -3,8 +3,6 @@
 Four processes and one download: tests/test_download.py. Workers of `skd reproduce`: tests/test_reproduce.py.
 """
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """detection/train_net.py, killed, and with images and annotations as people have them."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

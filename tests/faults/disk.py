@@ -1,7 +1,5 @@
 """The disk is full, or has become read-only, while a training writes."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any

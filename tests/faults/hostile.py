@@ -4,8 +4,6 @@ Names of weights and manifests, links in the cache, wrong checksums and servers 
 tests/test_download.py. Members of archives outside their folder: tests/test_archives.py.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import pickle

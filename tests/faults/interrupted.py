@@ -3,8 +3,6 @@
 One kill of each, Ctrl-C and dead writers: tests/test_ffcv_writer.py, tests/test_reproduce.py.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import time

@@ -3,8 +3,6 @@
 The trainings are forked from this process, so that importing torch does not take longer than they do.
 """
 
-from __future__ import annotations
-
 import ctypes
 import multiprocessing
 import random

@@ -1,7 +1,5 @@
 """Epochs left early and many iterations: threads, file handles and memory stay what they are."""
 
-from __future__ import annotations
-
 import gc
 import itertools
 import json

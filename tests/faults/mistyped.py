@@ -1,7 +1,5 @@
 """Arguments and recipe values that nobody meant: exit code 2 and the reason, never a traceback."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

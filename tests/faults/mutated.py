@@ -3,8 +3,6 @@
 The cases run in forks of this process, so that a crash or a hang is one case and not the end of the campaign.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import json
 import logging

@@ -1,7 +1,5 @@
 """Losses and weights that are not finite, labels and batches that can't be, in real trainings."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path

@@ -3,8 +3,6 @@
 The processes are started one by one, as SLURM does, so no launcher ends them.
 """
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import time

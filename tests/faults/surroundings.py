@@ -1,7 +1,5 @@
 """A machine that is set up oddly: it works, or the message says what to set."""
 
-from __future__ import annotations
-
 import functools
 import random
 import shutil

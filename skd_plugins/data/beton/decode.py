@@ -5,8 +5,6 @@ each row as it comes. It is used if it is compiled and gives FFCV's pixels to th
 checks that in a few ms, because the pixels depend on the libjpeg-turbo and OpenCV that the two libraries link to.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 import io

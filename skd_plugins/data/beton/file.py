@@ -5,8 +5,6 @@ JPEG, its augmentation can't be seeded, an epoch left early leaks a thread, it s
 compiles for 5-8 s in every process.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """Writes `.beton` files with FFCV's writer: verified, described, and whole or not there at all."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

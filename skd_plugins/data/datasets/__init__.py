@@ -1,7 +1,5 @@
 """The catalog of the papers' data sets: archives, layouts, readers and official sizes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ...common.errors import SkdError, unknown

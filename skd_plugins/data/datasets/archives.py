@@ -1,7 +1,5 @@
 """Downloads and unpacks archives: verified, nothing outside the folder, nothing half there."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -1,7 +1,5 @@
 """CIFAR-100-C (Hendrycks and Dietterich 2019): 19 corruptions of CIFAR-100's test set at five severities."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """CUB-200-2011 (Wah et al. 2011), with its official split."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ...common.errors import SkdError

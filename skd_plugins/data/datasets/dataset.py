@@ -1,7 +1,5 @@
 """What the catalog says about a data set and its archives."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

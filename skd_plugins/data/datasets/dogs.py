@@ -1,7 +1,5 @@
 """Stanford Dogs (Khosla et al. 2011) with its official split: whole images, or cropped to a dog."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """ImageNet-1k (ILSVRC 2012)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

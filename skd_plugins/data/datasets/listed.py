@@ -1,7 +1,5 @@
 """Images that a list names, and reading such lists."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path

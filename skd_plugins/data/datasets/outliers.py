@@ -1,7 +1,5 @@
 """Out-of-distribution sets: LSUN and iSUN from the archives of ODIN (Liang et al. 2018), DTD and SVHN."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

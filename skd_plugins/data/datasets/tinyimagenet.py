@@ -1,7 +1,5 @@
 """TinyImageNet (Stanford CS231n), 64 x 64 pixels."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ...common.errors import SkdError

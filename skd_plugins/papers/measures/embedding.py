@@ -1,7 +1,5 @@
 """t-SNE of the features before the classifier (CS-KD, Figure 3)."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE

@@ -1,7 +1,5 @@
 """How the two directions of SD-Dropout's divergence pull at a network (SD-Dropout, section 3.3, Table 8, Figure 4)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace

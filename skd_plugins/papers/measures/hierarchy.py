@@ -1,7 +1,5 @@
 """Superclasses of the predicted classes (CS-KD, Figure 4)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

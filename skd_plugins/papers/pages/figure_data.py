@@ -1,7 +1,5 @@
 """Each figure of the papers: the numbers it shows, found in what was measured, and the drawing of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ by dashes, hatches and marks, for print in grey. No text is smaller than 8 point
 data and the same matplotlib give the same SVG, byte by byte.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar

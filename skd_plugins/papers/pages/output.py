@@ -1,7 +1,5 @@
 """The files of an artefact (Markdown, CSV, LaTeX, HTML, pictures), and the page that links all of them."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import io

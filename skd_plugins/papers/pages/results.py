@@ -1,7 +1,5 @@
 """Our numbers beside the papers': whether they agree, and where they stand in the paper's table."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The address of a run: a hash of everything that its result depends on, so that equal runs are trained once."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from functools import cache

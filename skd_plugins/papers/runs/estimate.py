@@ -1,7 +1,5 @@
 """How long runs will take, from a step measured on this machine."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Does the jobs of a plan in this process, in local processes of submitit, or on SLURM; or prints shell commands."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """Where the data of a scale are: the papers' in the user's folder, those of the mini scale made on the spot."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

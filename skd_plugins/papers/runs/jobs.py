@@ -1,7 +1,5 @@
 """From artefacts to jobs: each network that is needed, once, with everything that is measured on it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -34,7 +32,7 @@ class Job:
     recipe: Recipe
     data: Path
     present: bool
-    needs: Job | None = None
+    needs: "Job | None" = None
     config: str = ""
     evaluations: set[str] = field(default_factory=set)
 

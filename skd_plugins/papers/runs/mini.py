@@ -1,7 +1,5 @@
 """The mini scale: the same trainings with tiny networks on the embedded digits. It proves the pipeline, no claim."""
 
-from __future__ import annotations
-
 import dataclasses
 from functools import partial
 from itertools import product

@@ -1,7 +1,5 @@
 """What is measured on a trained network: each evaluation returns named values; shares are fractions."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

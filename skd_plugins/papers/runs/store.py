@@ -1,7 +1,5 @@
 """The folder with all runs of a scale, each under its address, and the pages made of them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress

@@ -4,8 +4,6 @@
 ``accelerate launch -m``.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

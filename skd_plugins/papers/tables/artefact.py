@@ -1,7 +1,5 @@
 """What an artefact is: the trainings it needs, what is measured on them, and how it is laid out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,7 +19,7 @@ class Training:
 
     recipe: str
     changes: Mapping[str, Any] = field(default_factory=dict)
-    teacher: Training | None = None
+    teacher: "Training | None" = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

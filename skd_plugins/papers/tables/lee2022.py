@@ -1,7 +1,5 @@
 """The 17 artefacts of SD-Dropout (Lee et al. 2022): 14 tables and 3 figures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """The published numbers of both papers (``results.csv``), typed, and the one place where units are converted."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The 17 artefacts of CS-KD (Yun et al. 2020): 7 tables and 10 figures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
