@@ -4,8 +4,6 @@ Run: make bench, or python benchmarks/bench.py [--quick] [--only NAME ...] [--ti
      python benchmarks/bench.py --readme      # the committed results into docs/benchmarks.md
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

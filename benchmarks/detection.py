@@ -6,8 +6,6 @@ and random numbers, and their losses are compared before anything is timed.
 Run: python benchmarks/detection.py [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 import tempfile
@@ -26,7 +24,7 @@ from detectron2.structures import Boxes, Instances
 from detection.config import load_config
 from detection.weights import take_from_card
 from skd_plugins import create_model
-from skd_plugins.weights.to_detectron2 import detectron2_state_dict
+from skd_plugins.weights.export import detectron2_state_dict
 
 
 def detectors(depth: int) -> tuple[torch.nn.Module, torch.nn.Module]:

@@ -6,8 +6,6 @@ twelve lines of PyTorch on the same batches. Start-up, validation and checkpoint
 Run: python benchmarks/engine.py [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -12,8 +12,6 @@ Run: python benchmarks/gpu.py --json benchmarks/results/gpu.json [--networks res
      python benchmarks/gpu.py --device cpu --quick      # shows that it runs
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import importlib.util
@@ -31,7 +29,7 @@ from row import Row, ratio, report
 from steps import VARIANTS, Step, make_step
 from torch.utils.flop_counter import FlopCounterMode
 
-from skd_plugins import Recipe, make_loader
+from skd_plugins import make_loader
 from skd_plugins.data.beton.write import write_beton
 from skd_plugins.data.datasets.imagenet import DATASET as IMAGENET
 from skd_plugins.data.sources import image_folder
@@ -72,25 +70,16 @@ def matrix_peak(device: torch.device, side: int) -> float:
     return 2 * side**3 / min(seconds)
 
 
-class BF16Step(Step):
+def build(network: str, label: str, anchors: int, side: int, device: torch.device, compiled: bool) -> Step:
     """A step with bf16 autocast."""
-
-    def __call__(self) -> None:
-        with torch.autocast(self.input.device.type, torch.bfloat16):
-            loss = self.task(self.input, self.target)["loss"]
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-
-def build(network: str, label: str, anchors: int, side: int, device: torch.device, compiled: bool) -> BF16Step:
     step = make_step(network, *METHODS[label], anchors, side, device)
+    step.bf16 = True
     if compiled:
         step.task.compile()
-    return BF16Step(step.task, step.optimizer, step.input, step.target)
+    return step
 
 
-def peak_bytes(make: Callable[[], BF16Step], device: torch.device) -> tuple[BF16Step, int | None]:
+def peak_bytes(make: Callable[[], Step], device: torch.device) -> tuple[Step, int | None]:
     """The step after two runs, and its peak memory; None on a processor, which memory.py measures."""
     if device.type != "cuda":
         step = make()
@@ -107,14 +96,10 @@ def peak_bytes(make: Callable[[], BF16Step], device: torch.device) -> tuple[BF16
     return step, torch.cuda.max_memory_allocated(device) - before
 
 
-def recipes() -> list[Recipe]:
-    """The papers' ImageNet recipes."""
-    return [recipe_of(path.stem) for path in sorted((ROOT / "recipes").glob("imagenet_*.py"))]
-
-
 def hours(network: str, label: str, images_per_second: float) -> float | None:
-    """Hours that one card needs for the recipe of this network and method; None if there is no such recipe."""
-    for recipe in recipes():
+    """Hours that one card needs for the paper's ImageNet recipe of this network and method; None if there is none."""
+    for path in sorted((ROOT / "recipes").glob("imagenet_*.py")):
+        recipe = recipe_of(path.stem)
         if (recipe.model, recipe.method) == (network, METHODS[label][0]):
             return recipe.epochs * IMAGENET.train / images_per_second / 3600
     return None
@@ -145,21 +130,17 @@ def rows_of(network: str, anchors: int, side: int, rounds: int, device: torch.de
             # Cross-entropy's FLOPs for every method: CS-KD's second forward pass is a cost, not useful work.
             "share_of_matrix_peak": flops / median(seconds[label]) / peak,
         }  # fmt: skip
+        name = f"{label}, {title}"
         if label == "cross-entropy":
             against = "bf16 matrix product of this device"
-            rows.append(Row(f"{label}, {title}", against, detail["share_of_matrix_peak"], detail=detail))
+            rows.append(Row(name, against, detail["share_of_matrix_peak"], detail=detail))
         else:
-            floor = FLOOR[label]
-            name = f"{label}, {title}"
-            rows.append(
-                ratio(name, "cross-entropy", seconds[label], seconds["cross-entropy"], floor=floor, detail=detail)
-            )
+            ce = seconds["cross-entropy"]
+            rows.append(ratio(name, "cross-entropy", seconds[label], ce, floor=FLOOR[label], detail=detail))
         gigabytes = "" if memory[label] is None else f", {memory[label] / 1e9:.1f} GB"
         needed = detail["recipe_hours_one_card"]
         whole = "" if needed is None else f", the recipe {needed:.0f} h on one card"
-        print(
-            f"{label}, {title}: {speed:,.0f} images/s, {detail['share_of_matrix_peak']:.0%} of peak{gigabytes}{whole}"
-        )
+        print(f"{name}: {speed:,.0f} images/s, {detail['share_of_matrix_peak']:.0%} of peak{gigabytes}{whole}")
     return rows
 
 

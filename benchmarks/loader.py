@@ -8,9 +8,6 @@ and does nothing else. Time to the first batch is a process's, from its start, w
 Run: python benchmarks/loader.py [--quick] [--rounds 7] [--json FILE]
 """
 
-from __future__ import annotations
-
-import argparse
 import os
 import subprocess
 import sys
@@ -19,13 +16,14 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from rounds import interleaved, options, photographs
 from row import Row, ratio, report
 
 WORKERS, BATCH = 2, 20
@@ -41,27 +39,6 @@ class Settings:
     photographs: int  # of 1600 x 1067
     starts: int  # processes for the time to the first batch
     quick: bool
-
-
-def make_folder(root: Path, images: int, size: tuple[int, int] = (500, 375)) -> Path:
-    """Writes JPEGs of a width and height, in ten classes."""
-    from sklearn.datasets import load_sample_images
-
-    photographs = [Image.fromarray(image) for image in load_sample_images().images]
-    draw = np.random.default_rng(0)
-    for index in range(images):
-        photograph, enlarge = photographs[index % 2], size[0] / 500
-        if enlarge > 1:
-            photograph = photograph.resize((round(640 * enlarge), round(427 * enlarge)), Image.Resampling.BICUBIC)
-        left, top = (int(draw.integers(0, max(1, a - b + 1))) for a, b in zip(photograph.size, size, strict=True))
-        crop = photograph.crop((left, top, left + size[0], top + size[1]))
-        if enlarge > 1:  # an enlarged picture alone would be easier to decode than a photograph of that size
-            noise = draw.normal(0, 4, (*crop.size[::-1], 1))
-            crop = Image.fromarray((np.asarray(crop) + noise).clip(0, 255).astype(np.uint8))
-        folder = root / "train" / f"class{index % 10}"
-        folder.mkdir(parents=True, exist_ok=True)
-        crop.save(folder / f"{index:05d}.jpg", quality=90)
-    return root / "train"
 
 
 def ours(path: Path, size: int, **options: Any) -> Epoch:
@@ -137,19 +114,16 @@ def by_ffcv(epoch: Epoch) -> Epoch:
 
 def measure(contestants: dict[str, Epoch], rounds: int) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Each one's images/s, by round, and the images of an epoch; a first round, which fills caches, is left out."""
-    speeds: dict[str, list[float]] = {name: [] for name in contestants}
     images = {}
-    for turn in range(rounds + 1):
-        for name, epoch in contestants.items():
-            begin = time.perf_counter()
-            images[name] = epoch()
-            seconds = time.perf_counter() - begin
-            if turn:
-                speeds[name].append(images[name] / seconds)
-    return speeds, images
+
+    def epoch(name: str) -> None:
+        images[name] = contestants[name]()
+
+    seconds = interleaved({name: partial(epoch, name) for name in contestants}, rounds)
+    return {name: [images[name] / second for second in values] for name, values in seconds.items()}, images
 
 
-def compare(name: str, contestants: dict[str, Epoch], targets: dict[str, float | None], rounds: int) -> Iterable[Row]:
+def compare(name: str, contestants: dict[str, Epoch], targets: dict[str, float], rounds: int) -> Iterable[Row]:
     """Rows of the first contestant against each of the others; "floor" gives its share of that one's speed."""
     speeds, _ = measure(contestants, rounds)
     first, *others = contestants
@@ -160,12 +134,9 @@ def compare(name: str, contestants: dict[str, Epoch], targets: dict[str, float |
         limit = median(one / other for one, other in zip(mine, speeds["floor"], strict=True))
         floor = f"bare full decode: ours has {limit:.2f} x its images/s"
     for other in others:
-        target = targets.get(other)
         detail = {"images_per_second": {key: round(median(values)) for key, values in speeds.items()}}
-        yield ratio(
-            name, other, mine, speeds[other], target=target, sense=None if target is None else ">=", floor=floor,
-            detail=detail,
-        )  # fmt: skip
+        goal: dict[str, Any] = {"target": targets[other], "sense": ">="} if other in targets else {}
+        yield ratio(name, other, mine, speeds[other], floor=floor, detail=detail, **goal)
 
 
 def speed_rows(root: Path, settings: Settings) -> Iterable[Row]:
@@ -173,11 +144,11 @@ def speed_rows(root: Path, settings: Settings) -> Iterable[Row]:
     from skd_plugins.data.beton.write import write_beton
     from skd_plugins.data.sources import image_folder
 
-    folder = make_folder(root / "small", settings.images)
+    folder = photographs(root / "small" / "train", settings.images)
     jpeg = write_beton(image_folder(folder), root / "jpeg.beton")
     raw = write_beton(image_folder(folder), root / "raw.beton", raw_share=1.0)
-    photographs = make_folder(root / "large", settings.photographs, (1600, 1067))
-    large = write_beton(image_folder(photographs), root / "large.beton")
+    large_folder = photographs(root / "large" / "train", settings.photographs, (1600, 1067))
+    large = write_beton(image_folder(large_folder), root / "large.beton")
     bare = root / "bare.beton"  # without the JSON file: no check sums, so that damage is looked for in all of a JPEG
     bare.hardlink_to(jpeg)
     timm, stock, fallback = "timm's loader, image folder", "FFCV's loader, same file", "ours, by FFCV's library"
@@ -192,7 +163,7 @@ def speed_rows(root: Path, settings: Settings) -> Iterable[Row]:
         contestants = {"ours": ours(jpeg, 128), stock: stock_ffcv(jpeg, 128), timm: timm_folder(folder, 128)}
         contestants["floor"] = bare_decode(jpeg)
         yield from compare("loader, JPEG 500 x 375 to 128 px, images/s", contestants, {stock: 1.3}, settings.rounds)
-        contestants = {"ours": ours(large, 224), stock: stock_ffcv(large, 224), timm: timm_folder(photographs, 224)}
+        contestants = {"ours": ours(large, 224), stock: stock_ffcv(large, 224), timm: timm_folder(large_folder, 224)}
         contestants["floor"] = bare_decode(large)
         yield from compare("loader, JPEG 1600 x 1067 to 224 px, images/s", contestants, {stock: 1.5}, fewer)
     contestants = {"ours": ours(large, 224, scaled_decoding=True), "ours, full decoding": ours(large, 224)}
@@ -244,13 +215,8 @@ def start_rows(path: Path, settings: Settings) -> Iterable[Row]:
 
 
 def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few images: proves that it works, measures nothing")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    settings = Settings(1, 20, 20, 1, True) if options.quick else Settings(options.rounds, 400, 60, 3, False)
+    given = options(__doc__, rounds=7)
+    settings = Settings(1, 20, 20, 1, True) if given.quick else Settings(given.rounds, 400, 60, 3, False)
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")  # with TBB, a forked process may never end
     from skd_plugins.data.beton import decode
     from skd_plugins.data.beton.write import write_beton
@@ -260,11 +226,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         rows += speed_rows(Path(root), settings)
         rows += pair_rows(Path(root) / "jpeg.beton", settings)
-        one = make_folder(Path(root) / "one", BATCH)
+        one = photographs(Path(root) / "one" / "train", BATCH)
         rows += start_rows(write_beton(image_folder(one), Path(root) / "one.beton"), settings)
     for row in rows:
         row.detail["decoder"] = "FFCV's library" if decode.native() is None else "ours"
-    report(rows, options.json)
+    report(rows, given.json)
 
 
 if __name__ == "__main__":

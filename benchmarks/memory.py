@@ -7,15 +7,10 @@ includes weights, gradients, momentum, activations and temporary tensors. The de
 Run: python benchmarks/memory.py [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
-import json
 import resource
-import subprocess
-import sys
 from typing import Any
 
-from rounds import options
+from rounds import options, result, run, start
 from row import Row, report
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -53,42 +48,26 @@ def peak(network: str, method: str, arguments: dict[str, Any], anchors: int, sid
     return {"peak": largest, "resident_growth": resident, "parameters": step.parameters}
 
 
-def measured(*arguments: Any) -> dict[str, int]:
-    """`peak` in a new process."""
-    done = subprocess.run(
-        [sys.executable, __file__, json.dumps(arguments)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    result: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
 def main() -> None:
     given = options(__doc__)
     rows = []
     sizes = [("resnet10t", 2, 32)] if given.quick else [("resnet50", 16, 224), ("resnet152", 8, 224)]
     for network, anchors, side in sizes:
         found = {
-            label: measured(network, *METHODS[label], anchors, side)
+            label: result(start(network, *METHODS[label], anchors, side))
             for label in METHODS
             if not given.quick or label in ("cross-entropy", *TARGETS)
         }
         base = found.pop("cross-entropy")
         for label, own in found.items():
-            rows.append(
-                Row(
-                    f"{label} peak memory, {network}", "cross-entropy", own["peak"] / base["peak"],
-                    target=TARGETS.get(label), sense="<=" if label in TARGETS else None,
-                    floor="1.00" if label in TARGETS or label == "CS-KD batch" else "the pairs' pixels",
-                    detail={"anchors": anchors, "pixels": side, "bytes": own, "cross_entropy_bytes": base},
-                )
-            )  # fmt: skip
+            target, detail = TARGETS.get(label), {"anchors": anchors, "pixels": side, "bytes": own}
+            floor = "1.00" if target or label == "CS-KD batch" else "the pairs' pixels"
+            name, value = f"{label} peak memory, {network}", own["peak"] / base["peak"]
+            row = Row(name, "cross-entropy", value, target, "<=" if target else None, floor)
+            row.detail = detail | {"cross_entropy_bytes": base}
+            rows.append(row)
     report(rows, given.json)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2 and sys.argv[1].startswith("["):
-        print(json.dumps(peak(*json.loads(sys.argv[1]))))
-    else:
-        main()
+    run(main, peak)

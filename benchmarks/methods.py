@@ -8,8 +8,6 @@ on the machine affects all of them alike. One seed ranks nothing: with 797 image
 Run: make methods-demo, or python benchmarks/methods.py [--out runs/methods] [--epochs 40] [--rounds 20] [--json FILE]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing
@@ -28,10 +26,11 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rounds import interleaved
 
 from skd_plugins import Recipe, replace, train
 from skd_plugins.data.find import embedded_digits
-from skd_plugins.evaluation.command import evaluate_weights
+from skd_plugins.evaluation.evaluate import evaluate_weights
 from skd_plugins.training.build import build_optimizer, build_task
 from skd_plugins.training.project import recipe_of
 
@@ -120,17 +119,11 @@ def step_times(rounds: int, teacher: Path) -> dict[str, dict[str, float]]:
             "counted": method.step_cost,
             "extra": sum(p.numel() for p in method.parameters()) - sum(p.numel() for p in method.model.parameters()),
         }
-    ratios: dict[str, list[float]] = {row: [] for row in steps}
-    for number in range(rounds + 2):
-        seconds = {}
-        for row, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[row] = time.perf_counter() - start
-        if number >= 2:  # the first ones allocate
-            for row in steps:
-                ratios[row].append(seconds[row] / seconds["ce"])
-    return {row: costs[row] | {"measured": statistics.median(ratios[row])} for row in steps}
+    seconds = interleaved(steps, rounds, warmup=2)  # the first rounds allocate
+    for row in steps:
+        over_ce = [own / ce for own, ce in zip(seconds[row], seconds["ce"], strict=True)]
+        costs[row]["measured"] = statistics.median(over_ce)
+    return costs
 
 
 def main() -> None:

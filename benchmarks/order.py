@@ -3,15 +3,12 @@
 Run: python benchmarks/order.py [--quick] [--rounds 5] [--json FILE]
 """
 
-from __future__ import annotations
-
-import argparse
 import time
 import tracemalloc
-from pathlib import Path
 from statistics import median
 
 import numpy as np
+from rounds import options
 from row import Row, report
 
 from skd_plugins.data.order import TrainingOrder
@@ -20,16 +17,12 @@ TRIED = (
     "labels are sorted and looked up as 16-bit integers, couples copied by take; left are look-ups in 112 MB, at random"
 )
 CLASSES, BATCH, UNIT = 1000, 256, 1_281_167
-MEGABYTES = 1e6
-
-
-def make(targets: np.ndarray, couples: bool) -> TrainingOrder:
-    return TrainingOrder(targets, segments=("anchor", "pair"), batch_size=BATCH, couples=couples)
 
 
 def work(targets: np.ndarray, couples: bool) -> None:
     """What a process does before its first batch: the tables, an epoch's order and pairs."""
-    next(iter(make(targets, couples).batches(1)))
+    order = TrainingOrder(targets, segments=("anchor", "pair"), batch_size=BATCH, couples=couples)
+    next(iter(order.batches(1)))
 
 
 def measure(samples: int, couples: bool, rounds: int) -> tuple[list[float], float]:
@@ -49,60 +42,27 @@ def measure(samples: int, couples: bool, rounds: int) -> tuple[list[float], floa
 
 
 def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few anchors: proves that it works, measures nothing")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    sizes = (100_000, 1_000_000) if options.quick else (UNIT, 14_000_000)
-    rounds = 1 if options.quick else options.rounds
+    given = options(__doc__, rounds=5)
+    small, large = (100_000, 1_000_000) if given.quick else (UNIT, 14_000_000)
+    rounds = 1 if given.quick else given.rounds
+    unit = f"{UNIT:,} anchors"
     rows = []
     for couples in (False, True):
         kind = "order and pairs" + (", couples" if couples else "")
-        results = {samples: measure(samples, couples, rounds) for samples in sizes}
+        results = {samples: measure(samples, couples, rounds) for samples in (small, large)}
         for samples, (seconds, peak) in results.items():
             units, detail = samples / UNIT, {"seconds": round(median(seconds), 3), "peak_bytes": peak}
-            rows.append(
-                Row(
-                    f"{kind}, {samples:,} anchors: time",
-                    f"{UNIT:,} anchors",
-                    median(seconds) / units,
-                    0.5,
-                    "<=",
-                    unit="s",
-                    rounds=[round(second / units, 4) for second in seconds],
-                    detail=detail,
-                    floor="a permutation and a stable sort",
-                    note=TRIED,
-                )
-            )
-            rows.append(
-                Row(
-                    f"{kind}, {samples:,} anchors: peak memory",
-                    f"{UNIT:,} anchors",
-                    peak / units / MEGABYTES,
-                    100,
-                    "<=",
-                    unit="MB",
-                    detail=detail,
-                    floor="10 MB an array of 64-bit indices",
-                )
-            )
-        small, large = sizes
+            row = Row(f"{kind}, {samples:,} anchors: time", unit, median(seconds) / units, 0.5, "<=", unit="s")
+            row.floor, row.note, row.detail = "a permutation and a stable sort", TRIED, detail
+            row.rounds = [round(second / units, 4) for second in seconds]
+            memory = Row(f"{kind}, {samples:,} anchors: peak memory", unit, peak / units / 1e6, 100, "<=", unit="MB")
+            memory.floor, memory.detail = "10 MB an array of 64-bit indices", detail
+            rows += [row, memory]
         growth = median(results[large][0]) / median(results[small][0]) / (large / small)
-        rows.append(
-            Row(
-                f"{kind}: time an anchor, {large:,} anchors",
-                f"{small:,} anchors",
-                growth,
-                3,
-                "<=",
-                floor="1 x is linear; caches that are too small for the larger tables cost more",
-                note=TRIED,
-            )
-        )
-    report(rows, options.json)
+        row = Row(f"{kind}: time an anchor, {large:,} anchors", f"{small:,} anchors", growth, 3, "<=", note=TRIED)
+        row.floor = "1 x is linear; caches that are too small for the larger tables cost more"
+        rows.append(row)
+    report(rows, given.json)
 
 
 if __name__ == "__main__":

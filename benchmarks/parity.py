@@ -7,8 +7,6 @@ agreement needs a trained network, and the package comes only with networks for 
 Run: python benchmarks/parity.py [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,9 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from loader import make_folder
 from PIL import Image
-from rounds import options
+from rounds import options, photographs
 from row import Row, report
 from sklearn.datasets import load_sample_images
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset, create_loader
@@ -32,7 +29,7 @@ from skd_plugins.data.beton.write import write_beton, write_folder
 from skd_plugins.data.sources import image_folder
 
 
-def photographs(root: Path, images: int) -> Path:
+def lossless_photographs(root: Path, images: int) -> Path:
     draw = np.random.default_rng(0)
     for index in range(images):
         picture = load_sample_images().images[index % 2]
@@ -99,7 +96,7 @@ def agreement_row(root: Path, images: int) -> Row:
 
 def evaluation_rows(root: Path, images: int) -> Iterable[Row]:
     """The mean difference between our evaluation pixels and timm's."""
-    folder = photographs(root / "photographs", images)
+    folder = lossless_photographs(root / "photographs", images)
     source = image_folder(folder)
     sets = {
         "timm": timm_pixels(folder),
@@ -148,7 +145,7 @@ def main() -> None:
             ("500 x 375 photographs", 96, (500, 375)),
             ("1600 x 1067 (enlarged)", 224, (1600, 1067)),
         ):
-            folder = make_folder(root / label.split()[0], max(4, images // 4), shape)
+            folder = photographs(root / label.split()[0] / "train", max(4, images // 4), shape)
             path = write_beton(image_folder(folder), root / f"{shape[0]}.beton")
             rows.append(training_row(path, size, label, epochs))
     report(rows, given.json)

@@ -6,17 +6,13 @@ validate.py the average that it logs counts, which begins with the first batch t
 Run: python benchmarks/predict.py --timm pytorch-image-models [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
-import json
 import re
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from rounds import interleaved, options, photographs, printed, run_script, timm_script
+from rounds import interleaved, options, photographs, result, run, run_script, start, timm_script
 from row import Row, ratio, report
 
 WORKERS = 1
@@ -64,8 +60,7 @@ def main() -> None:
             return images / float(averages[-1])
 
         def mine() -> float:
-            call = json.dumps([str(folder), network, batch, side])
-            return float(printed([sys.executable, __file__, call]).splitlines()[-1])
+            return float(result(start(str(folder), network, batch, side)))
 
         seconds = interleaved({"ours": mine, "timm": theirs}, rounds, warmup=0)
     detail = {"images": images, "batch": batch, "pixels": side, "workers": WORKERS, "seconds": seconds}
@@ -73,7 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2 and sys.argv[1].startswith("["):
-        print(ours(*json.loads(sys.argv[1])))
-    else:
-        main()
+    run(main, ours)

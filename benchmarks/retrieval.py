@@ -6,17 +6,12 @@ to be the same. Each measurement is a process of its own, since the peak of the 
 Run: python benchmarks/retrieval.py [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
-import json
 import resource
-import subprocess
-import sys
 import time
 from typing import Any
 
 import numpy as np
-from rounds import interleaved, options
+from rounds import interleaved, options, result, run, start
 from row import Row, ratio, report
 
 
@@ -26,8 +21,8 @@ def features(count: int, width: int) -> tuple[Any, Any]:
     labels = draw.integers(0, max(count // 50, 2), count)
     centres = draw.normal(size=(labels.max() + 1, width)).astype(np.float32)
     rows = np.empty((count, width), np.float32)
-    for start in range(0, count, 1000):
-        part = slice(start, start + 1000)
+    for first in range(0, count, 1000):
+        part = slice(first, first + 1000)
         noise = draw.standard_normal((len(labels[part]), width), dtype=np.float32)
         rows[part] = np.maximum(0.4 * centres[labels[part]] + noise, 0)
     return rows, labels
@@ -49,15 +44,14 @@ def scikit_learn(rows: Any, labels: Any) -> float:
 def measure(who: str, count: int, width: int) -> dict[str, float]:
     """Seconds, the answer, and bytes of the resident set's peak over the features."""
     rows, labels = features(count, width)
-    {"ours": ours, "scikit-learn": scikit_learn}[who](rows[:64], labels[:64])  # imports and threads
+    search = {"ours": ours, "scikit-learn": scikit_learn}[who]
+    search(rows[:64], labels[:64])  # imports and threads
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begin = time.perf_counter()
-    recall = {"ours": ours, "scikit-learn": scikit_learn}[who](rows, labels)
+    recall = search(rows, labels)
     seconds = time.perf_counter() - begin
-    return {
-        "seconds": seconds, "recall": recall,
-        "bytes": 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before),
-    }  # fmt: skip
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {"seconds": seconds, "recall": recall, "bytes": 1024 * grown}
 
 
 def main() -> None:
@@ -66,8 +60,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {"ours": [], "scikit-learn": []}
 
     def contestant(who: str) -> float:
-        command = [sys.executable, __file__, json.dumps([who, count, width])]
-        found[who].append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        found[who].append(result(start(who, count, width)))
         return found[who][-1]["seconds"]
 
     seconds = interleaved({who: lambda who=who: contestant(who) for who in found}, rounds, warmup=0)
@@ -77,23 +70,16 @@ def main() -> None:
     size = f"{count:,} x {width:,}"
     detail = {who: several[-1] for who, several in found.items()}
     peak = max(one["bytes"] for one in found["ours"]) / 1e9
-    report(
-        [
-            ratio(
-                f"Recall@1, {size}", "scikit-learn brute force, its time over ours", seconds["scikit-learn"],
-                seconds["ours"], target=1.2, sense=">=", floor="half of one float32 matrix product", detail=detail,
-            ),
-            Row(
-                f"Recall@1 memory, {size}", "the features alone", peak, target=1.5, sense="<=", unit="GB more",
-                floor=f"{count * width * 4 / 1e9:.2g}: a centred copy", detail=detail,
-            ),
-        ],
-        given.json,
+    time_row = ratio(
+        f"Recall@1, {size}", "scikit-learn brute force, its time over ours", seconds["scikit-learn"], seconds["ours"],
+        target=1.2, sense=">=", floor="half of one float32 matrix product", detail=detail,
     )  # fmt: skip
+    memory_row = Row(
+        f"Recall@1 memory, {size}", "the features alone", peak, 1.5, "<=", unit="GB more", detail=detail,
+        floor=f"{count * width * 4 / 1e9:.2g}: a centred copy",
+    )  # fmt: skip
+    report([time_row, memory_row], given.json)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2 and sys.argv[1].startswith("["):
-        print(json.dumps(measure(*json.loads(sys.argv[1]))))
-    else:
-        main()
+    run(main, measure)

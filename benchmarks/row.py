@@ -1,7 +1,5 @@
 """A row of `make bench`: a ratio measured in one run, its target and its floor; printing and saving rows."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

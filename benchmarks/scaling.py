@@ -8,20 +8,13 @@ should carry no other traffic. See docs/scaling.md.
 Run: python benchmarks/scaling.py [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
-import json
-import os
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rounds import options
+from rounds import options, result, run, start
 from row import Row, report
 
 
@@ -68,22 +61,13 @@ def loopback_bytes() -> int:
 
 def launch(arguments: list[Any], processes: int) -> list[dict[str, Any]]:
     """Runs `work` in several processes and returns what each measured."""
-    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+    with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        running = []
-        for rank in range(processes):
-            environment = os.environ | {
-                "RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
-            }  # fmt: skip
-            command = [sys.executable, __file__, json.dumps([f"{folder}/{rank}.json", *arguments])]
-            running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-        errors = [process.communicate(timeout=1200)[1] for process in running]
-        if any(process.returncode for process in running):
-            raise RuntimeError("\n".join(errors)[-3000:])
-        return [json.loads(Path(f"{folder}/{rank}.json").read_text()) for rank in range(processes)]
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    common["GLOO_SOCKET_IFNAME"] = "lo"
+    running = [start(*arguments, RANK=str(rank), **common) for rank in range(processes)]
+    return [result(process) for process in running]
 
 
 def main() -> None:
@@ -107,36 +91,23 @@ def main() -> None:
     # Even without traffic two processes slow each other down: they share memory and caches.
     contention = [both / one for both, one in zip(slowest["both_alone"], first["seconds"]["alone"], strict=True)]
     efficiency = [one / both for one, both in zip(first["seconds"]["alone"], slowest["together"], strict=True)]
-    overhead = [
-        both / (side_by_side + reduce)
-        for both, side_by_side, reduce in zip(
-            slowest["together"], slowest["both_alone"], slowest["all_reduce"], strict=True
-        )
-    ]
+    parts = zip(slowest["together"], slowest["both_alone"], slowest["all_reduce"], strict=True)
+    overhead = [both / (computing + reduce) for both, computing, reduce in parts]
     quiet = f"{1 / median(contention):.2f} without traffic"
+    title, side_by_side = f"2 processes, {network}", "side by side without traffic, and one all-reduce"
     rows = [
+        Row(title, "1 process, efficiency", median(efficiency), floor=quiet, rounds=efficiency, detail=detail),
         Row(
-            f"2 processes, {network}", "1 process, efficiency", median(efficiency), floor=quiet, rounds=efficiency,
-            detail=detail,
-        ),
-        Row(
-            f"2 processes' step, {network}", "side by side without traffic, and one all-reduce", median(overhead),
-            floor="below 1.00: DDP sends while it computes", rounds=overhead, detail=detail,
+            f"2 processes' step, {network}", side_by_side, median(overhead), rounds=overhead, detail=detail,
+            floor="below 1.00: DDP sends while it computes",
         ),
     ]  # fmt: skip
     if loopback_bytes():
-        rows.append(
-            Row(
-                f"bytes of a 2-process step, {network}", "parameters x 4 x 2(n-1)/n, each process",
-                median(first["traffic"]) / predicted_bytes, floor="1.00, and packet headers", detail=detail,
-            )
-        )  # fmt: skip
+        sent, formula = median(first["traffic"]) / predicted_bytes, "parameters x 4 x 2(n-1)/n, each process"
+        floor = "1.00, and packet headers"
+        rows.append(Row(f"bytes of a 2-process step, {network}", formula, sent, floor=floor, detail=detail))
     report(rows, given.json)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2 and sys.argv[1].startswith("["):
-        target, *size = json.loads(sys.argv[1])
-        Path(target).write_text(json.dumps(work(*size)))
-    else:
-        main()
+    run(main, work)

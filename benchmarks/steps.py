@@ -7,8 +7,6 @@ optimizer. A method's own convolutions (BYOT's branches) are counted in FLOPs, a
 Run: python benchmarks/steps.py [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
@@ -47,9 +45,12 @@ class Step:
     optimizer: torch.optim.Optimizer
     input: torch.Tensor
     target: torch.Tensor
+    bf16: bool = False
 
     def __call__(self) -> None:
-        self.task(self.input, self.target)["loss"].backward()
+        with torch.autocast(self.input.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self.task(self.input, self.target)["loss"]
+        loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 

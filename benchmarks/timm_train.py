@@ -6,8 +6,6 @@ of its last epoch. The photographs' folder, network, batch and workers are the s
 Run: python benchmarks/timm_train.py --timm pytorch-image-models [--quick] [--json FILE]
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """timm's and torchvision's ResNets as detectron2 backbones."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Our keys in detectron2's configuration, and reading config files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,18 +99,13 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         if key not in _keys(cfg) and not key.startswith("MODEL.TIMM.ARGS."):  # there, any argument of timm's may stand
             raise unknown("config key", key, _keys(cfg))
         try:
-            change = CfgNode()
-            _place(change, key.split("."), CfgNode._decode_cfg_value(value))
+            change = CfgNode._decode_cfg_value(value)
+            for name in reversed(key.split(".")):
+                change = CfgNode({name: change})
             _let_integers_be_floats(cfg, change)
             cfg.merge_from_other_cfg(change)
         except (AssertionError, KeyError, ValueError) as error:
             raise SkdError(f"{key} {value}: {_reason(error)}") from None
-
-
-def _place(node: CfgNode, names: list[str], value: Any) -> None:
-    for name in names[:-1]:
-        node = node.setdefault(name, CfgNode())
-    node[names[-1]] = value
 
 
 def _let_integers_be_floats(cfg: CfgNode, change: CfgNode) -> None:

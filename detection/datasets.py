@@ -1,7 +1,5 @@
 """Registered detection sets, checked before anything expensive starts."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``make demo-detection``: from released digits networks to two detectors, side by side."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -51,21 +49,14 @@ def main() -> None:
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         found = pool.map(fine_tune, BACKBONES.values(), folders, repeat(arguments.overrides))
         results = dict(zip(BACKBONES, found, strict=True))
-    _print_table(results)
-    for folder in folders:
-        print(
-            f"detector: {folder}/model_final.pth, per-class AP in {folder}/results.json, pictures in {folder}/pictures"
-        )
-
-
-def _print_table(results: dict[str, dict[str, float]]) -> None:
-    table = Table(title="Faster R-CNN on digits, 100 validation images, %", title_justify="left")
-    table.add_column("backbone")
+    table = Table("backbone", title="Faster R-CNN on digits, 100 validation images, %", title_justify="left")
     for key in ("AP", "AP50", "AP75"):
         table.add_column(key, justify="right")
     for name, metrics in results.items():
         table.add_row(name, *(f"{metrics[key]:.1f}" for key in ("AP", "AP50", "AP75")))
     Console().print(table)
+    for folder in folders:
+        print(f"detector: {folder}/model_final.pth, per-class AP in {folder}/results.json, pictures in its pictures/")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """A small detection set of real images that needs no download: handwritten digits on photographs."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

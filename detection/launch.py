@@ -1,7 +1,5 @@
 """Starts the training processes with detectron2's launch, on CPUs too."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -22,11 +20,8 @@ def launch(
     gpus = torch.cuda.device_count()
     if gpus and processes > gpus:
         raise SkdError(f"--num-gpus is {processes}, but this machine has {gpus}")
-    if processes < 1 or machines < 1 or not 0 <= machine_rank < machines:
-        raise SkdError(
-            f"--num-gpus {processes}, --num-machines {machines}, --machine-rank {machine_rank}: at least one process, "
-            "and a rank from 0 to the number of machines minus 1"
-        )
+    if not 0 <= machine_rank < machines:
+        raise SkdError(f"--machine-rank is {machine_rank}; the ranks of {machines} machines are 0 to {machines - 1}")
     if gpus or processes * machines == 1:
         engine.launch(main, processes, machines, machine_rank, url, args)
         return

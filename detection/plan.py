@@ -1,7 +1,5 @@
 """``--dry-run``: network, weights, data and schedule of a training."""
 
-from __future__ import annotations
-
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from rich.console import Console
@@ -36,7 +34,9 @@ def make_plan(cfg: CfgNode, decided: str) -> dict[str, str]:
         except SkdError as error:
             rows["weights"], source = f"can't be used: {error}", None
     weights.take_from_card(cfg, source)
-    model = build_model(_without_weights(cfg))
+    bare = cfg.clone()
+    bare.MODEL.WEIGHTS, bare.MODEL.TIMM.WEIGHTS, bare.MODEL.DEVICE = "", "", "cpu"
+    model = build_model(bare)
     arguments = plain(cfg.MODEL.TIMM.ARGS)
     rows |= {
         "backbone": f"{cfg.MODEL.TIMM.NAME}{f' {arguments}' if arguments else ''}, {cfg.MODEL.TIMM.NORM}, "
@@ -75,13 +75,6 @@ def _epochs_table(cfg: CfgNode) -> dict[str, str]:
             f"{steps[0]:,} iterations on the {annotated:,} annotated images, {steps[1]:,} on all {images:,}"
         )
     return rows
-
-
-def _without_weights(cfg: CfgNode) -> CfgNode:
-    bare = cfg.clone()
-    bare.MODEL.WEIGHTS = bare.MODEL.TIMM.WEIGHTS = ""
-    bare.MODEL.DEVICE = "cpu"
-    return bare
 
 
 def show(cfg: CfgNode, decided: str) -> None:

@@ -1,7 +1,5 @@
 """SD-Dropout on the box head's classification while a detector trains."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -39,10 +37,7 @@ class SDDropoutOutputLayers(FastRCNNOutputLayers):  # type: ignore[misc]  # dete
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """Arguments of the constructor."""
         arguments: dict[str, Any] = super().from_config(cfg, input_shape)
-        settings = cfg.MODEL.ROI_HEADS.SD_DROPOUT
-        return arguments | {
-            "weight": settings.WEIGHT, "temperature": settings.TEMPERATURE, "drop_rate": settings.DROP_RATE,
-        }  # fmt: skip
+        return arguments | {name.lower(): value for name, value in cfg.MODEL.ROI_HEADS.SD_DROPOUT.items()}
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Scores ``[R, K + 1]`` and box deltas ``[R, 4 K]``; in training also the scores of two dropout samples."""

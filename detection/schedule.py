@@ -1,7 +1,5 @@
 """Schedules in epochs, turned into detectron2's iterations."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,12 +44,8 @@ def schedule(
         raise SkdError(f"SKD.DROPS should be ascending fractions of the training, between 0 and 1, got {list(drops)}")
     iterations = math.ceil(round(epochs * images / batch_size, 6))
     lr = base_lr * batch_size / reference_batch
-    return Schedule(
-        iterations=iterations,
-        drops=_drops_at(drops, iterations),
-        lr=lr,
-        rule=f"{lr:g} = SKD.BASE_LR {base_lr:g} * batch {batch_size} / SKD.REFERENCE_BATCH {reference_batch}",
-    )
+    rule = f"{lr:g} = SKD.BASE_LR {base_lr:g} * batch {batch_size} / SKD.REFERENCE_BATCH {reference_batch}"
+    return Schedule(iterations, _drops_at(drops, iterations), lr, rule)
 
 
 def _drops_at(fractions: Sequence[float], iterations: int) -> tuple[int, ...]:

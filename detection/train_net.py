@@ -9,8 +9,6 @@ train_net.py --config faster_rcnn_sdd_0.5x.yaml --dry-run
 runs on the processor.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys
@@ -42,14 +40,6 @@ from skd_plugins.common.errors import SkdError, one_line
 from skd_plugins.weights import checkpoint
 
 
-def parser() -> argparse.ArgumentParser:
-    """detectron2's arguments, ``--config`` and ``--dry-run``."""
-    result: argparse.ArgumentParser = default_argument_parser(epilog=__doc__)
-    result.add_argument("--config", dest="config_file", default="", metavar="FILE", help="the same as --config-file")
-    result.add_argument("--dry-run", action="store_true", help="print network, data, schedule, and stop")
-    return result
-
-
 def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
     """The complete configuration, checked, and the schedule in words."""
     if not args.config_file:
@@ -72,11 +62,9 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
         cfg.MODEL.DEVICE = "cpu"
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
         raise SkdError("SOLVER.AMP.ENABLED needs a GPU in detectron2; set it to False")
-    if cfg.SOLVER.IMS_PER_BATCH % (args.num_gpus * args.num_machines):
-        raise SkdError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide into {args.num_gpus * args.num_machines} "
-            "processes"
-        )
+    batch, processes = cfg.SOLVER.IMS_PER_BATCH, args.num_gpus * args.num_machines
+    if processes < 1 or batch % processes:
+        raise SkdError(f"SOLVER.IMS_PER_BATCH {batch} does not divide into {processes} processes")
     if len(cfg.DATASETS.TRAIN) == 0 or len(cfg.DATASETS.TEST) == 0:
         raise SkdError("DATASETS.TRAIN and DATASETS.TEST should name a dataset each")
     images = sum(size_of(name).training(cfg) for name in cfg.DATASETS.TRAIN)
@@ -111,7 +99,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 def train(args: argparse.Namespace, cfg: CfgNode, schedule: str) -> None:
     """Runs in every process."""
     record = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    start = start_iteration(args, cfg)
+    last = last_checkpoint(Path(cfg.OUTPUT_DIR))
+    start = int(checkpoint.read(last)["iteration"]) + 1 if last and args.resume else 0
     # Keep the configuration that the training started with; only a new training replaces it.
     before = record.read_text() if record.exists() and (args.eval_only or start) else None
     default_setup(cfg, args)
@@ -133,16 +122,13 @@ def train(args: argparse.Namespace, cfg: CfgNode, schedule: str) -> None:
     trainer.train()
 
 
-def start_iteration(args: argparse.Namespace, cfg: CfgNode) -> int:
-    """The iteration at which a continuation begins, 0 for a new training."""
-    last = last_checkpoint(Path(cfg.OUTPUT_DIR))
-    return int(checkpoint.read(last)["iteration"]) + 1 if last and args.resume else 0
-
-
 @one_line
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point."""
-    args = parser().parse_args(arguments)
+    parser: argparse.ArgumentParser = default_argument_parser(epilog=__doc__)
+    parser.add_argument("--config", dest="config_file", default="", metavar="FILE", help="the same as --config-file")
+    parser.add_argument("--dry-run", action="store_true", help="print network, data, schedule, and stop")
+    args = parser.parse_args(arguments)
     cfg, schedule = setup(args)
     logging.getLogger("detectron2.skd").setLevel(logging.INFO)
     if args.dry_run:

@@ -1,7 +1,5 @@
 """detectron2's trainer with COCO evaluation, a results file and pictures."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections import OrderedDict

@@ -1,20 +1,19 @@
 """Backbone weights: checked against the configuration, then loaded completely or refused."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from skd_plugins.common.errors import SkdError
 from skd_plugins.networks.build import build_network
-from skd_plugins.weights import NoCardError, checkpoint, read_weights
-from skd_plugins.weights.load import load_into
+from skd_plugins.weights import checkpoint, read_weights
+from skd_plugins.weights.load import NoCardError, load_into
 
 from .config import plain
 
@@ -76,8 +75,7 @@ def take_from_card(cfg: CfgNode, weights: BackboneWeights | None) -> None:
     if not timm.ARGS and card:
         timm.ARGS = CfgNode(card["model_args"], new_allowed=True)
     pixels = _pixels(IMAGENET | card)
-    untouched = all(_get(cfg, key) == _get(default, key) for key in pixels)
-    if untouched:
+    if all(_get(cfg, key) == _get(default, key) for key in pixels):
         for entry in pixels.items():
             cfg.merge_from_list(entry)
     if weights:
@@ -111,22 +109,10 @@ def check_against_card(cfg: CfgNode, weights: BackboneWeights) -> None:
         )
     for key, value in _pixels(card).items():
         have = _get(cfg, key)
-        if isinstance(value, str):
-            same = have == value
-        else:
-            same = all(abs(a - b) < 0.01 for a, b in zip(have, value, strict=True))
-        if not same:
+        if have != value and (isinstance(value, str) or not np.allclose(have, value, rtol=0, atol=0.01)):
             raise SkdError(
                 f'{weights.source} was trained with {key} {value}, but the config has {have}; set {key} "{value}"'
             )
-
-
-def load_backbone_weights(network: nn.Module, weights: BackboneWeights) -> None:
-    """Loads all of them; the log says how many."""
-    load_into(network, weights.state, what=weights.source)
-    logging.getLogger("detectron2.skd").info(
-        "backbone: all %d tensors of %s matched; the classifier is dropped", len(weights.state), weights.source
-    )
 
 
 def check_detector(cfg: CfgNode) -> None:
@@ -159,7 +145,10 @@ def create_classifier(cfg: CfgNode, weights: BackboneWeights | None) -> nn.Modul
     classes = (weights.num_classes if weights else None) or 1000
     network = build_network(timm.NAME, num_classes=classes, **plain(timm.ARGS))
     if weights:
-        load_backbone_weights(network, weights)
+        load_into(network, weights.state, what=weights.source)
+        logging.getLogger("detectron2.skd").info(
+            "backbone: all %d tensors of %s matched; the classifier is dropped", len(weights.state), weights.source
+        )
     return network
 
 

@@ -5,8 +5,6 @@ that both have. For CIFAR, section 3.1 and footnote 6 of CS-KD say "random sized
 its code pads and crops; these presets follow the code. The filter of PIL and torchvision is bilinear there.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 _IMAGENET: dict[str, Any] = {

@@ -1,7 +1,5 @@
 """Hatchling's hook: compiles the decoder for a wheel or an editable installation, if possible."""
 
-from __future__ import annotations
-
 import runpy
 import sysconfig
 from pathlib import Path

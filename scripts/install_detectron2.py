@@ -11,8 +11,6 @@ Faster R-CNN needs none of the missing operators (its ROIAlign and NMS are torch
 The environment must already have torch, setuptools and the packages of the extra ``detection``.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -6,8 +6,6 @@
 Bit for bit the same with the package versions of the list and the Pillow that is printed (its wheels contain FreeType).
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import hashlib

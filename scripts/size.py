@@ -1,7 +1,5 @@
 """How large the project is: lines a folder, the longest files and functions, parameters, imports inside functions."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

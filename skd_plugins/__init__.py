@@ -3,8 +3,6 @@
 The public names. Each is imported on first use, so that ``import skd_plugins`` takes no time.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

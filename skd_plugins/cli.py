@@ -1,7 +1,5 @@
 """The ``skd`` command. It imports only the module of the command that runs, so that help and version are quick."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Callable
@@ -39,7 +37,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "write": Command("commands.prepare", "write", "Write images as .beton files (FFCV), or as folders."),
     "data": Command("commands.prepare", "data", "Say what a data set needs, check it, or write it for training."),
-    "evaluate": Command("evaluation.command", "evaluate", "Evaluate a run, a checkpoint or weights, with a report."),
+    "evaluate": Command("evaluation.evaluate", "evaluate", "Evaluate a run, a checkpoint or weights, with a report."),
     "compare": Command("evaluation.comparison", "compare", "Put evaluated runs side by side."),
     "export": Command("commands.weights", "export", "Export a network for timm, torchvision or detectron2."),
     "release": Command("commands.release", "release", "Prepare weights for others: config, card and checksums."),

@@ -1,7 +1,5 @@
 """Recipes: everything that a training depends on, as one frozen, flat record of JSON values."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from dataclasses import dataclass, field
@@ -135,7 +133,7 @@ class Recipe:
         return values
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], *, where: str = "recipe") -> Recipe:
+    def from_json(cls, values: dict[str, Any], *, where: str = "recipe") -> "Recipe":
         """The inverse of `to_json`."""
         _check_names(values, f"field of {where}")
         if "name" not in values:

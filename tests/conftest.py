@@ -3,8 +3,6 @@
 Importing FFCV takes seconds, so what its writer makes is made once a session; tests that damage a file copy it.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable

@@ -1,10 +1,9 @@
 """Small data sets in the real archives' layouts and file formats. Every picture's colour tells its label."""
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 import zlib
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,29 +38,23 @@ def save(path: Path, pixels: NDArray[np.uint8]) -> None:
 def cub200(root: Path) -> Path:
     """Images numbered through classes and halves in turn, as the numbers in the archive say nothing about either."""
     folder = root / "CUB_200_2011"
-    images, labels, split = [], [], []
-    for copy in range(TRAIN + TEST):
-        for label, bird in enumerate(BIRDS, 1):
-            number = len(images) + 1
-            file = f"{bird}/{bird[4:]}_{number:04d}_{100 + number}.jpg"
-            save(folder / "images" / file, picture(bird))
-            images.append(f"{number} {file}")
-            labels.append(f"{number} {label}")
-            split.append(f"{number} {int(copy < TRAIN)}")
-    for name, lines in (
-        ("images.txt", images), ("image_class_labels.txt", labels), ("train_test_split.txt", split),
-        ("classes.txt", [f"{label} {bird}" for label, bird in enumerate(BIRDS, 1)]),
-    ):  # fmt: skip
-        (folder / name).write_text("\n".join(lines) + "\n")
+    classes = "".join(f"{label} {bird}\n" for label, bird in enumerate(BIRDS, 1))
+    lists = {"images": "", "image_class_labels": "", "train_test_split": "", "classes": classes}
+    for number, (copy, (label, bird)) in enumerate(product(range(TRAIN + TEST), enumerate(BIRDS, 1)), 1):
+        file = f"{bird}/{bird[4:]}_{number:04d}_{100 + number}.jpg"
+        save(folder / "images" / file, picture(bird))
+        lists["images"] += f"{number} {file}\n"
+        lists["image_class_labels"] += f"{number} {label}\n"
+        lists["train_test_split"] += f"{number} {int(copy < TRAIN)}\n"
+    for name, text in lists.items():
+        (folder / f"{name}.txt").write_text(text)
     return root
 
 
 def matlab_list(path: Path, files: list[str], labels: list[int]) -> None:
     """As Stanford Dogs' lists: cells of strings, and a column of labels."""
-    cells = np.empty((len(files), 1), dtype=object)
-    cells[:, 0] = files
-    annotations = np.empty((len(files), 1), dtype=object)
-    annotations[:, 0] = [file.removesuffix(".jpg") for file in files]
+    cells = np.array(files, dtype=object)[:, None]
+    annotations = np.array([file.removesuffix(".jpg") for file in files], dtype=object)[:, None]
     column = np.array(labels, dtype=np.uint8)[:, None]
     savemat(path, {"file_list": cells, "annotation_list": annotations, "labels": column})
 
@@ -80,19 +73,17 @@ def dogs(root: Path) -> Path:
     """A dog's colour is inside the larger of two boxes only."""
     folder = root / "StanfordDogs"
     listed: dict[str, tuple[list[str], list[int]]] = {"train": ([], []), "test": ([], [])}
-    for label, breed in enumerate(BREEDS, 1):
-        for copy in range(TRAIN + TEST):
-            file = f"{breed}/{breed.partition('-')[0]}_{copy}.jpg"
-            pixels = picture(breed)
-            pixels[:4], pixels[20:] = 0, 0
-            pixels[:, :8], pixels[:, 28:] = 0, 0
-            save(folder / "Images" / file, pixels)
-            annotation = (folder / "Annotation" / file).with_suffix("")
-            annotation.parent.mkdir(parents=True, exist_ok=True)
-            annotation.write_text(ANNOTATION.format(name=annotation.name))
-            half = listed["train" if copy < TRAIN else "test"]
-            half[0].append(file)
-            half[1].append(label)
+    for (label, breed), copy in product(enumerate(BREEDS, 1), range(TRAIN + TEST)):
+        file = f"{breed}/{breed.partition('-')[0]}_{copy}.jpg"
+        pixels = np.zeros_like(picture(breed))
+        pixels[4:20, 8:28] = colour(breed)
+        save(folder / "Images" / file, pixels)
+        annotation = (folder / "Annotation" / file).with_suffix("")
+        annotation.parent.mkdir(parents=True, exist_ok=True)
+        annotation.write_text(ANNOTATION.format(name=annotation.name))
+        files, labels = listed["train" if copy < TRAIN else "test"]
+        files.append(file)
+        labels.append(label)
     for half_name, (files, labels) in listed.items():
         matlab_list(folder / f"{half_name}_list.mat", files, labels)
     return root
@@ -101,11 +92,10 @@ def dogs(root: Path) -> Path:
 def mit67(root: Path) -> Path:
     folder = root / "MIT67"
     lists: dict[str, list[str]] = {"TrainImages.txt": [], "TestImages.txt": []}
-    for copy in range(TRAIN + TEST):
-        for room in reversed(ROOMS):
-            file = f"{room}/{room}_{copy}_gif.jpg"
-            save(folder / "Images" / file, picture(room))
-            lists["TrainImages.txt" if copy < TRAIN else "TestImages.txt"].append(file)
+    for copy, room in product(range(TRAIN + TEST), reversed(ROOMS)):
+        file = f"{room}/{room}_{copy}_gif.jpg"
+        save(folder / "Images" / file, picture(room))
+        lists["TrainImages.txt" if copy < TRAIN else "TestImages.txt"].append(file)
     for name, lines in lists.items():
         (folder / name).write_bytes("\r\n".join(lines).encode())
     return root
@@ -134,21 +124,16 @@ def tinyimagenet(root: Path) -> Path:
     return root
 
 
-def imagenet(root: Path) -> Path:
-    for wnid in WNIDS:
-        for half, count in (("train", TRAIN), ("val", TEST)):
-            for copy in range(count):
-                save(root / half / wnid / f"{wnid}_{copy}.JPEG", picture(wnid))
+def imagenet(root: Path, **halves: int) -> Path:
+    for half, count in (halves or {"train": TRAIN, "val": TEST}).items():
+        for wnid, copy in product(WNIDS, range(count)):
+            save(root / half / wnid / f"{wnid}_{copy}.JPEG", picture(wnid))
     return root
 
 
 def imagenet_flat(root: Path) -> Path:
     """The validation images as their archive has them, and the devkit; its ids follow another order than the WNIDs."""
-    imagenet(root)
-    for file in sorted((root / "val").rglob("*.JPEG")):
-        file.unlink()
-    for wnid in WNIDS:
-        (root / "val" / wnid).rmdir()
+    imagenet(root, train=TRAIN)
     devkit = root / "ILSVRC2012_devkit_t12" / "data"
     devkit.mkdir(parents=True)
     ids = {wnid: number for number, wnid in enumerate(WNIDS, 1)}
@@ -173,18 +158,15 @@ def cifar100(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = root / "cifar-100-python"
     folder.mkdir()
     draw = np.random.default_rng(0)
-    sums = {}
+    files: dict[str, Any] = {"meta": {"fine_label_names": [f"thing {i:02d}" for i in range(100)]}}
     for name in ("train", "test"):
-        content: dict[str, Any] = {
-            "data": draw.integers(0, 256, (10, 3072), dtype=np.uint8),
-            "fine_labels": draw.integers(0, 100, 10).tolist(),
-            "coarse_labels": [0] * 10,
-            "filenames": [f"{name}{i}.png" for i in range(10)],
-            "batch_label": name,
-        }
+        pixels, labels = draw.integers(0, 256, (10, 3072), dtype=np.uint8), draw.integers(0, 100, 10).tolist()
+        names = [f"{name}{i}.png" for i in range(10)]
+        rest = {"coarse_labels": [0] * 10, "filenames": names, "batch_label": name}
+        files[name] = {"data": pixels, "fine_labels": labels, **rest}
+    sums = {}
+    for name, content in files.items():
         (folder / name).write_bytes(pickle.dumps(content))
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"thing {i:02d}" for i in range(100)]}))
-    for name in ("train", "test", "meta"):
         sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
     monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
     monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])

@@ -18,14 +18,14 @@ from timm.task import ClassificationTask, LogitDistillationTask, load_task_ema_c
 
 parser = argparse.ArgumentParser()
 DEFAULTS = {
-    "dataset": "", "train-split": "train", "val-split": "validation", "model": "resnet10t", "num-classes": 10,
-    "img-size": 32, "epochs": 1, "lr": 0.05, "seed": 42, "smoothing": 0.0, "color-jitter": 0.4, "hflip": 0.5,
-    "reprob": 0.0, "aug-repeats": 0, "mixup": 0.0, "cutmix": 0.0, "mixup-mode": "batch", "mixup-off-epoch": 0,
-    "resume": "", "device": "cpu", "set-epoch": "1.0.31",  # set-epoch: the version of timm that tells epochs like this
+    "dataset": "", "val-split": "validation", "model": "resnet10t", "num-classes": 10, "img-size": 32, "epochs": 1,
+    "lr": 0.05, "seed": 42, "smoothing": 0.0, "color-jitter": 0.4, "hflip": 0.5, "mixup": 0.0, "cutmix": 0.0,
+    "mixup-mode": "batch", "mixup-off-epoch": 0, "resume": "", "device": "cpu",
+    "set-epoch": "1.0.31",  # the version of timm that tells epochs like this
 }  # fmt: skip
 for name, default in DEFAULTS.items():
     parser.add_argument(f"--{name}", type=type(default), default=default)
-for name in ("resplit", "no-aug", "use-multi-epochs-loader", "no-prefetcher", "model-ema"):
+for name in ("resplit", "use-multi-epochs-loader", "no-prefetcher", "model-ema"):
     parser.add_argument(f"--{name}", action="store_true")
 for name in ("data-dir", "aa", "kd-model-name", "torchcompile", "output", "record"):
     parser.add_argument(f"--{name}")
@@ -43,7 +43,7 @@ def main() -> None:
     # ---- data ----
     data = {"root": args.data_dir, "class_map": "", "download": False, "batch_size": args.batch_size}
     dataset_train = create_dataset(
-        args.dataset, split=args.train_split, is_training=True, seed=args.seed, repeats=0, input_img_mode="RGB", **data
+        args.dataset, split="train", is_training=True, seed=args.seed, repeats=0, input_img_mode="RGB", **data
     )
     dataset_eval = create_dataset(args.dataset, split=args.val_split, is_training=False, input_img_mode="RGB", **data)
     mixing = args.mixup > 0 or args.cutmix > 0
@@ -60,10 +60,9 @@ def main() -> None:
         "use_prefetcher": not args.no_prefetcher,
     }  # fmt: skip
     loader_train = create_loader(
-        dataset_train, batch_size=args.batch_size, is_training=True, no_aug=args.no_aug, re_prob=args.reprob,
-        re_split=args.resplit, scale=args.scale, hflip=args.hflip, color_jitter=args.color_jitter,
-        auto_augment=args.aa, num_aug_repeats=args.aug_repeats, interpolation="bilinear", collate_fn=collate_fn,
-        use_multi_epochs_loader=args.use_multi_epochs_loader, **common,
+        dataset_train, batch_size=args.batch_size, is_training=True, re_split=args.resplit, scale=args.scale,
+        hflip=args.hflip, color_jitter=args.color_jitter, auto_augment=args.aa, interpolation="bilinear",
+        collate_fn=collate_fn, use_multi_epochs_loader=args.use_multi_epochs_loader, **common,
     )  # fmt: skip
     loader_eval = create_loader(dataset_eval, batch_size=10, is_training=False, crop_pct=1.0, **common)
 

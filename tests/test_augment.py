@@ -1,7 +1,5 @@
 """Crops and flips against torchvision and against the same thing written one image at a time."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -11,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.stats import chisquare, ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
@@ -27,14 +24,9 @@ def boxes_of(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """For `count` images of one size, at positions 0, 1, ..."""
     values = {"seed": 0, "epoch": 0, "segment": 0} | options
+    segments = np.full(count, values.pop("segment"))
     return training_boxes(
-        spec,
-        np.full(count, height),
-        np.full(count, width),
-        seed=values["seed"],
-        epoch=values["epoch"],
-        positions=np.arange(count),
-        segments=np.full(count, values["segment"]),
+        spec, np.full(count, height), np.full(count, width), **values, positions=np.arange(count), segments=segments
     )
 
 
@@ -102,30 +94,16 @@ def test_distributed_like_torchvisions(size: tuple[int, int]) -> None:
         assert ks_2samp(values, features(theirs)[name]).pvalue > 1e-3, name
 
 
-@pytest.mark.parametrize("size", [(40, 400), (400, 40), (1, 50), (50, 1), (100, 101), (7, 1000)])
+@pytest.mark.parametrize("size", [(40, 400), (400, 40), (1, 50), (50, 1), (7, 1000)])
 @pytest.mark.parametrize("ratio", [(3 / 4, 4 / 3), (0.5, 0.6), (1.8, 2.0)])
 def test_falls_back_like_torchvision(size: tuple[int, int], ratio: tuple[float, float]) -> None:
     """With the whole area asked for, no try fits, and both take a centre crop within the bounds of the ratio."""
     spec = Augmentation(scale=(1.0, 1.0), ratio=ratio)
     theirs = torchvision_boxes(spec, *size, 1)[0]
     theirs[2:] = np.maximum(theirs[2:], 1)
-    theirs[0] = (size[0] - theirs[2]) // 2
-    theirs[1] = (size[1] - theirs[3]) // 2
+    theirs[:2] = (size - theirs[2:]) // 2
     ours, _ = boxes_of(spec, *size, 20)
-    if size != (100, 101) or ratio != (3 / 4, 4 / 3):  # that one fits now and then
-        assert (ours == theirs).all()
-
-
-def test_extreme_shapes_take_both_ways() -> None:
-    """A panorama fits in some of the ten tries, and takes the centre else: in torchvision's proportion."""
-    spec, height, width = Augmentation(), 60, 300
-    ours, _ = boxes_of(spec, height, width, 4000)
-    torch.manual_seed(1)
-    theirs = torchvision_boxes(spec, height, width, 4000)
-    centre = [0, 110, 60, 80]
-    shares = [(boxes == centre).all(axis=1).mean() for boxes in (ours, theirs)]
-    assert 0.01 < shares[0] < 0.3
-    assert abs(shares[0] - shares[1]) < 4 * math.sqrt(shares[0] / 4000)
+    assert (ours == theirs).all()
 
 
 def test_no_box_is_empty() -> None:
@@ -161,11 +139,11 @@ def test_shift_is_in_pixels_of_the_output() -> None:
 
 
 @pytest.mark.parametrize("mode", ["rrc", "shift"])
-@pytest.mark.parametrize(("hflip", "low", "high"), [(0.0, 0, 0), (1.0, 1, 1), (0.5, 0.48, 0.52), (0.1, 0.085, 0.115)])
-def test_flip_probability(mode: Any, hflip: float, low: float, high: float) -> None:
+@pytest.mark.parametrize(("hflip", "tolerance"), [(0.0, 0.0), (1.0, 0.0), (0.5, 0.02), (0.1, 0.015)])
+def test_flip_probability(mode: Any, hflip: float, tolerance: float) -> None:
     boxes, flips = boxes_of(Augmentation(mode=mode, hflip=hflip, image_size=32), 40, 40, 10_000)
-    assert low <= flips.mean() <= high
-    if 0 < hflip < 1:  # and have nothing to do with the crop
+    assert abs(flips.mean() - hflip) <= tolerance
+    if tolerance:  # and have nothing to do with the crop
         assert abs(boxes[flips, 1].mean() - boxes[~flips, 1].mean()) < 0.5
 
 
@@ -195,20 +173,11 @@ def test_center_boxes(height: int, width: int, crop_pct: float) -> None:
     assert 0 <= (width - w) - 2 * left <= 1
 
 
-WRONG = [
-    {"image_size": 0},
-    {"mode": "mirror"},
-    {"scale": (0.5, 0.1)},
-    {"scale": (-0.1, 1.0)},
-    {"ratio": (0.0, 1.0)},
-    {"ratio": (2.0, 1.0)},
-    {"ratio": (1.0, math.inf)},
-    {"padding": -1},
-    {"hflip": 1.5},
-    {"crop_pct": 0.0},
-    {"crop_pct": 1.1},
-    {"crop_pct": math.nan},
-]
+WRONG: list[dict[str, Any]] = [
+    {"image_size": 0}, {"mode": "mirror"}, {"scale": (0.5, 0.1)}, {"scale": (-0.1, 1.0)}, {"ratio": (0.0, 1.0)},
+    {"ratio": (2.0, 1.0)}, {"ratio": (1.0, math.inf)}, {"padding": -1}, {"hflip": 1.5}, {"crop_pct": 0.0},
+    {"crop_pct": 1.1}, {"crop_pct": math.nan}, {"std": (0.1, 0.0, 0.1)},
+]  # fmt: skip
 assert WRONG
 
 
@@ -216,13 +185,3 @@ assert WRONG
 def test_wrong_values_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(SkdError, match=f"{next(iter(wrong))} should be"):
         Augmentation(**wrong)
-
-
-def test_the_folders_black_border_is_where_the_box_says() -> None:
-    """PIL pads what is outside of an image with black, which the `shift` mode of folders relies on."""
-    image = Image.fromarray(np.full((4, 4, 3), 200, np.uint8))
-    moved = np.asarray(image.crop((-1, 2, 3, 6)))
-    assert moved.shape == (4, 4, 3)
-    assert (moved[:, 0] == 0).all()
-    assert (moved[2:] == 0).all()
-    assert (moved[:2, 1:] == 200).all()

@@ -1,7 +1,5 @@
 """From a recipe's fields to schedule, network and method."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from conftest import TINY_RECIPE

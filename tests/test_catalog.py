@@ -1,7 +1,5 @@
 """The papers' data sets, each read from a miniature of its real archive, through to training batches."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,7 +12,7 @@ from miniatures import BIRDS, BREEDS, ROOMS, TEST, TRAIN, WNIDS
 from scipy.io import loadmat, savemat
 
 from skd_plugins import SkdError, make_loader
-from skd_plugins.commands.prepare import WriteOptions, data, describe
+from skd_plugins.commands.prepare import WriteOptions, data
 from skd_plugins.data import Augmentation, Source, open_source
 from skd_plugins.data.datasets import KNOWN, find_dataset, list_datasets, mixed
 from skd_plugins.data.datasets.cifar100 import CLASSES
@@ -46,33 +44,18 @@ def halves(name: str, root: Path) -> tuple[Source, Source]:
 def test_all_sets_are_registered_with_the_official_numbers() -> None:
     assert {dataset.name for dataset in list_datasets()} == ALL
     sizes = {each.name: (each.train, each.val, each.classes) for each in list_datasets()}
-    assert sizes["cifar100"] == (50_000, 10_000, 100)
-    assert sizes["tinyimagenet"] == (100_000, 10_000, 200)
-    assert sizes["cub200"] == (5994, 5794, 200)
-    assert sizes["dogs"] == sizes["dogs-cropped"] == (12_000, 8580, 120)
-    assert sizes["mit67"] == (5360, 1340, 67)
     assert sizes["mixed"] == (5994 + 30 * 120 + 30 * 67, 5794 + 8580 + 1340, 387)
-    assert sizes["imagenet-1k"] == (1_281_167, 50_000, 1000)
     evaluation = {name for name, (train, _, _) in sizes.items() if not train}
     assert evaluation == {"cifar100c", "lsun-crop", "lsun-resize", "isun", "dtd", "svhn"}
     assert set(KNOWN) == ALL - evaluation, "sizes that plans assume come from the catalog"
     assert KNOWN["cub200"] == (5994, 5794, 200)
+    assert KNOWN["imagenet-1k"] == (1_281_167, 50_000, 1000)
     assert KNOWN["digits"] == (200, 797, 10), "as they are embedded"
-
-
-@pytest.mark.parametrize("name", sorted(ALL))
-def test_descriptions_say_what_to_fetch_and_where_to_put_it(name: str) -> None:
-    dataset = find_dataset(name)
-    text = describe(dataset)
-    assert f"{dataset.val:,} evaluation" in text
-    for expected in (dataset.title, dataset.homepage, dataset.licence, dataset.layout, f"skd data {name}"):
-        assert expected in text
-    assert dataset.archives or name == "digits"
-    for archive in dataset.archives:
-        assert archive.url in text
-        assert f"ROOT/{archive.name}" in text or archive.contents == archive.name
+    exact = {dataset.name for dataset in list_datasets() if dataset.exact}
+    assert exact == {"digits", "cifar100", "tinyimagenet"} | evaluation - {"dtd"}, "small images are stored as pixels"
+    for archive in (archive for dataset in list_datasets() for archive in dataset.archives):
         assert archive.url.startswith("http")
-        assert not archive.free or archive.md5, "what is downloaded is checked"
+        assert archive.md5 or not archive.free, "what is downloaded is checked"
 
 
 @pytest.mark.parametrize(
@@ -81,12 +64,8 @@ def test_descriptions_say_what_to_fetch_and_where_to_put_it(name: str) -> None:
         (lambda: find_dataset("cub20"), "unknown dataset 'cub20'; did you mean 'cub200'"),
         (lambda: open_source("cub200", True), "cub200 needs --root: the folder with CUB_200_2011/ .*skd data cub200"),
         (lambda: open_source("isun", True, root=Path()), "isun is for evaluation only"),
-        (lambda: open_source("cifar100c/fog/6", False, root=Path()), "part of cifar100c 'fog/6'; did you mean 'fog/"),
         (lambda: open_source("cifar100c", False, root=Path()), "unknown part of cifar100c ''"),
-        (
-            lambda: open_source("cub200/x", False, root=Path()),
-            "'cub200/x' is neither an image folder nor one of: ",
-        ),
+        (lambda: open_source("cub200/x", False, root=Path()), "'cub200/x' is neither an image folder nor one of: "),
         (lambda: data("cifar100c", root=Path(), part=("fogg/1",)), "part of cifar100c 'fogg/1'; did you mean 'fog/1'"),
         (lambda: data("svhn", root=Path(), part=("1",)), "unknown part of svhn '1'; known: none"),
     ],
@@ -112,12 +91,10 @@ def test_labels_and_pictures_belong_together(name: str, tmp_path: Path) -> None:
     assert len(names) == (TRAIN + TEST) * len(classes), "the halves have no image in common"
 
 
-@pytest.mark.parametrize("name", ["dogs-cropped", "imagenet-1k (flat)"])
-def test_a_network_gets_the_right_labels(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    build, classes = TO_TRAIN_ON[name]
+def test_a_network_gets_the_right_labels(tmp_path: Path) -> None:
+    build, classes = TO_TRAIN_ON["dogs-cropped"]
     out, writing = tmp_path / "out", WriteOptions(raw_share=1.0, workers=1)
-    data(name.partition(" ")[0], root=build(tmp_path), out=out, subset=True, writing=writing)
-    assert f"train: {TRAIN * len(classes)} images, {len(classes)} classes" in capsys.readouterr().out
+    data("dogs-cropped", root=build(tmp_path), out=out, subset=True, writing=writing)
     spec = Augmentation(image_size=16, scale=(0.9, 1.0), mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
     for train, count in ((True, TRAIN), (False, TEST)):
         path = out / ("train.beton" if train else "val.beton")
@@ -148,19 +125,6 @@ def test_cropped_dogs_are_the_larger_box(tmp_path: Path) -> None:
     miniatures.dogs(tmp_path)
     whole, cropped = (open_source(name, True, root=tmp_path) for name in ("dogs", "dogs-cropped"))
     np.testing.assert_array_equal(cropped.load(0), whole.load(0)[4:20, 8:28])
-    assert cropped.description == "Stanford Dogs training set, cropped"
-
-
-def test_cifar100_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "out"
-    data("cifar100", root=miniatures.cifar100(tmp_path, monkeypatch), out=out, subset=True)
-    source = open_source("cifar100", False, root=tmp_path)
-    spec = Augmentation(image_size=32, crop_pct=1.0)
-    loader = make_loader(out / "val.beton", train=False, augmentation=spec, workers=1)
-    for input, target in loader.host_batches():
-        assert target.tolist() == source.targets.tolist()
-        for index in range(10):
-            np.testing.assert_array_equal(input[index].permute(1, 2, 0), source.load(index))
 
 
 def test_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,15 +148,12 @@ def test_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [again.name_of(i) for i in range(20)] == [train.name_of(i) for i in range(20)], "the seed is fixed"
 
 
-@pytest.mark.parametrize("folder", [False, True])
-def test_the_hierarchy_is_stored_with_the_data(folder: bool, tmp_path: Path) -> None:
+def test_the_hierarchy_is_stored_with_the_data(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    writing = WriteOptions(folder=folder, workers=1)
-    data("mixed", root=miniatures.mixed(tmp_path), out=out, subset=True, writing=writing)
+    data("mixed", root=miniatures.mixed(tmp_path), out=out, subset=True, writing=WriteOptions(folder=True))
     table = read_hierarchy(out)
     assert list(table.values()) == ["bird"] * 4 + ["dog"] * 3 + ["indoor"] * 3
-    loader = make_loader(out / ("val" if folder else "val.beton"), train=False, workers=1)
-    assert list(table) == loader.classes
+    assert list(table) == make_loader(out / "val", train=False, workers=1).classes
     (out / "hierarchy.json").write_text('{"a": 1}')
     with pytest.raises(SkdError, match="damaged"):
         read_hierarchy(out)
@@ -201,31 +162,27 @@ def test_the_hierarchy_is_stored_with_the_data(folder: bool, tmp_path: Path) -> 
 
 
 def test_cifar100c(tmp_path: Path) -> None:
-    miniatures.cifar100c(tmp_path)
-    assert len(CORRUPTIONS) == 15
+    """Every severity, read, and written without loss."""
+    root, out = miniatures.cifar100c(tmp_path), tmp_path / "out"
+    assert (len(CORRUPTIONS), len(CLASSES)) == (15, 100)
     assert len(find_dataset("cifar100c").parts) == 19 * 5 == 5 * len({*CORRUPTIONS, *EXTRA})
-    assert len(CLASSES) == 100
-    for corruption in ("fog", "saturate"):
-        for severity in range(1, 6):
-            source = open_source(f"cifar100c/{corruption}/{severity}", False, root=tmp_path)
-            assert source.targets.tolist() == [0, 7, 14, 21]
-            assert source.classes[21] == "chimpanzee"
-            for index in range(4):
-                assert source.load(index)[3, 4].tolist() == [severity, index, 0]
-    assert source.name_of(2) == f"image 18 of {tmp_path / 'CIFAR-100-C' / 'saturate.npy'}"
-
-
-def test_cifar100c_is_written_without_loss(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    data("cifar100c", root=miniatures.cifar100c(tmp_path), out=out, part=("fog/2", "saturate/5"), subset=True)
+    data("cifar100c", root=root, out=out, part=("fog/2", "saturate/5"), subset=True)
     written = sorted(str(path.relative_to(out)) for path in out.rglob("*.beton"))
     assert written == ["fog/2/val.beton", "saturate/5/val.beton"]
-    spec = Augmentation(image_size=32, crop_pct=1.0)
-    for severity, path in ((2, "fog/2"), (5, "saturate/5")):
-        loader = make_loader(out / path / "val.beton", train=False, augmentation=spec, workers=1)
-        ((input, target),) = loader.host_batches()
-        assert target.tolist() == [0, 7, 14, 21]
-        assert input[3, :, 5, 6].tolist() == [severity, 3, 0]
+    for corruption in ("fog", "saturate"):
+        for severity in range(1, 6):
+            source = open_source(f"cifar100c/{corruption}/{severity}", False, root=root)
+            assert source.targets.tolist() == [0, 7, 14, 21]
+            assert source.classes[21] == "chimpanzee"
+            assert [source.load(index)[3, 4].tolist() for index in range(4)] == [[severity, i, 0] for i in range(4)]
+            path = out / corruption / str(severity) / "val.beton"
+            if path.exists():
+                spec = Augmentation(image_size=32, crop_pct=1.0)
+                ((input, target),) = make_loader(path, train=False, augmentation=spec, workers=1).host_batches()
+                assert target.tolist() == source.targets.tolist()
+                for index in range(4):
+                    np.testing.assert_array_equal(input[index].permute(1, 2, 0), source.load(index))
+    assert source.name_of(2) == f"image 18 of {root / 'CIFAR-100-C' / 'saturate.npy'}"
 
 
 @pytest.mark.parametrize(("name", "folder"), [("lsun-crop", "LSUN"), ("lsun-resize", "LSUN_resize"), ("isun", "iSUN")])
@@ -238,10 +195,7 @@ def test_odins_archives(name: str, folder: str, tmp_path: Path) -> None:
         expected = miniatures.colour(f"{folder}/{inner}{index}")
         assert np.abs(source.load(index)[18, 18].astype(int) - expected).max() <= 8
     shutil.rmtree(tmp_path / folder / inner)
-    with pytest.raises(SkdError, match=f"{folder} has no images at any depth"):
-        open_source(name, False, root=tmp_path)
-    shutil.rmtree(tmp_path / folder)
-    with pytest.raises(SkdError, match=f"{tmp_path / folder} does not exist; unpack the archive of {name}"):
+    with pytest.raises(SkdError, match=f"{folder} has no images at any depth; unpack the archive of {name}"):
         open_source(name, False, root=tmp_path)
 
 
@@ -272,7 +226,6 @@ def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (26_032, 10, 3, ""),
         (26_031, 10, 3, "26,031 images of 10 classes, officially 26,032 of 10; complete .*--subset"),
-        (26_032, 11, 3, r"26,032 images of 11 classes \(1 of them without images\)"),
         (26_032, 10, 4, r"10 classes \(1 of them without images\)"),
     ],
 )
@@ -288,8 +241,7 @@ def test_counts_are_compared_with_the_official_ones(
 
 def test_halves_with_different_classes_are_refused(tmp_path: Path) -> None:
     root = miniatures.imagenet(tmp_path)
-    with pytest.raises(SkdError, match="training set|train has 9 images of 3 classes, officially 1,281,167 of 1000"):
-        data("imagenet-1k", root=root)
+    data("imagenet-1k", root=root, subset=True)  # without the devkit, which only a flat val/ needs
     shutil.rmtree(root / "val" / WNIDS[0])
     with pytest.raises(SkdError, match="the training and the validation half have different classes"):
         data("imagenet-1k", root=root, subset=True)

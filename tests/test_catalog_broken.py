@@ -1,7 +1,5 @@
 """Data sets whose files are damaged, missing or contradict one another: the message names the file."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,48 +38,18 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "cub200", lambda root: edit(root / CUB / "image_class_labels.txt", "\n7 3\n", "\n7 5\n"),
         "the label of image 7 is 5, not from 1 to 4",
     ),
-    "flag": (
-        "cub200", lambda root: edit(root / CUB / "train_test_split.txt", "\n7 1\n", "\n7 2\n"),
-        "the flag of image 7 is 2, not from 0 to 1",
-    ),
     "list cut off": (
         "cub200", lambda root: edit(root / CUB / "train_test_split.txt", "\n20 0\n", "\n"),
-        r"train_test_split.txt and images.txt list different images \(19 and 20 numbers\)",
-    ),
-    "number twice": (
-        "cub200", lambda root: edit(root / CUB / "train_test_split.txt", "\n20 0\n", "\n19 0\n"),
-        r"train_test_split.txt and images.txt list different images \(19 and 20 numbers\)",
+        "images.txt, image_class_labels.txt, train_test_split.txt list different images",
     ),
     "no number": (
         "cub200", lambda root: edit(root / CUB / "classes.txt", "1 001", "one 001"), "is not a number and a value"
     ),
-    "class left out": (
-        "cub200", lambda root: edit(root / CUB / "classes.txt", "2 002.Laysan_Albatross\n", ""),
-        "does not number the classes from 1",
-    ),
-    "not text": (
-        "cub200", lambda root: (root / CUB / "classes.txt").write_bytes(b"1 \xff\xfe"), "classes.txt can't be read"
-    ),
     "no .mat": ("dogs", lambda root: (root / DOGS / "test_list.mat").unlink(), "it is in lists.tar"),
-    "not MATLAB's": (
-        "dogs", lambda root: (root / DOGS / "test_list.mat").write_bytes(b"x" * 300), "is not a list of Stanford Dogs"
-    ),
     "two labels of a breed": (
         "dogs",
         lambda root: miniatures.matlab_list(root / DOGS / "test_list.mat", [f"{b}/x.jpg" for b in BREEDS], [1, 3, 2]),
-        "n02085782-Japanese_spaniel/x.jpg has label 3, but so has n02086646-Blenheim_spaniel",
-    ),
-    "a label left out": (
-        "dogs",
-        lambda root: [
-            miniatures.matlab_list(root / DOGS / f"{half}_list.mat", [f"{breed}/x.jpg" for breed in BREEDS[:2]], [1, 3])
-            for half in ("train", "test")
-        ],
-        "do not number 2 breeds from 1 to 2",
-    ),
-    "no dog": (
-        "dogs", lambda root: shutil.rmtree(root / DOGS / "Images" / BREEDS[2]),
-        "n02086646_0.jpg does not exist, but is in the list of the Stanford Dogs training set",
+        "the lists do not number 3 breeds from 1; unpack lists.tar again",
     ),
     "no boxes": ("dogs-cropped", lambda root: shutil.rmtree(root / DOGS / "Annotation"), "unpack annotation.tar"),
     "class without test images": (
@@ -95,18 +63,16 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "class without images": (
         "tinyimagenet", lambda root: shutil.rmtree(root / TINY / "train" / WNIDS[1] / "images"), "has no .JPEG images"
     ),
-    "no train folder": ("imagenet-1k", lambda root: shutil.rmtree(root / "train"), "has no folder 'train'"),
     "image missing": (
         "imagenet-1k (flat)", lambda root: (root / "val" / "ILSVRC2012_val_00000003.JPEG").unlink(),
         r"has 5 images, .*ground_truth.txt has 6 lines",
     ),
-    "no devkit": ("imagenet-1k (flat)", lambda root: shutil.rmtree(root / DEVKIT), "ILSVRC2012_devkit_t12.tar.gz"),
     "not a class": (
         "imagenet-1k (flat)", lambda root: (root / TRUTH).write_text("9\n1\n1\n1\n1\n1\n"),
         "the class of ILSVRC2012_val_00000001.JPEG is 9, not from 1 to 3",
     ),
     "damaged devkit": (
-        "imagenet-1k (flat)", lambda root: (root / DEVKIT / "meta.mat").write_bytes(b"no"), "is not that of the devkit"
+        "imagenet-1k (flat)", lambda root: (root / DEVKIT / "meta.mat").write_bytes(b"no"), "meta.mat is damaged"
     ),
 }  # fmt: skip
 
@@ -125,9 +91,8 @@ def test_broken_layouts(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<annotation>", "is not an annotation with boxes"),
-        ("<annotation></annotation>", "is not an annotation with boxes"),
-        ("<a><object><bndbox><xmin>x</xmin></bndbox></object></a>", "is not an annotation with boxes"),
+        ("<annotation></annotation>", "is damaged .*unpack annotation.tar again"),
+        ("<a><object><bndbox><xmin>x</xmin></bndbox></object></a>", "is damaged"),
         (miniatures.ANNOTATION.replace("<xmax>28", "<xmax>8").replace("<xmax>5", "<xmax>1"), "has no area"),
         (None, r"annotation\.tar"),
     ],
@@ -146,11 +111,9 @@ def test_broken_annotations(text: str | None, message: str, tmp_path: Path) -> N
     [
         ("fog", lambda images: images.astype(float), r"fog.npy has float64 \[20, 32, 32, 3\], not uint8"),
         ("fog", lambda images: images[:19], r"fog.npy has uint8 \[19, 32, 32, 3\]"),
-        ("fog", lambda images: images[..., 0], r"fog.npy has uint8 \[20, 32, 32\]"),
         ("labels", lambda labels: labels[:15], "labels.npy has no label from 0 to 99 for each image of fog.npy"),
-        ("labels", lambda labels: labels + 0.5, "labels.npy has no label from 0 to 99"),
         ("labels", lambda labels: np.where(labels == 21, 100, labels), "labels.npy has no label from 0 to 99"),
-        ("labels", lambda labels: None, "labels.npy is not a NumPy array"),
+        ("labels", lambda labels: None, "labels.npy is damaged"),
     ],
 )
 def test_broken_arrays(file: str, change: Callable[..., np.ndarray | None], message: str, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Checkpoints: whole or not there, and nothing in them is executed."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import resource

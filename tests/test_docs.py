@@ -1,7 +1,5 @@
 """What README and docs say: code runs, commands and options exist, links lead somewhere, messages are in the source."""
 
-from __future__ import annotations
-
 import ast
 import io
 import json
@@ -16,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -51,16 +50,15 @@ def blocks_of(page: Path) -> list[Block]:
     blocks: list[Block] = []
     start, fence = 0, re.compile(r"^```(\w*)(?: title=\"(.+)\")?$")
     while start < len(lines):
-        opened = fence.match(lines[start])
-        if not lines[start].startswith("```"):
-            start += 1
-            continue
-        assert opened, f"{page}:{start + 1}: an unknown kind of block"
-        end = lines.index("```", start + 1)
-        above = next((line for line in reversed(lines[:start]) if line), "")
-        text = "\n".join(lines[start + 1 : end]) + "\n"
-        blocks.append(Block(opened[1], opened[2] or "", text, start + 1, bool(NOT_RUN.fullmatch(above))))
-        start = end + 1
+        if lines[start].startswith("```"):
+            opened = fence.match(lines[start])
+            assert opened, f"{page}:{start + 1}: an unknown kind of block"
+            end = lines.index("```", start + 1)
+            above = next((line for line in reversed(lines[:start]) if line), "")
+            text = "\n".join(lines[start + 1 : end]) + "\n"
+            blocks.append(Block(opened[1], opened[2] or "", text, start + 1, bool(NOT_RUN.fullmatch(above))))
+            start = end
+        start += 1
     return blocks
 
 
@@ -73,19 +71,17 @@ def runnable(page: Path) -> list[Block]:
 
 
 WITH_PYTHON = [page for page in PAGES if page not in WALKS and runnable(page)]
+assert {"README.md", "docs/tutorials/own-loop.md", "docs/tutorials/own-method.md"} <= set(map(name_of, WITH_PYTHON))
 SLOW = DOCS / "tutorials" / "own-loop.md"  # FFCV's writer
 
 
 @pytest.fixture
-def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder and cache to be in; methods that a page registers are forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SKD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MPLBACKEND", "agg")
-    known = dict(method._METHODS)
-    yield tmp_path
-    method._METHODS.clear()
-    method._METHODS.update(known)
+    monkeypatch.setattr(method, "_METHODS", dict(method._METHODS))
 
 
 def execute(source: str, where: str, line: int, namespace: dict[str, Any]) -> None:
@@ -96,22 +92,14 @@ def execute(source: str, where: str, line: int, namespace: dict[str, Any]) -> No
 # ---- code ------------------------------------------------------------------------------------------------------------
 
 
-def test_there_are_pages() -> None:
-    assert {"README.md", "docs/tutorials/own-loop.md", "docs/tutorials/own-method.md"} <= set(map(name_of, WITH_PYTHON))
-
-
 @pytest.mark.parametrize(
     "page", [pytest.param(page, marks=[pytest.mark.slow] * (page == SLOW), id=name_of(page)) for page in WITH_PYTHON]
 )
-def test_python_blocks_run(page: Path, clean: Path) -> None:
-    namespace: dict[str, Any] = {"__name__": "page"}
-    sys.modules["page"] = type(sys)("page")  # where hints of classes that a page defines are looked up
-    sys.modules["page"].__dict__.update(namespace)
-    try:
-        for block in runnable(page):
-            execute(block.text, str(page), block.line, sys.modules["page"].__dict__)
-    finally:
-        del sys.modules["page"]
+def test_python_blocks_run(page: Path, clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)  # where hints of classes that a page defines are looked up
+    for block in runnable(page):
+        execute(block.text, str(page), block.line, module.__dict__)
 
 
 @pytest.mark.slow
@@ -119,18 +107,12 @@ def test_python_blocks_run(page: Path, clean: Path) -> None:
 def test_walks(page: Path, tmp_path: Path) -> None:
     """As a reader would: every block in order; one shell, so that ``cd`` stays."""
     script = ["set -eux"]
-    for number, block in enumerate(blocks_of(page)):
-        if block.not_run:
-            continue
+    for number, block in enumerate(block for block in blocks_of(page) if not block.not_run):
         assert block.language in ("bash", "python"), f"{page}:{block.line}"
-        if block.title or block.language == "python":
-            (tmp_path / str(number)).write_text(block.text)
-        if block.title:
-            script.append(f"cp {tmp_path / str(number)} {block.title}")
-        elif block.language == "python":
-            script.append(f"{sys.executable} {tmp_path / str(number)}")
-        else:
-            script.append(block.text)
+        file = tmp_path / str(number)
+        file.write_text(block.text)
+        run = f"{sys.executable} {file}" if block.language == "python" else block.text
+        script.append(f"cp {file} {block.title}" if block.title else run)
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
         "SKD_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1",
@@ -141,16 +123,14 @@ def test_walks(page: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     reports = sorted(home.glob("*/runs/*/seed0/evaluation/metrics.json"))
     assert all(json.loads(report.read_text())["metrics"]["num_samples"] == 797 for report in reports)
-    if page.stem == "own-dataset":
-        assert len(reports) == 1
-    else:
-        assert len(reports) == 2
+    assert len(reports) == (1 if page.stem == "own-dataset" else 2)
+    if page.stem == "first-run":
         last = home / "first-run" / "runs" / "resnet10t_digits.ce" / "seed0" / "metrics.jsonl"
         assert json.loads(last.read_text().splitlines()[-1])["step"] == 24, "6 epochs of 4 steps, after --resume"
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(clean: Path) -> None:
+def test_the_notebook_runs(clean: None) -> None:
     notebook = json.loads((DOCS / "notebooks" / "first_steps.ipynb").read_text())
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert len(cells) >= 4
@@ -166,15 +146,8 @@ def test_the_notebook_runs(clean: Path) -> None:
 # ---- commands --------------------------------------------------------------------------------------------------------
 
 
-class Command(NamedTuple):
-    """A line of a block that is one of our commands, continuation lines joined."""
-
-    where: str
-    words: list[str]
-
-
-def commands_of(page: Path) -> list[Command]:
-    found = []
+def commands_of(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """Where the page has one of our commands, and its words, continuation lines joined."""
     for block in blocks_of(page):
         if block.language not in ("", "bash"):
             continue
@@ -183,11 +156,7 @@ def commands_of(page: Path) -> list[Command]:
             while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
                 del words[0]
             if words and words[0] in ("skd", "python", "accelerate", "torchrun", "make"):
-                found.append(Command(f"{name_of(page)}, block at line {block.line}: {line.strip()}", words))
-    return found
-
-
-COMMANDS = [command for page in PAGES for command in commands_of(page)]
+                yield f"{name_of(page)}, block at line {block.line}: {line.strip()}", words
 
 
 def options_in(words: list[str]) -> set[str]:
@@ -213,76 +182,55 @@ def recipe_of(path: str) -> Any:
         sys.path.remove(str(ROOT / "recipes"))
 
 
+LAUNCHERS = {"accelerate": launch_command_parser, "torchrun": get_args_parser}
+
+
 def parsed_options(parser: ArgumentParser) -> set[str]:
-    return {text for action in parser._actions for text in action.option_strings}
+    return {text.replace("_", "-") for action in parser._actions for text in action.option_strings}
 
 
-def check_recipe(path: str, rest: list[str], where: str) -> None:
-    """Options of the recipes' command line, and overrides that its recipe takes."""
-    assert options_in(rest) <= {"--data", "--out", "--resume", "--dry-run"}, where
-    override(recipe_of(path), [word for word in rest if re.match(r"[a-z_.]+=", word)])
-
-
-def check_command(command: Command) -> None:
-    where, words = command
+def check_command(where: str, words: list[str]) -> None:
     if words[0] == "make":
         targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         assert {word for word in words[1:] if "=" not in word} <= targets, where
         return
-    if words[0] == "skd" or words[1:3] == ["-m", "skd_plugins.cli"] or "skd_plugins.cli" in words:
+    if words[0] == "skd" or "skd_plugins.cli" in words:
         at = 1 if words[0] == "skd" else words.index("skd_plugins.cli") + 1
-        if words[at].startswith("--tyro-"):  # completion, of all commands
-            return
-        assert words[at] in cli.COMMANDS, where
-        assert options_in(words[at + 1 :]) <= skd_options(words[at]), where
+        if not words[at].startswith("--tyro-"):  # completion, of all commands
+            assert words[at] in cli.COMMANDS, where
+            assert options_in(words[at + 1 :]) <= skd_options(words[at]), where
         words = words[:at]
     script = next((number for number, word in enumerate(words) if word.endswith(".py")), len(words))
-    if words[0] == "accelerate" and words[1] == "launch":
-        assert options_in(words[2:script]) <= parsed_options(launch_command_parser()), where
-    if words[0] == "torchrun":
-        known = {text.replace("_", "-") for text in parsed_options(get_args_parser())}
-        assert {text.replace("_", "-") for text in options_in(words[1:script])} - {"-m"} <= known, where
+    if words[0] in LAUNCHERS:
+        given = {text.replace("_", "-") for text in options_in(words[1:script])}
+        assert given - {"-m"} <= parsed_options(LAUNCHERS[words[0]]()), where
     if script == len(words) or words[script] == "own.py":  # the last one is a tutorial's
         return
     path, rest = words[script], words[script + 1 :]
     assert (ROOT / path).is_file(), where
     if path.startswith("recipes/"):
-        check_recipe(path, rest, where)
+        assert options_in(rest) <= {"--data", "--out", "--resume", "--dry-run"}, where
+        override(recipe_of(path), [word for word in rest if re.match(r"[a-z_.]+=", word)])
     if path == "detection/train_net.py":
-        check_detection(rest, where)
+        pytest.importorskip("detectron2")
+        from detection.config import find_config, load_config
+        from detection.train_net import parser
+
+        assert options_in(rest) <= {text for action in parser()._actions for text in action.option_strings}, where
+        arguments = parser().parse_args(rest)
+        load_config(find_config(arguments.config_file), list(arguments.opts))
 
 
-def check_detection(rest: list[str], where: str) -> None:
-    """Options, the config's file, and that detectron2's or our configuration has the keys."""
-    pytest.importorskip("detectron2")
-    from detection.config import find_config, load_config
-    from detection.train_net import parser
-
-    assert options_in(rest) <= parsed_options(parser()), where
-    arguments = parser().parse_args(rest)
-    config = find_config(arguments.config_file)
-    load_config(config, list(arguments.opts))
-
-
-def test_there_are_commands() -> None:
-    kinds = {command.words[0] for command in COMMANDS}
-    assert kinds == {"skd", "python", "accelerate", "torchrun", "make"}
-    assert len(COMMANDS) > 60
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=[f"{c.where.partition(',')[0]}-{c.words[:3]}" for c in COMMANDS])
-def test_commands_exist(command: Command) -> None:
-    check_command(command)
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["skd wirte x", "skd write x --outt y", "python recipes/no_such.py", "make no-such-target",
-     "accelerate launch --no-such recipes/digits_ce.py", "python recipes/digits_ce.py --dry"],
-)  # fmt: skip
-def test_a_wrong_command_is_noticed(line: str) -> None:
-    with pytest.raises(AssertionError):
-        check_command(Command(line, line.split()))
+def test_commands_exist() -> None:
+    commands = [command for page in PAGES for command in commands_of(page)]
+    assert {words[0] for _, words in commands} == {"skd", "python", "accelerate", "torchrun", "make"}
+    assert len(commands) > 60
+    for where, words in commands:
+        check_command(where, words)
+    for wrong in ("skd wirte x", "skd write x --outt y", "python recipes/no_such.py", "make no-such-target",
+                  "accelerate launch --no-such recipes/digits_ce.py"):  # fmt: skip
+        with pytest.raises(AssertionError):
+            check_command(wrong, wrong.split())
 
 
 # ---- links, messages, the site ---------------------------------------------------------------------------------------
@@ -304,15 +252,12 @@ def exists(target: Path) -> bool:
     return made[1] in ("index", *list_methods()) if made else target.exists()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_somewhere(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if not re.match(r"https?://|#", target):
-            assert exists(page.parent / target.partition("#")[0]), f"{page}: {target}"
-
-
-def test_the_navigation_has_every_page() -> None:
+def test_links_lead_somewhere_and_the_navigation_has_every_page() -> None:
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if not re.match(r"https?://|#", target):
+                assert exists(page.parent / target.partition("#")[0]), f"{page}: {target}"
     entries = list(nav_of(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     assert all(exists(DOCS / entry) for entry in entries), entries
     assert {str(page.relative_to(DOCS)) for page in PAGES[1:]} <= set(entries)
@@ -326,12 +271,6 @@ def test_the_reference_has_every_public_name() -> None:
     assert {f"detection.{name}" for name in ast.literal_eval(detection[1])} <= set(named)
 
 
-def quoted_messages() -> list[str]:
-    headings = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
-    return [str(heading) for heading in headings]
-
-
-@cache
 def source_texts() -> str:
     """Every string of the package and of detection, pieces of one message joined, with … for what is filled in."""
     texts = []
@@ -345,23 +284,19 @@ def source_texts() -> str:
     return "\n".join(texts)
 
 
-def test_there_are_messages() -> None:
-    assert len(quoted_messages()) >= 25
-    assert len(set(quoted_messages())) == len(quoted_messages())
-
-
-@pytest.mark.parametrize("message", quoted_messages())
-def test_the_messages_are_in_the_source(message: str) -> None:
-    assert message.count("…") < 8
-    assert len(message.replace("…", "").strip()) > 8, "there is something to find"
-    assert message.strip("… ") in source_texts()
+def test_the_messages_are_in_the_source() -> None:
+    source = source_texts()
+    messages = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(set(messages)) == len(messages) >= 25
+    for message in messages:
+        assert message.count("…") < 8, message
+        assert len(message.replace("…", "").strip()) > 8, f"{message}: there is something to find"
+        assert message.strip("… ") in source, message
 
 
 def test_the_site_builds(tmp_path: Path) -> None:
-    pytest.importorskip("mkdocs")
-    pytest.importorskip("material")
-    pytest.importorskip("mkdocstrings")
-    pytest.importorskip("mkdocs_gen_files")
+    for package in ("mkdocs", "material", "mkdocstrings", "mkdocs_gen_files"):
+        pytest.importorskip(package)
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

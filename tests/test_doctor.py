@@ -1,7 +1,5 @@
 """``skd doctor``: this machine, and machines that lack something."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import shutil

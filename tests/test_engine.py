@@ -1,7 +1,5 @@
 """The training loop: it learns, it resumes bit-equally, and several processes do what one does."""
 
-from __future__ import annotations
-
 import dataclasses
 import gc
 import json

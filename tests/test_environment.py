@@ -1,7 +1,5 @@
 """The record of what a result was made with."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """One kind of error for users: every `raise` of the package and of detection, read from the source."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

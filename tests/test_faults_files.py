@@ -1,11 +1,9 @@
 """Short versions of the campaigns with files and arguments; `make faults` runs them at full length."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
-from faults import hostile, mistyped, mutated
+from faults import detectors, hostile, mistyped, mutated
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +21,15 @@ def test_damaged_files(kind: str, sound: Path) -> None:
 def test_hostile_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = {name: case for name, case in hostile.CASES.items() if "bomb" not in name or name == "tar bomb, gz"}
     monkeypatch.setattr(hostile, "CASES", quick)
-    hostile.run(len(quick), tmp_path).verdict(9)
+    hostile.run(len(quick), tmp_path).verdict(10)
 
 
 def test_mistyped_arguments(tmp_path: Path) -> None:
     mistyped.run(40, tmp_path).verdict(60)
+
+
+@pytest.mark.parametrize("name", ["broken image", "boxes outside"])
+def test_images_and_annotations_as_people_have_them(name: str, tmp_path: Path) -> None:
+    """A detector's training that is killed: tests/test_train_net.py."""
+    _, fine, story = detectors.case(name, tmp_path)
+    assert fine, story

@@ -1,7 +1,5 @@
 """Image folders: what is read, and how a request becomes an image."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -24,31 +22,26 @@ def images_of(folder: Path, *, clean: tuple[bool, ...] = (False, False), seed: i
 
 def test_contents(jpeg_folder: Path) -> None:
     data = FolderData(jpeg_folder)
-    assert len(data) == 16
     assert data.classes == list(CLASSES)
     assert data.targets.tolist() == np.repeat([0, 1, 2], list(CLASSES.values())).tolist()
     assert data.name_of(8) == f"{jpeg_folder / 'bee' / '08.jpg'} (index 8)"
 
 
-def test_numbered_files_and_classes_are_in_natural_order(tmp_path: Path) -> None:
-    """As timm sorts them, and so as `skd write` does: the labels are the same."""
+def test_order_is_that_of_written_files(tmp_path: Path) -> None:
+    """Numbers in names count, as timm sorts them, and so does `skd write`: the labels are the same."""
     for name in ("10", "9", "n2"):
         (tmp_path / name).mkdir()
         for number in (1, 2, 10):
             Image.new("RGB", (8, 8)).save(tmp_path / name / f"{number}.png")
-    from skd_plugins.data.sources import image_folder
-
     data, source = FolderData(tmp_path), image_folder(tmp_path)
-    assert data.classes == source.classes
+    assert data.classes == source.classes == ["9", "10", "n2"]
     assert data.targets.tolist() == source.targets.tolist()
     assert [data.name_of(i).split(" (")[0] for i in range(9)] == [source.name_of(i) for i in range(9)]
 
 
-def test_wrong_folders(tmp_path: Path) -> None:
+def test_wrong_folders(jpeg_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SkdError, match="nowhere is not a folder"):
         FolderData(tmp_path / "nowhere")
-    with pytest.raises(SkdError, match="should have one subfolder a class with images inside"):
-        FolderData(tmp_path)
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "notes.txt").touch()
     with pytest.raises(SkdError, match="should have one subfolder a class with images inside"):
@@ -57,10 +50,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
     for read in (FolderData, image_folder):
         with pytest.raises(SkdError, match=r"should have one subfolder a class, but has images itself.*skd data im"):
             read(tmp_path)
-
-
-def test_the_given_folder_is_read_and_no_other(jpeg_folder: Path, tmp_path: Path) -> None:
-    """timm's own data set would look for a validation half inside."""
+    # timm's own data set would look for a validation half inside
     shutil.copytree(jpeg_folder, tmp_path / "eval" / "eval")
     shutil.copytree(jpeg_folder / "bee", tmp_path / "train" / "eval")
     shutil.copytree(jpeg_folder / "ant", tmp_path / "train" / "ant")
@@ -124,28 +114,16 @@ def test_clean_segment_is_the_evaluation_transform(png_folder: Path, photographs
         np.testing.assert_array_equal(got[1], expected)  # whatever the epoch and position
 
 
-def test_requests_decide_everything(png_folder: Path) -> None:
-    images, again = images_of(png_folder), images_of(png_folder)
-    base = images[3, 1, 4, 0][0]
-    assert torch.equal(base, again[3, 1, 4, 0][0])
-    for other in ((3, 2, 4, 0), (3, 1, 5, 0), (3, 1, 4, 1)):
-        assert not torch.equal(base, images[other][0])
-    assert not torch.equal(base, images_of(png_folder, seed=1)[3, 1, 4, 0][0])
-
-
 def test_undecodable_images_have_a_reason(jpeg_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(jpeg_folder, tmp_path / "train")
     files = sorted(folder.rglob("*.jpg"))
     files[0].write_bytes(b"")
-    files[1].write_bytes(b"not an image")
-    files[2].write_bytes(files[2].read_bytes()[:700])
+    files[1].write_bytes(files[1].read_bytes()[:700])
     images = images_of(folder)
-    files[3].unlink()
-    for index, message in enumerate(
-        ["UnidentifiedImageError", "UnidentifiedImageError", "OSError", "FileNotFoundError"]
-    ):
+    files[2].unlink()
+    for index, message in enumerate(["UnidentifiedImageError", "OSError", "FileNotFoundError"]):
         pixels, reason = images[index, 0, 0, 0]
         assert reason.startswith(message)
         assert pixels.shape == (48, 48, 3)
         assert not pixels.any()
-    assert images[4, 0, 0, 0][1] == ""
+    assert images[3, 0, 0, 0][1] == ""

@@ -1,7 +1,5 @@
 """The embedded typefaces: the roles share no family and no copy, and the pictures belong to the list."""
 
-from __future__ import annotations
-
 import csv
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Gradient analysis against the paper's lemma, finite differences and sums written out, in float64."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable
@@ -13,12 +11,10 @@ from torch import Tensor, nn
 from skd_plugins import create_model
 from skd_plugins.common.errors import SkdError
 from skd_plugins.papers.measures.gradients import (
-    Assumptions,
     DropoutPair,
     check_assumptions,
     kl_gradients,
-    mean_assumptions,
-    mean_kl_gradients,
+    mean_over,
 )
 
 T, DROP = 3.0, 0.5
@@ -98,11 +94,11 @@ def test_gradients_are_those_of_lemma_1() -> None:
     model, input = Net(), images()
     forward, reverse = lemma_1(model, input)
     result = kl_gradients(model, input, PAIR)
-    assert result.l1_forward == pytest.approx(float(forward.abs().sum()), rel=1e-9)
-    assert result.l1_reverse == pytest.approx(float(reverse.abs().sum()), rel=1e-9)
-    assert result.cosine == pytest.approx(float(forward @ reverse / forward.norm() / reverse.norm()), rel=1e-9)
-    assert -1 < result.cosine < 1
-    assert result.l1_forward != pytest.approx(result.l1_reverse, rel=1e-3)
+    assert result["l1_forward"] == pytest.approx(float(forward.abs().sum()), rel=1e-9)
+    assert result["l1_reverse"] == pytest.approx(float(reverse.abs().sum()), rel=1e-9)
+    assert result["cosine"] == pytest.approx(float(forward @ reverse / forward.norm() / reverse.norm()), rel=1e-9)
+    assert -1 < result["cosine"] < 1
+    assert result["l1_forward"] != pytest.approx(result["l1_reverse"], rel=1e-3)
 
 
 def test_gradients_are_finite_differences() -> None:
@@ -123,12 +119,12 @@ def test_gradients_are_finite_differences() -> None:
 
     result = kl_gradients(model, input, PAIR)
     a, b = finite_differences(model, forward), finite_differences(model, reverse)
-    assert result.l1_forward == pytest.approx(float(a.abs().sum()), rel=1e-6)
-    assert result.l1_reverse == pytest.approx(float(b.abs().sum()), rel=1e-6)
-    assert result.cosine == pytest.approx(float(a @ b / a.norm() / b.norm()), rel=1e-6)
+    assert result["l1_forward"] == pytest.approx(float(a.abs().sum()), rel=1e-6)
+    assert result["l1_reverse"] == pytest.approx(float(b.abs().sum()), rel=1e-6)
+    assert result["cosine"] == pytest.approx(float(a @ b / a.norm() / b.norm()), rel=1e-6)
 
 
-def slow_assumptions(model: Net, input: Tensor) -> Assumptions:
+def slow_assumptions(model: Net, input: Tensor) -> dict[str, float]:
     """One pair at a time, gradients from finite differences."""
     with torch.no_grad():
         values = probabilities(model, input)
@@ -143,18 +139,21 @@ def slow_assumptions(model: Net, input: Tensor) -> Assumptions:
         r1s.append(abs(math.log(rho) + math.log(math.log(rho + (math.e - 1)))))
         second += rs[-1] <= r1s[-1]
     count = len(rs)
-    return Assumptions(first / count, second / count, sum(rs) / count, sum(r1s) / count, count)
+    return {
+        "p_assumption_1": first / count, "p_assumption_2": second / count, "r": sum(rs) / count,
+        "r_1": sum(r1s) / count, "pairs": count,
+    }  # fmt: skip
 
 
 def test_assumptions_pair_by_pair() -> None:
     model, input = Net(), images(3)
     result, expected = check_assumptions(model, input, PAIR), slow_assumptions(model, input)
-    assert result.pairs == expected.pairs == 12
-    assert result.p_assumption_1 == pytest.approx(expected.p_assumption_1)
-    assert 0 < result.p_assumption_1 < 1
-    assert result.p_assumption_2 == pytest.approx(expected.p_assumption_2)
-    assert result.r == pytest.approx(expected.r, rel=1e-9)
-    assert result.r_1 == pytest.approx(expected.r_1, rel=1e-6)
+    assert result["pairs"] == expected["pairs"] == 12
+    assert result["p_assumption_1"] == pytest.approx(expected["p_assumption_1"])
+    assert 0 < result["p_assumption_1"] < 1
+    assert result["p_assumption_2"] == pytest.approx(expected["p_assumption_2"])
+    assert result["r"] == pytest.approx(expected["r"], rel=1e-9)
+    assert result["r_1"] == pytest.approx(expected["r_1"], rel=1e-6)
 
 
 def test_classifier_gradients_have_a_closed_form() -> None:
@@ -166,10 +165,10 @@ def test_classifier_gradients_have_a_closed_form() -> None:
     norm_p, norm_q = (x / T * 2 * (1 - x) * s for x, s in zip((p, q), size, strict=True))
     rho = torch.maximum(norm_p / norm_q, norm_q / norm_p)
     result = check_assumptions(model, input, CLASSIFIER)
-    assert result.r_1 == pytest.approx(float((rho.log() + (rho + math.e - 1).log().log()).abs().mean()), rel=1e-9)
-    assert result.p_assumption_1 == float(((p / q - 1) * (norm_p / norm_q - 1) > 0).double().mean())
+    assert result["r_1"] == pytest.approx(float((rho.log() + (rho + math.e - 1).log().log()).abs().mean()), rel=1e-9)
+    assert result["p_assumption_1"] == float(((p / q - 1) * (norm_p / norm_q - 1) > 0).double().mean())
     both = kl_gradients(model, input, PAIR)
-    assert kl_gradients(model, input, CLASSIFIER).l1_forward < both.l1_forward
+    assert kl_gradients(model, input, CLASSIFIER)["l1_forward"] < both["l1_forward"]
 
 
 def test_an_image_does_not_depend_on_its_batch_and_nothing_is_left() -> None:
@@ -191,21 +190,21 @@ def test_means_over_a_loader() -> None:
     batches = [(images(count, seed), torch.zeros(count)) for count, seed in ((3, 1), (1, 2), (2, 3))]
     inputs = [(input, DropoutPair(seed=5 + number)) for number, (input, _) in enumerate(batches)]
     parts = [kl_gradients(model, *one) for one in inputs]
-    result = mean_kl_gradients(model, batches, DropoutPair(seed=5), batches=2)
+    result = mean_over(kl_gradients, model, batches, DropoutPair(seed=5), batches=2)
     for name in ("cosine", "l1_forward", "l1_reverse"):
-        assert getattr(result, name) == pytest.approx((getattr(parts[0], name) + getattr(parts[1], name)) / 2)
+        assert result[name] == pytest.approx((parts[0][name] + parts[1][name]) / 2)
     checks = [check_assumptions(model, *one) for one in inputs]
-    total = mean_assumptions(model, batches, DropoutPair(seed=5))
-    assert total.pairs == 24
+    total = mean_over(check_assumptions, model, batches, DropoutPair(seed=5))
+    assert total["pairs"] == 24
     for name in ("p_assumption_1", "p_assumption_2", "r", "r_1"):
-        assert getattr(total, name) == pytest.approx(sum(getattr(c, name) * c.pairs for c in checks) / 24)
+        assert total[name] == pytest.approx(sum(c[name] * c["pairs"] for c in checks) / 24)
 
 
 def test_a_network_from_timm() -> None:
     model = create_model("resnet18_cifar", num_classes=3)
     result = kl_gradients(model, torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-    assert result.l1_reverse > 0
-    assert -1 <= result.cosine <= 1
+    assert result["l1_reverse"] > 0
+    assert -1 <= result["cosine"] <= 1
 
 
 def broken() -> Net:
@@ -214,15 +213,6 @@ def broken() -> Net:
     return model
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: mean_kl_gradients(Net(), []), "no batch"),
-        (lambda: kl_gradients(Net().requires_grad_(False), images()), "no trainable parameters"),
-        (lambda: kl_gradients(Net(), images(), DropoutPair(drop_rate=1.0)), "drop_rate must be between"),
-        (lambda: check_assumptions(broken(), images()), "no probability"),
-    ],
-)
-def test_bad_input(call: Callable[[], object], message: str) -> None:
-    with pytest.raises(SkdError, match=message):
-        call()
+def test_a_network_that_diverged() -> None:
+    with pytest.raises(SkdError, match="no probability"):
+        check_assumptions(broken(), images())

@@ -1,7 +1,5 @@
 """The other networks of methods, `kd`'s teacher and `dml`'s peer; their equations are in test_numerics."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

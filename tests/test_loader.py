@@ -1,7 +1,5 @@
 """`make_loader`: one order, the same pixels whoever decodes them, and the layout of batches."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,17 +101,6 @@ def test_epochs_follow_one_another_and_differ(data: Path) -> None:
     assert_same(epoch_of(it), second)
 
 
-def test_each_sample_is_augmented_anew_each_epoch(raw_beton: Path) -> None:
-    it = loader(raw_beton)
-    assert it.order is not None
-    seen = []
-    for epoch in range(3):
-        pixels = torch.cat([input for input, _ in epoch_of(it, epoch)])
-        seen.append(pixels[torch.from_numpy(np.argsort(it.order.anchors(epoch)))])  # in the samples' order
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert all(not torch.equal(a, b) for a, b in zip(seen[one], seen[other], strict=True))
-
-
 @pytest.mark.parametrize(("train", "image_size", "mean", "worst"), [(True, 32, 2, 5), (False, 28, 6, 13)])
 def test_back_ends_agree(
     png_folder: Path, raw_beton: Path, train: bool, image_size: int, mean: float, worst: float
@@ -160,14 +147,6 @@ def test_back_ends_agree_exactly_without_resizing(photographs: list[Pixels], tmp
     assert (uint8 == 0).all(dim=(1, 2)).any(dim=1).float().mean() > 0.5
 
 
-def test_couples(data: Path) -> None:
-    it = loader(data, couples=True, batch_size=6)
-    for input, target in epoch_of(it):
-        assert len(input) == len(target)
-        counts = np.bincount(target.numpy(), minlength=3)
-        assert (counts != 1).all()
-
-
 # ------------------------------------------------------------------------------------------------------------- layout
 
 
@@ -197,19 +176,6 @@ def test_segments(data: Path) -> None:
     assert done == 16
 
 
-def test_a_pair_that_is_its_anchor_is_cropped_anew(raw_beton: Path) -> None:
-    """The anchor itself may be drawn; "it then gets another augmentation"."""
-    it = loader(raw_beton, segments=("anchor", "pair"), batch_size=16)
-    assert it.order is not None
-    found = 0
-    for epoch in range(10):
-        (input, _), *_ = epoch_of(it, epoch)
-        for row in np.flatnonzero(it.order.anchors(epoch) == it.order.pairs(epoch)):
-            assert not torch.equal(input[row], input[16 + row])
-            found += 1
-    assert found > 5
-
-
 def test_evaluation(data: Path, photographs: list[Pixels]) -> None:
     """In the samples' order, each once, over any number of processes, the same every time."""
     expected = epoch_of(loader(data, train=False, batch_size=16))
@@ -229,13 +195,12 @@ def test_evaluation(data: Path, photographs: list[Pixels]) -> None:
     assert it.order is None
 
 
-@pytest.mark.parametrize("options", [{"train": True}, {"train": False}], ids=str)
-def test_normalisation(data: Path, options: Any) -> None:
+@pytest.mark.parametrize("train", [True, False])
+def test_normalisation(data: Path, train: bool) -> None:
     """(x / 255 - mean) / std, in float32, in channels-last memory."""
     mean, std = (0.3, 0.5, 0.7), (0.1, 0.2, 0.3)
     spec = Augmentation(image_size=SIZE, mean=mean, std=std)
-    floats = epoch_of(loader(data, augmentation=spec, **options), 0)
-    integers = host(loader(data, augmentation=spec, **options))
+    floats, integers = (read(loader(data, augmentation=spec, train=train)) for read in (epoch_of, host))
     assert len(floats) == len(integers) == 2
     for (input, target), (pixels, same_target) in zip(floats, integers, strict=True):
         assert torch.equal(target, same_target)
@@ -254,46 +219,35 @@ def test_normalisation(data: Path, options: Any) -> None:
     assert torch.cat([pixels for pixels, _ in integers]).float().std() > 30  # pictures, not a constant
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision(raw_beton: Path, dtype: torch.dtype) -> None:
-    low, full = (epoch_of(loader(raw_beton, dtype=d)) for d in (dtype, torch.float32))
+def test_low_precision(raw_beton: Path) -> None:
+    low, full = (epoch_of(loader(raw_beton, dtype=dtype)) for dtype in (torch.bfloat16, torch.float32))
     for (input, target), (expected, same_target) in zip(low, full, strict=True):
-        assert input.dtype == dtype
+        assert input.dtype == torch.bfloat16
         assert torch.equal(target, same_target)
         torch.testing.assert_close(input.float(), expected, atol=0.03, rtol=0.01)
 
 
-def test_picture(data: Path, jpeg_folder: Path) -> None:
-    """What a report shows of a sample is what the network saw."""
-    it = loader(data, train=False, batch_size=16)
-    pixels = host(it)[0][0]
-    for index in (0, 9, 15):
-        np.testing.assert_array_equal(it.picture(index), pixels[index].permute(1, 2, 0).numpy())
-
-
-# ----------------------------------------------------------------------------------------------- abandoned epochs
+# -------------------------------------------------------------------------------------------------------- together
 
 
 def decoders() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("skd-decode")]
 
 
-def test_two_loaders_at_the_same_time(png_folder: Path, raw_beton: Path) -> None:
+@pytest.fixture(autouse=True)
+def _no_threads_are_left() -> Iterator[None]:
+    yield
+    assert decoders() == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_three_loaders_at_the_same_time(data: Path, workers: int) -> None:
     """Training and validation, say."""
-    for path, workers in ((png_folder, 2), (png_folder, 0), (raw_beton, 2)):
-        options: list[dict[str, Any]] = [
-            {"batch_size": 4},
-            {"batch_size": 4, "train": False},
-            {"batch_size": 4, "seed": 1},
-        ]
-        expected = [epoch_of(loader(path, **o)) for o in options]
-        together = zip(*[loader(path, workers=workers, **o) for o in options], strict=True)
-        got: list[Batches] = [[], [], []]
-        for batches in together:
-            for mine, (input, target) in zip(got, batches, strict=True):
-                mine.append((input.clone(), target))
-        for one, other in zip(got, expected, strict=True):
-            assert_same(one, other)
+    options: list[dict[str, Any]] = [{}, {"train": False}, {"seed": 1}]
+    together = zip(*[loader(data, batch_size=4, workers=workers, **o) for o in options], strict=True)
+    copies = [[(input.clone(), target) for input, target in batches] for batches in together]
+    for option, got in zip(options, zip(*copies, strict=True), strict=True):
+        assert_same(list(got), epoch_of(loader(data, batch_size=4, **option)))
 
 
 # ------------------------------------------------------------------------------------------------------------- errors
@@ -305,6 +259,7 @@ WRONG = [
     ({"image_size": 0}, "image_size should be"),
     ({"segments": ("pair",)}, "segments start with 'anchor'"),
     ({"batch_size": 7, "world": 2}, "batch_size=7 does not divide into 2 process"),
+    ({"batch_size": 7, "couples": True}, "batch_size=7 does not divide .* of an even number of images"),
     ({"batch_size": 40, "world": 10}, "16 training images are too few for 10 process"),
 ]
 assert WRONG
@@ -325,18 +280,6 @@ def test_open_data(png_folder: Path, raw_beton: Path, tmp_path: Path, copied: Co
         open_data(tmp_path / "nowhere")
     with pytest.raises(SkdError, match=r"nowhere.beton does not exist"):
         open_data(tmp_path / "nowhere.beton")
-
-
-def test_length(data: Path) -> None:
-    assert len(loader(data, batch_size=6)) == 3
-    assert len(loader(data, batch_size=8, accumulation=2)) == 4
-    assert len(loader(data, batch_size=5, train=False)) == 4
-
-
-@pytest.fixture(autouse=True)
-def _no_threads_are_left() -> Iterator[None]:
-    yield
-    assert decoders() == []
 
 
 @pytest.mark.cuda

@@ -1,7 +1,5 @@
 """`make_loader` when something goes wrong: epochs left early, dead processes, images that can't be decoded."""
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import os
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import overwrite
+from conftest import Pixels, overwrite
 from test_loader import (
     SIZE,
     Copy,
@@ -28,6 +26,7 @@ from test_loader import (
     epoch_of,
     loader,
 )
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from skd_plugins.common.errors import SkdError
@@ -46,11 +45,6 @@ def test_abandoned_epochs_leave_no_threads(raw_beton: Path) -> None:
                 break
         assert decoders() == []
         assert threading.active_count() == before
-    iterator = iter(it)
-    next(iterator)
-    assert decoders()
-    iterator.close()  # type: ignore[attr-defined]
-    assert decoders() == []
 
     def train() -> None:
         for _ in it:
@@ -98,10 +92,9 @@ def raises(*_: Any, **__: Any) -> Any:
     raise OwnError("something unforeseen")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_exceptions_of_threads_reach_the_caller(raw_beton: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exceptions_of_threads_reach_the_caller(raw_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FFCV's loader would wait for ever."""
-    it = loader(raw_beton, workers=workers, batch_size=4)
+    it = loader(raw_beton, workers=2, batch_size=4)
     monkeypatch.setattr(it.data, "crop", raises)
     with pytest.raises(OwnError, match="something unforeseen"):
         epoch_of(it)
@@ -165,7 +158,8 @@ def broken(request: pytest.FixtureRequest, copied: Copy, tmp_path: Path) -> Call
 
     def make(kind: str, indices: list[int]) -> Path:
         if kind == "folder":
-            folder = shutil.copytree(request.getfixturevalue("jpeg_folder"), tmp_path / "train")
+            folder = tmp_path / f"from {indices[0]}" / "train"
+            shutil.copytree(request.getfixturevalue("jpeg_folder"), folder)
             for index in indices:
                 file = sorted(folder.rglob("*.jpg"))[index]
                 file.write_bytes(file.read_bytes()[:600])
@@ -188,48 +182,39 @@ KINDS = {
 assert KINDS
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(("train", "workers"), [(True, 2), (False, 0)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_undecodable_images_are_named(broken: Callable[..., Path], kind: str, train: bool, workers: int) -> None:
     it = loader(broken(kind, [8]), train=train, workers=workers, batch_size=4)
-    with pytest.raises(SkdError, match=f"{KINDS[kind]}.*; repair it, or use skip_broken=true"):
-        epoch_of(it)
-    assert decoders() == []
-    with pytest.raises(SkdError, match=KINDS[kind]):
-        epoch_of(it, 3)  # and again
+    for epoch in (0, 3):
+        with pytest.raises(SkdError, match=f"{KINDS[kind]}.*; repair it, or use skip_broken=true"):
+            epoch_of(it, epoch)
+        assert decoders() == []
     if not train:
         with pytest.raises(SkdError, match=KINDS[kind]):
             it.picture(8)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", KINDS)
-def test_evaluation_without_the_undecodable(broken: Callable[..., Path], kind: str, workers: int) -> None:
+def test_evaluation_without_the_undecodable(broken: Callable[..., Path], kind: str) -> None:
     bad = [0, 7, 8, 12, 13, 14, 15]  # all of the last batch of four among them
-    it = loader(broken(kind, bad), train=False, workers=workers, batch_size=4, skip_broken=True)
-    for _ in range(2):
-        it.skipped = {99: "counted anew each time"}
-        batches = epoch_of(it)
-        assert [len(input) for input, _ in batches] == [3, 3, 3]
-        sound = [index for index in range(16) if index not in bad]
-        assert torch.cat([target for _, target in batches]).tolist() == it.data.targets[sound].tolist()
-        assert sorted(it.skipped) == bad
-        assert all(it.skipped.values())
-    path = it.data.path
-    expected = loader(path, train=False)
-    pixels = torch.cat([input for input, _ in batches])
+    it = loader(broken(kind, bad), train=False, workers=2, batch_size=4, skip_broken=True)
+    it.skipped = {99: "counted anew each time"}
+    batches = epoch_of(it)
+    assert [len(input) for input, _ in batches] == [3, 3, 3]
+    sound = [index for index in range(16) if index not in bad]
+    assert torch.cat([target for _, target in batches]).tolist() == it.data.targets[sound].tolist()
+    assert sorted(it.skipped) == bad
+    assert all(it.skipped.values())
+    expected, pixels = loader(it.data.path, train=False), torch.cat([input for input, _ in batches])
     for row, index in enumerate(sound):
-        np.testing.assert_array_equal(
-            expected.picture(index),
-            np.rint(denormalised(pixels[row])).astype(np.uint8),
-        )
+        np.testing.assert_array_equal(expected.picture(index), denormalised(pixels[row]))
 
 
-def denormalised(image: Tensor) -> Any:
-    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-    return (image.permute(1, 2, 0).numpy() * IMAGENET_DEFAULT_STD + IMAGENET_DEFAULT_MEAN) * 255
+def denormalised(image: Tensor) -> Pixels:
+    floats = (image.permute(1, 2, 0).numpy() * IMAGENET_DEFAULT_STD + IMAGENET_DEFAULT_MEAN) * 255
+    rounded: Pixels = np.rint(floats).astype(np.uint8)
+    return rounded
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -253,8 +238,7 @@ def test_training_with_substitutes(broken: Callable[..., Path], kind: str, worke
             assert input[row].std() > 0.1  # a picture
             if row >= 8:  # the clean segment tells which image it is: the next sound one of the class
                 substitute = {0: 2, 1: 2, 8: 9}.get(int(index), int(index))
-                shown = np.rint(denormalised(input[row])).astype(np.uint8)
-                np.testing.assert_array_equal(shown, clean.picture(substitute))
+                np.testing.assert_array_equal(denormalised(input[row]), clean.picture(substitute))
                 assert labels[substitute] == labels[index]
     # a run that was resumed, with another number of workers, and has not met the broken ones before, does the same
     again = loader(it.data.path, workers=0 if workers else 2, **options)
@@ -264,7 +248,7 @@ def test_training_with_substitutes(broken: Callable[..., Path], kind: str, worke
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_of_undecodable_images(broken: Callable[..., Path], kind: str) -> None:
+def test_most_or_all_of_a_class_undecodable(broken: Callable[..., Path], kind: str) -> None:
     """Five of six of a class, in batches of couples: some batches have no sound image at all."""
     it = loader(broken(kind, [0, 1, 2, 3, 4]), couples=True, batch_size=2, skip_broken=True)
     for epoch in range(3):
@@ -273,11 +257,6 @@ def test_a_batch_of_undecodable_images(broken: Callable[..., Path], kind: str) -
             assert len(input) == len(target) >= 2
             assert input.std(dim=(1, 2, 3)).min() > 0.1
     assert sorted(it.skipped) == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_class_without_decodable_images(broken: Callable[..., Path], kind: str) -> None:
     it = loader(broken(kind, list(range(6, 11))), skip_broken=True)
     with pytest.raises(SkdError, match="can't be decoded, nor can any other image of its class"):
         epoch_of(it)
-    assert decoders() == []

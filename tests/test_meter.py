@@ -1,7 +1,5 @@
 """Progress on stderr: nothing for short tasks, few lines without a terminal, a live line on one."""
 
-from __future__ import annotations
-
 import os
 import pty
 import re
@@ -83,15 +81,15 @@ def test_an_error_goes_through(seconds: None, capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr().err.startswith("afterwards")
 
 
-@pytest.mark.parametrize("end", ["", "; raise SystemExit(3)", "; 1 / 0"], ids=["done", "exit", "error"])
-def test_a_live_line_on_a_terminal(end: str) -> None:
+@pytest.mark.parametrize(("end", "code"), [("", 0), ("; raise SystemExit(3)", 3), ("; 1 / 0", 1)])
+def test_a_live_line_on_a_terminal(end: str, code: int) -> None:
     """It disappears at the end and gives the cursor back, also when the work fails."""
-    code = (
+    work = (
         "import time; from skd_plugins.common import meter; meter._DELAY = 0.2\n"
         f"for i in meter.tracked(range(10), 'counting'):\n  time.sleep(0.1)\n  if i == 8: pass{end}"
     )
     main, terminal = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=terminal, env=os.environ | {
+    process = subprocess.Popen([sys.executable, "-c", work], stderr=terminal, env=os.environ | {
         "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "80"}, stdout=subprocess.DEVNULL)  # fmt: skip
     os.close(terminal)
     shown = b""
@@ -101,7 +99,7 @@ def test_a_live_line_on_a_terminal(end: str) -> None:
     except OSError:  # Linux's way to say that the other end is closed
         pass
     os.close(main)
-    assert process.wait() == {"": 0, "; raise SystemExit(3)": 3, "; 1 / 0": 1}[end]
+    assert process.wait() == code
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert re.search(r"counting .+ [3-9]0%.* 0:00:0\d.* ETA 0:00:0\d", text)
     assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l"), "the cursor is back"

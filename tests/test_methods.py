@@ -1,7 +1,5 @@
 """Laws that hold for every registered method, on timm and torchvision networks."""
 
-from __future__ import annotations
-
 import copy
 import os
 import socket

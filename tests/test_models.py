@@ -1,7 +1,5 @@
 """Features, logits and classifiers of timm's and torchvision's networks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The papers' networks: their sizes in the authors' code, timm's interface, and what is special about each."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Every loss against float64 NumPy, written from the papers' equations."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The order of an epoch: its laws, for any number of samples, processes and micro-batches."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``--dry-run``: numbers that can be checked by hand, and by torch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

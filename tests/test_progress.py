@@ -1,7 +1,5 @@
 """What is shown of a training's progress."""
 
-from __future__ import annotations
-
 import re
 from itertools import count
 

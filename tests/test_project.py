@@ -1,7 +1,5 @@
 """``skd init``, and a wheel in an environment of its own: a training, an evaluation, weights, without a checkout."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -73,22 +71,24 @@ def run(python: Path, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def skd(*commands: str) -> tuple[str, str]:
+    """Runs commands in one process, since importing torch takes most of their time."""
+    return "-c", f"from skd_plugins import cli; print(cli.__file__); [cli.main(c.split()) for c in {commands}]"
+
+
 def test_an_installed_wheel_does_it_all(installed: Path, tmp_path: Path) -> None:
-    place = run(installed, tmp_path, "-c", "import skd_plugins; print(skd_plugins.__file__)").strip()
-    assert Path(place).is_relative_to(installed.parents[1])
-    skd = ("-m", "skd_plugins.cli")
-    run(installed, tmp_path, *skd, "init", "d")
+    printed = run(installed, tmp_path, *skd("init d", "write digits --out data --per-class 2 --folder"))
+    assert Path(printed.splitlines()[0]).is_relative_to(installed.parents[1])
     assert files(tmp_path / "d") == files(ROOT)
-    run(installed, tmp_path, *skd, "write", "digits", "--out", "data", "--per-class", "2", "--folder")
-    printed = run(
-        installed, tmp_path, "d/recipes/digits_ce.py", "--data", "data", "epochs=1", "trackers=[]",
-        'model_args={"channels": [8, 8, 16, 16]}',
-    )  # fmt: skip
-    assert "done: runs/resnet10t_digits.ce/seed0" in printed
-    printed = run(installed, tmp_path, *skd, "evaluate", "runs/resnet10t_digits.ce/seed0", "--data", "data")
-    metrics = json.loads((tmp_path / "runs/resnet10t_digits.ce/seed0/evaluation/metrics.json").read_text())["metrics"]
-    assert printed.startswith(f"Top-1 {100 * metrics['top1']:.2f} %, Top-5 ")
+    small = ("epochs=1", "trackers=[]", 'model_args={"channels": [8, 8, 16, 16]}')
+    printed = run(installed, tmp_path, "d/recipes/digits_ce.py", "--data", "data", *small)
+    made = "runs/resnet10t_digits.ce/seed0"
+    assert f"done: {made}" in printed
+    commands = (f"evaluate {made} --data data", "weights list", "reproduce --list --scale mini")
+    printed = run(installed, tmp_path, *skd(*commands))
+    metrics = json.loads((tmp_path / made / "evaluation" / "metrics.json").read_text())["metrics"]
+    assert f"\nTop-1 {100 * metrics['top1']:.2f} %, Top-5 " in printed
     assert "(797 images)\nreport: runs/" in printed
-    assert "resnet10t_digits.sdd" in run(installed, tmp_path, *skd, "weights", "list")
-    assert "34 artefacts at scale mini" in run(installed, tmp_path, *skd, "reproduce", "--list", "--scale", "mini")
+    assert "resnet10t_digits.sdd" in printed
+    assert "34 artefacts at scale mini" in printed
     assert "--config" in run(installed, tmp_path, "d/detection/train_net.py", "--help")

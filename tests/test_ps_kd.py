@@ -1,7 +1,5 @@
 """PS-KD against float64 NumPy written from the paper's equation, and the network it keeps."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +9,7 @@ from test_methods import make_batch, make_task
 from test_numerics import batch, cross_entropy, linear, softmax
 
 from skd_plugins import replace, train
-from skd_plugins.common.errors import SkdError
 from skd_plugins.methods import create_method
-from skd_plugins.timm_train.inject import timm_train
 from skd_plugins.training.project import recipe_of
 
 
@@ -74,10 +70,3 @@ def test_a_run_resumes_bit_equally(tmp_path: Path) -> None:
         for name, value in states[0][part].items():
             assert torch.equal(value, states[1][part][name]), name
     assert states[0]["task_state"]["epoch"].item() == 2
-
-
-def test_timms_train_py_is_refused(tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text("from timm.task import ClassificationTask")
-    with pytest.raises(SkdError, match="ps_kd needs the epoch, which timm's train.py does not tell it"):
-        timm_train(script, "ps_kd", [], [])

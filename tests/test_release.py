@@ -1,7 +1,5 @@
 """``skd release``: the folder loads in timm, in torchvision, from a Hub, and by its entry in a manifest."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -18,8 +16,7 @@ import timm
 import torch
 import torchvision
 from conftest import TINY_RECIPE
-from fileserver import serve_files
-from hubserver import serve_hub
+from fileserver import serve_files, serve_hub
 from safetensors.torch import load_file, save_file
 
 from skd_plugins import SkdError, create_model, replace, train
@@ -52,13 +49,11 @@ def test_timm_loads_a_release_as_it_is(run: Path, digits_beton: Path, tmp_path: 
         os.umask(before)
     folder = tmp_path / "resnet10t_digits.new_tag"
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "SHA256SUMS", "config.json", "manifest_entry.json", "model.safetensors",
-    ]  # fmt: skip
+    files = {"README.md", "SHA256SUMS", "config.json", "manifest_entry.json", "model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == files
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o640}, "as the umask says"
     assert folder.stat().st_mode & 0o777 == 0o750
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
-    assert len((folder / "SHA256SUMS").read_text().splitlines()) == 4
 
     own, card = load_network(run)
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
@@ -72,9 +67,8 @@ def test_timm_loads_a_release_as_it_is(run: Path, digits_beton: Path, tmp_path: 
     assert entry["metrics"]["num_samples"] == 797
     assert entry["urls"] == [folder.as_uri()]
     text = (folder / "README.md").read_text()
-    for expected in ("license: apache-2.0", f"| {entry['metrics']['top1']!r} |", "sd_dropout", "CC BY 4.0",
-                     f"skd evaluate {folder.name} --data {digits_beton.name}", card["environment"]["commit"] or "",
-                     "Input 3 x 32 x 32, RGB", str(list(RECIPE.mean))):  # fmt: skip
+    for expected in ("license: apache-2.0", f"| {entry['metrics']['top1']!r} |", card["environment"]["command"],
+                     f"skd evaluate {folder.name} --data {digits_beton.name}", str(list(RECIPE.mean))):  # fmt: skip
         assert expected in text, expected
 
 
@@ -94,8 +88,7 @@ def test_a_laboratorys_own_manifest(
         monkeypatch.setenv("SKD_WEIGHTS_MANIFEST", "own.json")
         assert list(all_releases()) == [*load_manifest(), "resnet10t_digits.one", "resnet10t_digits.two"]
         releases = tmp_path / "releases"
-        served |= {f"/{path.relative_to(releases)}": path.read_bytes() for path in releases.rglob("*.*")
-                   if path.is_file()}  # fmt: skip
+        served |= {f"/{file.relative_to(releases)}": file.read_bytes() for file in releases.glob("*/*")}
         model = create_model("resnet10t_digits.two", pretrained=True)
         assert torch.equal(logits(model), logits(load_network(run)[0]))
         assert "/resnet10t_digits.two/model.safetensors" in server.requests
@@ -108,25 +101,19 @@ def test_a_laboratorys_own_manifest(
     assert Path("own.json").read_bytes() == before
     Path("ours.json").write_text(before.decode().replace("resnet10t_digits.one", "resnet10t_digits.ce"))
     monkeypatch.setenv("SKD_WEIGHTS_MANIFEST", "ours.json")
-    with pytest.raises(
-        SkdError, match=r"SKD_WEIGHTS_MANIFEST: ours\.json has resnet10t_digits\.ce, a name of the pack"
-    ):
+    with pytest.raises(SkdError, match=r"MANIFEST: ours\.json has resnet10t_digits\.ce, a name of the package"):
         all_releases()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tag": "../x"}, "is not a name of weights"),
         ({"tag": "old"}, "resnet10t_digits.old exists, and a release does not change: give another --tag"),
         ({"url": ("ftp://host.example",)}, "'ftp://host.example' is not an address of a release"),
-        ({"push": "no-owner"}, "'hf://no-owner' is not an address of a release"),
         ({"push": "owner/net"}, "can't push to owner/net: .*; log in with: hf auth login"),
         ({"detectron2": True}, "resnet10t has layers that detectron2's ResNet lacks"),
         ({"tag": "ce", "manifest": Path("new.json")}, "the package already has weights called resnet10t_digits.ce"),
         ({"tag": "own", "manifest": Path("own.json")}, "own.json already has weights called resnet10t_digits.own"),
-        ({"manifest": Path("damaged.json")}, "damaged.json: content: Invalid JSON"),
-        ({"manifest": Path("out")}, "out is not a readable manifest: .*Is a directory"),
         ({}, "nowhere does not exist"),
     ],
 )
@@ -137,7 +124,6 @@ def test_what_cannot_be_released_says_so_before_the_evaluation_and_leaves_nothin
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     Path("out/resnet10t_digits.old").mkdir(parents=True)
-    Path("damaged.json").write_text('{"version": 1')
     entry = next(iter(load_manifest().values())).model_dump(mode="json") | {"name": "resnet10t_digits.own"}
     Path("own.json").write_text(json.dumps({"version": 1, "weights": [entry]}))
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
@@ -171,13 +157,12 @@ def test_torchvision_loads_a_release(digits_beton: Path, tmp_path: Path) -> None
     [
         ("resnet10", {}, ["library_name: timm", "- timm\n", "import skd_plugins.networks  # registers"]),
         ("resnet10t", {"channels": [8, 8, 16, 16], "classifier": "mlp"}, ["timm alone can't make this network"]),
-        ("torchvision/shufflenet_v2_x0_5", {}, ["timm alone can't make this network"]),
     ],
 )
 def test_the_lines_of_the_readme_load_a_release(
     model: str, arguments: dict[str, object], words: list[str], digits_beton: Path, tmp_path: Path
 ) -> None:
-    """Of one of our networks, and of two that timm lacks."""
+    """Of one of our networks, and of one that timm lacks."""
     recipe = replace(RECIPE, name="net.tiny", model=model, model_args=arguments, max_steps=1)
     run = train(recipe, data=str(digits_beton), out=tmp_path / "runs")
     folder = release(str(run), out=tmp_path, data=str(digits_beton))
@@ -214,7 +199,7 @@ print("logits", of_ours(input).double().sum().item())
 
 name = "timm/test_resnet.r160_in1k"
 created = create_model(name, pretrained=True)
-print("classes", created.num_classes, create_model(name, num_classes=7, pretrained=True).num_classes)
+assert (created.num_classes, create_model(name, num_classes=7, pretrained=True).num_classes) == (1000, 7)
 path = published_file(name, download=True)
 main(["weights", "verify", name])
 main(["evaluate", name, "--data", {str(val)!r}])
@@ -242,11 +227,10 @@ except SystemExit as stopped:
     folder = tmp_path / "releases" / "resnet10t_digits.tiny"
     assert repositories["owner/tiny"] == {path.name: path.read_bytes() for path in folder.iterdir()}
     assert json.loads((folder / "manifest_entry.json").read_text())["urls"] == ["hf://owner/tiny"]
-    said = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line.strip())
-    assert float(said["logits"]) == pytest.approx(logits(load_network(run)[0]).double().sum().item(), rel=1e-6)
-    assert said["classes"] == "1000 7"
-    assert said["timm/test_resnet.r160_in1k:"].startswith("verified, ")
-    assert said["damaged"] == "2 False"
+    expected = logits(load_network(run)[0]).double().sum().item()
+    assert float(done.stdout.partition("logits ")[2].split()[0]) == pytest.approx(expected, rel=1e-6)
+    assert "timm/test_resnet.r160_in1k: verified, " in done.stdout
+    assert done.stdout.endswith("damaged 2 False\n")
     assert "was damaged (its SHA-256 does not begin" in done.stderr
     metrics = json.loads((tmp_path / "evaluation/timm/test_resnet.r160_in1k/metrics.json").read_text())["metrics"]
     assert metrics["num_samples"] == 16

@@ -1,40 +1,40 @@
 """``skd reproduce`` for real at the mini scale, killed and continued; and the pages of made-up results."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import html
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import submitit
 import torch
 
 from skd_plugins.cli import main
 from skd_plugins.common.environment import machine
 from skd_plugins.common.errors import SkdError
-from skd_plugins.papers.pages.formats import tex
-from skd_plugins.papers.pages.outputs import write_artefact, write_index
-from skd_plugins.papers.pages.verdicts import results_of
+from skd_plugins.papers.pages.output import tex, write_artefact, write_index
+from skd_plugins.papers.pages.results import results_of
 from skd_plugins.papers.runs import execute as execution
 from skd_plugins.papers.runs.execute import Workers, execute
 from skd_plugins.papers.runs.inputs import Datasets
 from skd_plugins.papers.runs.jobs import Job, Plan
 from skd_plugins.papers.runs.mini import NOTICE, mini_recipe
-from skd_plugins.papers.runs.outcomes import Subject
+from skd_plugins.papers.runs.scores import Subject
 from skd_plugins.papers.runs.store import Store
 from skd_plugins.papers.runs.worker import work, write_job
 from skd_plugins.papers.tables.artefact import Artefact
 from skd_plugins.papers.tables.catalog import find_artefact
-from skd_plugins.papers.tables.published import in_printed_unit
+from skd_plugins.papers.tables.published import METRICS, in_printed_unit
 from skd_plugins.recipe import replace
 from skd_plugins.training.engine import train
 from skd_plugins.training.project import recipe_of
@@ -43,9 +43,8 @@ ROOT = Path(__file__).parents[1]
 CHEAP = ("cs-kd/figure8", "sd-dropout/table13")  # two runs each
 
 
-def mini_plan(out: Path, *ids: str) -> tuple[Plan, Store]:
-    root = out / "mini"
-    return Plan([find_artefact(id) for id in ids], Datasets("mini", root / "data")), Store(root)
+def mini_plan(out: Path, id: str) -> tuple[Plan, Store]:
+    return Plan([find_artefact(id)], Datasets("mini", out / "mini" / "data")), Store(out / "mini")
 
 
 def finished(root: Path) -> dict[Path, int]:
@@ -56,71 +55,23 @@ def finished(root: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in files}
 
 
-def test_a_table_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, id = tmp_path / "out", CHEAP[1]
-    arguments = ["reproduce", id, "--scale", "mini", "--jobs", "1", "--out", str(out)]
-    main(arguments)
-    assert "runs: 2, of them 0 done, 2 to do" in capsys.readouterr().out
-    plan, store = mini_plan(out, id)
-    check_table(find_artefact(id), plan, store)
-    before = finished(store.root)
-    assert len(before) > 4
-    main(arguments)
-    assert "runs: 2, of them 2 done, 0 to do" in capsys.readouterr().out
-    assert finished(store.root) == before
-
-
-@pytest.mark.slow
-def test_killed_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, root = tmp_path / "out", tmp_path / "out" / "mini"
-    arguments = ["reproduce", *CHEAP, "--scale", "mini", "--jobs", "1", "--out", str(out)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "skd_plugins.cli", *arguments], env=environment, stdout=subprocess.DEVNULL
-    )
-    until = time.monotonic() + 300
-    while time.monotonic() < until:  # one is complete, and another one has a checkpoint
-        trained = {path.parent for path in root.glob("runs/*/trained.json") if (path.parent / "evaluation").is_dir()}
-        begun = {path.parents[2] for path in root.glob("runs/*/*/seed0/last.pt")} - trained
-        if (trained and begun) or process.poll() is not None:
-            break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it was killed while it ran"
+def test_a_table_and_a_figure_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "mini"
+    scale = ["--scale", "mini", "--jobs", "1", "--out", str(tmp_path)]
+    main(["reproduce", *CHEAP, *scale])
+    assert "runs: 4, of them 0 done, 4 to do" in capsys.readouterr().out
     before = finished(root)
-    (interrupted,) = begun
-    assert len(trained) == 1
-    assert not (interrupted / "trained.json").exists()
-    assert len(before) >= 3
-
-    # What is left, as shell commands; one of them is given to a shell.
-    main([*arguments, "--commands"])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    line = next(line for line in lines if interrupted.name in line)
-    done = subprocess.run(line, shell=True, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    resumed = [text for text in (interrupted / "log.txt").read_text().splitlines() if "from step" in text]
-    assert len(resumed) == 2
-    assert "from step 0 to 80" in resumed[0]
-    assert "from step 0 to 80" not in resumed[1], "it went on from its checkpoint"
-
-    main(arguments)
-    printed = capsys.readouterr().out
-    assert "runs: 4, of them 2 done, 2 to do" in printed
-    after = finished(root)
-    assert len(list(root.glob("runs/*/trained.json"))) == 4
-    assert {file: after[file] for file in before} == before, "nothing that was complete is repeated"
-
-    main(arguments)
+    assert len(before) > 8
+    main(["reproduce", *CHEAP, *scale])
     assert "runs: 4, of them 4 done, 0 to do" in capsys.readouterr().out
-    assert finished(root) == after
-    main(["reproduce", "--list", "--scale", "mini", "--out", str(out)])
+    assert finished(root) == before, "nothing is repeated"
+
+    check_table(find_artefact("sd-dropout/table13"), *mini_plan(tmp_path, "sd-dropout/table13"))
+    check_figure(root / "artefacts" / "cs-kd" / "figure8")
+    main(["reproduce", "--list", *scale])
     states = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert all(" written " in states[id] for id in CHEAP)
     assert " not run " in states["cs-kd/table5"]
-    check_table(find_artefact("sd-dropout/table13"), *mini_plan(out, *CHEAP))
-    check_figure(root / "artefacts" / "cs-kd" / "figure8")
     index = (root / "index.html").read_text()
     assert "2 of 34 written" in index
     assert NOTICE.replace("'", "&#39;") in index
@@ -130,13 +81,47 @@ def test_killed_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     text = (root / "index.md").read_text()
     assert "Scale mini: 4 trainings in 0.0" in text
     assert f"(4 on {machine()})" in text
-    assert NOTICE in text
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| cs-kd/", "| sd-dropout/"))]
-    assert len(rows) == 34
     made = {row[0][2:]: row[2:] for row in rows}
+    assert len(made) == 34
     assert made["sd-dropout/table13"] == ["2 of 2", "2 of 2 numbers |"]
     assert made["cs-kd/figure8"] == ["2 of 2", "1 picture |"]
     assert made["cs-kd/table5"] == ["–", "not written |"]
+
+
+@pytest.mark.slow
+def test_killed_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "mini"
+    arguments = ["reproduce", "sd-dropout/table13", "--scale", "mini", "--jobs", "1", "--out", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "skd_plugins.cli", *arguments]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        process.send_signal(signal.SIGSTOP)
+        trained = {path.parents[1] for path in root.glob("runs/*/evaluation/clean.json")}
+        begun = {path.parents[2] for path in root.glob("runs/*/*/seed0/last.pt")} - trained
+        if trained and begun:
+            process.kill()
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.02)
+    assert process.wait() == -signal.SIGKILL, "it was killed while it ran"
+    (interrupted,) = begun
+    assert not (interrupted / "trained.json").exists()
+    before = finished(root)
+    assert len(before) >= 3
+
+    # What is left, as shell commands; a shell does it.
+    main([*arguments, "--commands"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert interrupted.name in line
+    done = subprocess.run(line, shell=True, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    begins = re.findall(r"from step (\d+) to 80", (interrupted / "log.txt").read_text())
+    assert begins[0] == "0"
+    assert int(begins[1]) > 0, "it went on from its checkpoint"
+    main(arguments)
+    assert "runs: 2, of them 2 done, 0 to do" in capsys.readouterr().out
+    assert before.items() <= finished(root).items(), "nothing that was complete is repeated"
 
 
 def check_table(artefact: Artefact, plan: Plan, store: Store) -> None:
@@ -180,7 +165,7 @@ def pretend(plan: Plan, store: Store, artefact: Artefact, shift: float) -> None:
     for row in artefact.numbers:
         if row.derived:
             continue
-        measure = artefact.measures[row.metric]
+        measure = METRICS[row.metric]
         jobs = plan.jobs_of(artefact, artefact.entry_of(row))
         for number, job in enumerate(jobs):
             store.finish(job.address, store.folder(job.address) / "run", 1.0)
@@ -227,40 +212,26 @@ def test_missing_results_are_said(tmp_path: Path) -> None:
     assert not list(store.artefact(figure.id).glob("*.png"))
 
 
-def test_a_job_that_fails_is_noted_and_the_next_one_is_begun(tmp_path: Path) -> None:
+def test_a_failure_is_noted_and_not_repeated_by_the_same_command(tmp_path: Path) -> None:
     plan, store = mini_plan(tmp_path, "cs-kd/table4")
-    students = [job for job in plan.levels[1] if job.recipe.dataset == "cub200"]
-    assert len(students) == 2
-    for job in students:
+    student, other = [job for job in plan.levels[1] if job.recipe.dataset == "cub200"]
+    for job in (student, other):
         write_job(store, job, plan.datasets)
-    work(store.root, [job.address for job in students])  # their teachers are not there
-    for job in students:
-        assert job.needs is not None
-        assert store.state(job) == "failed"
-        assert (
-            store.error(job.address)
-            == f"{job.needs.address}, the run that this one starts from, is not complete; run it first"
-        )
-
-
-def test_a_run_fails_once_a_command(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    folder = store.folder("a")
-    folder.mkdir(parents=True)
-    (folder / "job.json").write_text("damaged")
-
-    def tries() -> int:
-        return (folder / "log.txt").read_text().count("Traceback")
-
-    began = time.time()
-    work(tmp_path, ["a"], began)
-    assert tries() == 1
-    assert "JSONDecodeError" in (store.error("a") or "")
-    work(tmp_path, ["a"], began)  # another worker of the same command
-    assert tries() == 1
-    os.utime(folder / "error.txt", (began - 60, began - 60))  # the command is given again
-    work(tmp_path, ["a"])
-    assert tries() == 2
+    (store.folder(other.address) / "job.json").write_text("damaged")
+    addresses, began = [other.address, student.address], time.time()
+    for _ in range(2):  # another worker of the same command
+        work(store.root, addresses, began)
+    assert [store.state(job) for job in (student, other)] == ["failed", "failed"]
+    assert student.needs is not None
+    assert store.error(student.address) == (
+        f"{student.needs.address}, the run that this one starts from, is not complete; run it first"
+    ), "its teacher is not there"
+    log = store.folder(other.address) / "log.txt"
+    assert store.error(other.address).startswith("JSONDecodeError")
+    assert log.read_text().count("Traceback") == 1
+    os.utime(log.with_name("error.txt"), (began - 60, began - 60))
+    work(store.root, addresses)  # the command is given again
+    assert log.read_text().count("Traceback") == 2
 
 
 def test_a_student_that_was_begun_goes_on_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,12 +264,8 @@ def test_the_network_before_training_is_the_one_that_training_starts_from(tmp_pa
     data = datasets.folder("cifar100")
     run = train(recipe, data=str(data), out=tmp_path)
     subject = Subject(run=run, folder=tmp_path, recipe=recipe, data=data, datasets=datasets)
-    before, after = (
-        dict(subject.untrained().named_parameters()),
-        dict(subject.network("epoch0001.pt").named_parameters()),
-    )
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    before, after = (list(model.parameters()) for model in (subject.untrained(), subject.network("epoch0001.pt")))
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
     with pytest.raises(SkdError, match=r"epoch0009.pt does not exist; the run was made without it"):
         subject.network("epoch0009.pt")
 
@@ -306,9 +273,7 @@ def test_the_network_before_training_is_the_one_that_training_starts_from(tmp_pa
 def test_data_that_are_missing_are_named(tmp_path: Path) -> None:
     datasets = Datasets("full", tmp_path)
     with pytest.raises(SkdError, match="skd data cifar100c says what to fetch"):
-        datasets.corrupted()
-    with pytest.raises(SkdError, match="isun does not exist"):
-        datasets.outside("iSUN")
+        datasets.existing("cifar100c")
     assert datasets.checksum("mit67") is None
 
 
@@ -365,7 +330,6 @@ def test_failed_runs_are_an_error_after_the_pages_are_written(tmp_path: Path) ->
         (None, 2, ["0", "1"]),
         ("5,GPU-8932f937", 2, ["5", "GPU-8932f937"]),
         ("3,1,-1,2", 2, ["3", "1"]),  # CUDA reads up to the first one that is not there
-        (None, 0, []),
         ("", 0, []),
     ],
 )
@@ -379,10 +343,14 @@ def test_gpus_have_the_names_of_the_environment(
     assert execution._gpus() == gpus
 
 
-def test_each_worker_sees_a_gpu_of_its_own(tmp_path: Path) -> None:
-    """Processes of submitit's, started as if there were two GPUs."""
-    visible = lambda addresses: os.environ["CUDA_VISIBLE_DEVICES"]  # noqa: E731 # pickled, unlike a test's function
-    running = execution._submit_local(visible, ["a", "b", "c"], tmp_path, 3, ["5", "2"])
+def test_each_worker_sees_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In submitit's debugger, which runs the jobs in this process."""
+    executor = submitit.AutoExecutor
+    monkeypatch.setattr(submitit, "AutoExecutor", lambda folder, cluster: executor(folder, "debug"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    running = execution._submit_local(
+        lambda addresses: os.environ["CUDA_VISIBLE_DEVICES"], ["a", "b", "c"], tmp_path, 3, ["5", "2"]
+    )
     assert [one.result() for one in running] == ["5", "2", "5"]
 
 
@@ -390,50 +358,47 @@ def test_importing_the_work_does_not_use_cuda() -> None:
     """A worker chooses its GPU after that; CUDA would have read the choice before."""
     code = (
         "import torch; torch._C._cuda_getDeviceCount = torch._C._cuda_init = None; "
-        "import skd_plugins.papers.runs.execute, skd_plugins.papers.runs.outcomes, skd_plugins.training.engine"
+        "import skd_plugins.papers.runs.execute, skd_plugins.papers.runs.scores, skd_plugins.training.engine"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.slow
-def test_killed_workers_are_an_error(tmp_path: Path) -> None:
-    plan, store = mini_plan(tmp_path, "sd-dropout/table13")
-    killers = threading.Thread(target=kill_workers, args=(store.root / "submitit",))
-    killers.start()
-    with pytest.raises(SkdError, match=r"2 of 2 runs are left, since workers ended early .* the same command goes on"):
-        execute(plan, store, Workers(jobs=2))
-    killers.join()
+def test_workers_are_killed_and_others_share_the_runs_and_pass_networks_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part of Table 4 on CUB-200-2011, where students need a teacher; two processes of submitit's."""
+    table = find_artefact("cs-kd/table4")
+    entries = tuple(entry for entry in table.entries if entry.dataset == "CUB-200-2011")
+    part = dataclasses.replace(table, entries=entries)
+    plan, store = Plan([part], Datasets("mini", tmp_path / "data")), Store(tmp_path)
+    assert [len(level) for level in plan.levels] == [3, 2]
+
+    def submit_and_kill(*arguments: Any) -> list[Any]:
+        """As the kernel does when memory is out."""
+        running, killed = submit(*arguments), set()
+        while len(killed) < len(running):
+            for process in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):  # it has ended
+                    words = (process / "cmdline").read_text().split("\0")
+                    if "submitit.core._submit" in words and str(store.root / "submitit") in words:
+                        os.kill(int(process.name), signal.SIGKILL)
+                        killed.add(process.name)
+            time.sleep(0.1)
+        return running
+
+    submit = execution._submit_local
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "_submit_local", submit_and_kill)
+        with pytest.raises(SkdError, match=r"3 of 5 runs are left, since workers ended early .* the same command goes"):
+            execute(plan, store, Workers(jobs=2))
+    capsys.readouterr()
     execute(plan, store, Workers(jobs=2))
-    assert {store.state(job) for job in plan.jobs.values()} == {"done"}
-
-
-def kill_workers(logs: Path) -> None:
-    """Kills submitit's processes of this folder as soon as both are there, as the kernel does when memory is out."""
-    killed: set[int] = set()
-    deadline = time.monotonic() + 120
-    while len(killed) < 2 and time.monotonic() < deadline:
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (process / "cmdline").read_bytes().decode().split("\0")
-            except OSError:
-                continue
-            if "submitit.core._submit" in words and str(logs) in words:
-                os.kill(int(process.name), signal.SIGKILL)
-                killed.add(int(process.name))
-        time.sleep(0.2)
-
-
-@pytest.mark.slow
-def test_workers_share_the_runs_and_networks_pass_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Table 4's students need their teachers; two processes of submitit's."""
-    pytest.importorskip("submitit")
-    plan, store = mini_plan(tmp_path, "cs-kd/table4")
-    execute(plan, store, Workers(jobs=2))
-    printed = capsys.readouterr().out
-    assert printed.count("] done: ") == len(plan.jobs) == 25
+    assert capsys.readouterr().out.count("] done: ") == 5
     assert {store.state(job) for job in plan.jobs.values()} == {"done"}
     for job in plan.levels[1]:
         log = (store.folder(job.address) / "log.txt").read_text()
         assert log.count("from step 0") == 1, "one worker trained it, once"
-    results = results_of(plan.artefacts[0], plan, store)
-    assert np.mean([result.mean or 100 for result in results]) < 60, "the students learn"
+    top1 = [values["top1"] for job in plan.jobs.values() if (values := store.values(job.address, "clean"))]
+    assert len(top1) == 4
+    assert np.mean(top1) > 0.4, "they learn"

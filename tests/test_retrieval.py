@@ -1,7 +1,5 @@
 """Recall@1: exact, whatever rounding and ties do, and quick."""
 
-from __future__ import annotations
-
 import math
 import subprocess
 import sys
@@ -96,19 +94,10 @@ def test_recall_with_ties_and_duplicates(data: tuple[list[list[int]], list[int],
     assert recall_at_1(features[order], targets[order]) == pytest.approx(value, abs=1e-12), "depends on the order"
 
 
-def test_recall_of_duplicates_by_hand() -> None:
-    #          three duplicates (0 0 1), one point next to them, a pair of zeros with different signs
-    features = np.array([[5, 5], [5, 5], [5, 5], [5, 6], [0.0, -9], [-0.0, -9]], np.float32)
-    targets = np.array([0, 0, 1, 1, 2, 2])
-    #       0: the others are 0 and 1; 1: the same; 2: both are 0; 3: nearest are the three; 4 and 5: each other
-    votes = [1 / 2, 1 / 2, 0, 1 / 3, 1, 1]
-    assert recall_at_1(features, targets) == pytest.approx(np.mean(votes))
-    assert math.isnan(recall_at_1(features[:1], targets[:1])), "nobody is near"
-
-
 def test_recall_of_a_collapsed_network_is_chance_and_quick() -> None:
     targets = np.repeat(np.arange(100), 300)
     assert recall_at_1(np.ones((30000, 16), np.float32), targets) == pytest.approx(299 / 29999)
+    assert math.isnan(recall_at_1(np.ones((1, 16), np.float32), targets[:1])), "nobody is near"
 
 
 def test_recall_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +107,7 @@ def test_recall_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = recall_at_1(features, targets)
     assert whole == pytest.approx(slow_recall(features, targets))
     monkeypatch.setattr(retrieval, "_BLOCK", 300)
-    for tile, few in ((2, 64), (16, 64), (16, 0), (82, 1), (100, 64)):  # few=0: float32 gives up every query
+    for tile, few in ((2, 64), (16, 0), (82, 1)):  # few=0: float32 gives up every query
         monkeypatch.setattr(retrieval, "_TILE", tile)
         monkeypatch.setattr(retrieval, "_FEW", few)
         assert recall_at_1(features, targets) == whole

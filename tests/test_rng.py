@@ -1,7 +1,5 @@
 """Random numbers keyed by what they are for."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,20 +15,13 @@ parts = st.integers(0, 2**63)
 KEYS = {
     (0,): 16294208416658607535,
     (0, 0): 12035550249420947055,
-    (0, 1): 3069472533636442495,
-    (1, 0): 6791897765849424158,
     (1, 2, 3, 4): 3705391937491829246,
     (2**63, 2**32, 5, 1): 5681577242539334112,
 }
-assert KEYS
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_known_keys(key: tuple[int, ...]) -> None:
-    assert int(keys(*key)[0]) == KEYS[key]
-
-
-def test_known_uniform_numbers() -> None:
+def test_known_numbers() -> None:
+    assert {key: int(keys(*key)[0]) for key in KEYS} == KEYS
     expected = [0.9620375542380761, 0.6882223507921376, 0.33382528421933033]
     np.testing.assert_array_equal(uniform(keys(1, 2, 3, 4), 3), [expected])
 
@@ -70,30 +61,13 @@ def test_does_not_depend_on_the_rest_of_the_batch(pairs: list[tuple[int, int]], 
     np.testing.assert_array_equal(together[:, :2], uniform(keys(7, first, second), 2))
 
 
-@quick
-@given(st.sets(st.tuples(*[st.integers(0, 3)] * 4), min_size=2))
-def test_different_parts_have_different_keys(combinations: set[tuple[int, ...]]) -> None:
-    assert len({int(keys(*values)[0]) for values in combinations}) == len(combinations)
-
-
 def test_a_million_neighbouring_parts_have_different_keys() -> None:
-    grid = keys(
-        np.arange(4)[:, None, None, None],  # seed
-        np.arange(10)[:, None, None],  # epoch
-        np.arange(10_000)[:, None],  # position
-        np.arange(3),  # segment
-    )
+    seed, epoch, position = np.arange(4)[:, None, None, None], np.arange(10)[:, None, None], np.arange(10_000)[:, None]
+    grid = keys(seed, epoch, position, np.arange(3))
     assert grid.shape == (4, 10, 10_000, 3)
     assert len(np.unique(grid)) == grid.size
     # Neither do numbers of parts collide: (0,), (0, 0), (0, 0, 0) ...
     assert len({int(keys(*[0] * count)[0]) for count in range(1, 50)}) == 49
-
-
-def test_broadcasts() -> None:
-    got = keys(5, np.arange(3)[:, None], np.arange(2))
-    assert got.shape == (3, 2)
-    assert [[int(keys(5, i, j)[0]) for j in range(2)] for i in range(3)] == got.tolist()
-    assert keys(5).shape == (1,)
 
 
 @pytest.mark.parametrize("varied", ["seed", "epoch", "position", "segment", "draw"])

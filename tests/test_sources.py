@@ -1,7 +1,5 @@
 """Where images come from."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data import Source, open_source
-from skd_plugins.data.sources import image_folder, split_folder
+from skd_plugins.data.sources import image_folder
 
 
 def test_digits_halves_are_disjoint_stratified_and_complete() -> None:
@@ -56,24 +54,16 @@ def test_subset(digits_source: Source) -> None:
     assert digits_source.targets[places].tolist() == subset.targets.tolist()
     assert [subset.name_of(index) for index in (0, 199)] == [digits_source.name_of(places[i]) for i in (0, 199)]
     assert subset.description == "scikit-learn digits, training half, 20 a class (seed 0)"
-
-
-def test_subsets_differ_by_seed_and_are_nested(digits_source: Source) -> None:
     images = {
         (count, seed): {digits_source.subset(count, seed).load(i).tobytes() for i in range(10 * count)}
         for count, seed in ((5, 0), (5, 1), (8, 0))
     }
     assert images[5, 0] != images[5, 1]
     assert images[5, 0] < images[8, 0]  # more labels are the same labels and more
-
-
-def test_subset_of_too_few(digits_source: Source) -> None:
     with pytest.raises(SkdError, match=r"--per-class 101: class '0' of .* has only 100 images"):
         digits_source.subset(101, seed=0)
-    for count in (0, -1):
-        with pytest.raises(SkdError, match=f"--per-class must be at least 1, got {count}"):
-            digits_source.subset(count, seed=0)
-    assert len(digits_source.subset(100, seed=0).targets) == 1000
+    with pytest.raises(SkdError, match="--per-class must be at least 1, got 0"):
+        digits_source.subset(0, seed=0)
 
 
 def test_image_folder(png_folder: Path, photographs: list[Pixels]) -> None:
@@ -109,8 +99,6 @@ def test_open_source_finds_the_halves(png_folder: Path, tmp_path: Path) -> None:
         source = open_source(str(tmp_path), train)
         assert len(source.targets) == 16
         assert source.description == f"folder {tmp_path.name}/{'train' if train else 'validation'}"
-    (tmp_path / "val").symlink_to(png_folder)
-    assert split_folder(tmp_path, False) == tmp_path / "val"  # the first of the names
 
 
 def test_folders_without_images(tmp_path: Path) -> None:
@@ -121,15 +109,11 @@ def test_folders_without_images(tmp_path: Path) -> None:
         open_source(str(tmp_path), True)
 
 
-@pytest.fixture
-def small_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return miniatures.cifar100(tmp_path, monkeypatch)
-
-
-def test_cifar100_in_the_real_format(small_cifar: Path) -> None:
+def test_cifar100_in_the_real_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = miniatures.cifar100(tmp_path, monkeypatch)
     for train, file, half in ((True, "train", "training"), (False, "test", "test")):
-        content = pickle.loads((small_cifar / "cifar-100-python" / file).read_bytes())
-        source = open_source("cifar100", train, root=small_cifar)
+        content = pickle.loads((folder / "cifar-100-python" / file).read_bytes())
+        source = open_source("cifar100", train, root=folder)
         assert source.targets.tolist() == content["fine_labels"]
         assert len(source.classes) == 100
         assert source.classes[7] == "thing 07"
@@ -137,10 +121,7 @@ def test_cifar100_in_the_real_format(small_cifar: Path) -> None:
         np.testing.assert_array_equal(source.load(3), planes.transpose(1, 2, 0))
         assert source.name_of(3) == f"image 3 of CIFAR-100's {half} set"
         assert source.description == f"CIFAR-100 {half} set"
-
-
-def test_cifar100_damaged_and_without_network(small_cifar: Path) -> None:
-    file = small_cifar / "cifar-100-python" / "train"
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(SkdError, match=f"CIFAR-100 is not in {small_cifar} and could not be downloaded"):
-        open_source("cifar100", True, root=small_cifar)
+    damaged = folder / "cifar-100-python" / "train"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(SkdError, match=f"CIFAR-100 is not in {folder} and could not be downloaded"):
+        open_source("cifar100", True, root=folder)

@@ -1,7 +1,5 @@
 """From a recipe's data argument to its two halves."""
 
-from __future__ import annotations
-
 import multiprocessing
 import sys
 from multiprocessing.synchronize import Barrier
@@ -17,29 +15,26 @@ from skd_plugins.data.datasets import KNOWN, open_source
 from skd_plugins.data.find import embedded_digits, find_split, resolve_data
 from skd_plugins.data.folder import FolderData
 
+FILES = sorted(f"{half}.beton{end}" for half in ("train", "val") for end in ("", ".json", ".crc32"))
+
 
 def test_find_split(tmp_path: Path) -> None:
+    with pytest.raises(SkdError, match=f"data path {tmp_path}/nowhere does not exist"):
+        find_split(tmp_path / "nowhere", True)
+    for train, half in ((True, "train"), (False, "val")):
+        with pytest.raises(
+            SkdError, match=rf"{tmp_path} has neither {half}\.beton nor a folder {half}; write the data"
+        ):
+            find_split(tmp_path, train)
     (tmp_path / "train").mkdir()
     (tmp_path / "test").mkdir()
     assert find_split(tmp_path, True) == tmp_path / "train"
     assert find_split(str(tmp_path), False) == tmp_path / "test"
     (tmp_path / "val").mkdir()
-    assert find_split(tmp_path, False) == tmp_path / "val"
+    assert find_split(tmp_path, False) == tmp_path / "val"  # the first of the names
     for half in ("train", "val"):
         (tmp_path / f"{half}.beton").touch()
         assert find_split(tmp_path, half == "train") == tmp_path / f"{half}.beton"  # before the folder
-
-
-def test_find_split_names_what_it_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(SkdError, match=f"data path {tmp_path}/nowhere does not exist"):
-        find_split(tmp_path / "nowhere", True)
-    with pytest.raises(
-        SkdError, match=f"{tmp_path} has neither train.beton nor a folder train; write the data with skd"
-    ):
-        find_split(tmp_path, True)
-    with pytest.raises(SkdError, match=r"neither val\.beton nor a folder val"):
-        find_split(tmp_path, False)
-    (tmp_path / "train.beton").touch()
     with pytest.raises(SkdError, match=r"train\.beton has neither train\.beton"):  # the file instead of its folder
         find_split(tmp_path / "train.beton", True)
 
@@ -75,15 +70,10 @@ def test_embedded_digits(digits_beton: Path) -> None:
     for source, data in ((subset, train), (validation, val)):
         assert data.targets.tolist() == source.targets.tolist()
         assert data.stored(17).tobytes() == source.load(17).tobytes()  # lossless
-
-
-def test_embedded_digits_are_written_once(digits_beton: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in digits_beton.iterdir() if path.name != ".lock"}
-    assert embedded_digits(digits_beton) == digits_beton
+    assert embedded_digits(digits_beton) == digits_beton  # written once
     assert {path.name: path.stat().st_mtime_ns for path in digits_beton.iterdir() if path.name != ".lock"} == before
-    assert sorted(before) == sorted(
-        f"{half}.beton{end}" for half in ("train", "val") for end in ("", ".json", ".crc32")
-    )
+    assert sorted(before) == FILES
 
 
 def test_embedded_digits_without_ffcv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,8 +113,7 @@ def test_two_processes_want_the_digits_at_once(tmp_path: Path, digits_beton: Pat
         process.join(100)
         process.kill()
     assert [process.exitcode for process in processes] == [0, 0]
-    expected = sorted(f"{half}.beton{end}" for half in ("train", "val") for end in ("", ".json", ".crc32"))
     for part in range(4):
-        assert sorted(path.name for path in (tmp_path / str(part)).iterdir()) == [".lock", *expected]
-        for name in expected:
+        assert sorted(path.name for path in (tmp_path / str(part)).iterdir()) == [".lock", *FILES]
+        for name in FILES:
             assert (tmp_path / str(part) / name).read_bytes() == (digits_beton / name).read_bytes()

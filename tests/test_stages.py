@@ -1,7 +1,5 @@
 """Stages of networks, and the rest of a network after one of them."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Comparisons over seeds: the statistics against scipy's and by hand, and the command on a tiny recipe."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`MethodTask` as timm's optimizers, clipping and averaging see it."""
 
-from __future__ import annotations
-
 import timm
 import torch
 from timm.optim import create_optimizer_v2

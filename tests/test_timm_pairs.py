@@ -1,7 +1,5 @@
 """What timm's batches are made of: whole batches, labels without images, and mixup of all segments alike."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What `timm_train` refuses, before the script runs or as it asks for it, and that it leaves timm as it was."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,21 +15,18 @@ from skd_plugins.timm_train.inject import timm_train
 IMPORT = "import timm.data\nfrom timm.task import ClassificationTask"
 
 
-def attributes() -> list[Any]:
-    return [sys.argv, *vars(timm.data).values(), *vars(timm.task).values(), sys.modules["__main__"]]
+def attributes() -> list[int]:
+    return [id(value) for value in (sys.argv, *vars(timm.data).values(), *vars(timm.task).values())]
 
 
 def test_everything_is_restored(run: Any, data: dict[str, Path]) -> None:
     before = attributes()
     record = run("beton", "cs_kd", "")
-    assert record["argv"][0] == str(STANDIN)
-    assert record["argv"][1:3] == ["--data-dir", str(data["beton"])]
-    assert [a is b for a, b in zip(before, attributes(), strict=True)].count(False) == 0
-    with pytest.raises(SkdError):
-        run("beton", "cs_kd", "", "--aa", "rand-m9")
+    assert record["argv"][:3] == [str(STANDIN), "--data-dir", str(data["beton"])]
+    assert attributes() == before
     with pytest.raises(SystemExit):
         run("beton", "cs_kd", "", "--unknown")
-    assert [a is b for a, b in zip(before, attributes(), strict=True)].count(False) == 0
+    assert attributes() == before
 
 
 @pytest.mark.parametrize(
@@ -39,12 +34,10 @@ def test_everything_is_restored(run: Any, data: dict[str, Path]) -> None:
     [
         ("cskd", "", "unknown method 'cskd'; did you mean 'cs_kd'"),
         ("sd_dropout", "weight=abc", "method 'sd_dropout': weight should be a valid number"),
-        ("sd_dropout", "weight", "expected field=value, got 'weight'"),
-        ("sd_dropout", "drop_rate=2", "method 'sd_dropout': drop_rate should be less than 1, got 2"),
         ("sd_dropout", "base=cs_kd base_args.paring=bank", "did you mean 'pairing'"),
-        ("ce", "weight=1", "method 'ce' takes no arguments, got 'weight'"),
         ("adacos", "", "adacos needs a network with a cosine classifier, which timm's train.py can't make"),
         ("kd", "teacher=resnet18 base=kd", "method 'kd' needs the argument 'teacher'"),
+        ("ps_kd", "", "ps_kd needs the epoch, which timm's train.py does not tell it"),
     ],
 )
 def test_bad_methods_are_refused_before_the_script_runs(
@@ -63,25 +56,16 @@ def test_bad_methods_are_refused_before_the_script_runs(
         ("from timm.utils import NativeScaler", "does not use timm.task.ClassificationTask; get train.py from"),
         (IMPORT, "ended without creating its ClassificationTask"),
         (f"{IMPORT}, Nothing", r"does not fit the installed timm 1\.\S+ \(cannot import"),
-        (
-            f"{IMPORT}\ntimm.data.create_loader(0, 8, 8, new=1)",
-            "does not fit .*create_loader.*new.*use train.py of",
-        ),
+        (f"{IMPORT}\ntimm.data.create_loader(0, 8, 8, new=1)", "does not fit .*create_loader.*new.*use train.py of"),
         (f"{IMPORT}\ntimm.data.create_naflex_loader(None)", "--naflex-loader makes batches of patches"),
+        (f"{IMPORT}\nimport not_there", "No module named 'not_there'"),
     ],
 )
 def test_scripts_that_do_not_fit(tmp_path: Path, text: str | None, message: str) -> None:
     script = tmp_path / "script.py"
     if text is not None:
         script.write_text(text)
-    with pytest.raises(SkdError, match=message):
-        timm_train(script, "ce", [], [])
-
-
-def test_an_import_error_that_is_not_timms_stays(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(f"{IMPORT}\nimport not_there")
-    with pytest.raises(ModuleNotFoundError, match="not_there"):
+    with pytest.raises((SkdError, ModuleNotFoundError), match=message):
         timm_train(script, "ce", [], [])
 
 
@@ -89,14 +73,11 @@ def test_an_import_error_that_is_not_timms_stays(tmp_path: Path) -> None:
     ("kind", "method", "method_args", "arguments", "message"),
     [
         ("folder", "cs_kd", "", "--use-multi-epochs-loader", "--use-multi-epochs-loader can't .*anchor | pair"),
-        ("folder", "cs_kd", "", "--resplit", "--resplit can't be used"),
-        ("folder", "cs_kd", "", "--aug-repeats 3", "--aug-repeats can't be used"),
         ("folder", "cs_kd", "pairing=batch", "--resplit", "--resplit can't be used with .*two images of each class"),
         ("folder", "cs_kd", "", "-b 100", "80 training images are less than one batch of 100"),
         ("folder", "cs_kd", "", "-b 7 --mixup 0.2", "batch_size=7 does not divide .* even number"),
         ("folder", "cs_kd", "", "-b 7 --mixup 0.2 --no-prefetcher", "mixup needs an even --batch-size, got 7"),
         ("folder", "cs_kd", "pairing=batch", "--mixup 0.2", "needs class indices as targets, but mixup"),
-        ("folder", "virtual_softmax", "", "--mixup 0.2", "needs class indices as targets, but mixup"),
         ("folder", "cs_kd_e", "", "", "a 'clean' segment needs two transforms, .* train from .beton"),
         ("folder", "label_smoothing", "", "--smoothing 0.1", "brings its own cross-entropy"),
         ("folder", "kd", "teacher=nowhere.pt", "", "nowhere.pt does not exist"),
@@ -105,9 +86,7 @@ def test_an_import_error_that_is_not_timms_stays(tmp_path: Path) -> None:
         ("folder", "ce", "", "--data-dir /not/there", "data path /not/there does not exist"),
         ("beton", "ce", "", "--num-classes 5", "the data has the label 9, but the network 5 classes"),
         ("beton", "ce", "", "--aa rand-m9", "--aa can't be used with training from .beton"),
-        ("beton", "ce", "", "--reprob 0.1", "--reprob can't be used with training from .beton"),
         ("beton", "ce", "", "--color-jitter 0.3", "--color-jitter can't be used with training from .beton"),
-        ("beton", "ce", "", "--no-aug", "--no-aug can't be used with training from .beton"),
         ("beton", "ce", "", "--mixup 0.2 --mixup-mode half", "--mixup-mode half is not available"),
         ("beton", "ce", "", "--val-split other", "neither a file nor a folder for the split 'other'"),
     ],

@@ -1,7 +1,5 @@
 """Export: the file loads in plain timm and torchvision, and evaluates to what the run did."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
@@ -15,8 +13,8 @@ from conftest import TINY_RECIPE
 from safetensors.torch import load_file, save_file
 
 from skd_plugins import Recipe, SkdError, create_model, create_task, export_weights, replace, train
-from skd_plugins.evaluation.command import evaluate_weights
 from skd_plugins.evaluation.comparison import group_runs, read_run
+from skd_plugins.evaluation.evaluate import evaluate_weights
 from skd_plugins.networks.features import forward_with_features
 from skd_plugins.weights import load_network
 
@@ -100,25 +98,6 @@ def test_run_checkpoint_and_export_evaluate_alike(run: Path, digits_beton: Path,
     assert metrics[0]["nll"] == pytest.approx(last["nll"], rel=1e-5)
 
 
-def test_attacks_have_a_report_of_their_own(run: Path, digits_beton: Path, tmp_path: Path) -> None:
-    exported = export_weights(run, tmp_path)
-    data = str(digits_beton / "train.beton")  # fewer images than val.beton
-    nll = {}
-    for attack, eps in ((None, None), ("fgsm", 0.0), ("fgsm", 0.1), ("pgd", 0.1)):
-        folder = evaluate_weights(exported, data=data, attack=attack, eps=eps).parent
-        ending = "" if attack is None else f"-{attack}-eps{eps:g}"
-        assert folder == tmp_path / f"evaluation-resnet10t_digits.tiny{ending}"
-        report = json.loads((folder / "metrics.json").read_text())
-        nll[attack, eps] = report["metrics"]["nll"]
-        assert (report["info"].get("attack"), report["info"].get("eps")) == (attack, eps)
-    assert nll["fgsm", 0.0] == pytest.approx(nll[None, None], rel=1e-4)
-    assert nll[None, None] < nll["fgsm", 0.1] < nll["pgd", 0.1]
-    with pytest.raises(SkdError, match="choose one: --attack fgsm"):
-        evaluate_weights(exported, data=data, eps=0.1)
-    with pytest.raises(SkdError, match="8/255"):
-        evaluate_weights(exported, data=data, attack="fgsm", eps=8)
-
-
 def test_no_evaluation_replaces_another(
     run: Path, digits_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,25 +114,35 @@ def test_no_evaluation_replaces_another(
         (copy, {"which": "best"}, "run/evaluation-best"),
         (copy / "best.pt", {"raw": True, "attack": "fgsm", "eps": 0.1}, "run/evaluation-best-raw-fgsm-eps0.1"),
         (copy / "epoch0020.pt", {}, "run/evaluation-epoch0020"),
-        (copy, {"attack": "fgsm"}, "run/evaluation-fgsm"),
         (copy, {"attack": "fgsm", "eps": 8 / 255}, "run/evaluation-fgsm"),
+        (copy, {"attack": "fgsm", "eps": 0.1}, "run/evaluation-fgsm-eps0.1"),
+        (copy, {"attack": "pgd", "eps": 0.1}, "run/evaluation-pgd-eps0.1"),
         (exported[0], {}, "weights/evaluation-resnet10t.one"),
         (exported[1], {"raw": True}, "weights/evaluation-resnet10t.two"),
-        ("resnet10t.one", {}, "evaluation/resnet10t.one"),
         ("resnet10t.one", {"attack": "fgsm"}, "evaluation-fgsm/resnet10t.one"),
     ]
+    data = str(digits_beton / "train.beton")  # fewer images than val.beton
+    nll = {}
     for weights, how, place in asked:
-        report = evaluate_weights(weights, data=str(digits_beton / "train.beton"), **how)
+        report = evaluate_weights(weights, data=data, **how)
         assert report.parent.resolve() == tmp_path / place
+        content = json.loads((report.parent / "metrics.json").read_text())
+        assert content["info"].get("attack") == how.get("attack")
+        nll[place.removeprefix("run/evaluation")] = content["metrics"]["nll"]
+    assert nll[""] < nll["-fgsm"] < nll["-fgsm-eps0.1"] < nll["-pgd-eps0.1"]
+    with pytest.raises(SkdError, match="choose one: --attack fgsm"):
+        evaluate_weights(copy, data=data, eps=0.1)
+    with pytest.raises(SkdError, match="8/255"):
+        evaluate_weights(copy, data=data, attack="fgsm", eps=8)
     names = [(group.name, len(group.runs)) for group in group_runs([read_run(place) for _, _, place in asked[2:4]])]
     assert names == [("resnet10t_digits.tiny, raw", 1), ("resnet10t_digits.tiny, best", 1)]
 
 
 def test_errors(run: Path, digits_beton: Path, jpeg_folder: Path, tmp_path: Path) -> None:
     exported = export_weights(run, tmp_path)
-    for name in ("no.safetensors", "no.pt", "", "no.tag"):
+    for name in (tmp_path / "no.safetensors", tmp_path / "no.pt", tmp_path, "no.tag"):
         with pytest.raises(SkdError, match="does not exist|there are no weights 'no.tag'"):
-            load_network(tmp_path / name if name != "no.tag" else name)
+            load_network(name)
     with pytest.raises(SkdError, match="10 classes, .* has 3"):
         evaluate_weights(exported, data=str(jpeg_folder), out=tmp_path / "e")
 
@@ -167,8 +156,7 @@ def test_errors(run: Path, digits_beton: Path, jpeg_folder: Path, tmp_path: Path
     with pytest.raises(SkdError, match="is damaged, or not the (file|one) .*SHA-256 differs"):
         load_network(exported)
     card = exported.with_suffix(".json")  # what somebody else made need not have a checksum
-    sound = json.loads(card.read_text())
-    del sound["sha256"]
+    sound = {key: value for key, value in json.loads(card.read_text()).items() if key != "sha256"}
     card.write_text(json.dumps(sound))
     exported.write_bytes(whole)
     tensors = load_file(exported)
@@ -181,7 +169,6 @@ def test_errors(run: Path, digits_beton: Path, jpeg_folder: Path, tmp_path: Path
         load_network(exported)
     for content, reason in [
         ({}, "model: Field required"),
-        (sound | {"num_classes": "ten"}, "num_classes: "),
         (sound | {"model": "hf-hub:somebody/net"}, "model: "),
         (sound | {"mean": [0.5, 0.5]}, "mean.2"),
     ]:

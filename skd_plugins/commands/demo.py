@@ -1,7 +1,5 @@
 """``skd demo``: the whole way on the embedded digits, from data to exported weights."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -17,7 +15,7 @@ from ..common.errors import SkdError
 from ..common.meter import tracked
 from ..data.find import embedded_digits
 from ..evaluation import compare
-from ..evaluation.command import evaluate_weights
+from ..evaluation.evaluate import evaluate_weights
 from ..training.project import project, train_recipe
 from ..weights import export_weights
 

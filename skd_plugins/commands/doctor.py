@@ -1,7 +1,5 @@
 """``skd doctor``: what this machine has, what is missing, and how to get it."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import os
@@ -21,7 +19,6 @@ from ..common.errors import SkdError
 from ..common.files import cache_folder
 
 _GIB = 2**30
-_COLOURS = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
 class Finding(NamedTuple):
@@ -39,8 +36,9 @@ def doctor() -> None:
     problems = 0
     for finding in examine():
         problems += finding.problem
-        state = "problem" if finding.problem else "note" if finding.advice else "ok"
-        console.print(Text.assemble((f"{state:8s}", _COLOURS[state]), f"{finding.what}: {finding.found}"))
+        note = ("note", "yellow") if finding.advice else ("ok", "green")
+        state, colour = ("problem", "bold red") if finding.problem else note
+        console.print(Text.assemble((f"{state:8s}", colour), f"{finding.what}: {finding.found}"))
         if finding.advice:
             console.print(Text(f"{'':8s}{finding.advice}"))
     print("no problems" if not problems else f"{problems} problem{'' if problems == 1 else 's'}")
@@ -54,8 +52,7 @@ def examine() -> Iterator[Finding]:
         try:
             yield from check()
         except Exception as error:
-            name = check.__name__.removeprefix("_")
-            yield Finding(name, f"the check failed: {type(error).__name__}: {error}", problem=True)
+            yield Finding(check.__name__[1:], f"the check failed: {type(error).__name__}: {error}", problem=True)
 
 
 def _packages() -> Iterator[Finding]:
@@ -66,9 +63,10 @@ def _packages() -> Iterator[Finding]:
             continue
         try:
             installed = metadata.version(requirement.name)
+            fits = requirement.specifier.contains(installed, prereleases=True)
         except metadata.PackageNotFoundError:
-            installed = "missing"
-        if installed == "missing" or not requirement.specifier.contains(installed, prereleases=True):
+            installed, fits = "missing", False
+        if not fits:
             yield Finding(requirement.name, installed, f"pip install '{requirement}'", problem=True)
 
 
@@ -78,13 +76,13 @@ def _gpu() -> Iterator[Finding]:
     yield Finding("machine", f"{machine()}, {platform.platform(terse=True)}")
     if torch.cuda.is_available():
         return
-    build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    cuda = torch.version.cuda
     driver = Path("/proc/driver/nvidia/version").exists()
     advice = "training runs on the processor: fine for the digits, not for ImageNet"
     if driver:
         advice = "there is an NVIDIA driver: check nvidia-smi, CUDA_VISIBLE_DEVICES and the CUDA version it supports"
-    found = f"torch finds none; it is built {build}"
-    yield Finding("GPU", found, advice, problem=driver and torch.version.cuda is not None)
+    found = f"torch finds none; it is built {f'for CUDA {cuda}' if cuda else 'without CUDA'}"
+    yield Finding("GPU", found, advice, problem=driver and cuda is not None)
 
 
 def _ffcv() -> Iterator[Finding]:

@@ -1,7 +1,5 @@
 """``skd list``: methods, networks and data sets by name."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import timm

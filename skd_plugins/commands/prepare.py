@@ -1,7 +1,5 @@
 """``skd data`` and ``skd write``: what a data set needs, whether it is complete, and writing it for training."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal

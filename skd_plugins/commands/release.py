@@ -1,7 +1,5 @@
 """``skd release``: makes a folder of a run that others can use, and its entry in the manifest."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile
@@ -16,7 +14,7 @@ from torch import nn
 
 from ..common.errors import SkdError
 from ..common.files import file_sha256
-from ..evaluation.command import evaluate_weights
+from ..evaluation.evaluate import evaluate_weights
 from ..networks import NETWORKS
 from ..weights import export_detectron2, export_weights, load_network
 from ..weights.download import one_line_errors
@@ -85,13 +83,20 @@ def release(
             settings = pickled.with_suffix(".detectron2.yaml")
             settings.write_text(settings.read_text().replace(str(pickled), pickled.name))
         about = {
+            "name": name,
             "metrics": _measure(part, data),
             "evaluation": f"skd evaluate {name}" + (f" --data {Path(data).name}" if data else ""),
+            "recipe": card["environment"]["command"],
+            "commit": card["environment"]["commit"],
             "data": _DATA.get(card["recipe"]["dataset"], card["recipe"]["dataset"]),
             "license": license,
         }
         _write_readme(part / "README.md", config, about)
-        entry = _entry(part, card, urls or [folder.resolve().as_uri()], about)
+        files = [
+            {"name": path.name, "size": path.stat().st_size, "sha256": file_sha256(path)}
+            for path in sorted(part.iterdir())
+        ]
+        entry = Release.model_validate({"files": files, "urls": urls or [folder.resolve().as_uri()], **about})
         text = _write_json(part / "manifest_entry.json", entry.model_dump(mode="json"))
         sums = [f"{file_sha256(file)}  {file.name}\n" for file in sorted(part.iterdir())]
         (part / "SHA256SUMS").write_text("".join(sums))
@@ -130,7 +135,7 @@ def _write_config(part: Path, model: nn.Module, card: dict[str, Any]) -> dict[st
     if own is not None:
         about = {key: card[key] for key in ("input_size", "mean", "std", "crop_pct", "interpolation", "num_classes")}
         # With these timm can change the number of channels or classes.
-        about |= {"fixed_input_size": own.fixed_input_size, "first_conv": own.first_conv, "classifier": own.classifier}
+        about |= {key: getattr(own, key) for key in ("fixed_input_size", "first_conv", "classifier")}
         in_timm = {"architecture": arch, "model_args": card["model_args"], "pretrained_cfg": about, **config}
         _write_json(part / CARD_FILE, in_timm)
         try:
@@ -164,20 +169,12 @@ def _write_readme(path: Path, config: dict[str, Any], about: dict[str, Any]) -> 
         pipeline_tag="image-classification",
         tags=["image-classification", *(["timm"] if in_timm else []), "self-knowledge-distillation"],
     )
-    template = Path(__file__).with_name("model_card.md.jinja")
+    template = str(Path(__file__).with_name("model_card.md.jinja"))
+    registered = config.get("architecture") in NETWORKS
     readme = ModelCard.from_template(
-        data, str(template), card=card, recipe=card["recipe"], made=card["environment"], in_timm=in_timm,
-        registered=config.get("architecture") in NETWORKS, percent=_PERCENT, license_name=about["license"],
-        name=card["name"], **{key: about[key] for key in ("metrics", "evaluation", "data")},
-    )  # fmt: skip
+        data, template, card=card, about=about, in_timm=in_timm, registered=registered, percent=_PERCENT
+    )
     path.write_text(f"{readme}\n")
-
-
-def _entry(part: Path, card: dict[str, Any], urls: list[str], about: dict[str, Any]) -> Release:
-    paths = sorted(part.iterdir())
-    files = [{"name": path.name, "size": path.stat().st_size, "sha256": file_sha256(path)} for path in paths]
-    made = {"recipe": card["environment"]["command"], "commit": card["environment"]["commit"]}
-    return Release.model_validate({"name": card["name"], "files": files, "urls": urls, **made, **about})
 
 
 def _write_json(path: Path, value: object) -> str:

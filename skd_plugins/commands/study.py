@@ -1,7 +1,5 @@
 """``skd study``: methods compared on the same data and seeds."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -21,7 +19,7 @@ from ..common.errors import SkdError
 from ..common.files import write_json
 from ..common.meter import tracked
 from ..evaluation import metrics
-from ..evaluation.command import evaluate_weights
+from ..evaluation.evaluate import evaluate_weights
 from ..evaluation.paired import difference, fit_temperature, holm
 from ..evaluation.predictions import Predictions
 from ..recipe import Recipe, override

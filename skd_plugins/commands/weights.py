@@ -1,7 +1,5 @@
 """``skd export`` and ``skd weights``."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Literal
@@ -65,15 +63,11 @@ def weights(
     elif not names:
         raise SkdError(f"skd weights {action} needs a name; skd weights list prints them")
     for name in names:
-        path = _file(name, get=action != "verify")
+        if is_published(name):
+            path = published_file(name, download=action != "verify")
+        else:
+            path = (verify if action == "verify" else download)(find_release(name)) / WEIGHTS_FILE
         print(f"{name}: verified, {path}" if action == "verify" else path)
-
-
-def _file(name: str, *, get: bool) -> Path:
-    if is_published(name):
-        return published_file(name, download=get)
-    release = find_release(name)
-    return (download(release) if get else verify(release)) / WEIGHTS_FILE
 
 
 def _print_list() -> None:

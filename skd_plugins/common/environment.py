@@ -1,7 +1,5 @@
 """What a result was made with: versions, commit, machine, data."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

@@ -1,7 +1,5 @@
 """The one type of error that users see as a single line."""
 
-from __future__ import annotations
-
 import locale
 import os
 import sys

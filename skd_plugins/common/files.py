@@ -1,7 +1,5 @@
 """Atomic writes, checksums, and JSON that every parser reads."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

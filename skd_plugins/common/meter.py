@@ -1,7 +1,5 @@
 """Progress of long tasks on stderr: a live line on a terminal, a line a minute elsewhere."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import sys
@@ -47,7 +45,7 @@ class Meter:
         self._begin = time.monotonic()
         self._next = self._begin + (_DELAY if self._live else _PAUSE)
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> "Meter":
         if Meter._open or os.environ.get("RANK", "0") != "0":
             self._next = float("inf")
         Meter._open += 1

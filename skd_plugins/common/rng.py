@@ -5,8 +5,6 @@ replayed to resume within an epoch. Here every number is a hash of (seed, epoch,
 augmentation is the same for any number of workers and processes, and after a resume.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

@@ -1,7 +1,5 @@
 """Checks arguments from a command line or a file against type hints, with pydantic."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence

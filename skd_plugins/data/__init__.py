@@ -3,21 +3,32 @@
 `folder` reads image folders, `mixing` is mixup, `find` finds a recipe's data, `datasets` has the known sets.
 """
 
-from .augment import Augmentation
-from .beton.write import write_beton
-from .datasets import open_source
-from .loader import Loader, make_loader, open_data
-from .order import Division, TrainingOrder
-from .sources import Source
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Augmentation",
-    "Division",
-    "Loader",
-    "Source",
-    "TrainingOrder",
-    "make_loader",
-    "open_data",
-    "open_source",
-    "write_beton",
-]
+if TYPE_CHECKING:
+    from .augment import Augmentation as Augmentation
+    from .beton.write import write_beton as write_beton
+    from .datasets import open_source as open_source
+    from .loader import Loader as Loader
+    from .loader import make_loader as make_loader
+    from .loader import open_data as open_data
+    from .order import Division as Division
+    from .order import TrainingOrder as TrainingOrder
+    from .sources import Source as Source
+
+_PUBLIC = {
+    "augment": ("Augmentation",),
+    "beton.write": ("write_beton",),
+    "datasets": ("open_source",),
+    "loader": ("Loader", "make_loader", "open_data"),
+    "order": ("Division", "TrainingOrder"),
+    "sources": ("Source",),
+}
+
+
+def __getattr__(name: str) -> Any:  # imported on first use: listing the data sets needs no torch
+    for module, names in _PUBLIC.items():
+        if name in names:
+            return getattr(importlib.import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

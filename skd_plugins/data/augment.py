@@ -1,7 +1,5 @@
 """Crop boxes and flips of a whole batch, the same for `.beton` files and folders."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -64,7 +62,7 @@ class Augmentation:
                 raise SkdError(f"{name} should be {what}, got {getattr(self, name)!r}")
 
     @classmethod
-    def of(cls, recipe: Any) -> Augmentation:
+    def of(cls, recipe: Any) -> "Augmentation":
         """The augmentation that a `Recipe` describes; its fields have the same names, and `augment` is the mode."""
         names = {field.name for field in fields(cls)} - {"mode", "scaled_decoding"}
         return cls(mode=recipe.augment, **{name: getattr(recipe, name) for name in names})

@@ -1,7 +1,5 @@
 """Decoded batches, ahead of their use: by threads from `.beton` files, by processes from folders."""
 
-from __future__ import annotations
-
 import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -18,7 +16,7 @@ from ..common.errors import SkdError
 from .augment import Augmentation, center_boxes, training_boxes
 from .beton.file import BetonFile
 from .folder import FolderData, FolderImages, Request
-from .order import Batch, Order
+from .order import Batch, Indices, Order
 
 _SHARED = Path("/dev/shm")
 READER_DIED = re.compile(r"DataLoader worker \(pid")  # torch's words
@@ -27,7 +25,6 @@ READER_ADVICE = (
     "--mem); use fewer workers, workers=0, or a .beton file, which needs none"
 )
 Raw = tuple[Tensor, dict[int, str]]  # uint8 [n, H, W, 3], and why some of its rows can't be decoded
-Indices = NDArray[np.int64]
 
 
 def _clean(order: Order) -> tuple[bool, ...]:
@@ -51,14 +48,20 @@ class BetonBatches:
     def fetch(self, batches: Iterator[Batch], epoch: int) -> Generator[tuple[Batch, Raw], None, None]:
         """The batches with their pixels, in order; up to two are decoded ahead."""
         waiting: deque[tuple[Batch, Tensor, list[Future[dict[int, str]]]]] = deque()
+
+        def finished() -> tuple[Batch, Raw]:
+            batch, pixels, shares = waiting.popleft()
+            broken = {row: reason for share in shares for row, reason in share.result().items()}
+            return batch, (pixels, dict(sorted(broken.items())))
+
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="skd-decode")
         try:
             for batch in batches:
                 waiting.append((batch, *self._submit(pool, batch, epoch)))
                 if len(waiting) > 2:
-                    yield self._finished(*waiting.popleft())
+                    yield finished()
             while waiting:
-                yield self._finished(*waiting.popleft())
+                yield finished()
         finally:  # also when the consumer leaves early and the generator is closed
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -95,21 +98,12 @@ class BetonBatches:
         def decode(rows: range) -> dict[int, str]:
             broken = {}
             for row in rows:
-                reason = self.data.crop(
-                    int(indices[row]), boxes[row], bool(flips[row]), out[row], scaled=bool(scaled[row])
-                )
-                if reason:
+                index, flip, small = int(indices[row]), bool(flips[row]), bool(scaled[row])
+                if reason := self.data.crop(index, boxes[row], flip, out[row], scaled=small):
                     broken[row] = reason
             return broken
 
         return decode
-
-    @staticmethod
-    def _finished(batch: Batch, pixels: Tensor, shares: list[Future[dict[int, str]]]) -> tuple[Batch, Raw]:
-        broken: dict[int, str] = {}
-        for share in shares:
-            broken |= share.result()  # an exception in a thread is raised here
-        return batch, (pixels, dict(sorted(broken.items())))
 
 
 class FolderBatches:

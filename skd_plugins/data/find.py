@@ -1,7 +1,5 @@
 """From a recipe's data argument to its training and validation data."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from ..common.files import cache_folder
 from .beton.file import beton_available
 from .beton.write import write_beton, write_folder
 from .datasets import DIGITS_PER_CLASS, open_source
-from .sources import Source, split_folder
+from .sources import split_folder
 
 
 def find_split(data: str | Path, train: bool) -> Path:
@@ -54,7 +52,8 @@ def resolve_data(dataset: str, data: str | None) -> Path:
 
 def embedded_digits(folder: Path) -> Path:
     """Writes the digits as `.beton` (as PNG folders without FFCV) unless they are there; returns the folder."""
-    if _has(folder, "train") and _has(folder, "val"):  # maybe in a cache that only others may write
+    missing = [half for half in ("train", "val") if not _has(folder, half)]
+    if not missing:  # maybe in a cache that only others may write
         return folder
     lock = folder / ".lock"
     try:
@@ -65,21 +64,18 @@ def embedded_digits(folder: Path) -> Path:
             f"{folder} can't be written: {error.strerror or error}; SKD_CACHE=FOLDER puts the cache elsewhere"
         ) from None
     with FileLock(lock):  # the processes of a launch all come here at once
-        if not _has(folder, "train"):
-            _write_half(open_source("digits", True).subset(DIGITS_PER_CLASS, seed=0), folder, "train")
-        if not _has(folder, "val"):
-            _write_half(open_source("digits", False), folder, "val")
+        for half in missing:
+            if _has(folder, half):
+                continue
+            source = open_source("digits", half == "train")
+            if half == "train":
+                source = source.subset(DIGITS_PER_CLASS, seed=0)
+            if beton_available():
+                write_beton(source, folder / f"{half}.beton", raw_share=1.0, workers=1)
+            else:
+                write_folder(source, folder / f".{half}.{os.getpid()}.part").replace(folder / half)
     return folder
 
 
 def _has(folder: Path, half: str) -> bool:
     return (folder / f"{half}.beton").exists() or (folder / half).exists()
-
-
-def _write_half(source: Source, folder: Path, half: str) -> None:
-    if beton_available():
-        write_beton(source, folder / f"{half}.beton", raw_share=1.0, workers=1)
-    else:
-        part = folder / f".{half}.{os.getpid()}.part"
-        write_folder(source, part)
-        part.replace(folder / half)

@@ -1,8 +1,5 @@
 """Image folders, read by timm and PIL."""
 
-from __future__ import annotations
-
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,25 +9,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from timm.data import create_transform
-from timm.data.readers.reader_image_folder import ReaderImageFolder
 
 from ..common.errors import SkdError
 from .augment import Augmentation, training_boxes
+from .sources import read_folder
 
 Request = tuple[int, int, int, int]  # sample, epoch, position, segment
-_FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "nearest": Image.Resampling.NEAREST,
-}
 
 
 class FolderData:
-    """A folder with one subfolder a class.
-
-    Attributes:
-        targets: labels ``[N]``.
-    """
+    """A folder with one subfolder a class; `targets` are the labels ``[N]``."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -47,31 +35,6 @@ class FolderData:
         return f"{self.reader.samples[index][0]} (index {index})"
 
 
-def read_folder(path: Path) -> tuple[ReaderImageFolder, list[str]]:
-    """timm's reader of a folder with one subfolder a class, and the classes in the order of their labels.
-
-    To timm the last folder is the class. Images in the folder itself would be a class without a name, and images two
-    levels deep would mix classes of equal names, so both are errors.
-    """
-    try:
-        reader = ReaderImageFolder(str(path))
-    except RuntimeError as error:
-        raise SkdError(f"{path} should have one subfolder a class with images inside: {error}") from None
-    for folder in sorted({os.path.dirname(file) for file, _ in reader.samples}):
-        inside = os.path.relpath(folder, path)
-        if inside == ".":
-            raise SkdError(
-                f"{path} should have one subfolder a class, but has images itself; the flat val/ of ImageNet's archive "
-                "is read by: skd data imagenet-1k, or skd write imagenet-1k --folder"
-            )
-        if os.sep in inside:
-            raise SkdError(
-                f"{path} should have one subfolder a class, but has images deeper, in {inside}; give the folder that "
-                "holds the classes"
-            )
-    return reader, sorted(reader.class_to_idx, key=lambda name: reader.class_to_idx[name])
-
-
 class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
     """What the loader's workers index: a request gives an image, and the reason if it can't be decoded.
 
@@ -83,9 +46,8 @@ class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
         self.data, self.spec, self.seed, self.clean = data, spec, seed, clean
         size = spec.image_size
         self.evaluation: Callable[[Image.Image], Any] = create_transform(
-            (3, size, size), is_training=False, use_prefetcher=True, crop_pct=spec.crop_pct,
-            interpolation=spec.interpolation,
-        )  # fmt: skip
+            (3, size, size), use_prefetcher=True, crop_pct=spec.crop_pct, interpolation=spec.interpolation
+        )
 
     def __getitem__(self, request: Request) -> tuple[torch.Tensor, str]:
         """The image as uint8 ``[H, W, 3]``, or a black one and why it can't be decoded."""
@@ -108,7 +70,7 @@ class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
             positions=np.array([position]), segments=np.array([segment]),
         )  # fmt: skip
         top, left, height, width = (int(value) for value in boxes[0])
-        size, resample = self.spec.image_size, _FILTERS[self.spec.interpolation]
+        size, resample = self.spec.image_size, Image.Resampling[self.spec.interpolation.upper()]
         # Not `resize(box=...)`, which uses pixels around the box. `crop` is black outside the image.
         image = image.crop((left, top, left + width, top + height)).resize((size, size), resample)
         pixels = np.array(image)

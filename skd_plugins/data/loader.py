@@ -1,12 +1,11 @@
 """`make_loader`: batches from a `.beton` file or an image folder, the same for both."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from .augment import Augmentation
 from .beton.file import BetonFile
 from .fetch import BetonBatches, FolderBatches
 from .folder import FolderData
-from .order import UNDIVIDED, Batch, Division, EvaluationOrder, Order, TrainingOrder, evaluation_shard
+from .order import UNDIVIDED, Batch, Division, EvaluationOrder, Indices, Order, TrainingOrder, evaluation_shard
 
 
 class Loader:
@@ -32,8 +31,7 @@ class Loader:
         order: the training order, None for evaluation.
         indices: the samples that this process evaluates, in order, None for training.
         classes: class names, None if the data does not name them.
-        num_samples: number of samples, over all processes.
-        mean: channel means in [0, 1] that the images are normalised with.
+        num_samples: over all processes.
         skipped: why each broken sample was left out since the last ``iter()`` (evaluation), or replaced by another
             image of its class so far (training).
     """
@@ -60,15 +58,10 @@ class Loader:
         self.skipped: dict[int, str] = {}
         self._next = (0, 0)
         self._pin = device.type == "cuda"
-        self._images: BetonBatches | FolderBatches
-        if isinstance(data, BetonFile):
-            self._images = BetonBatches(data, spec, order, workers=workers, pin=self._pin)
-        else:
-            self._images = FolderBatches(data, spec, order, workers=workers, pin=self._pin)
-        self._on_device = PrefetchLoader(
-            _Host(self),  # type: ignore[arg-type]  # it only iterates
-            mean=spec.mean, std=spec.std, device=device, img_dtype=dtype,
-        )  # fmt: skip
+        kind: Any = BetonBatches if isinstance(data, BetonFile) else FolderBatches
+        self._images: BetonBatches | FolderBatches = kind(data, spec, order, workers=workers, pin=self._pin)
+        host: Any = _Host(self)  # it only iterates
+        self._on_device = PrefetchLoader(host, mean=spec.mean, std=spec.std, device=device, img_dtype=dtype)
 
     def __len__(self) -> int:
         """Batches of this process in an epoch."""
@@ -112,9 +105,7 @@ class Loader:
         picture: NDArray[np.uint8] = pixels.numpy()
         return picture
 
-    def _without(
-        self, pixels: Tensor, broken: dict[int, str], batch: Batch, epoch: int
-    ) -> tuple[Tensor, NDArray[np.int64]]:
+    def _without(self, pixels: Tensor, broken: dict[int, str], batch: Batch, epoch: int) -> tuple[Tensor, Indices]:
         """Raises for a broken image, leaves it out (evaluation) or puts another of its class there (training)."""
         for row, reason in broken.items():
             index = int(batch.indices[row])
@@ -197,17 +188,14 @@ def make_loader(
     gets its own share of the samples.
 
     Args:
-        path: the file, or a folder with one subfolder a class.
         segments: what a training batch consists of, see `Method.segments`.
         couples: see `TrainingOrder`. Training only.
         batch_size: training: anchors a step over all processes and micro-batches; evaluation: images a batch.
         augmentation: crop, flip and normalisation; ImageNet's by default.
         image_size: overrides the augmentation's.
         seed: of order, pairs, crops and flips.
-        division: this process and the number of them, and the micro-batches.
         workers: decoding threads (`.beton`) or processes (folder; 0 decodes in this process).
         skip_broken: leave undecodable images out and count them, instead of an error that names the image.
-        dtype: of ``input``.
     """
     spec = augmentation or Augmentation()
     if image_size is not None:

@@ -1,7 +1,5 @@
 """timm's mixup and cutmix, alike on every segment of a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -28,17 +26,17 @@ def mix_segments(mixup: Mixup, input: Tensor, target: Tensor, segments: int) -> 
     Returns:
         input, and the target as probabilities ``[S * B, C]``.
     """
+
+    def mix(part: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = part
+        even = len(images) // 2 * 2
+        soft = [mixup(images[:even], labels[:even])[1]] if even else []
+        if even < len(images):  # timm takes even batches only; the last image of an odd one is not mixed
+            soft.append(mixup_target(labels[even:], mixup.num_classes, 1.0, mixup.label_smoothing))
+        return torch.cat(soft)
+
     parts = list(zip(input.chunk(segments), target.chunk(segments), strict=True))
-    return input, torch.cat(from_same_state(lambda part: _mix(mixup, *part), parts))
-
-
-def _mix(mixup: Mixup, images: Tensor, labels: Tensor) -> Tensor:
-    """Mixes the images of a segment in place; returns the mixed targets ``[B, C]``."""
-    even = len(images) // 2 * 2
-    soft = [mixup(images[:even], labels[:even])[1]] if even else []
-    if even < len(images):  # timm takes even batches only; the last image of an odd one is not mixed
-        soft.append(mixup_target(labels[even:], mixup.num_classes, 1.0, mixup.label_smoothing))
-    return torch.cat(soft)
+    return input, torch.cat(from_same_state(mix, parts))
 
 
 def from_same_state(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:

@@ -1,7 +1,5 @@
 """Which samples a step gets: one order for all segments, processes and micro-batches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,32 +14,20 @@ ROLES = ("anchor", "pair", "view", "clean")
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's share of a step, or of a micro-batch under gradient accumulation.
+    """One process's share of a step, or of a micro-batch under gradient accumulation."""
 
-    Attributes:
-        indices: dataset indices ``[S * b]``, the segments one after another.
-        positions: each anchor's position in the epoch's order ``[b]``.
-    """
-
-    indices: Indices
-    positions: Indices
+    indices: Indices  # of the data set [S * b], the segments one after another
+    positions: Indices  # each anchor's position in the epoch's order [b]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Division:
-    """How a step's anchors are divided over processes and micro-batches.
+    """How a step's anchors are divided over processes and micro-batches."""
 
-    Attributes:
-        rank: this process.
-        world: number of processes.
-        accumulation: micro-batches a step.
-        even: give every process an even number of anchors wherever possible, as timm's mixup needs.
-    """
-
-    rank: int = 0
-    world: int = 1
-    accumulation: int = 1
-    even: bool = False
+    rank: int = 0  # this process
+    world: int = 1  # number of processes
+    accumulation: int = 1  # micro-batches a step
+    even: bool = False  # give every process an even number of anchors wherever possible, as timm's mixup needs
 
     @property
     def parts(self) -> int:

@@ -1,42 +1,35 @@
 """Where images come from before they are written: a folder, or one of the known data sets."""
 
-from __future__ import annotations
-
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PIL
+from pydantic import TypeAdapter, ValidationError
 
 from ..common.errors import SkdError
-from .folder import read_folder
+from ..common.typed import first_problem
 
 Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled images that can be indexed.
+    """Labelled images that can be indexed."""
 
-    Attributes:
-        description: what it is, for the JSON beside the file.
-        targets: labels ``[N]``.
-        load: gives the image of an index, uint8 ``[H, W, 3]``.
-        name_of: gives what messages call an index.
-        hierarchy: the superclass of each class, None if the set has none.
-    """
-
-    description: str
+    description: str  # for the JSON beside the file
     classes: list[str]
-    targets: NDArray[np.int64]
-    load: Callable[[int], Image]
-    name_of: Callable[[int], str]
-    hierarchy: list[str] | None = None
+    targets: NDArray[np.int64]  # [N]
+    load: Callable[[int], Image]  # gives the image of an index, uint8 [H, W, 3]
+    name_of: Callable[[int], str]  # gives what messages call an index
+    hierarchy: list[str] | None = None  # the superclass of each class
 
-    def subset(self, per_class: int, seed: int, *, fewer: bool = False) -> Source:
+    def subset(self, per_class: int, seed: int, *, fewer: bool = False) -> "Source":
         """`per_class` random samples of each class, in the original order.
 
         Args:
@@ -71,6 +64,33 @@ def split_folder(data: Path, train: bool) -> Path:
     raise SkdError(f"{data} has no folder {' or '.join(repr(name) for name in names)} with one subfolder a class")
 
 
+def read_folder(path: Path) -> tuple[Any, list[str]]:
+    """timm's reader of a folder with one subfolder a class, and the classes in the order of their labels.
+
+    To timm the last folder is the class. Images in the folder itself would be a class without a name, and images two
+    levels deep would mix classes of equal names, so both are errors.
+    """
+    from timm.data.readers.reader_image_folder import ReaderImageFolder  # imports torch; listing the sets needs none
+
+    try:
+        reader = ReaderImageFolder(str(path))
+    except RuntimeError as error:
+        raise SkdError(f"{path} should have one subfolder a class with images inside: {error}") from None
+    for folder in sorted({os.path.dirname(file) for file, _ in reader.samples}):
+        inside = os.path.relpath(folder, path)
+        if inside == ".":
+            raise SkdError(
+                f"{path} should have one subfolder a class, but has images itself; the flat val/ of ImageNet's archive "
+                "is read by: skd data imagenet-1k, or skd write imagenet-1k --folder"
+            )
+        if os.sep in inside:
+            raise SkdError(
+                f"{path} should have one subfolder a class, but has images deeper, in {inside}; give the folder that "
+                "holds the classes"
+            )
+    return reader, sorted(reader.class_to_idx, key=lambda name: reader.class_to_idx[name])
+
+
 def image_folder(path: Path) -> Source:
     """One subfolder a class, read by timm's folder reader, which decides which files are images."""
     reader, classes = read_folder(path)
@@ -102,12 +122,9 @@ def write_hierarchy(source: Source, folder: Path) -> None:
 def read_hierarchy(folder: Path) -> dict[str, str]:
     """The superclass of each class, by its name, from a data folder."""
     path = Path(folder) / FILE
+    if not path.exists():
+        raise SkdError(f"{path} does not exist: these data have no hierarchy (those of skd data mixed have)")
     try:
-        table = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise SkdError(f"{path} does not exist: these data have no hierarchy (those of skd data mixed have)") from None
-    except (OSError, ValueError) as error:
-        raise SkdError(f"{path} is damaged: {error}") from None
-    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
-        raise SkdError(f"{path} is damaged: not a table of class names")
-    return table
+        return TypeAdapter(dict[str, str]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise SkdError(f"{path} is damaged: {first_problem(error)}") from None

@@ -3,8 +3,6 @@
 `attacks` and `corruptions` perturb images for `predict`; `ood` detects data of no known class.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -22,27 +20,19 @@ _PUBLIC = {
     "top5": "metrics",
     "write_report": "report",
 }
-__all__ = [
-    "Predictions",
-    "Reliability",
-    "compare",
-    "ece",
-    "nll",
-    "predict",
-    "recall_at_1",
-    "reliability",
-    "summarize",
-    "top1",
-    "top5",
-    "write_report",
-]
-
 if TYPE_CHECKING:
-    from .comparison import compare
-    from .metrics import Reliability, ece, nll, reliability, top1, top5
-    from .predictions import Predictions, predict
-    from .report import summarize, write_report
-    from .retrieval import recall_at_1
+    from .comparison import compare as compare
+    from .metrics import Reliability as Reliability
+    from .metrics import ece as ece
+    from .metrics import nll as nll
+    from .metrics import reliability as reliability
+    from .metrics import top1 as top1
+    from .metrics import top5 as top5
+    from .predictions import Predictions as Predictions
+    from .predictions import predict as predict
+    from .report import summarize as summarize
+    from .report import write_report as write_report
+    from .retrieval import recall_at_1 as recall_at_1
 
 
 def __getattr__(name: str) -> Any:  # imported on first use: comparing and plain metrics need no torch

@@ -1,7 +1,5 @@
 """Adversarial examples for `predict`: ``predict(model, loader, perturb=FGSM(eps=8 / 255, mean=..., std=...))``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,7 +31,8 @@ class FGSM(Normalised):
     legacy: bool = False  # attack like the authors' script, to compare with the paper
 
     def __post_init__(self) -> None:
-        check_eps(self.eps, "FGSM", high=float("inf") if self.legacy else 1.0)
+        if not self.legacy:
+            check_eps(self.eps, "FGSM")
 
     def __call__(self, model: nn.Module, input: Tensor, target: Tensor) -> Tensor:
         """The perturbed input."""
@@ -90,7 +89,7 @@ def input_gradient(model: nn.Module, input: Tensor, loss: Callable[[Tensor], Ten
         return torch.autograd.grad(loss(model(leaf)), leaf)[0]
 
 
-def check_eps(eps: float, what: str, high: float = 1.0) -> None:
+def check_eps(eps: float, what: str) -> None:
     """An eps in 255 levels instead of [0, 1] is the common mistake."""
-    if not 0 <= eps <= high or eps == float("inf"):
+    if not 0 <= eps <= 1:
         raise SkdError(f"{what} takes eps in [0, 1] pixel units, got {eps:g}; for 8 of 255 levels give 8/255 (0.0314)")

@@ -1,7 +1,5 @@
 """``skd compare``: several evaluated runs side by side, on the terminal and as a page with curves and diagrams."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -76,17 +74,14 @@ def compare(
     if not runs:
         raise SkdError("nothing to compare; give the folders of one or more evaluated runs")
     runs, out = [*map(Path, runs)], Path(out)
-    for number, path in enumerate(runs):
-        if any(path.resolve() == other.resolve() for other in runs[:number]):
-            raise SkdError(f"{path} is given twice")
     groups = group_runs([read_run(path) for path in runs])
     warnings = _warnings(groups)
-    console = Console()
+    console = Console(markup=False, highlight=False)
     if show:
         console.print(_table(groups, narrow=console.width < 100))
-        console.print("* best of the column, ± sample standard deviation over the seeds", markup=False, highlight=False)
+        console.print("* best of the column, ± sample standard deviation over the seeds")
     for warning in warnings:
-        console.print(f"note: {warning}", markup=False, highlight=False)
+        console.print(f"note: {warning}")
     page = out if out.suffix == ".html" else out / "compare.html"
     _write_page(page, groups, warnings)
     if show:
@@ -114,19 +109,19 @@ def read_run(path: str | Path) -> Run:
         path: a run's folder, whose ``evaluation`` is read, or any folder that an evaluation wrote to.
     """
     folder = Path(path)
-    make = f"`skd evaluate {folder} --data ...` writes it"
-    if not folder.is_dir():
-        raise SkdError(f"{folder} is not a folder; `skd compare` takes the folders of runs")
     found = [file for file in (folder / "metrics.json", folder / "evaluation" / "metrics.json") if file.is_file()]
     if not found:
-        raise SkdError(f"{folder / 'metrics.json'} is missing; {make}")
+        raise SkdError(f"{folder / 'metrics.json'} is missing; `skd evaluate {folder} --data ...` writes it")
     try:
         saved = json.loads(found[0].read_text(encoding="utf-8"))
         metrics = {name: float(value) for name, value in saved["metrics"].items() if value is not None}
         reliability = Reliability.from_json(saved["reliability"])
         info = saved["info"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SkdError(f"{found[0]} is not a file of metrics ({type(error).__name__}: {error}); {make} again") from None
+        raise SkdError(
+            f"{found[0]} is not a file of metrics ({type(error).__name__}: {error}); "
+            f"`skd evaluate {folder} --data ...` writes it again"
+        ) from None
     inside = not (folder / "recipe.json").exists() and (folder.parent / "recipe.json").exists()
     root = folder.parent if inside else folder
     variant = folder.name.removeprefix("evaluation").removeprefix("-") if inside else ""
@@ -259,48 +254,30 @@ def _table(groups: Sequence[Group], *, narrow: bool) -> Table:
 
 
 def _write_page(path: Path, groups: Sequence[Group], warnings: list[str]) -> None:
-    metrics = winners(groups)
-    rows = [
-        {
-            "name": group.name,
-            "method": group.runs[0].recipe.get("method", ""),
-            "model": group.runs[0].recipe.get("model", ""),
-            "cells": [(group.cell(metric), group.name in best) for metric, best in metrics.items()],
-            "runs": [
-                {
-                    "path": str(run.path),
-                    "seed": run.recipe.get("seed", "–"),
-                    "cells": [m.show(run.metrics[m.key]) if m.key in run.metrics else "–" for m in metrics],
-                }
-                for run in group.runs
-            ],
-        }
-        for group in groups
-    ]
-    curves = []
+    curves, styles = [], set[int]()
     for key, title, percent in (("top1", "Validation top-1", True), ("nll", "Validation NLL", False)):
         series = [
             Series(f"{group.name} [{run.path}]", style, points)
             for style, group in enumerate(groups)
             for run in group.runs
-            if (points := run.validation.get(key))
+            if len(points := run.validation[key]) > 1  # one point is no curve
         ]
-        if any(len(one.points) > 1 for one in series):
+        if series:
             curves.append((title, curve_plot(title, series, percent=percent)))
-    with_curve = [(n, g) for n, g in enumerate(groups) if any(any(run.validation.values()) for run in g.runs)]
-    diagrams = []
-    for group in groups:
-        pooled = Reliability.pooled([run.reliability for run in group.runs])
-        diagrams.append((group.name, group.cell(ECE), reliability_plot(pooled, small=True)))
+            styles |= {one.style for one in series}
+    pools = [Reliability.pooled([run.reliability for run in group.runs]) for group in groups]
     write_page(
         path,
         "compare.html.jinja",
         title="Comparison of runs" if len(groups) > 1 else groups[0].name,
-        metrics=list(metrics),
-        rows=rows,
+        groups=groups,
+        metrics=winners(groups),
         run_count=sum(len(group.runs) for group in groups),
         warnings=warnings,
         curves=curves,
-        legend=[(group.name, key_sample(style)) for style, group in with_curve],
-        diagrams=diagrams,
+        legend=[(groups[style].name, key_sample(style)) for style in sorted(styles)],
+        diagrams=[
+            (group.name, group.cell(ECE), reliability_plot(pool, small=True))
+            for group, pool in zip(groups, pools, strict=True)
+        ],
     )

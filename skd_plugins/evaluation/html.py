@@ -1,7 +1,5 @@
 """Self-contained HTML pages from the templates next to this file."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -16,9 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..common.files import jsonable, write_text
-
-_LONGEST = 224  # pixels of an image in a page: twice what a grid cell shows, for dense screens
-_SMALL = 64  # pixels; JPEG would blur smaller images
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
@@ -55,8 +50,8 @@ def breakable(name: str) -> Markup:
 def data_uri(image: NDArray[np.uint8]) -> str:
     """An image ``[H, W, 3]`` or ``[H, W]`` as a ``data:`` address; large ones are scaled down."""
     picture = Image.fromarray(image)
-    kind = "png" if max(picture.size) <= _SMALL else "jpeg"
-    picture.thumbnail((_LONGEST, _LONGEST))
+    kind = "png" if max(picture.size) <= 64 else "jpeg"  # which would blur smaller images
+    picture.thumbnail((224, 224))  # twice what a grid cell shows, for dense screens
     buffer = io.BytesIO()
     picture.save(buffer, kind, optimize=kind == "png", quality=85)  # PNG has no quality
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -4,11 +4,9 @@ All are computed in float64 and are fractions, not percent. Calibration error is
 a confidence of exactly 1.0 into an extra bin beyond the last one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +16,7 @@ from ..common.errors import SkdError
 if TYPE_CHECKING:  # metrics need no torch
     from torch import Tensor
 
-Array: TypeAlias = "NDArray[Any] | Tensor"
+Array: TypeAlias = Union[NDArray[Any], "Tensor"]
 _CHUNK = 2**22  # float64 values at a time: 32 MiB
 
 
@@ -83,13 +81,13 @@ class Reliability:
     confidence: NDArray[np.float64]
 
     @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> Reliability:
+    def from_json(cls, saved: Mapping[str, Any]) -> "Reliability":
         """From ``metrics.json``, where the means of an empty bin are null."""
         edges, accuracy, confidence = (np.array(saved[key], np.float64) for key in ("edges", "accuracy", "confidence"))
         return cls(edges, np.array(saved["counts"], np.int64), accuracy, confidence)
 
     @classmethod
-    def pooled(cls, diagrams: Sequence[Reliability]) -> Reliability:
+    def pooled(cls, diagrams: "Sequence[Reliability]") -> "Reliability":
         """The diagram of all samples together, from diagrams with the same bins."""
         counts = np.sum([one.counts for one in diagrams], axis=0)
         pairs = [(np.nan_to_num([one.accuracy, one.confidence]) * one.counts) for one in diagrams]
@@ -140,8 +138,6 @@ def score(logits: Array, targets: Array, *, indices: Array | None = None) -> Sco
 
 def bin_confidences(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int) -> Reliability:
     """The diagram of confidences ``[N]`` in [0, 1], given whether each prediction is correct ``[N]``."""
-    if bins < 1:
-        raise SkdError(f"bins must be at least 1, got {bins}")
     edges = np.arange(bins + 1) / bins
     index = np.searchsorted(edges[1:], confidence, side="left")  # the first right edge not below the confidence
     counts = np.bincount(index, minlength=bins)

@@ -4,8 +4,6 @@ The metrics take scores of in-distribution samples ``inside [N]`` and of others 
 in-distribution is the positive class: a *higher* score means more in-distribution.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -27,11 +25,10 @@ from .metrics import Array, to_numpy
 from .pixels import Normalised
 from .predictions import predict
 
-Values: TypeAlias = NDArray[np.float64]
 Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]
 
 
-def max_softmax(logits: Array, temperature: float = 1.0) -> Values:
+def max_softmax(logits: Array, temperature: float = 1.0) -> NDArray[np.float64]:
     """The log of the largest softmax probability at a temperature ``[N]``: ODIN's score; at 1 the baseline's (MSP).
 
     The logarithm ranks like the probability but keeps confident images apart, whose probabilities all round to 1.
@@ -45,8 +42,6 @@ def max_softmax(logits: Array, temperature: float = 1.0) -> Values:
     rows = to_numpy(logits)
     if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
         raise SkdError(f"scores need finite logits [N, C], got {list(rows.shape)}; the model may have diverged")
-    if not 0 < temperature < float("inf"):
-        raise SkdError(f"temperature must be above 0, got {temperature:g}")
     scaled = rows.astype(np.float64) / temperature
     top = scaled.argmax(axis=1)[:, None]
     others = np.exp(scaled - np.take_along_axis(scaled, top, axis=1))
@@ -54,83 +49,45 @@ def max_softmax(logits: Array, temperature: float = 1.0) -> Values:
     return -np.asarray(np.log1p(others.sum(axis=1)))
 
 
-def fpr95(inside: Array, outside: Array) -> float:
-    """The fraction of out-of-distribution samples that are accepted along with 95 % of the in-distribution.
-
-    The threshold is the highest that accepts at least 95 % of the in-distribution. A score at the threshold is
-    accepted, so equal scores are accepted together.
-    """
-    inside, outside = _scores(inside, outside)
-    return float((outside >= _threshold(inside)).mean())
-
-
-def detection_error(inside: Array, outside: Array) -> float:
-    """``0.5 (1 - TPR) + 0.5 FPR`` at the threshold of `fpr95`.
-
-    Source: SD-Dropout section 4.5 states this formula, as ODIN does; its printed values are `detection_error_min`.
-    """
-    inside, outside = _scores(inside, outside)
-    threshold = _threshold(inside)
-    return float(0.5 * (inside < threshold).mean() + 0.5 * (outside >= threshold).mean())
-
-
-def detection_error_min(inside: Array, outside: Array) -> float:
-    """The least ``0.5 (1 - TPR) + 0.5 FPR`` over all thresholds, at most 0.5.
-
-    Source: SD-Dropout Table 7 prints values that its formula at 95 % TPR can't give (LSUN, CE: 39.9 by the formula,
-        25.0 printed). The least value over thresholds can, and ODIN's released code (``calMetric.py``) computes it.
-    """
-    inside, outside = _scores(inside, outside)
-    thresholds = np.unique(np.concatenate([inside, outside]))
-    missed = np.searchsorted(np.sort(inside), thresholds, side="left") / len(inside)
-    accepted = 1 - np.searchsorted(np.sort(outside), thresholds, side="left") / len(outside)
-    return float(min(0.5, (0.5 * missed + 0.5 * accepted).min()))
-
-
-def auroc(inside: Array, outside: Array) -> float:
-    """Area under the ROC curve: how often an in-distribution sample scores higher; equal scores count half."""
-    return float(roc_auc_score(*_labelled(inside, outside)))
-
-
-def aupr_in(inside: Array, outside: Array) -> float:
-    """Average precision with the in-distribution as positive (scikit-learn's; equal scores enter together).
-
-    Deviation: ODIN's code (``calMetric.py``) weighs both sets equally; here, as in scikit-learn, the value depends on
-        their sizes. SD-Dropout does not say what it does. Its Table 7 fits 10,000 images (CIFAR-100's test set)
-        against 5,640 (all of DTD) and about 10,000 of SVHN, whose test set has 26,032: with all of these, AUPR (in)
-        could not be above AUPR (out) at its AUROC.
-    """
-    return float(average_precision_score(*_labelled(inside, outside)))
-
-
-def aupr_out(inside: Array, outside: Array) -> float:
-    """`aupr_in` with the out-of-distribution as positive and the scores negated."""
-    inside, outside = _scores(inside, outside)
-    return aupr_in(-outside, -inside)
-
-
 def ood_metrics(inside: Array, outside: Array) -> dict[str, float]:
-    """All six: ``fpr95``, ``detection_error``, ``detection_error_min``, ``auroc``, ``aupr_in``, ``aupr_out``."""
-    metrics = (fpr95, detection_error, detection_error_min, auroc, aupr_in, aupr_out)
-    return {metric.__name__: metric(inside, outside) for metric in metrics}
+    """``fpr95``, ``detection_error``, ``detection_error_min``, ``auroc``, ``aupr_in`` and ``aupr_out`` of scores.
 
+    ``fpr95``: the fraction of out-of-distribution samples that are accepted along with 95 % of the in-distribution.
+    The threshold is the highest that accepts at least 95 %; equal scores are accepted together.
 
-def _scores(inside: Array, outside: Array) -> tuple[Values, Values]:
-    pair = to_numpy(inside).astype(np.float64), to_numpy(outside).astype(np.float64)
-    for name, scores in zip(("in-distribution", "out-of-distribution"), pair, strict=True):
+    ``detection_error``: ``0.5 (1 - TPR) + 0.5 FPR`` at that threshold, ``detection_error_min`` its least value over
+    all thresholds.
+
+    Source: SD-Dropout section 4.5 states the former, as ODIN does. Its Table 7 prints values that the formula can't
+        give (LSUN, CE: 39.9 by the formula, 25.0 printed); the minimum can, and ODIN's code (``calMetric.py``)
+        computes it.
+
+    ``auroc``: how often an in-distribution sample scores higher; equal scores count half. ``aupr_in``: the average
+    precision with the in-distribution as positive; ``aupr_out``: of the negated scores with the other as positive.
+
+    Deviation: ODIN's code weighs both sets equally; here, as in scikit-learn, AUPR depends on their sizes. SD-Dropout
+        does not say what it does. Its Table 7 fits 10,000 images (CIFAR-100's test set) against 5,640 (all of DTD) and
+        about 10,000 of SVHN, whose test set has 26,032: with all of these, AUPR (in) could not be above AUPR (out) at
+        its AUROC.
+    """
+    inside, outside = to_numpy(inside).astype(np.float64), to_numpy(outside).astype(np.float64)
+    for name, scores in (("in-distribution", inside), ("out-of-distribution", outside)):
         if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
             raise SkdError(f"{name} scores must be finite and [N] with N at least 1, got {list(scores.shape)}")
-    return pair
-
-
-def _threshold(inside: Values) -> float:
     needed = int(np.ceil(0.95 * len(inside) - 1e-9))  # 19 of 20, although 0.95 * 20 may be a little more
-    return float(np.sort(inside)[len(inside) - needed])
-
-
-def _labelled(inside: Array, outside: Array) -> tuple[NDArray[np.int64], Values]:
-    pair = _scores(inside, outside)
-    return np.repeat([1, 0], [len(side) for side in pair]), np.concatenate(pair)
+    threshold = np.sort(inside)[len(inside) - needed]
+    every = np.unique(np.concatenate([inside, outside]))
+    missed = np.searchsorted(np.sort(inside), every, side="left") / len(inside)
+    accepted = 1 - np.searchsorted(np.sort(outside), every, side="left") / len(outside)
+    known, scores = np.repeat([1, 0], [len(inside), len(outside)]), np.concatenate([inside, outside])
+    return {
+        "fpr95": float((outside >= threshold).mean()),
+        "detection_error": float(0.5 * (inside < threshold).mean() + 0.5 * (outside >= threshold).mean()),
+        "detection_error_min": float(min(0.5, (0.5 * missed + 0.5 * accepted).min())),
+        "auroc": float(roc_auc_score(known, scores)),
+        "aupr_in": float(average_precision_score(known, scores)),
+        "aupr_out": float(average_precision_score(1 - known, -scores)),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +155,8 @@ def tune_odin(
     table: dict[tuple[float, float], float] = {}
     for temperature, size in tracked(list(product(temperatures, eps)), "tuning ODIN"):
         perturb = ODIN(eps=size, temperature=temperature, mean=mean, std=std)
-        table[temperature, size] = fpr95(odin_scores(model, inside, perturb), odin_scores(model, outside, perturb))
+        metrics = ood_metrics(odin_scores(model, inside, perturb), odin_scores(model, outside, perturb))
+        table[temperature, size] = metrics["fpr95"]
     best = min(table, key=lambda point: (table[point], point[1], point[0]))
     return ODIN(eps=best[1], temperature=best[0], mean=mean, std=std), table
 

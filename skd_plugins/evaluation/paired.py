@@ -1,7 +1,5 @@
 """Is one method better than another? Paired differences over seeds, with intervals and corrected p-values."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Conversions between normalised input and pixels in [0, 1], and random numbers that belong to an image."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

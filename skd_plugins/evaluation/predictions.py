@@ -1,7 +1,5 @@
 """Predictions of a model for a whole data set, on one process or many."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -50,7 +48,7 @@ class Predictions:
             save_file(tensors, temporary, metadata={"skipped": json.dumps(dict(self.skipped))})
 
     @classmethod
-    def load(cls, path: str | Path) -> Predictions:
+    def load(cls, path: str | Path) -> "Predictions":
         """Reads what `save` wrote."""
         try:
             with safe_open(path, framework="pt") as file:

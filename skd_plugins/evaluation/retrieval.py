@@ -1,7 +1,5 @@
 """Recall@1: how often the nearest other image has the same class."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from typing import Any, TypeAlias

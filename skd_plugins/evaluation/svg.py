@@ -4,14 +4,13 @@ The page's style sheet colours the elements by their classes (``right``, ``wrong
 escapes all text. Hovering over a mark shows its numbers.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 from xml.etree import ElementTree
 
+import numpy as np
 from markupsafe import Markup
 
 from .metrics import Reliability
@@ -52,16 +51,22 @@ class _Plot:
 
     def add(self, tag: str, kind: str, hover: str = "", **attributes: float | str) -> None:
         """An element of class `kind`; underscores in attribute names become dashes."""
-        named = {name.replace("_", "-"): _number(value) for name, value in attributes.items()}
+        named = {
+            name.replace("_", "-"): value if isinstance(value, str) else f"{value:.2f}".rstrip("0").rstrip(".")
+            for name, value in attributes.items()
+        }
         element = ElementTree.SubElement(self.svg, tag, {"class": kind, **named})
         if hover:
             ElementTree.SubElement(element, "title").text = hover
 
-    def text(self, kind: str, text: str, x: float, y: float, rotate: float = 0) -> None:
-        place = {"x": _number(x), "y": _number(y), "class": kind}
-        if rotate:
-            place["transform"] = f"rotate({rotate:g} {x:g} {y:g})"
-        ElementTree.SubElement(self.svg, "text", place).text = text
+    def text(self, kind: str, text: str, x: float, y: float, **attributes: str) -> None:
+        self.add("text", kind, x=x, y=y, **attributes)
+        self.svg[-1].text = text
+
+    def side_label(self, text: str) -> None:
+        """The name of the vertical axis."""
+        x, y = 11, (self.top + self.bottom) / 2
+        self.text("label middle", text, x, y, transform=f"rotate(-90 {x:g} {y:g})")
 
     def bar(self, kind: str, x: Pair, y: Pair, hover: str) -> None:
         """A rectangle in data coordinates, a pixel narrower than its bin on either side."""
@@ -74,9 +79,7 @@ class _Plot:
         dashes = _DASHES[style % len(_DASHES)]
         self.add("polyline", f"curve s{style % _COLOURS}", hover, points=points, stroke_dasharray=dashes)
 
-    def axes(
-        self, x_label: str, y_label: str, x_ticks: dict[float, str], y_ticks: dict[float, str], *, grid: bool = True
-    ) -> None:
+    def axes(self, x_label: str, x_ticks: dict[float, str], y_ticks: dict[float, str], *, grid: bool = True) -> None:
         for value, label in y_ticks.items():
             if grid:
                 self.add("line", "grid", x1=self.left, x2=self.right, y1=self.y(value), y2=self.y(value))
@@ -85,8 +88,6 @@ class _Plot:
             self.text("tick middle", label, self.x(value), self.bottom + 16)
         self.add("line", "axis", x1=self.left, x2=self.right, y1=self.bottom, y2=self.bottom)
         self.text("label middle", x_label, (self.left + self.right) / 2, self.bottom + 33)
-        if y_label:
-            self.text("label middle", y_label, 11, (self.top + self.bottom) / 2, rotate=-90)
 
     def render(self) -> Markup:
         # ElementTree has escaped all text and attributes. The method "html" avoids self-closing tags.
@@ -95,11 +96,11 @@ class _Plot:
 
 def reliability_plot(bins: Reliability, *, small: bool = False) -> Markup:
     """Accuracy by confidence and its gap to the diagonal; the large plot also shows the share of images in each bin."""
-    size = (240.0, 240.0) if small else (400.0, 400.0)
-    strip = 0.0 if small else 66.0  # room below the bars for the counts
-    plot = _Plot("Reliability diagram", size, (0, 1), (0, 1), margins=(44 if small else 56, 12, 10, 38 + strip))
+    side, strip = (240, 0) if small else (400, 66)  # the strip below the bars is for the counts
+    plot = _Plot("Reliability diagram", (side, side), (0, 1), (0, 1), margins=(44 if small else 56, 12, 10, 38 + strip))
     steps = {0: "0", 0.5: "50", 1: "100 %"} if small else _PERCENT
-    plot.axes("confidence" if small else "", "accuracy", steps if small else {}, steps)
+    plot.axes("confidence" if small else "", steps if small else {}, steps)
+    plot.side_label("accuracy")
     for count, edges, accuracy, confidence in _used(bins):
         hover = (
             f"confidence {edges[0]:.0%} to {edges[1]:.0%}: {count:,} images, "
@@ -113,23 +114,21 @@ def reliability_plot(bins: Reliability, *, small: bool = False) -> Markup:
         plot.add("line", "value", hover, x1=left, x2=right, y1=level, y2=level)  # a gap may hang below the bar's top
     plot.add("line", "diagonal", x1=plot.x(0), y1=plot.y(0), x2=plot.x(1), y2=plot.y(1))
     if not small:
-        share = bins.counts / max(bins.counts.sum(), 1)
-        high = float(share.max())
-        plot.y_range, plot.top, plot.bottom = (0, high or 1.0), plot.bottom + 20, size[1] - 38
-        plot.axes("confidence", "", steps, {0: "0", high: f"{100 * high:.0f} %"}, grid=False)
-        plot.text("label middle", "images", 11, (plot.top + plot.bottom) / 2, rotate=-90)
+        total = int(bins.counts.sum())
+        high = int(bins.counts.max()) / total
+        plot.y_range, plot.top, plot.bottom = (0, high), plot.bottom + 20, side - 38
+        plot.axes("confidence", steps, {0: "0", high: f"{100 * high:.0f} %"}, grid=False)
+        plot.side_label("images")
         for count, edges, _, _ in _used(bins):
-            part = count / bins.counts.sum()
-            plot.bar("neutral", edges, (0, part), f"{count:,} images ({part:.1%})")
+            plot.bar("neutral", edges, (0, count / total), f"{count:,} images ({count / total:.1%})")
     return plot.render()
 
 
 def _used(bins: Reliability) -> Iterator[tuple[int, Pair, float, float]]:
     """Count, edges, accuracy and confidence of every bin that is not empty."""
-    for k, count in enumerate(bins.counts.tolist()):
-        if count:
-            edges = (float(bins.edges[k]), float(bins.edges[k + 1]))
-            yield count, edges, float(bins.accuracy[k]), float(bins.confidence[k])
+    for k in np.flatnonzero(bins.counts):
+        edges = (float(bins.edges[k]), float(bins.edges[k + 1]))
+        yield int(bins.counts[k]), edges, float(bins.accuracy[k]), float(bins.confidence[k])
 
 
 def confidence_plot(bins: Reliability) -> Markup:
@@ -139,37 +138,32 @@ def confidence_plot(bins: Reliability) -> Markup:
     y_range = (-1.05 * float(shares["wrong"].max()) or -0.01, 1.05 * float(shares["right"].max()) or 0.01)
     plot = _Plot("Confidence of right and wrong predictions", (400, 400), (0, 1), y_range, margins=(56, 12, 10, 38))
     y_ticks = {tick: f"{abs(100 * tick):g} %" if tick else "0" for tick in nice_ticks(*y_range, 6)}
-    plot.axes("confidence", "", _PERCENT, y_ticks)
+    plot.axes("confidence", _PERCENT, y_ticks)
     for kind, sign in (("right", 1), ("wrong", -1)):
-        for k, count in enumerate(kinds[kind]):
-            if count:
-                low, high, share = float(bins.edges[k]), float(bins.edges[k + 1]), float(shares[kind][k])
-                hover = f"{count:,} {kind} at {low:.0%} to {high:.0%} confidence ({share:.1%} of the {kind})"
-                plot.bar(kind, (low, high), (0, sign * share), hover)
+        for k in np.flatnonzero(kinds[kind]):
+            low, high, share = float(bins.edges[k]), float(bins.edges[k + 1]), float(shares[kind][k])
+            hover = f"{kinds[kind][k]:,} {kind} at {low:.0%} to {high:.0%} confidence ({share:.1%} of the {kind})"
+            plot.bar(kind, (low, high), (0, sign * share), hover)
     plot.add("line", "axis", x1=plot.left, x2=plot.right, y1=plot.y(0), y2=plot.y(0))
     return plot.render()
 
 
 def curve_plot(title: str, series: Sequence[Series], *, percent: bool) -> Markup:
-    """Curves over epochs; series of one style are drawn alike."""
+    """Curves of two or more points over epochs; series of one style are drawn alike."""
     points = [point for one in series for point in one.points]
     xs, ys = [x for x, _ in points], [y for _, y in points]
     pad = (max(ys) - min(ys)) * 0.05 or 0.01
     low, high = min(ys) - pad, max(ys) + pad
     if percent:
         low, high = max(low, 0.0), min(high, 1.0)
-    last = max(xs) if max(xs) > min(xs) else min(xs) + 1
-    plot = _Plot(title, (480, 300), (min(xs), last), (low, high), margins=(52, 16, 10, 38))
+    first, last = min(xs), max(xs)
+    plot = _Plot(title, (480, 300), (first, last), (low, high), margins=(52, 16, 10, 38))
     scale, unit = (100, " %") if percent else (1, "")
     y_ticks = {tick / scale: f"{tick:g}{unit}" for tick in nice_ticks(low * scale, high * scale, 5)}
-    x_ticks = {tick: f"{tick:g}" for tick in nice_ticks(min(xs), last, 6, integer=True)}
-    plot.axes("epoch", "", x_ticks, y_ticks)
+    x_ticks = {tick: f"{tick:g}" for tick in nice_ticks(first, last, 6, integer=True)}
+    plot.axes("epoch", x_ticks, y_ticks)
     for one in series:
         final = f"{one.points[-1][1]:.2%}" if percent else f"{one.points[-1][1]:.4f}"
-        if len(one.points) == 1:  # a line through one point would be invisible
-            (x, y), style = one.points[0], one.style % _COLOURS
-            plot.add("circle", f"dot s{style}", f"{one.name}: {final}", cx=plot.x(x), cy=plot.y(y), r=2)
-            continue
         path = " ".join(f"{plot.x(x):.2f},{plot.y(y):.2f}" for x, y in one.points)
         plot.curve(one.style, path, f"{one.name}: {final} at the end")
     return plot.render()
@@ -178,16 +172,13 @@ def curve_plot(title: str, series: Sequence[Series], *, percent: bool) -> Markup
 def key_sample(style: int) -> Markup:
     """A short piece of a curve, for the legend."""
     plot = _Plot("", (28, 10), (0, 1), (0, 1), margins=(1, 1, 0, 0))
-    plot.svg.set("class", "key")
-    plot.svg.set("aria-hidden", "true")
+    plot.svg.attrib |= {"class": "key", "aria-hidden": "true"}
     plot.curve(style, "1,5 27,5")
     return plot.render()
 
 
 def nice_ticks(low: float, high: float, count: int, *, integer: bool = False) -> list[float]:
     """About `count` evenly spaced numbers within [low, high], 1, 2 or 5 times a power of ten apart."""
-    if not high > low:
-        return [low]
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
@@ -195,7 +186,3 @@ def nice_ticks(low: float, high: float, count: int, *, integer: bool = False) ->
         step = max(1.0, float(round(step)))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(k * step, 12) for k in range(first, last + 1)]
-
-
-def _number(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.2f}".rstrip("0").rstrip(".")

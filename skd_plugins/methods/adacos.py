@@ -1,7 +1,5 @@
 """AdaCos: a cosine classifier whose scale follows the training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """BYOT: the last stage teaches classifiers at the earlier ones."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

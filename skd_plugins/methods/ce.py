@@ -1,7 +1,5 @@
 """Cross-entropy, the baseline of both papers."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from .method import Method, register_method

@@ -1,7 +1,5 @@
 """CS-KD: predictions of one class should agree between its images."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

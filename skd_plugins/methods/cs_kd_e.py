@@ -1,7 +1,5 @@
 """CS-KD-E: CS-KD, and predictions should not depend on the augmentation."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """DDGSD: two distorted views of an image teach each other."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from .losses import full_precision, self_distillation

@@ -1,7 +1,5 @@
 """DML: two networks learn together."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

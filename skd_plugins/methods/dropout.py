@@ -1,7 +1,5 @@
 """Standard dropout before the classifier, what SD-Dropout is compared with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated
 

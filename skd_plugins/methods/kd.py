@@ -1,7 +1,5 @@
 """Knowledge distillation from a frozen teacher, added to any method."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,7 +71,7 @@ class KD(AddOn):
         teacher = kl_divergence(teacher_logits, out["output"], self.temperature)
         return out | {"loss": out["loss"] + self.weight * teacher, "teacher": teacher.detach()}
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> KD:
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "KD":
         """Moves the teacher along (``to``, ``cuda``, ``double``)."""
         self._teacher[0]._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -1,7 +1,5 @@
 """Label smoothing, a baseline of both papers."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

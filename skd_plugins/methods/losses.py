@@ -1,7 +1,5 @@
 """The terms that losses are made of."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -34,11 +32,7 @@ def self_distillation(u: Tensor, v: Tensor, temperature: float, direction: str =
     `direction` ``forward`` detaches the first argument of each divergence, ``reverse`` the second, ``both`` none.
     """
     fixed_u, fixed_v = u.detach(), v.detach()
-    pairs = {
-        "both": [(u, v), (v, u)],
-        "forward": [(fixed_u, v), (fixed_v, u)],
-        "reverse": [(u, fixed_v), (v, fixed_u)],
-    }
+    pairs = {"both": [(u, v), (v, u)], "forward": [(fixed_u, v), (fixed_v, u)], "reverse": [(u, fixed_v), (v, fixed_u)]}
     return sum_of_divergences(pairs[direction], temperature)
 
 

@@ -1,7 +1,5 @@
 """Maximum entropy: confident predictions are penalised."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

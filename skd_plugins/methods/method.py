@@ -1,7 +1,5 @@
 """What every method is: one module that owns the network and computes the whole training step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
@@ -22,7 +20,7 @@ Weight = Annotated[FiniteFloat, Field(ge=0)]
 Temperature = Annotated[FiniteFloat, Field(gt=0)]
 DropRate = Annotated[float, Field(gt=0, lt=1)]
 
-_METHODS: dict[str, type[Method]] = {}
+_METHODS: dict[str, type["Method"]] = {}
 NEEDS_INDICES = "needs class indices as targets, but mixup and cutmix make probabilities of them"
 
 

@@ -1,7 +1,5 @@
 """PS-KD: the network of the epoch before softens the targets, more and more."""
 
-from __future__ import annotations
-
 import copy
 from typing import Annotated, Any
 
@@ -61,7 +59,7 @@ class PSKD(Method):
         self.epoch.fill_(epoch)
         self.alpha_now.fill_(self.alpha * (epoch + 1) / epochs if epoch else 0.0)
 
-    def train(self, mode: bool = True) -> PSKD:
+    def train(self, mode: bool = True) -> "PSKD":
         super().train(mode)
         self.before.eval()
         return self

@@ -1,7 +1,5 @@
 """SD-Dropout: a network teaches itself through two dropout samples of its features."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import combinations
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """What each method is and costs, for ``skd list methods``."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The one adapter between methods and timm: `MethodTask` is a `timm.task.TrainingTask`."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -47,7 +45,7 @@ class MethodTask(TrainingTask):
         result: dict[str, Tensor] = self.trainable_module(input, target)
         return result
 
-    def prepare_distributed(self, device_ids: list[Any] | None = None, **ddp_kwargs: Any) -> MethodTask:
+    def prepare_distributed(self, device_ids: list[Any] | None = None, **ddp_kwargs: Any) -> "MethodTask":
         """Wraps the method in DistributedDataParallel."""
         if self.device.type == "cpu":
             device_ids = None  # timm's train.py always passes its device; DDP refuses a CPU

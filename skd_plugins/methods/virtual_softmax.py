@@ -1,7 +1,5 @@
 """Virtual softmax: one more class during training, for which every image is nearly right."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

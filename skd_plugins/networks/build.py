@@ -1,7 +1,5 @@
 """Networks: any timm or torchvision classifier, and the papers' own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias

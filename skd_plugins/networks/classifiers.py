@@ -1,7 +1,5 @@
 """Classifiers that `create_model(classifier=...)` puts in place of a network's linear one."""
 
-from __future__ import annotations
-
 import math
 
 import torch

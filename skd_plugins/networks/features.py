@@ -1,7 +1,5 @@
 """The features before a network's classifier, taken while the network runs as it is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """The four stages of a convolutional network: their outputs, and the rest of the network after one of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise

@@ -1,16 +1,14 @@
 """``skd reproduce``: tables and figures of the papers, with the published numbers beside ours."""
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
 from ..common.errors import SkdError
-from .pages.outputs import would_lose_runs, write_artefact, write_index
+from .pages.output import would_lose_runs, write_artefact, write_index
 from .runs.estimate import Estimator
 from .runs.execute import Workers, commands, execute
 from .runs.inputs import Datasets, Scale
@@ -125,18 +123,17 @@ def _state_of(artefact: Artefact, states: Counter[State], store: Store) -> str:
 
 def _print_plan(plan: Plan, store: Store) -> None:
     estimator = Estimator(store.root / "steps.json")
+
+    def hours(jobs: Sequence[Job]) -> str:
+        left = estimator.hours(job for job in jobs if store.network(job.address) is None)
+        return f"{left:,.2f} of {estimator.hours(jobs):,.2f} {estimator.basis}"
+
     for artefact in plan.artefacts:
-        print(describe(artefact, plan, store, _hours(plan.needed(artefact), store, estimator)), flush=True)
+        print(describe(artefact, plan, store, hours(plan.needed(artefact))), flush=True)
     if len(plan.artefacts) > 1:
-        left = sum(store.network(job.address) is None for job in plan.jobs.values())
-        hours = _hours(plan.jobs.values(), store, estimator)
-        print(f"all: {len(plan.jobs)} different runs, {left} to train, {hours}")
-
-
-def _hours(jobs: Iterable[Job], store: Store, estimator: Estimator) -> str:
-    jobs = list(jobs)
-    left = estimator.hours(job for job in jobs if store.network(job.address) is None)
-    return f"{left:,.2f} of {estimator.hours(jobs):,.2f} {estimator.basis}"
+        jobs = list(plan.jobs.values())
+        left = sum(store.network(job.address) is None for job in jobs)
+        print(f"all: {len(jobs)} different runs, {left} to train, {hours(jobs)}")
 
 
 def describe(artefact: Artefact, plan: Plan, store: Store, hours: str) -> str:

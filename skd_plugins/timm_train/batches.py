@@ -1,7 +1,5 @@
 """Which samples are in a batch of timm's train.py."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`.beton` files as data for timm's train.py."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -67,7 +65,7 @@ class BetonDataset:
         if self._loader is not None:
             self._loader.set_epoch(epoch)
 
-    def loader(self, options: dict[str, Any], *, segments: Sequence[str], couples: bool) -> BetonLoader:
+    def loader(self, options: dict[str, Any], *, segments: Sequence[str], couples: bool) -> "BetonLoader":
         """The loader for a call of timm's ``create_loader`` with the arguments `options`.
 
         With several processes, validation shards are padded to equal length (timm's `OrderedDistributedSampler`),

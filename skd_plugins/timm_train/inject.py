@@ -1,7 +1,5 @@
 """Runs timm's own, unmodified train.py with a method injected."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 import runpy
@@ -86,10 +84,11 @@ class _Injection:
         self._timm_task: Callable[..., Any] = timm.task.ClassificationTask
 
     def patches(self) -> list[tuple[ModuleType, str, Any]]:
+        naflex = "--naflex-loader makes batches of patches, but the methods take images; leave it out"
         patches: list[tuple[ModuleType, str, Any]] = [
             (timm.data, "create_dataset", self.create_dataset),
             (timm.data, "create_loader", self.create_loader),
-            (timm.data, "create_naflex_loader", self._refuse_naflex),
+            (timm.data, "create_naflex_loader", partial(_refuse, naflex)),
             (timm.task, "ClassificationTask", self.create_task),
         ]
         if len(self.segments) > 1:
@@ -97,7 +96,8 @@ class _Injection:
         kept = (timm.task.TrainingTask, timm.task.ClassificationTask)
         for name, value in vars(timm.task).items():  # refuses distillation and multi-label
             if inspect.isclass(value) and issubclass(value, timm.task.TrainingTask) and value not in kept:
-                patches.append((timm.task, name, partial(self._refuse_task, name)))
+                reason = f"make {self.script.name} use timm's {name} instead of method {self.method!r}"
+                patches.append((timm.task, name, partial(_refuse, f"these arguments {reason}")))
         return patches
 
     def create_dataset(self, *args: Any, **kwargs: Any) -> Any:
@@ -171,11 +171,9 @@ class _Injection:
         call.apply_defaults()
         return call.arguments
 
-    def _refuse_task(self, name: str, *args: Any, **kwargs: Any) -> NoReturn:
-        raise SkdError(f"these arguments make {self.script.name} use timm's {name} instead of method {self.method!r}")
 
-    def _refuse_naflex(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise SkdError("--naflex-loader makes batches of patches, but the methods take images; leave it out")
+def _refuse(message: str, *args: Any, **kwargs: Any) -> NoReturn:
+    raise SkdError(message)
 
 
 def _probe(method: str, arguments: dict[str, Any]) -> Method:

@@ -1,7 +1,5 @@
 """Batches with pairs for timm's train.py, from timm's own loaders."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """From a recipe's fields to loaders, network and method, optimizer and schedule."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`train`: the only training loop, on accelerate."""
 
-from __future__ import annotations
-
 import math
 import signal
 import time

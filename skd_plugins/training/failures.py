@@ -1,7 +1,5 @@
 """Turns torch's known failures into one line with the way out."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """`main`: the command line of every recipe file."""
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from pathlib import Path

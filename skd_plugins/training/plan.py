@@ -1,7 +1,5 @@
 """``--dry-run``: network, steps, memory and data of a training."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

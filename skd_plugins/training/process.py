@@ -1,7 +1,5 @@
 """The processes of a training: their start, seeds, deterministic kernels, and signals."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

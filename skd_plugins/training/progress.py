@@ -1,7 +1,5 @@
 """How far a training is, and the time that is left: a live line on a terminal, few lines elsewhere."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Generator, Iterable, Iterator
 from typing import TypeVar

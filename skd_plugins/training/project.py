@@ -1,7 +1,5 @@
 """The recipes and the detection scripts: beside the package in a checkout, inside it in an installed one."""
 
-from __future__ import annotations
-
 import os
 import runpy
 import shutil

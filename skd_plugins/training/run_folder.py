@@ -1,7 +1,5 @@
 """A run's folder: checks at the start, ``recipe.json``, and the log."""
 
-from __future__ import annotations
-
 import json
 from contextlib import ExitStack
 from pathlib import Path

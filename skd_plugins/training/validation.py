@@ -1,7 +1,5 @@
 """Validation while a network trains."""
 
-from __future__ import annotations
-
 import torch
 from accelerate import Accelerator
 from timm.utils import distribute_bn

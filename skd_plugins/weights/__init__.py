@@ -1,15 +1,6 @@
 """Weights: checkpoints, and networks from runs, files, released and published names; export of trained networks."""
 
-from .export import export_weights
-from .load import NoCardError, create_model, load_network, load_weights, read_weights
-from .to_detectron2 import export_detectron2
+from .export import export_detectron2, export_weights
+from .load import create_model, load_network, load_weights, read_weights
 
-__all__ = [
-    "NoCardError",
-    "create_model",
-    "export_detectron2",
-    "export_weights",
-    "load_network",
-    "load_weights",
-    "read_weights",
-]
+__all__ = ["create_model", "export_detectron2", "export_weights", "load_network", "load_weights", "read_weights"]

@@ -1,7 +1,5 @@
 """Checkpoint files, written whole or not at all and read without running any code in them."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

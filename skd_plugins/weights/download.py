@@ -1,7 +1,5 @@
 """Releases in the cache: downloaded once, with the SHA-256 of each file checked before every use."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,7 +17,6 @@ from ..common.errors import SkdError
 from ..common.files import cache_folder, file_sha256
 from .manifest import Release, ReleasedFile, check_name
 
-_LOCAL = ("package:", "file:")
 pooch.get_logger().setLevel("WARNING")  # no line for each file
 
 
@@ -30,11 +27,8 @@ def release_folder(name: str) -> Path:
 
 def is_downloaded(release: Release) -> bool:
     """Whether all files of the release are in the cache, undamaged."""
-    return all(_is_intact(release_folder(release.name) / file.name, file) for file in release.files)
-
-
-def _is_intact(path: Path, file: ReleasedFile) -> bool:
-    return path.exists() and file_sha256(path) == file.sha256
+    paths = {release_folder(release.name) / file.name: file.sha256 for file in release.files}
+    return all(path.exists() and file_sha256(path) == sha256 for path, sha256 in paths.items())
 
 
 def download(release: Release) -> Path:
@@ -63,12 +57,9 @@ def verify(release: Release) -> Path:
         path = folder / file.name
         if not path.exists():
             raise SkdError(f"{path} is not in the cache; run: skd weights download {release.name}")
-        if not _is_intact(path, file):
+        if file_sha256(path) != file.sha256:
             path.unlink()
-            raise SkdError(
-                f"{path} was damaged (its SHA-256 is not the manifest's) and is deleted; run: skd weights download "
-                f"{release.name}"
-            )
+            raise SkdError(f"{path} was damaged and is deleted; run: skd weights download {release.name}")
     return folder
 
 
@@ -90,7 +81,7 @@ def _first_line(error: Exception) -> str:
 def _get(release: Release, file: ReleasedFile, folder: Path) -> None:
     """Gets one file from the first address that has it, the local ones before the others."""
     reasons = []
-    for url in sorted(release.urls, key=lambda url: not url.startswith(_LOCAL)):
+    for url in sorted(release.urls, key=lambda url: not url.startswith(("package:", "file:"))):
         store = pooch.Pooch(folder, f"{url}/", registry={file.name: file.sha256}, retry_if_failed=1)
         try:
             store.fetch(file.name, downloader=_transfer)

@@ -1,7 +1,5 @@
 """Networks from a run, a checkpoint, an exported file, a release or a published name."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -69,8 +67,7 @@ def create_model(
         if is_published(name):
             model, _ = create_published(name, **arguments)
         elif name in all_releases():
-            weights, card = read_weights(name)
-            model = _build(card, weights, what=name, **arguments)
+            model = _build(name, *read_weights(name), **arguments)
         else:
             model = timm.create_model(timm_name(name), pretrained=True, num_classes=num_classes, **arguments)
     if num_classes is not None:
@@ -87,7 +84,7 @@ def load_network(
         return model.eval(), card
     weights, card = read_weights(source, which=which, ema=ema)
     try:
-        model = _build(card, weights, what=str(source))
+        model = _build(source, weights, card)
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
         raise SkdError(f"can't make the network that the card of {source} names: {error}") from None
     return model.eval(), card
@@ -126,12 +123,12 @@ def read_weights(
     state = checkpoints.read(path)
     if "card" not in state:
         raise NoCardError(f"{path} is not a checkpoint of skd_plugins: it has no card")
-    has_average = "state_dict_ema" in state
-    if ema and not has_average:
+    if ema is None:
+        ema = "state_dict_ema" in state
+    elif ema and "state_dict_ema" not in state:
         raise SkdError(f"{path} has no averaged weights; train with ema_decay=0.9999, say, or export the raw ones")
-    use_average = has_average if ema is None else ema
-    card = state["card"] | {"epoch": state["epoch"], "step": state["step"], "ema": use_average}
-    return state["state_dict_ema" if use_average else "state_dict"], card
+    card = state["card"] | {"epoch": state["epoch"], "step": state["step"], "ema": ema}
+    return state["state_dict_ema" if ema else "state_dict"], card
 
 
 def weights_file(path: Path, which: Which) -> Path:
@@ -153,19 +150,15 @@ def load_into(model: nn.Module, weights: dict[str, Tensor], *, what: str) -> Non
             if key in weights and weights[key].shape != value.shape
         ],
     }
-    texts = [
-        f"{len(keys)} {kind}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
-        for kind, keys in problems.items()
-        if keys
-    ]
+    texts = [f"{len(keys)} {kind}: {', '.join(keys[:3])}" for kind, keys in problems.items() if keys]
     if texts:
         raise SkdError(f"the weights of {what} do not fit {type(model).__name__}: {'; '.join(texts)}")
     model.load_state_dict(weights)
 
 
-def _build(card: dict[str, Any], weights: dict[str, Tensor], *, what: str, **arguments: Any) -> nn.Module:
+def _build(source: str | Path, weights: dict[str, Tensor], card: dict[str, Any], **arguments: Any) -> nn.Module:
     model = build_network(card["model"], num_classes=card["num_classes"], **(card["model_args"] | arguments))
-    load_into(model, weights, what=what)
+    load_into(model, weights, what=str(source))
     return model
 
 
@@ -177,8 +170,7 @@ def _named(name: str) -> Path:
     path = Path("weights") / f"{name}.safetensors"
     if path.exists():
         return path
-    releases = all_releases()
-    if name in releases:
+    if name in (releases := all_releases()):
         return download(releases[name])
     raise SkdError(
         f"there are no weights {name!r}: no such file or run's folder, no {path}, and no release of that name (see: "
@@ -190,8 +182,7 @@ def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     released = path.name == WEIGHTS_FILE and path.with_name(CARD_FILE).exists()
     card_path = path.with_name(CARD_FILE) if released else path.with_suffix(".json")
     try:
-        content = file_sha256(path)
-        weights = load_file(path)
+        content, weights = file_sha256(path), load_file(path)
         card: dict[str, Any] = json.loads(card_path.read_text())
         if released:  # the file is timm's and contains our card
             card = card.get("skd", {})

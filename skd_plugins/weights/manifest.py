@@ -1,8 +1,5 @@
 """The manifest: which weights are released, their files and checksums, where they are and what they reach."""
 
-from __future__ import annotations
-
-import json
 import os
 import re
 from pathlib import Path
@@ -15,7 +12,6 @@ from ..common.files import write_text
 from ..common.typed import first_problem
 
 MANIFEST = Path(__file__).with_name("manifest.json")
-OWN_MANIFEST = "SKD_WEIGHTS_MANIFEST"
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "config.json"
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9_-]*"
@@ -62,21 +58,17 @@ class Release(_Strict):
         files: ``model.safetensors``, ``config.json`` (timm's, with our card in it) and further ones.
         urls: folders that each hold all files: ``https://`` (or ``http://``), ``hf://OWNER/NAME@REVISION`` on the
             Hugging Face Hub, ``file://``, or ``package:FOLDER`` in ``released/`` beside this module.
-        metrics: of these very files, measured by the command in `evaluation`; accuracies and ECE are fractions.
-        recipe: the command line that trained them.
-        commit: of the code that trained them.
-        license: an SPDX identifier.
     """
 
     name: Annotated[str, AfterValidator(check_name)]
-    files: Annotated[tuple[ReleasedFile, ...], Field(min_length=1)]
+    files: tuple[ReleasedFile, ...]
     urls: Annotated[tuple[Annotated[str, AfterValidator(check_url)], ...], Field(min_length=1)]
-    metrics: dict[str, int | FiniteFloat]
-    evaluation: str
-    recipe: str
-    commit: str | None
+    metrics: dict[str, int | FiniteFloat]  # of these very files; accuracies and ECE are fractions
+    evaluation: str  # the command that measured them
+    recipe: str  # the command line that trained them
+    commit: str | None  # of the code that trained them
     data: str
-    license: str
+    license: str  # an SPDX identifier
 
 
 class _Manifest(_Strict):
@@ -103,10 +95,10 @@ def load_manifest(path: Path = MANIFEST) -> dict[str, Release]:
 
 def all_releases() -> dict[str, Release]:
     """The package's releases, and those of the manifest in ``SKD_WEIGHTS_MANIFEST``, such as a laboratory's own."""
-    releases, own = load_manifest(), os.environ.get(OWN_MANIFEST)
+    releases, own = load_manifest(), os.environ.get("SKD_WEIGHTS_MANIFEST")
     further = load_manifest(Path(own)) if own else {}
     for name in further.keys() & releases.keys():
-        raise SkdError(f"{OWN_MANIFEST}: {own} has {name}, a name of the package's weights; give it another tag")
+        raise SkdError(f"SKD_WEIGHTS_MANIFEST: {own} has {name}, a name of the package's weights; give it another tag")
     return releases | further
 
 
@@ -118,17 +110,16 @@ def find_release(name: str) -> Release:
     return releases[name]
 
 
-def check_addable(manifest: Path, name: str) -> None:
-    """Raises SkdError if a release of that name can't be added to the manifest, which need not exist yet."""
+def check_addable(manifest: Path, name: str) -> tuple[Release, ...]:
+    """The releases of a manifest, which need not exist yet; raises SkdError if it can't take one of that name."""
     own = load_manifest(manifest) if manifest.exists() else {}
-    for names, owner in ((own, str(manifest)), (load_manifest(), "the package")):
+    for names, owner in ((own, manifest), (load_manifest(), "the package")):
         if name in names:
             raise SkdError(f"{owner} already has weights called {name}; give another --tag")
+    return tuple(own.values())
 
 
 def add_entry(manifest: Path, entry: Release) -> None:
     """Adds a release to a manifest, and begins the manifest if there is none."""
-    check_addable(manifest, entry.name)
-    own = load_manifest(manifest) if manifest.exists() else {}
-    content = _Manifest(version=1, weights=(*own.values(), entry)).model_dump(mode="json")
-    write_text(manifest, json.dumps(content, indent=1) + "\n")
+    weights = (*check_addable(manifest, entry.name), entry)
+    write_text(manifest, _Manifest(version=1, weights=weights).model_dump_json(indent=1) + "\n")

@@ -1,7 +1,5 @@
 """Weights that timm and torchvision publish, with a card like our own. These libraries download and keep the files."""
 
-from __future__ import annotations
-
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -26,24 +24,14 @@ def is_published(name: str) -> bool:
 
 
 def create_published(name: str, **arguments: Any) -> tuple[nn.Module, dict[str, Any]]:
-    """The network with published weights, and a card.
-
-    Args:
-        name: ``timm/resnet152.tv_in1k`` or ``torchvision/resnet50.IMAGENET1K_V1``; without a tag, the library's
-            default weights.
-        arguments: passed to the library's constructor.
-    """
+    """The network with published weights, and a card. Without a tag in `name` they are the library's default ones."""
     library, _, rest = name.partition("/")
-    model, card = (_timm if library == "timm" else _torchvision)(rest, arguments)
+    model, card = (_timm if library == "timm" else _torchvision)(rest, **arguments)
     return model, {"name": rest, "model_args": {}, "classes": None, "color": "RGB", "recipe": None} | card
 
 
 def published_file(name: str, *, download: bool) -> Path:
-    """The file of published weights in its library's cache; a damaged file is deleted.
-
-    Args:
-        download: get the file if it is missing; otherwise that is an error.
-    """
+    """The file of published weights in its library's cache, downloaded if asked; a damaged file is deleted."""
     library, _, rest = name.partition("/")
     with _errors(name):
         path = (_timm_file if library == "timm" else _torchvision_file)(rest, download)
@@ -62,7 +50,7 @@ def _errors(name: str) -> AbstractContextManager[None]:
     return one_line_errors(f"can't get the weights {name} from {library}", "without a network, give a file")
 
 
-def _timm(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+def _timm(name: str, **arguments: Any) -> tuple[nn.Module, dict[str, Any]]:
     with _errors(f"timm/{name}"):
         model: Any = timm.create_model(_known(name), pretrained=True, **arguments)
     about = model.pretrained_cfg
@@ -90,14 +78,12 @@ def _timm_file(name: str, download: bool) -> Path | None:
         raise SkdError(f"timm/{name} is not on the Hugging Face Hub; timm itself loads it from {about and about.url}")
     repository, _, revision = about.hf_hub_id.partition("@")
     file = about.hf_hub_filename or WEIGHTS_FILE
-    if download:
-        path: Any = hf_hub_download(repository, file, revision=revision or None)
-    else:
-        path = try_to_load_from_cache(repository, file, revision=revision or None)
+    get = hf_hub_download if download else try_to_load_from_cache
+    path: Any = get(repository, file, revision=revision or None)
     return Path(path).resolve() if isinstance(path, str) else None  # the cache's own file, not the link to it
 
 
-def _torchvision(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+def _torchvision(name: str, **arguments: Any) -> tuple[nn.Module, dict[str, Any]]:
     weights = _torchvision_weights(name)
     published_file(f"torchvision/{name}", download=True)  # checked here, because torchvision does not check old files
     arch = name.partition(".")[0]

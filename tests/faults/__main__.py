@@ -3,8 +3,6 @@
 python -m tests.faults [--only NAME ...] [--share 0.1] [--results FILE] [--page FILE] [--folder FOLDER]
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import json
@@ -15,6 +13,7 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' own helpers
 
 from skd_plugins.common.environment import versions
 
-from . import (
-    contention,
-    detectors,
-    disk,
-    hostile,
-    interrupted,
-    kills,
-    leaks,
-    mistyped,
-    mutated,
-    numbers,
-    ranks,
-    surroundings,
-)
-from .common import ROOT, Campaign, Report
+from .common import ROOT, Report
 
 PAGE = ROOT / "docs" / "reliability.md"
 RESULTS = ROOT / "benchmarks" / "results" / "faults.json"
@@ -45,34 +30,26 @@ BEGIN, END = "<!-- campaigns: begin -->", "<!-- campaigns: end -->"
 
 @dataclass(frozen=True)
 class Entry:
-    """A campaign.
+    """A campaign, its number of cases at full length, what it shows, and the module that tests a few of them."""
 
-    Attributes:
-        run: the function.
-        count: of its cases, at full length.
-        shows: what it shows.
-        test: the module that runs a few of its cases.
-    """
-
-    run: Campaign
     count: int
     shows: str
     test: str
 
 
 CAMPAIGNS = {
-    "ranks": Entry(ranks.run, 12, "one of two processes dies, hangs, fails: the other ends, resumed", "training"),
-    "disk": Entry(disk.run, 10, "full or read-only disk: said, checkpoint intact, resumed bit-equal", "training"),
-    "numbers": Entry(numbers.run, 16, "NaN, infinite gradients, odd labels and batches", "training"),
-    "kills": Entry(kills.run, 50, "kill -9 at random moments: resumed bit-equal, no unreadable checkpoint", "training"),
-    "mutated": Entry(mutated.run, 2500, "damaged data, images, weights, cards: refused or counted", "files"),
-    "hostile": Entry(hostile.run, 14, "pickles, bombs, links: refused, nothing executed or written", "files"),
-    "mistyped": Entry(mistyped.run, 500, "mistyped commands and recipe values: code 2, no traceback", "files"),
-    "contention": Entry(contention.run, 20, "several processes at once: no corruption, the loser is told", "machine"),
-    "interrupted": Entry(interrupted.run, 24, "writer and reproduction killed: nothing half, continued", "machine"),
-    "surroundings": Entry(surroundings.run, 8, "clock, locale, paths, home, shared memory", "machine"),
-    "leaks": Entry(leaks.run, 200, "200 epochs left early, 10,000 iterations: flat", "machine"),
-    "detectors": Entry(detectors.run, 8, "detection: kill and resume, odd images and annotations", "detection"),
+    "ranks": Entry(12, "one of two processes dies, hangs, fails: the other ends, resumed", "training"),
+    "disk": Entry(10, "full or read-only disk: said, checkpoint intact, resumed bit-equal", "training"),
+    "numbers": Entry(16, "NaN, infinite gradients, odd labels and batches", "training"),
+    "kills": Entry(50, "kill -9 at random moments: resumed bit-equal, no unreadable checkpoint", "training"),
+    "mutated": Entry(2500, "damaged data, images, weights, cards: refused or counted", "files"),
+    "hostile": Entry(14, "pickles, bombs, links: refused, nothing executed or written", "files"),
+    "mistyped": Entry(500, "mistyped commands and recipe values: code 2, no traceback", "files"),
+    "contention": Entry(20, "several processes at once: no corruption, the loser is told", "machine"),
+    "interrupted": Entry(24, "writer and reproduction killed: nothing half, continued", "machine"),
+    "surroundings": Entry(8, "clock, locale, paths, home, shared memory", "machine"),
+    "leaks": Entry(200, "200 epochs left early, 10,000 iterations: flat", "machine"),
+    "detectors": Entry(8, "detection: kill and resume, odd images and annotations", "files"),
 }
 
 
@@ -88,31 +65,30 @@ def main() -> int:
     results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
     failed = 0
     for name in arguments.only:
-        entry = CAMPAIGNS[name]
+        entry, campaign = CAMPAIGNS[name], import_module(f"{__package__}.{name}")
         began = time.monotonic()
         with tempfile.TemporaryDirectory(dir=arguments.folder, prefix=f"faults-{name}-") as folder:
             try:
-                report = entry.run(max(1, round(entry.count * arguments.share)), Path(folder))
+                report = campaign.run(max(1, round(entry.count * arguments.share)), Path(folder))
             except Exception:  # the campaign itself: shown like a failure of what it tries
                 report = Report(Counter(), [traceback.format_exc()])
             if name == "leaks" and (Path(folder) / "curves.json").exists():
-                leaks.draw(json.loads((Path(folder) / "curves.json").read_text()), PAGE.with_name("leaks.svg"))
-        report.failures[:] = [_without_paths(story, folder) for story in report.failures]
-        report.skipped[:] = [_without_paths(story, folder) for story in report.skipped]
+                campaign.draw(json.loads((Path(folder) / "curves.json").read_text()), PAGE.with_name("leaks.svg"))
+        for stories in (report.failures, report.skipped):
+            stories[:] = [_without_paths(story, folder) for story in stories]
+        seconds = round(time.monotonic() - began)
         results[name] = {
             "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
             "cases": report.cases,
             "failures": [story[:200] for story in report.failures],
             "outcomes": dict(report.outcomes),
             "skipped": report.skipped,
-            "seconds": round(time.monotonic() - began),
+            "seconds": seconds,
             "versions": versions(),
             "cores": os.cpu_count(),
         }
         failed += len(report.failures)
-        print(
-            f"{name}: {report.cases} cases, {len(report.failures)} failures, {results[name]['seconds']} s", flush=True
-        )
+        print(f"{name}: {report.cases} cases, {len(report.failures)} failures, {seconds} s", flush=True)
         for story in [*report.failures, *report.skipped]:
             print(f"  {story}", flush=True)
         arguments.results.write_text(json.dumps(results, indent=1) + "\n")
@@ -132,8 +108,7 @@ def write_table(page: Path, results: dict[str, dict[str, Any]]) -> None:
     rows = ["| campaign | cases | failures | outcomes | date, time |", "|---|---|---|---|---|"]
     for name, entry in CAMPAIGNS.items():
         result = results.get(name)
-        module = entry.run.__module__.rsplit(".", 1)[-1]
-        link = f"[{name}](../tests/faults/{module}.py) ([test](../tests/test_faults_{entry.test}.py))"
+        link = f"[{name}](../tests/faults/{name}.py) ([test](../tests/test_faults_{entry.test}.py))"
         if result is None:
             rows.append(f"| {link}: {entry.shows} | not run yet (full: {entry.count}) | | | |")
             continue

@@ -1,12 +1,17 @@
-"""What the campaigns share: the report of one, tiny data and a tiny recipe, real processes."""
+"""What the campaigns share: a report, tiny data and a tiny recipe, processes, and disks that fail."""
 
-from __future__ import annotations
-
+import atexit
+import functools
+import multiprocessing
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,28 +20,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_RECIPE
 
-from skd_plugins import Recipe, replace
+from skd_plugins import Recipe, main, replace
 from skd_plugins.data import Source, open_source, write_beton
 from skd_plugins.data.beton.write import write_folder
 
 ROOT = Path(__file__).parents[2]
-TINY = Recipe(
-    name="tiny.fault", dataset="digits", model="resnet10t", model_args={"channels": [8, 8, 16, 16]}, epochs=3,
-    batch_size=12, lr=0.05, milestones=(1,), image_size=16, augment="shift", padding=2, hflip=0.0, crop_pct=1.0,
-    workers=2, trackers=(), log_every=1, save_minutes=1e-9,
-)  # fmt: skip
+TINY = replace(TINY_RECIPE, name="tiny.fault", epochs=3, save_minutes=1e-9)
 
 
 @dataclass
 class Report:
-    """What happened in a campaign: every case counted under its outcome, every failure with its story.
-
-    Attributes:
-        outcomes: how often what happened.
-        failures: one line for each case that ended as none may end.
-        skipped: what could not be tried here, and why.
-    """
+    """How often which outcome occurred, a line for each failure, and what could not be tried here."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -52,7 +48,7 @@ class Report:
         if not fine:
             self.failures.append(f"{outcome}: {' '.join(story.split())[-600:]}")
 
-    def merge(self, other: Report) -> None:
+    def merge(self, other: "Report") -> None:
         self.outcomes += other.outcomes
         self.failures += other.failures
         self.skipped += other.skipped
@@ -65,16 +61,21 @@ class Report:
         assert self.cases + len(self.skipped) >= expected > 0, (self.cases, self.skipped)
 
 
-def tiny_data(folder: Path, *, train: int = 56, val: int = 13) -> dict[str, Path]:
-    """Training and validation digits as `.beton` and as folders; 56 = 4 * 12 + 8 makes a short last step."""
-    for half, count in (("train", train), ("val", val)):
+# ---- data and trainings ----------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def tiny_data() -> dict[str, Path]:
+    """Training and validation digits as `.beton` and as folders, made once; 56 = 4 * 12 + 8 makes a short last step."""
+    place = Path(tempfile.mkdtemp(prefix="faults-data-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    for half, count in (("train", 56), ("val", 13)):
         source = open_source("digits", half == "train")
         first = np.stack([np.flatnonzero(source.targets == label)[:6] for label in range(10)], axis=1).ravel()
         part = take(source, first[:count])
-        if not (folder / "beton" / f"{half}.beton").exists():
-            write_beton(part, folder / "beton" / f"{half}.beton", raw_share=1.0, workers=1)
-            write_folder(part, folder / "folder" / half)
-    return {"beton": folder / "beton", "folder": folder / "folder"}
+        write_beton(part, place / "beton" / f"{half}.beton", raw_share=1.0, workers=1)
+        write_folder(part, place / "folder" / half)
+    return {"beton": place / "beton", "folder": place / "folder"}
 
 
 def take(source: Source, keep: np.ndarray) -> Source:
@@ -97,57 +98,165 @@ def script(recipe: Recipe, path: Path, before: str = "") -> Path:
     return path
 
 
-def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"} | more
+class Fork:
+    """Calls a function in a fork of this process, which has imported torch already; what it says goes to a file."""
+
+    def __init__(self, work: Callable[[], object], log: Path, cwd: Path | None = None, **variables: str) -> None:
+        def child() -> None:
+            sys.stdout = sys.stderr = log.open("w", buffering=1)
+            os.dup2(sys.stdout.fileno(), 1)
+            os.dup2(sys.stdout.fileno(), 2)
+            os.setsid()
+            os.chdir(cwd or ".")
+            os.environ.update(environment(**variables))
+            torch.set_num_threads(1)
+            work()
+
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log
+        self.process = multiprocessing.get_context("fork").Process(target=child)
+        self.process.start()
+
+    def kill(self) -> bool:
+        """Kills it and its children; whether it was still alive."""
+        alive = self.process.is_alive()
+        if alive:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.join()
+        return alive
+
+    def end(self, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+        """Waits for its end; one that does not come to it gets -99."""
+        self.process.join(timeout)
+        code = -99 if self.kill() else self.process.exitcode
+        return subprocess.CompletedProcess([], code, "", self.log.read_text(errors="replace"))
 
 
-def python(*arguments: str, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
-    """A Python process that has to end by itself; one that does not gets -99."""
-    command = [sys.executable, *map(str, arguments)]
-    options = {"env": environment(), "capture_output": True, "text": True, "errors": "replace"} | options
-    try:
-        return subprocess.run(command, timeout=timeout, **options)
-    except subprocess.TimeoutExpired as error:
-        text = [part.decode(errors="replace") if isinstance(part, bytes) else part or "" for part in
-                (error.stdout, error.stderr)]  # fmt: skip
-        return subprocess.CompletedProcess(command, -99, text[0], f"{text[1]}\n[did not end in {timeout} s]")
+def training(
+    recipe: Recipe, data: Path, out: Path, *arguments: str, before: Callable[[], None] | None = None,
+    log: Path | None = None, **variables: str,
+) -> Fork:  # fmt: skip
+    """A recipe's `main`; `before` runs first."""
+
+    def work() -> None:
+        if before:
+            before()
+        main(recipe, ["--data", str(data), "--out", str(out), *arguments])
+
+    return Fork(work, log or out.with_name(f"{out.name}.txt"), **variables)
 
 
-def one_line(done: subprocess.CompletedProcess[str]) -> bool:
-    """Exit code 2, one line that begins with error:, no traceback."""
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    return done.returncode == 2 and len(lines) == 1 and "Traceback" not in done.stderr
-
-
-def differing(a: Any, b: Any, where: str = "") -> str:
-    """The first place in which two checkpoints are not bit-equal; empty if there is none."""
-    if type(a) is not type(b):
-        return f"{where}: {type(a).__name__} and {type(b).__name__}"
-    if isinstance(a, Mapping):
-        if a.keys() != b.keys():
-            return f"{where}: keys"
-        # the card names the command
-        return next((d for key in a if key != "card" if (d := differing(a[key], b[key], f"{where}/{key}"))), "")
-    if isinstance(a, torch.Tensor):
-        return "" if torch.equal(a, b) else where
-    if isinstance(a, (list, tuple)):
-        if len(a) != len(b):
-            return f"{where}: length"
-        return next(
-            (d for n, (x, y) in enumerate(zip(a, b, strict=True)) if (d := differing(x, y, f"{where}[{n}]"))), ""
+def launch(
+    world: int, recipe: Recipe, data: Path, out: Path, *arguments: str, before: Callable[[], None] | None = None
+) -> list[Fork]:
+    """The processes of one training; `before` runs in the first one."""
+    port = free_port()
+    return [
+        training(
+            recipe, data, out, *arguments, before=None if rank else before,
+            log=out.with_name(f"{out.name}-{rank}.txt"), **(ranked(rank, world, port) if world > 1 else {}),
         )
-    return "" if a == b else f"{where}: {a!r} and {b!r}"
+        for rank in range(world)
+    ]  # fmt: skip
+
+
+def ranked(rank: int, world: int, port: int) -> dict[str, str]:
+    """Environment variables of one of several processes of a training."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
+    return {name: str(number) for name, number in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}
+
+
+def last(out: Path) -> Path:
+    """The checkpoint of the training that `out` has."""
+    return out / TINY.name / "seed0" / "last.pt"
+
+
+def state(out: Path) -> dict[str, Any]:
+    result: dict[str, Any] = torch.load(last(out), weights_only=True)
+    return result
+
+
+def _leaves(value: Any, where: str = "") -> dict[str, Any]:
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        inner = value.items()
+    elif isinstance(value, (list, tuple)):
+        inner = enumerate(value)
+    children = [_leaves(child, f"{where}/{key}") for key, child in inner if key != "card"]  # it names the command
+    return {place: leaf for child in children for place, leaf in child.items()} or {where: value}
+
+
+def differing(a: object, b: object) -> str:
+    """The first place in which two checkpoints are not bit-equal; empty if there is none."""
+    one, other = _leaves(a), _leaves(b)
+    for where in one.keys() | other.keys():
+        x, y = one.get(where, "absent"), other.get(where, "absent")
+        same = torch.equal(x, y) if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) else x == y
+        if type(x) is not type(y) or not same:
+            return f"{where}: {x!r:.80} and {y!r:.80}"
+    return ""
+
+
+# ---- processes -------------------------------------------------------------------------------------------------------
+
+
+def environment(**more: str) -> dict[str, str]:
+    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true"} | more
+
+
+def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """A Python process."""
+    options = {"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    return subprocess.Popen([sys.executable, *map(str, arguments)], errors="replace", **options)
+
+
+def python(*arguments: object, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A Python process that has to end by itself; one that does not gets -99."""
+    with start(*arguments, **options) as process:
+        return end(process, timeout)
+
+
+def end(process: subprocess.Popen[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """Waits for the end of a process; one that does not come to it gets -99."""
+    try:
+        said, code = process.communicate(timeout=timeout), process.returncode
+    except subprocess.TimeoutExpired:
+        process.kill()
+        said, code = process.communicate(), -99
+    return subprocess.CompletedProcess(process.args, code, *said)
+
+
+def refused(code: int | None, said: str, *words: str) -> bool:
+    """Exit code 2, one line that begins with error: and has the words, no traceback."""
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    return code == 2 and len(lines) == 1 and all(word in lines[0] for word in words) and "Traceback" not in said
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+# ---- disks -----------------------------------------------------------------------------------------------------------
+
+
+class CantMount(Exception):
+    """Not root, or in a container without that right."""
+
+
+def _mount(*arguments: str) -> None:
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise CantMount(f"mounting is not allowed here ({' '.join(done.stderr.split())})")
 
 
 @contextmanager
-def small_disk(folder: Path, size: str, options: str = "") -> Iterator[Path]:
-    """A file system of its own; raises `CantMount` where that is not allowed."""
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}{options}", "tmpfs", str(folder)], capture_output=True, text=True
-    )
-    if done.returncode:
-        raise CantMount(f"mounting is not allowed here ({' '.join(done.stderr.split())})")
+    _mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
     try:
         yield folder
     finally:
@@ -157,23 +266,9 @@ def small_disk(folder: Path, size: str, options: str = "") -> Iterator[Path]:
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """The folder as a read-only file system, which binds root too."""
-    steps = [["mount", "--bind", str(folder), str(folder)], ["mount", "-o", "remount,ro,bind", str(folder)]]
-    for number, step in enumerate(steps):
-        done = subprocess.run(step, capture_output=True, text=True)
-        if done.returncode:
-            if number:
-                subprocess.run(["umount", "-l", str(folder)], check=True)
-            raise CantMount(f"read-only mounts are not allowed here ({' '.join(done.stderr.split())})")
+    _mount("--bind", str(folder), str(folder))
     try:
+        _mount("-o", "remount,ro,bind", str(folder))
         yield
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-class CantMount(Exception):
-    """Not root, or in a container without that right."""
-
-
-Campaign = Callable[[int, Path], Report]
-__all__ = ["ROOT", "TINY", "Campaign", "CantMount", "Report", "differing", "environment", "one_line", "python",
-           "read_only", "replace", "script", "small_disk", "take", "tiny_data"]  # fmt: skip

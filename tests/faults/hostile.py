@@ -4,8 +4,6 @@ Names of weights and manifests, links in the cache, wrong checksums and servers 
 tests/test_download.py. Members of archives outside their folder: tests/test_archives.py.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import pickle
@@ -14,7 +12,10 @@ import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from safetensors.torch import save_file
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 from skd_plugins import SkdError, load_weights
 from skd_plugins.data.datasets.archives import unpack
 from skd_plugins.weights import checkpoint
+from skd_plugins.weights.load import load_network
 
 from .common import Report
 
@@ -46,15 +48,14 @@ def _pth(place: Path, wrap: Callable[[object], object], *, old: bool = False, ba
     return path
 
 
-def _zip_bomb(place: Path, *, honest: bool) -> Path:
-    """1.1 GB of zeros in 1 MB; one that is not honest says that it has 1 KB."""
+def _zip_bomb(place: Path, *, files: int, megabytes: int, honest: bool = True) -> Path:
+    """Zeros in 1 MB; one that is not honest says that it has 1 KB."""
     path = place / "bomb.zip"
-    with (
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
-        archive.open("zeros", "w", force_zip64=True) as member,
-    ):
-        for _ in range(1100 if honest else 64):
-            member.write(bytes(1 << 20))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for number in range(files):
+            with archive.open(f"zeros{number}", "w", force_zip64=True) as member:
+                for _ in range(megabytes):
+                    member.write(bytes(1 << 20))
     if not honest:
         data = bytearray(path.read_bytes())
         at = data.rindex(b"PK\x01\x02")
@@ -63,67 +64,44 @@ def _zip_bomb(place: Path, *, honest: bool) -> Path:
     return path
 
 
-def _zip_of_many(place: Path) -> Path:
-    path = place / "many.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for number in range(34):
-            archive.writestr(f"zeros{number}", bytes(32 << 20))
-    return path
-
-
 def _tar_bomb(place: Path, *, mode: str) -> Path:
     path = place / f"bomb.tar.{mode}"
     with tarfile.open(path, f"w:{mode}", **({"preset": 0} if mode == "xz" else {"compresslevel": 1})) as archive:
         for number in range(34):
-            member = tarfile.TarInfo(f"zeros{number}")
-            member.size = 32 << 20
-            archive.addfile(member, io.BytesIO(bytes(32 << 20)))
+            _add(archive, f"zeros{number}", bytes(32 << 20))
     return path
 
 
-def _tar_device(place: Path) -> Path:
-    path = place / "device.tar"
-    with tarfile.open(path, "w") as archive:
-        member = tarfile.TarInfo("disk")
-        member.type, member.devmajor, member.devminor = tarfile.BLKTYPE, 254, 0
-        archive.addfile(member)
-    return path
+def _add(archive: tarfile.TarFile, name: str, content: bytes = b"", **fields: Any) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    for field, value in fields.items():
+        setattr(member, field, value)
+    archive.addfile(member, io.BytesIO(content))
 
 
-def _tar_link(place: Path) -> Path:
-    """A link out of the folder, and a file through it."""
-    path = place / "link.tar"
-    with tarfile.open(path, "w") as archive:
-        link = tarfile.TarInfo("images")
-        link.type, link.linkname = tarfile.SYMTYPE, "../../outside"
-        archive.addfile(link)
-        file = tarfile.TarInfo("images/owned")
-        file.size = 3
-        archive.addfile(file, io.BytesIO(b"bad"))
-    return path
+def _tar(*members: tuple[str, bytes, dict[str, Any]]) -> Callable[[Path], Path]:
+    def make(place: Path) -> Path:
+        with tarfile.open(place / "evil.tar", "w") as archive:
+            for name, content, fields in members:
+                _add(archive, name, content, **fields)
+        return place / "evil.tar"
+
+    return make
 
 
-def _safetensors_link(place: Path) -> Path:
-    """Weights whose header claims terabytes."""
-    path = place / "evil.safetensors"
-    save_file({"a": torch.zeros(4)}, path)
-    data = bytearray(path.read_bytes())
-    data[:8] = (2**62).to_bytes(8, "little")
-    path.write_bytes(data)
-    path.with_suffix(".json").write_text('{"model": "resnet18", "model_args": {}, "num_classes": 10}')
-    return path
+def _weights(model: str, *, header: int | None = None) -> Callable[[Path], Path]:
+    """Weights whose card names a network, and whose header may claim a size."""
 
+    def make(place: Path) -> Path:
+        path = place / "evil.safetensors"
+        save_file({"a": torch.zeros(4)}, path)
+        if header is not None:
+            path.write_bytes(header.to_bytes(8, "little") + path.read_bytes()[8:])
+        path.with_suffix(".json").write_text(f'{{"model": "{model}", "model_args": {{}}, "num_classes": 10}}')
+        return path
 
-def _model_name(place: Path) -> Path:
-    """A card that names code on the Hub as its network."""
-    path = place / "evil.safetensors"
-    save_file({"a": torch.zeros(4)}, path)
-    path.with_suffix(".json").write_text('{"model": "hf-hub:evil/net", "model_args": {}, "num_classes": 10}')
-    return path
-
-
-def _read(path: Path) -> None:
-    checkpoint.read(path)
+    return make
 
 
 def _unpack(path: Path) -> None:
@@ -131,27 +109,26 @@ def _unpack(path: Path) -> None:
 
 
 def _network(path: Path) -> None:
-    from skd_plugins.weights.load import load_network
-
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    load_network(path)
+    with mock.patch.dict(os.environ, HF_HUB_OFFLINE="1"):
+        load_network(path)
 
 
+LINK = {"type": tarfile.SYMTYPE, "linkname": "../../outside"}
 CASES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
-    "pickle in a .pth": (lambda place: _pth(place, lambda evil: {"state_dict": evil}), _read),
-    "pickle as a .pth": (lambda place: _pth(place, lambda evil: evil, bare=True), _read),
-    "pickle in an old .pth": (lambda place: _pth(place, lambda evil: [evil], old=True), _read),
+    "pickle in a .pth": (lambda place: _pth(place, lambda evil: {"state_dict": evil}), checkpoint.read),
+    "pickle as a .pth": (lambda place: _pth(place, lambda evil: evil, bare=True), checkpoint.read),
+    "pickle in an old .pth": (lambda place: _pth(place, lambda evil: [evil], old=True), checkpoint.read),
     "pickle as weights": (lambda place: _pth(place, lambda evil: {"card": evil}), load_weights),
     "pickle in a tensor's place": (lambda place: _pth(place, lambda evil: {"state_dict": {"a": evil}}), load_weights),
-    "zip bomb": (lambda place: _zip_bomb(place, honest=True), _unpack),
-    "zip bomb that lies": (lambda place: _zip_bomb(place, honest=False), _unpack),
-    "zip bomb of many": (_zip_of_many, _unpack),
-    "tar bomb, gz": (lambda place: _tar_bomb(place, mode="gz"), _unpack),
-    "tar bomb, xz": (lambda place: _tar_bomb(place, mode="xz"), _unpack),
-    "device in a tar": (_tar_device, _unpack),
-    "link out of a tar": (_tar_link, _unpack),
-    "header of terabytes": (_safetensors_link, load_weights),
-    "network from somewhere": (_model_name, _network),
+    "zip bomb": (partial(_zip_bomb, files=1, megabytes=1100), _unpack),
+    "zip bomb that lies": (partial(_zip_bomb, files=1, megabytes=64, honest=False), _unpack),
+    "zip bomb of many": (partial(_zip_bomb, files=34, megabytes=32), _unpack),
+    "tar bomb, gz": (partial(_tar_bomb, mode="gz"), _unpack),
+    "tar bomb, xz": (partial(_tar_bomb, mode="xz"), _unpack),
+    "device in a tar": (_tar(("disk", b"", {"type": tarfile.BLKTYPE, "devmajor": 254, "devminor": 0})), _unpack),
+    "link out of a tar": (_tar(("images", b"", LINK), ("images/owned", b"bad", {})), _unpack),
+    "header of terabytes": (_weights("resnet18", header=2**62), load_weights),
+    "network from somewhere": (_weights("hf-hub:evil/net"), _network),
 }
 
 

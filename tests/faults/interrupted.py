@@ -1,41 +1,27 @@
 """`skd write` and `skd reproduce`, killed at random moments: no half file under its name, and another call goes on.
 
-One kill of each, Ctrl-C and dead writers: tests/test_write.py, tests/test_reproduce.py.
+One kill of each, Ctrl-C and dead writers: tests/test_ffcv_writer.py, tests/test_reproduce.py.
 """
 
-from __future__ import annotations
-
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from skd_plugins.cli import main
 from skd_plugins.data.beton.file import BetonFile
 
-from .common import Report, environment
+from .common import Fork, Report, tiny_data
 
-WRITE = ["-m", "skd_plugins.cli", "write", "digits", "--out", "data", "--workers", "1"]
-REPRODUCE = [
-    "-m",
-    "skd_plugins.cli",
-    "reproduce",
-    "sd-dropout/table1",
-    "--scale",
-    "mini",
-    "--jobs",
-    "1",
-    "--out",
-    "runs",
-]
+WRITE = "write digits --out data --workers 1"
+REPRODUCE = "reproduce sd-dropout/table1 --scale mini --jobs 1 --out runs"
 
 
 def run(count: int, folder: Path) -> Report:
     """`count` kills: of four, three hit a writer and one a reproduction."""
     report, draw = Report(), random.Random(0)
+    tiny_data()  # imports FFCV, so that a kill hits the writing and not the import
     for number in range(count):
         place = folder / f"kill{number}"
         place.mkdir()
@@ -43,55 +29,41 @@ def run(count: int, folder: Path) -> Report:
     return report
 
 
-def _kill(arguments: list[str], place: Path, seconds: float, begun: str) -> bool:
-    """Kills a command and its children so many seconds after a file came that matches; whether it hit."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=place,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline and not list(place.glob(begun)):
+def _skd(command: str, place: Path) -> Fork:
+    return Fork(lambda: main(command.split()), place / "said.txt", place)
+
+
+def _kill(command: str, place: Path, seconds: float, begun: str) -> str:
+    """Kills a command and its children so many seconds after a file came that matches; what happened."""
+    fork, deadline = _skd(command, place), time.monotonic() + 60
+    while fork.process.is_alive() and time.monotonic() < deadline and not list(place.glob(begun)):
         time.sleep(0.02)
     time.sleep(seconds)
-    hit = process.poll() is None
-    os.killpg(process.pid, signal.SIGKILL) if hit else None
-    process.wait()
-    return hit
+    return "killed" if fork.kill() else "ended before"
 
 
-def _again(arguments: list[str], place: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=place, env=environment(), capture_output=True, text=True, timeout=400
-    )
+def _unreadable(files: list[Path], read: Callable[[Path], object]) -> str:
+    for path in files:
+        try:
+            read(path)
+        except Exception as error:
+            return f"{path.name}: {error}"
+    return ""
 
 
 def _write(report: Report, place: Path, draw: random.Random) -> None:
-    hit = _kill(WRITE, place, draw.uniform(0, 4), "data/.*.part")
-    half = ""
-    for path in (place / "data").glob("*.beton"):
-        try:
-            BetonFile(path)
-        except Exception as error:
-            half = f"{path.name}: {error}"
-    done = _again(WRITE, place)
+    what = _kill(WRITE, place, draw.uniform(0, 1), "data/.*.part")
+    half = _unreadable(list(place.glob("data/*.beton")), BetonFile)
+    done = _skd(WRITE, place).end(400)
     whole = len(BetonFile(place / "data" / "train.beton")), len(BetonFile(place / "data" / "val.beton"))
     fine = not half and done.returncode == 0 and whole == (1000, 797)
-    report.add(f"skd write, {'killed' if hit else 'ended before'}", fine, f"{half} {whole} {done.stderr}")
+    report.add(f"skd write, {what}", fine, f"{half} {whole} {done.stderr}")
 
 
 def _reproduce(report: Report, place: Path, draw: random.Random) -> None:
-    hit = _kill(REPRODUCE, place, draw.uniform(0, 10), "runs/mini/runs/*/job.json")
-    half = ""
-    for path in place.rglob("*.json"):
-        try:
-            json.loads(path.read_text())
-        except ValueError as error:
-            half = f"{path}: {error}"
-    done = _again(REPRODUCE, place)
+    what = _kill(REPRODUCE, place, draw.uniform(0, 10), "runs/mini/runs/*/job.json")
+    half = _unreadable(list(place.rglob("*.json")), lambda path: json.loads(path.read_text()))
+    done = _skd(REPRODUCE, place).end(400)
     made = list(place.glob("runs/mini/artefacts/sd-dropout/table1/*.csv"))
     fine = not half and done.returncode == 0 and bool(made)
-    report.add(f"skd reproduce, {'killed' if hit else 'ended before'}", fine, f"{half} {made} {done.stderr}")
+    report.add(f"skd reproduce, {what}", fine, f"{half} {made} {done.stderr}")

@@ -1,16 +1,17 @@
 """Epochs left early and many iterations: threads, file handles and memory stay what they are."""
 
-from __future__ import annotations
-
 import gc
+import itertools
 import json
 import os
-import subprocess
-import sys
 import threading
+from collections.abc import Generator
 from pathlib import Path
 
-from .common import ROOT, Report, environment, tiny_data
+from skd_plugins import make_loader
+from skd_plugins.data.loader import Loader
+
+from .common import Fork, Report, tiny_data
 
 # Threads, handles and MB that the last quarter may have more than the third; each of the two workers may have an image
 # of a folder open just then.
@@ -19,17 +20,12 @@ ALLOWED = {"threads": 0, "handles": 2, "megabytes": 25.0}
 
 def run(count: int, folder: Path) -> Report:
     """`count` epochs left early and 50 times as many iterations, of a `.beton` and of a folder, each in a process."""
-    report, data = Report(), tiny_data(folder)
-    curves = {}
-    for kind, path in data.items():
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.faults.leaks", str(path), kind, str(count)],
-            cwd=ROOT, env=environment(), capture_output=True, text=True,
-        )  # fmt: skip
+    report, curves = Report(), {}
+    for kind, path in tiny_data().items():
+        results = folder / f"{kind}.json"
+        done = Fork(lambda path=path, results=results: _measure(path, count, results), folder / f"{kind}.txt").end(7200)
         assert done.returncode == 0, done.stderr
-        result = json.loads(done.stdout.splitlines()[-1])
-        for what in ("epochs left early", "iterations"):
-            points = result[what]
+        for what, points in json.loads(results.read_text()).items():
             curves[f"{kind}, {what}"] = points
             # The highest of a quarter: at the end of an epoch the workers may have ended already.
             third, last = (
@@ -69,34 +65,30 @@ def _point(share: float) -> dict[str, float]:
     }  # fmt: skip
 
 
-def main(folder: str, kind: str, count: int) -> None:
-    """Measures one kind of data and prints the points."""
-    from skd_plugins import make_loader
-
-    path = Path(folder) / ("train.beton" if kind == "beton" else "train")
+def _measure(folder: Path, count: int, results: Path) -> None:
+    gc.freeze()  # so that `_point` need not look at all of what was imported
+    beton = folder / "train.beton"
+    path = beton if beton.exists() else folder / "train"
     loader = make_loader(path, batch_size=4, image_size=32, workers=2, segments=("anchor", "pair"))
     result: dict[str, list[dict[str, float]]] = {}
     for what, total in (("epochs left early", count), ("iterations", 50 * count)):
-        points, every, done, epoch = [], max(total // 40, 1), 0, 0
-        while done < total:
-            loader.set_epoch(epoch)
-            epoch += 1
-            for number, _ in enumerate(loader):
-                if what == "iterations":
-                    done += 1
-                    if done % every == 0:
-                        points.append(_point(done / total))
-                    if done == total:
-                        break
-                elif number == 1:
-                    break
-            if what == "epochs left early":
-                done += 1
-                if done % every == 0:
-                    points.append(_point(done / total))
-        result[what] = points
-    print(json.dumps(result))
+        rounds, result[what] = _rounds(loader, what == "epochs left early"), []
+        for done in range(1, total + 1):
+            next(rounds)
+            if done % max(total // 40, 1) == 0:
+                result[what].append(_point(done / total))
+        rounds.close()
+    results.write_text(json.dumps(result))
 
 
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+def _rounds(loader: Loader, early: bool) -> Generator[None, None, None]:
+    """Epochs that are left after two batches, or iterations of whole epochs."""
+    for epoch in itertools.count():
+        loader.set_epoch(epoch)
+        for number, _ in enumerate(loader):
+            if early and number == 1:
+                break
+            if not early:
+                yield
+        if early:
+            yield

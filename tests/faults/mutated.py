@@ -1,31 +1,40 @@
 """Files with random damage: every one is refused, or left out and counted, or gives what the sound one gives.
 
-The cases run in processes of their own, so that a crash or a hang is one case and not the end of the campaign.
-`python -m tests.faults.mutated KIND FOLDER FIRST END` prints a line for each case.
+The cases run in forks of this process, so that a crash or a hang is one case and not the end of the campaign.
 """
 
-from __future__ import annotations
-
+import faulthandler
 import json
+import logging
+import multiprocessing
 import os
 import random
-import select
+import resource
 import shutil
-import subprocess
-import sys
 import time
+import traceback
+import warnings
 import zlib
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from .common import ROOT, TINY, Report, environment, tiny_data
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
-# Share of the cases of each kind.
-KINDS = {
-    "beton tables": 5, "beton images": 3, "beton description": 2, "folder jpeg": 5, "folder png": 5, "checkpoint": 1,
-    "safetensors": 1, "card": 1, "manifest": 1, "coco": 1,
-}  # fmt: skip
+from skd_plugins import SkdError, export_weights, make_loader, replace, train
+from skd_plugins.data import write_beton
+from skd_plugins.data.beton.file import BetonFile
+from skd_plugins.data.sources import image_folder
+from skd_plugins.weights import read_weights
+from skd_plugins.weights.load import load_network
+from skd_plugins.weights.manifest import load_manifest
+
+from .common import ROOT, TINY, Fork, Report, tiny_data
+
 PATIENCE = 60.0  # seconds for one case
 
 
@@ -33,61 +42,64 @@ def run(count: int, folder: Path) -> Report:
     """About `count` cases, over all kinds."""
     report = Report()
     prepare(folder)
-    for kind, share in KINDS.items():
-        report.merge(run_kind(kind, max(4, count * share // sum(KINDS.values())), folder))
+    for kind, (_, share) in KINDS.items():
+        report.merge(run_kind(kind, max(4, count * share // sum(share for _, share in KINDS.values())), folder))
     return report
 
 
 def run_kind(kind: str, cases: int, folder: Path) -> Report:
     """Cases of a kind, in as few processes as crashes allow."""
-    report, next_case = Report(), 0
+    report, next_case, log = Report(), 0, folder / "said.txt"
     while next_case < cases:
-        command = [sys.executable, "-m", "tests.faults.mutated", kind, str(folder), str(next_case), str(cases)]
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        while next_case < cases:
-            ready, _, _ = select.select([process.stdout], [], [], PATIENCE if next_case else 2 * PATIENCE)
-            line = process.stdout.readline() if ready else ""
-            if not line.startswith("{"):
-                if line:
-                    continue
-                if not ready:
-                    process.kill()
-                errors = process.communicate()[1]
-                what = f"crash ({process.returncode})" if ready else "hang"
-                report.add(f"{kind}: {what}", False, f"case {next_case}: {errors}")
-                next_case += 1
-                break
-            result = json.loads(line)
-            report.add(f"{kind}: {result['outcome']}", result["fine"], f"case {next_case}: {result['story']}")
+        results, end = multiprocessing.Pipe(duplex=False)
+        process = Fork(lambda first=next_case, end=end: _work(kind, folder, range(first, cases), end), log)
+        end.close()
+        ended = ""
+        while next_case < cases and not ended:
+            try:
+                ended = "" if results.poll(PATIENCE) else "hang"
+                outcome, fine, story = (ended, False, log.read_text()) if ended else results.recv()
+            except EOFError:
+                ended = f"crash ({process.end().returncode})"
+                outcome, fine, story = ended, False, log.read_text()
+            report.add(f"{kind}: {outcome}", fine, f"case {next_case}: {story}")
             next_case += 1
         process.kill()
-        process.communicate()
     return report
 
 
+def _work(kind: str, folder: Path, numbers: range, results: Connection) -> None:
+    """Runs cases and sends the outcome of each, whether it is fine, and its story."""
+    faulthandler.enable()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    resource.setrlimit(resource.RLIMIT_AS, (24 << 30, 24 << 30))  # a size of terabytes is an error, not a dead machine
+    for number in numbers:
+        work = folder / f"work-{kind.replace(' ', '-')}-{number}"
+        work.mkdir()
+        began = time.monotonic()
+        try:
+            outcome, fine, story = KINDS[kind][0](folder / "sound", work, random.Random(f"{kind}{number}")), True, ""
+        except SkdError as error:
+            outcome, fine, story = "refused", "\n" not in str(error) and len(str(error)) > 20, f"message: {error}"
+            outcome = outcome if fine else "refused with a bad message"
+        except Exception:
+            outcome, fine, story = "unforeseen exception", False, traceback.format_exc()
+        if time.monotonic() - began > PATIENCE / 2:
+            outcome, fine = "slow", False
+        shutil.rmtree(work)
+        results.send((outcome, fine, story))
+
+
 def prepare(folder: Path) -> None:
-    """Sound files of all kinds, made by the package itself, in a process of its own."""
+    """Sound files of all kinds, made by the package itself."""
     if not (folder / "sound").exists():
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.faults.mutated", "prepare", str(folder), "0", "0"],
-            cwd=ROOT, env=environment(), capture_output=True, text=True,
-        )  # fmt: skip
+        tiny_data()
+        done = Fork(lambda: _prepare(folder), folder / "said.txt").end()
         assert done.returncode == 0, done.stderr
 
 
 def _prepare(folder: Path) -> None:
-    import numpy as np
-    from PIL import Image
-    from sklearn.datasets import load_sample_images
-
-    from skd_plugins import export_weights, train
-    from skd_plugins.data import write_beton
-    from skd_plugins.data.sources import image_folder
-
     making = folder / "making"
     draw = np.random.default_rng(0)
     for kind in ("jpg", "png"):
@@ -98,10 +110,7 @@ def _prepare(folder: Path) -> None:
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.ascontiguousarray(picture)).save(place / f"{index}.{kind}", quality=90)
     write_beton(image_folder(making / "jpg" / "train"), making / "train.beton", workers=1, raw_share=0.4)
-    data = tiny_data(folder / "digits")["beton"]
-    run = train(
-        TINY.__class__.from_json(TINY.to_json() | {"epochs": 1, "max_steps": 1}), data=str(data), out=making / "run"
-    )
+    run = train(replace(TINY, epochs=1, max_steps=1), data=str(tiny_data()["beton"]), out=making / "run")
     shutil.copy(run / "last.pt", making / "last.pt")
     export_weights(run, making, name="tiny.fault")
     images = [{"id": n, "file_name": f"{n}.jpg", "height": 60 + n, "width": 80} for n in range(8)]
@@ -179,8 +188,6 @@ def damaged_json(text: str, draw: random.Random) -> str:
 
 
 def _loader(path: Path, skip: bool) -> tuple[list[Any], dict[int, str]]:
-    from skd_plugins import make_loader
-
     loader = make_loader(path, train=False, batch_size=4, image_size=32, workers=0, skip_broken=skip)
     return [(int(t), zlib.crc32(x.numpy().tobytes())) for xs, ts in loader for x, t in zip(xs, ts, strict=True)], (
         loader.skipped
@@ -216,8 +223,6 @@ def _beton(where: str) -> Callable[[Path, Path, random.Random], str]:
 
 
 def _images(sound: Path) -> tuple[int, int]:
-    from skd_plugins.data.beton.file import BetonFile
-
     data = BetonFile(sound / "train.beton")
     return int(data._pointers.min()), int((data._pointers + data._sizes).max())
 
@@ -241,11 +246,6 @@ def _folder(kind: str) -> Callable[[Path, Path, random.Random], str]:
 
 def _weights(name: str) -> Callable[[Path, Path, random.Random], str]:
     def case(sound: Path, work: Path, draw: random.Random) -> str:
-        import torch
-
-        from skd_plugins.weights import read_weights
-        from skd_plugins.weights.load import load_network
-
         for file in ("last.pt", "tiny.fault.safetensors", "tiny.fault.json"):
             shutil.copy(sound / file, work)
         path = work / name
@@ -264,8 +264,6 @@ def _weights(name: str) -> Callable[[Path, Path, random.Random], str]:
 
 
 def _manifest(sound: Path, work: Path, draw: random.Random) -> str:
-    from skd_plugins.weights.manifest import load_manifest
-
     path = work / "manifest.json"
     path.write_text(damaged_json((sound / "manifest.json").read_text(), draw), errors="surrogateescape")
     releases = load_manifest(path)
@@ -310,50 +308,16 @@ class Silent(Exception):
     """Damage that nobody noticed."""
 
 
-CASES: dict[str, Callable[[Path, Path, random.Random], str]] = {
-    "beton tables": _beton("tables"), "beton images": _beton("images"), "beton description": _beton("description"),
-    "folder jpeg": _folder("jpg"), "folder png": _folder("png"), "checkpoint": _weights("last.pt"),
-    "safetensors": _weights("tiny.fault.safetensors"), "card": _weights("tiny.fault.json"), "manifest": _manifest,
-    "coco": _coco,
-}  # fmt: skip
-
-
-def main(kind: str, folder: Path, first: int, end: int) -> None:
-    """Runs cases and prints a line for each."""
-    import faulthandler
-    import logging
-    import resource
-    import traceback
-    import warnings
-
-    import torch
-
-    from skd_plugins import SkdError
-
-    faulthandler.enable()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    resource.setrlimit(resource.RLIMIT_AS, (24 << 30, 24 << 30))  # a size of terabytes is an error, not a dead machine
-    if kind == "prepare":
-        _prepare(folder)
-        return
-    for number in range(first, end):
-        work = folder / f"work-{kind.replace(' ', '-')}-{number}"
-        work.mkdir()
-        began = time.monotonic()
-        try:
-            outcome, fine, story = CASES[kind](folder / "sound", work, random.Random(f"{kind}{number}")), True, ""
-        except SkdError as error:
-            outcome, fine, story = "refused", "\n" not in str(error) and len(str(error)) > 20, f"message: {error}"
-            outcome = outcome if fine else "refused with a bad message"
-        except Exception:
-            outcome, fine, story = "unforeseen exception", False, traceback.format_exc()
-        if time.monotonic() - began > PATIENCE / 2:
-            outcome, fine = "slow", False
-        shutil.rmtree(work)
-        print(json.dumps({"outcome": outcome, "fine": fine, "story": story}), flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+# How a file of a kind is damaged and used, which returns an outcome or raises SkdError; the kind's share of the cases.
+KINDS: dict[str, tuple[Callable[[Path, Path, random.Random], str], int]] = {
+    "beton tables": (_beton("tables"), 5),
+    "beton images": (_beton("images"), 3),
+    "beton description": (_beton("description"), 2),
+    "folder jpeg": (_folder("jpg"), 5),
+    "folder png": (_folder("png"), 5),
+    "checkpoint": (_weights("last.pt"), 1),
+    "safetensors": (_weights("tiny.fault.safetensors"), 1),
+    "card": (_weights("tiny.fault.json"), 1),
+    "manifest": (_manifest, 1),
+    "coco": (_coco, 1),
+}

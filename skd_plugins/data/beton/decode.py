@@ -5,8 +5,6 @@ each row as it comes. It is used if it is compiled and gives FFCV's pixels to th
 checks that in a few ms, because the pixels depend on the libjpeg-turbo and OpenCV that the two libraries link to.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 import io
@@ -27,35 +25,25 @@ Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # top, left, height, width; what is outside the image is black
 _DAMAGED = "damaged JPEG data"
 _REASONS = {1: _DAMAGED, 2: _DAMAGED, 3: "out of memory", 4: "its size, or the box's, is impossible"}
-_local = threading.local()
+_local = threading.local()  # each thread's buffer for a decoded image; fresh ones would cost page faults
 
 
 class Stored(NamedTuple):
-    """An image as it is in a `.beton` file.
+    """An image as it is in a `.beton` file."""
 
-    Attributes:
-        data: the bytes ``[n]``: a JPEG, or pixels.
-        shape: height and width.
-        raw: `data` are pixels.
-    """
-
-    data: Pixels
-    shape: tuple[int, int]
-    raw: bool
+    data: Pixels  # the bytes [n]: a JPEG, or pixels
+    shape: tuple[int, int]  # height and width
+    raw: bool  # `data` are pixels
 
 
 def crop(image: Stored, box: Box, flip: bool, out: Pixels, *, scale: int, whole: bool) -> str | None:
-    """Decodes an image and resizes a box of it into `out` (area filter, as FFCV).
+    """Decodes an image and resizes a box of it into `out`, see `BetonFile.crop`.
 
     Args:
         box: in pixels of the decoded image.
-        flip: mirror the result horizontally.
         out: ``[H, W, 3]``, contiguous, written.
         scale: 1, 2, 4 or 8: a JPEG is decoded to 1/scale of its size, rounded up.
         whole: look for damage in all of a JPEG, not only in what the box needs.
-
-    Returns:
-        None, or why the image can't be decoded (`out` is then undefined).
     """
     # Without this check a JPEG of another size would be decoded in part, or scaled, without an error.
     if not image.raw and (found := jpeg_shape(image.data.data)) not in (None, image.shape):
@@ -84,7 +72,10 @@ def crop_ffcv(image: Stored, box: Box, flip: bool, out: Pixels, *, scale: int) -
     if image.raw:
         pixels = image.data.reshape(height, width, 3)
     else:
-        pixels = _scratch(height * width * 3).reshape(height, width, 3)
+        buffer: Pixels | None = getattr(_local, "buffer", None)
+        if buffer is None or len(buffer) < height * width * 3:
+            buffer = _local.buffer = np.empty(height * width * 3, dtype=np.uint8)
+        pixels = buffer[: height * width * 3].reshape(height, width, 3)
         source = image.data.ctypes.data, len(image.data), *image.shape
         if ffcv().imdecode(*source, pixels.ctypes.data, *image.shape, 0, 0, 1, scale, False, False):
             return _DAMAGED
@@ -98,14 +89,6 @@ def crop_ffcv(image: Stored, box: Box, flip: bool, out: Pixels, *, scale: int) -
     if flip:
         out[:] = target[:, ::-1]
     return None
-
-
-def _scratch(size: int) -> Pixels:
-    """This thread's buffer for a decoded image; fresh ones would cost page faults."""
-    buffer: Pixels | None = getattr(_local, "buffer", None)
-    if buffer is None or len(buffer) < size:
-        buffer = _local.buffer = np.empty(size, dtype=np.uint8)
-    return buffer[:size]
 
 
 def jpeg_shape(data: memoryview) -> tuple[int, int] | None:

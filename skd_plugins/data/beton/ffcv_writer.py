@@ -1,7 +1,5 @@
 """FFCV's writer, with errors where it would wait for ever: for unreadable images and dead processes."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -5,8 +5,6 @@ JPEG, its augmentation can't be seeded, an epoch left early leaks a thread, it s
 compiles for 5-8 s in every process.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json
@@ -29,7 +27,7 @@ _FIELD = np.dtype([("type", "<u1"), ("name", "<u1", 16), ("arguments", "<u1", 10
 _ALLOCATION = np.dtype([("sample", "<u8"), ("pointer", "<u8"), ("size", "<u8")])
 _IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data", "<u8")])
 _FIELD_TYPES = {0: np.dtype("<f8"), 1: np.dtype("<i8"), 2: _IMAGE}
-_JPEG, _RAW = 0, 1
+_RAW = 1  # the mode of an image stored as pixels; 0 is a JPEG
 _MOST_CLASSES = 1 << 24
 
 
@@ -39,11 +37,7 @@ class BetonFile:
     ``PATH.json`` beside the file (see `write`) is read and checked if it is there. If it lists CRC-32s of the images,
     ``PATH.crc32`` is needed too.
 
-    Attributes:
-        targets: labels ``[N]``.
-        heights: pixels ``[N]``.
-        widths: pixels ``[N]``.
-        classes: class names, None without the JSON file.
+    `targets`, `heights` and `widths` are ``[N]``; `classes` is None without the JSON file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -174,12 +168,11 @@ class BetonFile:
         )
         if bad.any():
             raise SkdError(f"{self.path} is damaged: the table entry of image {int(bad.argmax())} is impossible")
-        if self.targets.min() < 0:
-            index = int(self.targets.argmin())
-            raise SkdError(f"{self.path}: image {index} has the label {self.targets[index]}; labels start at 0")
-        if self.targets.max() >= _MOST_CLASSES:
-            index = int(self.targets.argmax())
-            raise SkdError(f"{self.path}: image {index} has the label {self.targets[index]}, which can't be a class")
+        wrong = (self.targets < 0) | (self.targets >= _MOST_CLASSES)
+        if wrong.any():
+            index = int(wrong.argmax())
+            label, most = self.targets[index], _MOST_CLASSES - 1
+            raise SkdError(f"{self.path}: image {index} has the label {label}; labels are from 0 to {most}")
 
     def _read_info(self) -> dict[str, Any]:
         path = self.path.with_name(self.path.name + ".json")
@@ -194,24 +187,16 @@ class BetonFile:
             raise SkdError(f"{self.path} is not the file that {path.name} describes (its tables differ)")
         if self.targets.max() >= classes:
             raise SkdError(f"{self.path} has the label {self.targets.max()}, but {path.name} names {classes} classes")
-        if "crc32_sha256" in info:
-            self._crc32 = self._read_crc32(info["crc32_sha256"])
+        if "crc32_sha256" in info:  # not in descriptions of earlier versions
+            checks = self.path.with_name(self.path.name + ".crc32")
+            data = checks.read_bytes() if checks.is_file() else b""
+            if hashlib.sha256(data).hexdigest() != info["crc32_sha256"]:
+                raise SkdError(
+                    f"{checks} is {'damaged (its SHA-256 differs)' if data else 'missing'}; write the data again, or "
+                    f"delete {path.name} to read it without checks"
+                )
+            self._crc32 = np.frombuffer(data, dtype="<u4")
         return info
-
-    def _read_crc32(self, expected: str) -> NDArray[np.uint32]:
-        path = self.path.with_name(self.path.name + ".crc32")
-        data = path.read_bytes() if path.is_file() else None
-        if data is None:
-            wrong = "is missing"
-        elif len(data) != 4 * len(self):
-            wrong = f"should have {4 * len(self)} bytes, it has {len(data)}"
-        elif hashlib.sha256(data).hexdigest() != expected:
-            wrong = "is damaged (its SHA-256 differs)"
-        else:
-            return np.frombuffer(data, dtype="<u4")
-        raise SkdError(
-            f"{path} {wrong}; write the data again, or delete {self.path.name}.json to read it without checks"
-        )
 
 
 def beton_available() -> bool:

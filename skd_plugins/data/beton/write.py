@@ -1,7 +1,5 @@
 """Writes `.beton` files with FFCV's writer: verified, described, and whole or not there at all."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -15,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from ...common.errors import SkdError
+from ...common.files import file_sha256
 from ...common.locks import only_one
-from ...common.meter import Meter, tracked
+from ...common.meter import tracked
 from ..sources import Source
 from .ffcv_writer import WriterOptions, run_writer
 from .file import BetonFile
@@ -42,9 +41,6 @@ def write_beton(
         jpeg_quality: 1 to 100.
         raw_share: share of the images, in [0, 1], that are stored as pixels instead of JPEG.
         workers: processes; 0 for one a core.
-
-    Raises:
-        SkdError: an image can't be read (it is named), a writer process died, or the result is not the source.
     """
     if not 1 <= jpeg_quality <= 100:
         raise SkdError(f"--jpeg-quality must be from 1 to 100, got {jpeg_quality}")
@@ -61,58 +57,47 @@ def write_beton(
         )
     options = WriterOptions(max_resolution, jpeg_quality, raw_share)
     with only_one(path):
-        _write(source, path, options, workers)
+        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        parts = {end: Path(part + end) for end in (".crc32", ".json", "")}
+        try:
+            run_writer(source, parts[""], options, workers=workers)
+            _describe(source, parts, options)
+            for file in parts.values():
+                file.chmod(0o644)
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+            # The data come last: a new data file beside an old description would be an error for its readers.
+            path.unlink(missing_ok=True)
+            for end, file in parts.items():
+                file.replace(path.with_name(path.name + end))
+        finally:
+            for file in parts.values():
+                file.unlink(missing_ok=True)
     return path
 
 
-def _write(source: Source, path: Path, options: WriterOptions, workers: int) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
-    parts = {end: part.with_name(part.name + end) for end in (".crc32", ".json", "")}
-    try:
-        run_writer(source, part, options, workers=workers)
-        written, checksum = _verify(source, part)
-        indices = tracked(range(len(written)), "checksums of the images")
-        checks = np.array([zlib.crc32(written.stored(index).data) for index in indices], dtype="<u4").tobytes()
-        info = {
-            "classes": source.classes,
-            "source": source.description,
-            "num_samples": len(source.targets),
-            "options": asdict(options),
-            "tables_sha256": written.tables_sha256,
-            "crc32_sha256": hashlib.sha256(checks).hexdigest(),
-            "sha256": checksum,
-            "skd_plugins": version("skd_plugins"),
-        }
-        parts[".crc32"].write_bytes(checks)
-        parts[".json"].write_text(json.dumps(info, indent=1) + "\n")
-        for file in parts.values():
-            file.chmod(0o644)
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-        # The data come last: a new data file beside an old description would be an error for its readers.
-        path.unlink(missing_ok=True)
-        for end, file in parts.items():
-            file.replace(path.with_name(path.name + end))
-    finally:
-        for file in parts.values():
-            file.unlink(missing_ok=True)
-
-
-def _verify(source: Source, part: Path) -> tuple[BetonFile, str]:
-    """Checks the counts and every label; returns the file and its SHA-256."""
-    written = BetonFile(part)
-    if len(written) != len(source.targets) or not np.array_equal(written.targets, source.targets):
+def _describe(source: Source, parts: dict[str, Path], options: WriterOptions) -> None:
+    """Checks the count and every label of what was written, then writes the files that go beside it."""
+    written = BetonFile(parts[""])
+    if not np.array_equal(written.targets, source.targets):
         raise SkdError(
             f"the {len(written)} samples that FFCV wrote are not the source's {len(source.targets)}; try again"
         )
-    digest = hashlib.sha256()
-    with part.open("rb") as file, Meter("checksum of the file", part.stat().st_size) as meter:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            meter.advance(len(block))
-    return written, digest.hexdigest()
+    indices = tracked(range(len(written)), "checksums of the images")
+    checks = np.array([zlib.crc32(written.stored(index).data) for index in indices], dtype="<u4").tobytes()
+    info = {
+        "classes": source.classes,
+        "source": source.description,
+        "num_samples": len(source.targets),
+        "options": asdict(options),
+        "tables_sha256": written.tables_sha256,
+        "crc32_sha256": hashlib.sha256(checks).hexdigest(),
+        "sha256": file_sha256(parts[""]),
+        "skd_plugins": version("skd_plugins"),
+    }
+    parts[".crc32"].write_bytes(checks)
+    parts[".json"].write_text(json.dumps(info, indent=1) + "\n")
 
 
 def write_folder(source: Source, path: Path) -> Path:

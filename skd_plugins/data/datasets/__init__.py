@@ -1,12 +1,10 @@
 """The catalog of the papers' data sets: archives, layouts, readers and official sizes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ...common.errors import SkdError, unknown
 from ..sources import Source, image_folder, split_folder
-from . import cifar100, cifar100c, cub200, digits, dogs, dtd, glyphs, imagenet, lsun, mit67, mixed, svhn, tinyimagenet
+from . import cifar100, cifar100c, cub200, digits, dogs, glyphs, imagenet, mit67, mixed, outliers, tinyimagenet
 from .dataset import Archive, Dataset
 
 __all__ = ["DIGITS_PER_CLASS", "KNOWN", "Archive", "Dataset", "find_dataset", "list_datasets", "open_source"]
@@ -28,11 +26,11 @@ _DATASETS = {
         mixed.DATASET,
         imagenet.DATASET,
         cifar100c.DATASET,
-        lsun.LSUN_CROP,
-        lsun.LSUN_RESIZE,
-        lsun.ISUN,
-        dtd.DATASET,
-        svhn.DATASET,
+        outliers.LSUN_CROP,
+        outliers.LSUN_RESIZE,
+        outliers.ISUN,
+        outliers.DTD,
+        outliers.SVHN,
     )
 }
 DIGITS_PER_CLASS = 20  # of the 100 training images, in the embedded copy

@@ -1,19 +1,13 @@
 """Downloads and unpacks archives: verified, nothing outside the folder, nothing half there."""
 
-from __future__ import annotations
-
 import errno
-import lzma
 import os
 import shutil
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-
-from torchvision.datasets.utils import download_url
 
 from ...common.errors import SkdError
 from ...common.files import checksum
@@ -22,8 +16,7 @@ from .dataset import Archive
 
 # An archive of images unpacks to about its size, one of arrays to ten times that. More than this is a bomb.
 _FACTOR, _ALWAYS, _ENTRY = 100, 1 << 30, 1024  # times its size; bytes that are always fine; bytes for each member
-# What the unpackers raise for a damaged archive, and the operating system's errors that are about the disk instead.
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, RuntimeError, ValueError)
+# The operating system's errors that are about the disk, not about the archive.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -40,6 +33,8 @@ def provide(archive: Archive, root: Path, *, download: bool) -> str:
         if not (download and archive.free):
             way = "add --download, or fetch it by hand" if archive.free else "fetch it by hand"
             raise SkdError(f"{wanted} does not exist; {way}: put {archive.url} at {root / archive.name}")
+        from torchvision.datasets.utils import download_url  # imports torch; listing the data sets does not need it
+
         found = folder / archive.name
         try:
             download_url(archive.url, str(folder), filename=archive.name)
@@ -111,7 +106,9 @@ def _extract(path: Path, folder: Path) -> None:
             raise SkdError(f"{path} is neither a tar nor a zip archive; fetch it again")
     except tarfile.FilterError as error:
         raise SkdError(f"{path} has a member outside its folder or of a special kind ({error})") from None
-    except (*_DAMAGED, OSError) as error:
+    except SkdError:
+        raise
+    except Exception as error:  # of tarfile, zipfile, zlib or lzma
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             raise OSError(error.errno, f"{path} can't be unpacked: {error.strerror}", error.filename) from None
         raise SkdError(f"{path} is damaged: {error}") from None

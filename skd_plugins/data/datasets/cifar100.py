@@ -1,7 +1,5 @@
 """CIFAR-100 (Krizhevsky 2009), read by torchvision."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

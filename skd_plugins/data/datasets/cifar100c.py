@@ -1,17 +1,14 @@
 """CIFAR-100-C (Hendrycks and Dietterich 2019): 19 corruptions of CIFAR-100's test set at five severities."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...common.errors import SkdError
 from ..sources import Source
 from .cifar100 import CLASSES
 from .dataset import Archive, Dataset
+from .listed import reading
 
 FOLDER = "CIFAR-100-C"
 # The benchmark's fifteen, in its order, and its four extra ones.
@@ -27,7 +24,10 @@ def read(root: Path, train: bool, part: str) -> Source:
     """One corruption at one severity, such as ``fog/3``; a corruption's file has the severities one after another."""
     corruption, _, severity = part.partition("/")
     path, labels_path = root / FOLDER / f"{corruption}.npy", root / FOLDER / "labels.npy"
-    images, labels = (_load(name) for name in (path, labels_path))
+    with reading(path, f"{FOLDER}.tar"):
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    with reading(labels_path, f"{FOLDER}.tar"):
+        labels = np.load(labels_path, mmap_mode="r", allow_pickle=False)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) % len(SEVERITIES):
         raise SkdError(f"{path} has {images.dtype} {list(images.shape)}, not uint8 [5 x N, 32, 32, 3]; unpack it again")
     if labels.shape != (len(images),) or not np.isin(labels, range(len(CLASSES))).all():
@@ -43,21 +43,10 @@ def read(root: Path, train: bool, part: str) -> Source:
     )
 
 
-def _load(path: Path) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise SkdError(f"{path} does not exist; it is in {FOLDER}.tar") from None
-    except (OSError, ValueError) as error:
-        raise SkdError(f"{path} is not a NumPy array: {error}") from None
-    return array
-
-
 DATASET = Dataset(
     name="cifar100c",
     title="CIFAR-100-C",
     classes=100,
-    train=0,
     val=10_000,
     homepage="https://zenodo.org/records/3555552",
     licence="CC BY 4.0",

@@ -1,7 +1,5 @@
 """CUB-200-2011 (Wah et al. 2011), with its official split."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ...common.errors import SkdError
@@ -15,29 +13,20 @@ FOLDER = "CUB_200_2011"
 def read(root: Path, train: bool, part: str) -> Source:
     """The images that ``train_test_split.txt`` puts into a half, in the order of their numbers; labels from 0."""
     folder = root / FOLDER
-    classes = read_table(folder / "classes.txt")
-    images, labels, split = (
-        read_table(folder / name) for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt")
-    )
+    tables = ("classes.txt", "images.txt", "image_class_labels.txt", "train_test_split.txt")
+    classes, images, labels, split = (read_table(folder / name) for name in tables)
     if sorted(classes) != list(range(1, len(classes) + 1)):
         raise SkdError(f"{folder / 'classes.txt'} does not number the classes from 1; unpack the archive again")
-    for name, table in (("image_class_labels.txt", labels), ("train_test_split.txt", split)):
-        if table.keys() != images.keys():
-            raise SkdError(
-                f"{folder / name} and images.txt list different images ({len(table)} and {len(images)} numbers); "
-                "unpack the archive again"
-            )
-    paths: list[Path] = []
-    targets: list[int] = []
+    if not images.keys() == labels.keys() == split.keys():
+        raise SkdError(f"{folder}: {', '.join(tables[1:])} list different images; unpack the archive again")
+    paths, targets = [], []
     for number in sorted(images):
         target = whole_number(labels[number], 1, len(classes), what=f"{folder}: the label of image {number}") - 1
-        flag = whole_number(split[number], 0, 1, what=f"{folder / 'train_test_split.txt'}: the flag of image {number}")
-        if flag == train:
+        if whole_number(split[number], 0, 1, what=f"{folder}: the flag of image {number}") == train:
             paths.append(folder / "images" / images[number])
             targets.append(target)
-    half = "training" if train else "test"
     names = [classes[number] for number in sorted(classes)]
-    return listed_files(f"CUB-200-2011 {half} set", names, paths, targets)
+    return listed_files(f"CUB-200-2011 {'training' if train else 'test'} set", names, paths, targets)
 
 
 DATASET = Dataset(

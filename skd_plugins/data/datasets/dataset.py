@@ -1,7 +1,5 @@
 """What the catalog says about a data set and its archives."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +33,7 @@ class Dataset:
     name: str
     title: str
     classes: int
-    train: int  # official number of training images; 0 if the set is for evaluation only
+    train: int = 0  # official number of training images; 0 if the set is for evaluation only
     val: int  # official number of evaluation images, in each part
     homepage: str
     licence: str
@@ -48,7 +46,7 @@ class Dataset:
     def open(self, train: bool, root: Path | None, part: str = "") -> Source:
         """Opens a half, or a part, as it lies under the root; `check` compares it with the official size."""
         if train and not self.train:
-            raise SkdError(f"{self.name} is for evaluation only and has no training half; open its evaluation half")
+            raise SkdError(f"{self.name} is for evaluation only; open its evaluation half")
         if self.parts and part not in self.parts:
             raise unknown(f"part of {self.name}", part, self.parts)
         if root is None and self.archives:

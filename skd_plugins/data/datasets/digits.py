@@ -1,7 +1,5 @@
 """The embedded digits."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image as PIL
 

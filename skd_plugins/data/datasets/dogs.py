@@ -1,7 +1,5 @@
 """Stanford Dogs (Khosla et al. 2011) with its official split: whole images, or cropped to a dog."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +11,7 @@ from scipy.io import loadmat
 from ...common.errors import SkdError
 from ..sources import Source
 from .dataset import Archive, Dataset
-from .listed import Box, listed_files
+from .listed import Box, listed_files, reading
 
 FOLDER = "StanfordDogs"
 TRAIN, TEST = "train_list.mat", "test_list.mat"
@@ -21,32 +19,24 @@ TRAIN, TEST = "train_list.mat", "test_list.mat"
 
 def read_list(path: Path) -> list[tuple[str, int]]:
     """Images, such as ``n02085620-Chihuahua/x.jpg``, and labels from 1."""
-    try:
+    with reading(path, "lists.tar"):
         content = loadmat(str(path), squeeze_me=True)
         files, numbers = (np.atleast_1d(content[name]) for name in ("file_list", "labels"))
         labels = numbers.astype(np.int64)  # MATLAB may store them as any type
         if len(files) != len(labels) or (labels != numbers).any():
             raise ValueError(f"{len(files)} files, {len(labels)} labels, or labels that are not whole numbers")
-    except FileNotFoundError:
-        raise SkdError(f"{path} does not exist; it is in lists.tar") from None
-    except Exception as error:  # SciPy's parser raises anything for a damaged file
-        raise SkdError(f"{path} is not a list of Stanford Dogs ({type(error).__name__}: {error})") from None
     return list(zip(map(str, files), labels.tolist(), strict=True))
 
 
 def largest_box(path: Path) -> Box:
     """The largest bounding box of an annotation; an image may show several dogs, and one crop keeps the numbers."""
     corners = ("xmin", "ymin", "xmax", "ymax")
-    try:
+    with reading(path, "annotation.tar"):
         objects = ElementTree.parse(path).getroot().iter("object")
         boxes = [tuple(int(item.findtext(f"bndbox/{name}", "")) for name in corners) for item in objects]
         left, top, right, bottom = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
-    except FileNotFoundError:
-        raise SkdError(f"{path} does not exist; it is in annotation.tar") from None
-    except (ElementTree.ParseError, ValueError) as error:
-        raise SkdError(f"{path} is not an annotation with boxes: {error}") from None
-    if not (0 <= left < right and 0 <= top < bottom):
-        raise SkdError(f"{path}: the box from ({left}, {top}) to ({right}, {bottom}) has no area")
+        if not (0 <= left < right and 0 <= top < bottom):
+            raise ValueError(f"the box from ({left}, {top}) to ({right}, {bottom}) has no area")
     return left, top, right, bottom
 
 
@@ -54,15 +44,10 @@ def read(root: Path, train: bool, part: str, *, cropped: bool = False) -> Source
     """The images of a list in its order; labels from 0. Cropped images show their largest bounding box."""
     folder = root / FOLDER
     lists = {name: read_list(folder / name) for name in (TRAIN, TEST)}
-    breeds: dict[int, str] = {}
-    for name, images in lists.items():
-        for file, label in images:
-            breed = file.partition("/")[0]
-            if breeds.setdefault(label, breed) != breed:
-                raise SkdError(f"{folder / name}: {file} has label {label}, but so has {breeds[label]}")
-    names = [breeds[label] for label in sorted(breeds)]
-    if sorted(breeds) != list(range(1, len(names) + 1)) or len(set(names)) != len(names):
-        raise SkdError(f"{folder}: the lists do not number {len(set(names))} breeds from 1 to {len(names)}")
+    breeds = sorted({(label, file.partition("/")[0]) for images in lists.values() for file, label in images})
+    names = [breed for _, breed in breeds]
+    if [label for label, _ in breeds] != list(range(1, len(set(names)) + 1)):
+        raise SkdError(f"{folder}: the lists do not number {len(set(names))} breeds from 1; unpack lists.tar again")
     if cropped and not (folder / "Annotation").is_dir():
         raise SkdError(f"{folder / 'Annotation'}, which has the boxes, does not exist; unpack annotation.tar there")
     listed = lists[TRAIN if train else TEST]

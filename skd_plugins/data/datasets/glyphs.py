@@ -1,7 +1,5 @@
 """The embedded glyphs: the letters and digits of typefaces, split by typeface family."""
 
-from __future__ import annotations
-
 import csv
 from functools import cache
 from pathlib import Path

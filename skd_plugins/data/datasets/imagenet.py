@@ -1,7 +1,5 @@
 """ImageNet-1k (ILSVRC 2012)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +9,16 @@ from scipy.io import loadmat
 from ...common.errors import SkdError
 from ..sources import Source, image_folder, split_folder
 from .dataset import Archive, Dataset
-from .listed import listed_files, read_lines, whole_number
+from .listed import listed_files, read_lines, reading, whole_number
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 
 
 def read_synsets(path: Path) -> dict[int, str]:
     """The WordNet id of each ILSVRC2012_ID in ``meta.mat``, for the leaves: the 1,000 classes."""
-    try:
+    with reading(path, f"{DEVKIT}.tar.gz"):
         table: Any = np.atleast_1d(loadmat(str(path), squeeze_me=True)["synsets"])
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table if int(row["num_children"]) == 0}
-    except FileNotFoundError:
-        raise SkdError(f"{path} does not exist; it is in {DEVKIT}.tar.gz") from None
-    except Exception as error:  # SciPy's parser raises anything for a damaged file
-        raise SkdError(f"{path} is not that of the devkit ({type(error).__name__}: {error})") from None
 
 
 def _flat_validation(folder: Path, root: Path) -> Source:

@@ -1,8 +1,7 @@
 """Images that a list names, and reading such lists."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,21 @@ from ..sources import Image, Source
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
+@contextmanager
+def reading(path: Path, archive: str = "the data set's archive") -> Iterator[None]:
+    """Turns any error of a parser into one that names the file and where to get it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise SkdError(f"{path} does not exist; it is in {archive}") from None
+    except Exception as error:  # SciPy's parser raises anything for a damaged file
+        raise SkdError(f"{path} is damaged ({type(error).__name__}: {error}); unpack {archive} again") from None
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty."""
-    try:
+    with reading(path):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise SkdError(f"{path} does not exist; is the root the right one, and the archive unpacked?") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SkdError(f"{path} can't be read: {error}") from None
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -1,7 +1,5 @@
 """MIT Indoor Scenes (Quattoni and Torralba 2009), with its official split: 80 and 20 images a class."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ...common.errors import SkdError

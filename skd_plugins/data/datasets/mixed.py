@@ -1,7 +1,5 @@
 """CS-KD's mixed data set: birds, dogs and rooms in one, as a hierarchy of three groups above 387 classes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

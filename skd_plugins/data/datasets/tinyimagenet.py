@@ -1,7 +1,5 @@
 """TinyImageNet (Stanford CS231n), 64 x 64 pixels."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ...common.errors import SkdError
@@ -16,8 +14,7 @@ def read(root: Path, train: bool, part: str) -> Source:
     """Labels in the order of the sorted WordNet ids, as in an image folder; ``wnids.txt`` is not sorted."""
     folder = root / FOLDER
     classes = sorted(read_lines(folder / "wnids.txt"))
-    paths: list[Path] = []
-    targets: list[int] = []
+    paths, targets = [], []
     if train:
         for label, name in enumerate(classes):
             images = sorted((folder / "train" / name / "images").glob("*.JPEG"))

@@ -1,7 +1,5 @@
 """DenseNet-BC-121 for 32-pixel images, of both papers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from timm.models import build_model_with_cfg, register_model

@@ -1,7 +1,5 @@
 """What the networks for 32-pixel images share: their entries for timm, the stem, PyTorch's initialisation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

@@ -1,7 +1,5 @@
 """Pre-activation ResNets for 32-pixel images, CS-KD's."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from timm.layers import create_classifier

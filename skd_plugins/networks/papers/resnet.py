@@ -1,7 +1,5 @@
 """Post-activation ResNets: SD-Dropout's for CIFAR, and the 224-pixel ResNet-10 of CS-KD's Table 4."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from timm.models import build_model_with_cfg, register_model

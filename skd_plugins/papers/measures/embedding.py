@@ -1,12 +1,9 @@
 """t-SNE of the features before the classifier (CS-KD, Figure 3)."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
-from ...common.errors import SkdError
 from ...evaluation.metrics import Array, to_numpy
 
 
@@ -21,12 +18,7 @@ def tsne(features: Array, *, perplexity: float = 30.0, seed: int = 0) -> NDArray
     Args:
         perplexity: roughly how many neighbours count, below N.
     """
-    rows = to_numpy(features)
-    if rows.ndim != 2 or not np.isfinite(rows).all():
-        raise SkdError(f"t-SNE needs finite features [N, D], got {list(rows.shape)}; the model may have diverged")
-    if not 0 < perplexity < len(rows):
-        raise SkdError(f"t-SNE: perplexity {perplexity:g} must be below the {len(rows)} samples; give more samples")
-    points: NDArray[np.float64] = TSNE(
-        perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed
-    ).fit_transform(rows.astype(np.float64))
+    # scikit-learn names what is wrong with features that are not finite, or fewer than the perplexity.
+    method = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed)
+    points: NDArray[np.float64] = method.fit_transform(to_numpy(features).astype(np.float64))
     return points

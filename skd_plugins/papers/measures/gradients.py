@@ -1,12 +1,10 @@
 """How the two directions of SD-Dropout's divergence pull at a network (SD-Dropout, section 3.3, Table 8, Figure 4)."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +15,6 @@ from ...evaluation.predictions import evaluation_mode
 from ...methods.losses import full_precision, self_distillation
 from ...networks.build import classifier_of
 from ...networks.features import extra_rows, forward_with_features
-
-Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +35,10 @@ class DropoutPair:
     def parameters(self, model: nn.Module) -> list[Tensor]:
         """The trainable parameters of the network or of its classifier."""
         module = classifier_of(model) if self.of == "classifier" else model
-        parameters: list[Tensor] = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        if not parameters:
-            raise SkdError(f"{type(model).__name__} has no trainable parameters, so there are no gradients to analyse")
-        return parameters
+        return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     def logits(self, model: nn.Module, input: Tensor) -> tuple[Tensor, Tensor]:
         """``[B, C]`` of both samples, in float32 or more."""
-        if not 0 < self.drop_rate < 1:
-            raise SkdError(f"drop_rate must be between 0 and 1, got {self.drop_rate:g}")
         generator = torch.Generator().manual_seed(self.seed)  # the CPU's: every device gets the same masks
 
         def two_samples(features: Tensor) -> list[Tensor]:
@@ -63,41 +54,7 @@ class DropoutPair:
 _PAPERS = DropoutPair()  # the authors' temperature and drop rate
 
 
-@dataclass(frozen=True)
-class KLGradients:
-    """Gradients of the forward (Eq. 6) and the reverse (Eq. 7) divergence on one batch, or their mean over several.
-
-    Attributes:
-        cosine: cosine of the angle between the two, in [-1, 1]; NaN if one of them is 0.
-        l1_forward: L1 norm of the forward gradient.
-        l1_reverse: L1 norm of the reverse gradient.
-    """
-
-    cosine: float
-    l1_forward: float
-    l1_reverse: float
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """How often the assumptions of Proposition 1 hold, over all pairs of an image and a class.
-
-    Attributes:
-        p_assumption_1: fraction of the pairs where the larger of ``p_i, q_i`` also has the larger gradient.
-        p_assumption_2: fraction of the pairs with ``r <= r_1``.
-        r: mean of ``|log(p_i / q_i)|``.
-        r_1: mean of ``|log(rho) + log(log(rho + e - 1))|``, rho the ratio of the larger to the smaller gradient.
-        pairs: number of pairs.
-    """
-
-    p_assumption_1: float
-    p_assumption_2: float
-    r: float
-    r_1: float
-    pairs: int
-
-
-def kl_gradients(model: nn.Module, input: Tensor, pair: DropoutPair = _PAPERS) -> KLGradients:
+def kl_gradients(model: nn.Module, input: Tensor, pair: DropoutPair = _PAPERS) -> dict[str, float]:
     """Gradients of both directions of the divergence between two dropout samples, on the same batch and masks.
 
     Source: SD-Dropout, Lemma 1, section 4.6.1 and Figure 4: the cosine falls during training, and the L1 norm of the
@@ -108,6 +65,10 @@ def kl_gradients(model: nn.Module, input: Tensor, pair: DropoutPair = _PAPERS) -
 
     Args:
         input: ``[B, C, H, W]``, normalised.
+
+    Returns:
+        ``cosine`` of the angle between the two gradients, NaN if one of them is 0, and the L1 norms ``l1_forward``
+        (Eq. 6) and ``l1_reverse`` (Eq. 7).
     """
     with evaluation_mode(model), torch.enable_grad():
         u, v = pair.logits(model, input)
@@ -120,15 +81,17 @@ def kl_gradients(model: nn.Module, input: Tensor, pair: DropoutPair = _PAPERS) -
             vectors.append(torch.cat([gradient.flatten().double() for gradient in gradients if gradient is not None]))
     forward, reverse = vectors
     lengths = float(forward.norm()) * float(reverse.norm())
-    return KLGradients(
-        cosine=float(forward @ reverse) / lengths if lengths else math.nan,
-        l1_forward=float(forward.abs().sum()),
-        l1_reverse=float(reverse.abs().sum()),
-    )
+    return {
+        "cosine": float(forward @ reverse) / lengths if lengths else math.nan,
+        "l1_forward": float(forward.abs().sum()),
+        "l1_reverse": float(reverse.abs().sum()),
+    }
 
 
-def check_assumptions(model: nn.Module, input: Tensor, pair: DropoutPair = _PAPERS) -> Assumptions:
-    """Assumptions 1 and 2 on every image and class of a batch.
+def check_assumptions(model: nn.Module, input: Tensor, pair: DropoutPair = _PAPERS) -> dict[str, float]:
+    """How often Assumptions 1 and 2 of Proposition 1 hold, over all pairs of an image and a class of a batch.
+
+    It costs ``2 * B * C`` backward passes of one image: for 100 classes take a few images, or ``of="classifier"``.
 
     Source: SD-Dropout, section 3.3 and Table 8 (P(Assumption 1) 0.59 to 0.65, r 0.07 to 0.14, r_1 0.14 to 0.28 on
         CIFAR-100). The paper does not say of which parameters the gradients are, what ``|.|`` of a gradient is, nor
@@ -139,10 +102,13 @@ def check_assumptions(model: nn.Module, input: Tensor, pair: DropoutPair = _PAPE
         `kl_gradients`. Pairs where a gradient is 0 or a probability underflows have no ratio and are left out; pairs
         that are exactly equal do not fulfil Assumption 1.
 
-    It costs ``2 * B * C`` backward passes of one image: for 100 classes take a few images, or ``of="classifier"``.
-
     Args:
         input: ``[B, C, H, W]``, normalised.
+
+    Returns:
+        ``p_assumption_1``, the fraction of the pairs where the larger of ``p_i, q_i`` also has the larger gradient;
+        ``p_assumption_2``, the fraction with ``r <= r_1``; the means of ``r = |log(p_i / q_i)|`` and of
+        ``r_1 = |log(rho) + log(log(rho + e - 1))|``, rho the ratio of the gradients; and the number of ``pairs``.
     """
     with evaluation_mode(model), torch.enable_grad():
         parameters = pair.parameters(model)
@@ -156,57 +122,12 @@ def check_assumptions(model: nn.Module, input: Tensor, pair: DropoutPair = _PAPE
     log_rho = (norms[0] / norms[1]).log()[usable]
     r, s = log_ratio.abs(), log_rho.abs()
     r_1 = (s + (s.exp() + math.e - 1).log().log()).abs()
-    return Assumptions(
-        p_assumption_1=float((log_ratio * log_rho > 0).double().mean()),
-        p_assumption_2=float((r <= r_1).double().mean()),
-        r=float(r.mean()),
-        r_1=float(r_1.mean()),
-        pairs=len(r),
-    )
-
-
-def mean_kl_gradients(
-    model: nn.Module, loader: Batches, pair: DropoutPair = _PAPERS, *, batches: int | None = None
-) -> KLGradients:
-    """The mean of `kl_gradients` over a loader's first batches, each with its own masks.
-
-    The norm of a batch's mean gradient depends on the batch size: compare equal ones.
-    """
-    parts = _each(kl_gradients, model, loader, pair, batches)
-    return KLGradients(**_means(parts, [1.0] * len(parts)))
-
-
-def mean_assumptions(
-    model: nn.Module, loader: Batches, pair: DropoutPair = _PAPERS, *, batches: int | None = None
-) -> Assumptions:
-    """`check_assumptions` over all pairs of a loader's first batches, each with its own masks."""
-    parts = _each(check_assumptions, model, loader, pair, batches)
-    return Assumptions(**_means(parts, [part.pairs for part in parts]), pairs=sum(part.pairs for part in parts))
-
-
-Part = TypeVar("Part", KLGradients, Assumptions)
-
-
-def _each(
-    measure: Callable[[nn.Module, Tensor, DropoutPair], Part],
-    model: nn.Module,
-    loader: Batches,
-    pair: DropoutPair,
-    batches: int | None,
-) -> list[Part]:
-    inputs = enumerate(tracked(islice(loader, batches), "gradients", batches))
-    parts = [measure(model, input, replace(pair, seed=pair.seed + number)) for number, (input, _) in inputs]
-    if not parts:
-        raise SkdError("gradient analysis: the loader gave no batch")
-    return parts
-
-
-def _means(parts: Sequence[KLGradients | Assumptions], weights: Sequence[float]) -> dict[str, float]:
     return {
-        field.name: math.fsum(getattr(part, field.name) * weight for part, weight in zip(parts, weights, strict=True))
-        / math.fsum(weights)
-        for field in fields(parts[0])
-        if field.name != "pairs"
+        "p_assumption_1": float((log_ratio * log_rho > 0).double().mean()),
+        "p_assumption_2": float((r <= r_1).double().mean()),
+        "r": float(r.mean()),
+        "r_1": float(r_1.mean()),
+        "pairs": len(r),
     }
 
 
@@ -218,3 +139,28 @@ def _norms(probabilities: Tensor, parameters: list[Tensor]) -> Tensor:
         sums = [g.abs().sum(dtype=torch.float64) for g in gradients if g is not None]
         rows.append(torch.stack(sums).sum())
     return torch.stack(rows).view(probabilities.shape).cpu()
+
+
+def mean_over(
+    measure: Callable[[nn.Module, Tensor, DropoutPair], dict[str, float]],
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    pair: DropoutPair = _PAPERS,
+    batches: int | None = None,
+) -> dict[str, float]:
+    """The mean of a measure over a loader's first batches, each with its own masks.
+
+    The assumptions are averaged over all pairs, the gradients over the batches. The norm of a batch's mean gradient
+    depends on the batch size, so compare equal ones.
+
+    Args:
+        measure: `kl_gradients` or `check_assumptions`.
+    """
+    inputs = enumerate(tracked(islice(loader, batches), "gradients", batches))
+    parts = [measure(model, input, replace(pair, seed=pair.seed + number)) for number, (input, _) in inputs]
+    weights = [part.get("pairs", 1) for part in parts]
+    means = {
+        key: math.fsum(part[key] * weight for part, weight in zip(parts, weights, strict=True)) / math.fsum(weights)
+        for key in parts[0]
+    }
+    return means | ({"pairs": sum(weights)} if "pairs" in means else {})

@@ -1,14 +1,12 @@
-"""Accuracy above the classes: which superclass the predicted class belongs to (CS-KD, Figure 4)."""
-
-from __future__ import annotations
+"""Superclasses of the predicted classes (CS-KD, Figure 4)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
 
-from ...common.errors import SkdError
 from ...evaluation.metrics import Array, score, to_numpy
 
 
@@ -23,11 +21,6 @@ class Confusion:
 
     names: list[str]
     counts: NDArray[np.int64]
-
-    @property
-    def accuracy(self) -> float:
-        """The fraction of samples in their own group."""
-        return float(np.trace(self.counts) / self.counts.sum())
 
     @property
     def normalised(self) -> NDArray[np.float64]:
@@ -47,11 +40,9 @@ def hierarchy_confusion(logits: Array, targets: Array, groups: Sequence[str]) ->
         targets: ``[N]`` class indices.
         groups: the superclass of each of the C classes. The result has the groups in order of first appearance.
     """
-    scores = score(logits, targets)
-    names, group_of = _groups(groups, logits)
-    true, predicted = group_of[to_numpy(targets)], group_of[scores.predicted]
-    flat = np.bincount(true * len(names) + predicted, minlength=len(names) ** 2)
-    return Confusion(names, flat.reshape(len(names), len(names)))
+    names, group_of = list(dict.fromkeys(groups)), np.array(groups)
+    predicted = group_of[score(logits, targets).predicted]
+    return Confusion(names, confusion_matrix(group_of[to_numpy(targets)], predicted, labels=names))
 
 
 def top1_by_group(logits: Array, targets: Array, groups: Sequence[str]) -> dict[str, float]:
@@ -59,15 +50,6 @@ def top1_by_group(logits: Array, targets: Array, groups: Sequence[str]) -> dict[
 
     Source: Yun et al. 2020, Figure 4(c), which plots one minus this.
     """
-    correct = score(logits, targets).correct
-    names, group_of = _groups(groups, logits)
-    of_sample = group_of[to_numpy(targets)]
-    own = {name: correct[of_sample == number] for number, name in enumerate(names)}
+    correct, of_sample = score(logits, targets).correct, np.array(groups)[to_numpy(targets)]
+    own = {name: correct[of_sample == name] for name in dict.fromkeys(groups)}
     return {name: float(rows.mean()) if len(rows) else float("nan") for name, rows in own.items()}
-
-
-def _groups(groups: Sequence[str], logits: Array) -> tuple[list[str], NDArray[np.int64]]:
-    if len(groups) != logits.shape[1]:
-        raise SkdError(f"groups name the superclass of {len(groups)} classes, but the logits have {logits.shape[1]}")
-    names = list(dict.fromkeys(groups))
-    return names, np.array([names.index(group) for group in groups], dtype=np.int64)

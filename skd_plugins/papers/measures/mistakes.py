@@ -3,8 +3,6 @@
 All functions take ``logits``, network to ``[N, C]`` of the same samples, and ``targets``, ``[N]`` class indices.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

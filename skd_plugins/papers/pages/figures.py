@@ -2,20 +2,16 @@
 
 Colours are Okabe and Ito's and cividis, which colour-blind people can tell apart; curves, bars and points also differ
 by dashes, hatches and marks, for print in grey. No text is smaller than 8 points at the figure's own size. The same
-data and the same matplotlib give the same SVG, byte by byte. matplotlib is imported by the functions, since it takes a
-second and most commands draw nothing.
+data and the same matplotlib give the same SVG, byte by byte.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib import color_sequences
+from matplotlib import color_sequences, rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -24,8 +20,6 @@ from ...evaluation.metrics import Reliability
 from ..measures.hierarchy import Confusion
 from ..measures.mistakes import Distribution, LogProbHistograms
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 # Okabe and Ito 2008, the dark ones first, without yellow, which is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "++")
@@ -51,27 +45,14 @@ _STYLE: dict[Any, Any] = {
     "savefig.dpi": 200,
 }
 
-P = ParamSpec("P")
-R = TypeVar("R")
 T = TypeVar("T")
-
-
-def _styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Draws in `_STYLE`, and leaves matplotlib's settings as they were."""
-
-    @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> R:
-        with mpl.rc_context(_STYLE):
-            return draw(*args, **kwargs)
-
-    return styled
 
 
 def _look(values: Sequence[T], number: int) -> T:
     return values[number % len(values)]
 
 
-@_styled
+@rc_context(_STYLE)
 def save_figure(figure: Figure, stem: str | Path) -> Path:
     """Writes ``STEM.png`` (200 dpi) and ``STEM.svg``, each whole or not at all; returns the PNG's path."""
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
@@ -80,7 +61,7 @@ def save_figure(figure: Figure, stem: str | Path) -> Path:
     return Path(f"{stem}.png")
 
 
-@_styled
+@rc_context(_STYLE)
 def bar_figure(
     values: Mapping[str, Mapping[str, float]],
     *,
@@ -118,7 +99,7 @@ def bar_figure(
     return figure
 
 
-@_styled
+@rc_context(_STYLE)
 def histogram_figure(histograms: LogProbHistograms) -> Figure:
     """Log-probabilities of the predicted and of the true class on common mistakes: CS-KD Figures 2, 7-10."""
     figure, panels = _panels(2, legend=True)
@@ -137,7 +118,7 @@ def histogram_figure(histograms: LogProbHistograms) -> Figure:
     return figure
 
 
-@_styled
+@rc_context(_STYLE)
 def distribution_figure(distribution: Distribution, classes: Sequence[str]) -> Figure:
     """The probabilities of a sample's likeliest classes, the true one marked: CS-KD Figures 1(b) and 6.
 
@@ -160,7 +141,7 @@ def distribution_figure(distribution: Distribution, classes: Sequence[str]) -> F
     return figure
 
 
-@_styled
+@rc_context(_STYLE)
 def embedding_figure(
     panels: Mapping[str, tuple[NDArray[np.float64], NDArray[np.int64]]], classes: Mapping[int, str]
 ) -> Figure:
@@ -182,7 +163,7 @@ def embedding_figure(
     return figure
 
 
-@_styled
+@rc_context(_STYLE)
 def reliability_figure(panels: Sequence[Mapping[str, Reliability]]) -> Figure:
     """Accuracy over confidence against the diagonal: CS-KD Figure 5, SD-Dropout Figure 2.
 
@@ -206,7 +187,7 @@ def reliability_figure(panels: Sequence[Mapping[str, Reliability]]) -> Figure:
     return figure
 
 
-@_styled
+@rc_context(_STYLE)
 def confusion_figure(panels: Mapping[str, Confusion]) -> Figure:
     """Row-normalised confusion matrices of some methods side by side: CS-KD Figure 4(a, b)."""
     figure, all_axes = _panels(len(panels))
@@ -216,7 +197,7 @@ def confusion_figure(panels: Mapping[str, Confusion]) -> Figure:
     return figure
 
 
-@_styled
+@rc_context(_STYLE)
 def grid_figure(
     values: NDArray[np.float64], rows: Sequence[object], columns: Sequence[object], *, labels: tuple[str, str],
     title: str,
@@ -237,7 +218,7 @@ def grid_figure(
     return figure
 
 
-@_styled
+@rc_context(_STYLE)
 def line_figure(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
     """Curves over epochs, one panel for each quantity: SD-Dropout Figure 4 (cosine; L1 norms).
 

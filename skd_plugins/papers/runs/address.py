@@ -1,7 +1,5 @@
 """The address of a run: a hash of everything that its result depends on, so that equal runs are trained once."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from functools import cache
@@ -50,7 +48,7 @@ def _half(path: Path) -> str:
         return _image_folder(path)
     description = path.with_name(f"{path.name}.json")
     noted = json.loads(description.read_text()).get("sha256") if description.is_file() else None
-    return noted if isinstance(noted, str) else file_sha256(path)
+    return noted or file_sha256(path)
 
 
 def _image_folder(path: Path) -> str:

@@ -1,7 +1,5 @@
 """How long runs will take, from a step measured on this machine."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterable
@@ -10,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from ...common.errors import SkdError
 from ...common.files import write_json
 from ...data.datasets import KNOWN
 from ...data.find import find_split
@@ -19,6 +16,7 @@ from ...methods.table import method_rows
 from ...recipe import Recipe, replace
 from ...training.build import build_optimizer, build_task
 from .jobs import Job
+from .store import read_json
 
 
 class Estimator:
@@ -32,30 +30,32 @@ class Estimator:
         self.file = cache_file
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.device_name = torch.cuda.get_device_name() if self.device.type == "cuda" else "one thread of this CPU"
-        self.steps: dict[str, float] = json.loads(cache_file.read_text()) if cache_file.is_file() else {}
+        self.steps: dict[str, float] = read_json(cache_file) or {}
 
     @property
     def basis(self) -> str:
         """What the hours are and what they leave out, for people."""
         gpu = self.device.type == "cuda"
-        text = (
+        return (
             f"{'GPU' if gpu else 'CPU'} hours left: a cross-entropy step of each network, measured on "
             f"{self.device_name} with random images in memory, times the method's passes; loading, validation, "
             "evaluation and detectors are not in it"
+            f"{'' if gpu else '. There is no GPU here; run this on one for its hours'}"
         )
-        return text if gpu else f"{text}. There is no GPU here; run this on one for its hours"
 
     def hours(self, jobs: Iterable[Job]) -> float:
         """Hours of one device for these jobs from their beginning, without detectors."""
-        return sum(self._seconds(job) for job in jobs if not job.config) / 3600
-
-    def _seconds(self, job: Job) -> float:
-        images = _count(job.data) if job.present else KNOWN[job.recipe.dataset][0]
-        anchors = job.recipe.epochs * images
-        return anchors * self._seconds_per_image(job.recipe) * cost_of(job.recipe.method, job.recipe.method_args)
+        seconds = 0.0
+        for job in jobs:
+            if not job.config:
+                recipe = job.recipe
+                images = _count(job.data) if job.present else KNOWN[recipe.dataset][0]
+                passes = cost_of(recipe.method, recipe.method_args)
+                seconds += recipe.epochs * images * self._seconds_per_image(recipe) * passes
+        return seconds / 3600
 
     def _seconds_per_image(self, recipe: Recipe) -> float:
-        what = [recipe.model, recipe.model_args, recipe.image_size, recipe.precision, recipe.batch_size]
+        what = recipe.model, recipe.model_args, recipe.image_size, recipe.precision, recipe.batch_size
         key = json.dumps([self.device_name, *what])
         if key not in self.steps:
             self.steps[key] = _measure(recipe, self.device)
@@ -71,9 +71,8 @@ def _costs() -> dict[str, float]:
 def cost_of(method: str, arguments: dict[str, object]) -> float:
     """Passes of a step through the network, relative to cross-entropy's."""
     base = arguments.get("base")
-    if isinstance(base, str):
-        return _costs()[base] + (1 / 3 if method == "kd" else 0)  # the teacher's forward pass
-    return _costs()[method]
+    cost = _costs()[str(base or method)]
+    return cost + 1 / 3 if base and method == "kd" else cost  # the teacher's forward pass
 
 
 def _measure(recipe: Recipe, device: torch.device) -> float:
@@ -106,7 +105,4 @@ def _measure(recipe: Recipe, device: torch.device) -> float:
 
 @cache
 def _count(folder: Path) -> int:
-    try:
-        return len(open_data(find_split(folder, True)))
-    except SkdError:
-        return 0
+    return len(open_data(find_split(folder, True)))

@@ -1,6 +1,4 @@
-"""Doing the jobs of a plan: in this process, in submitit's local processes, or on SLURM; or as shell commands."""
-
-from __future__ import annotations
+"""Does the jobs of a plan in this process, in local processes of submitit, or on SLURM; or prints shell commands."""
 
 import os
 import shlex
@@ -20,8 +18,6 @@ from ...common.meter import clock
 from .jobs import Job, Plan
 from .store import Store
 from .worker import work, write_job
-
-_POLL = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -74,9 +70,8 @@ def execute(plan: Plan, store: Store, workers: Workers) -> None:
     for name in sorted({job.recipe.dataset for job in absent}):
         print(f"no data: {plan.datasets.root / name} is not there; {plan.datasets.way_to(name)}", flush=True)
     progress = _Progress(store, left)
-    gpus = _gpus()
+    root, gpus = store.root.resolve(), _gpus()
     parallel = workers.jobs or (left if workers.slurm else len(gpus) or os.cpu_count() or 1)
-    root = store.root.resolve()
     task = partial(work, root, began=progress.began)
     for level in filter(None, levels):
         if parallel == 1 and not workers.slurm:
@@ -92,7 +87,7 @@ def execute(plan: Plan, store: Store, workers: Workers) -> None:
         try:
             while not all(one.done() for one in running):
                 progress.report(level)
-                time.sleep(_POLL)
+                time.sleep(1)
         except KeyboardInterrupt:
             for one in running:
                 one.cancel()
@@ -158,7 +153,7 @@ def _gpus() -> list[str]:
 
 
 class _Progress:
-    """One line for every job that ends."""
+    """Prints one line for every job that ends."""
 
     def __init__(self, store: Store, total: int) -> None:
         self.store, self.total = store, total
@@ -169,10 +164,11 @@ class _Progress:
         for job in jobs:
             if job.address in self.seen:
                 continue
-            state = self.store.state(job)
-            if state == "done" or (state == "failed" and self.store.failed_since(job.address, self.began)):
+            done = self.store.state(job) == "done"
+            error = None if done else self.store.error(job.address, since=self.began)
+            if done or error:
                 self.seen.add(job.address)
-                took, done = time.time() - self.began, len(self.seen)
-                times = f"{clock(took)}, ETA {clock(took * (self.total / done - 1))}"
-                reason = f": {self.store.error(job.address)}" if state == "failed" else ""
-                print(f"[{done}/{self.total}, {times}] {state}: {job.title} ({job.address}){reason}", flush=True)
+                took, count = time.time() - self.began, len(self.seen)
+                times = f"{clock(took)}, ETA {clock(took * (self.total / count - 1))}"
+                state, reason = ("failed", f": {error}") if error else ("done", "")
+                print(f"[{count}/{self.total}, {times}] {state}: {job.title} ({job.address}){reason}", flush=True)

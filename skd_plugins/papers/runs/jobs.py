@@ -1,7 +1,6 @@
 """From artefacts to jobs: each network that is needed, once, with everything that is measured on it."""
 
-from __future__ import annotations
-
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,6 @@ class Job:
     """A network (or detector) to train, and what to measure on it.
 
     Args:
-        address: see `address_of`.
         recipe: what is trained; for a detector, the recipe of its backbone.
         data: the folder of the training data.
         present: whether the data exist.
@@ -34,7 +32,7 @@ class Job:
     recipe: Recipe
     data: Path
     present: bool
-    needs: Job | None = None
+    needs: "Job | None" = None
     config: str = ""
     evaluations: set[str] = field(default_factory=set)
 
@@ -42,11 +40,6 @@ class Job:
     def title(self) -> str:
         """One line for people."""
         return f"{self.config or self.recipe.name} seed {self.recipe.seed}"
-
-    @property
-    def level(self) -> int:
-        """Length of the chain of jobs that must come before it."""
-        return 0 if self.needs is None else self.needs.level + 1
 
 
 class Plan:
@@ -81,10 +74,10 @@ class Plan:
         return list(dict.fromkeys(one for job in self.jobs_of(artefact) for one in (job.needs, job) if one))
 
     @property
-    def levels(self) -> list[list[Job]]:
-        """All jobs; those of a level need only jobs of the levels before."""
-        depth = max((job.level for job in self.jobs.values()), default=-1) + 1
-        return [[job for job in self.jobs.values() if job.level == level] for level in range(depth)]
+    def levels(self) -> tuple[list[Job], list[Job]]:
+        """The jobs that need no other one, and then those that do."""
+        jobs = self.jobs.values()
+        return [job for job in jobs if not job.needs], [job for job in jobs if job.needs]
 
     def _job(self, run: Training | Detector, seed: int) -> Job:
         key = id(run), seed
@@ -98,8 +91,7 @@ class Plan:
         recipe, changes = recipe_of(run.recipe), dict(run.changes)
         if "method" in changes:  # the recipe's arguments belong to its own method
             changes.setdefault("method_args", {})
-        if "model_args" in changes:  # these are added to the recipe's
-            changes["model_args"] = {**recipe.model_args, **changes["model_args"]}
+        changes["model_args"] = {**recipe.model_args, **changes.get("model_args", {})}
         recipe = replace(recipe, **changes)
         dataset = recipe.dataset
         if self.datasets.scale == "mini":
@@ -116,20 +108,12 @@ class Plan:
         )
 
     def _detector(self, run: Detector, seed: int) -> Job:
-        backbone = self._job(run.backbone, seed)
-        config = run.config
+        backbone, config = self._job(run.backbone, seed), run.config
         if self.datasets.scale == "mini":  # the detector on digits, half as long as its own 12 epochs
             config = f"digits_demo SKD.EPOCHS {3.5 if run.config.endswith('_0.5x') else 6}"
         texts = _config_texts(project() / "detection" / "configs" / f"{config.split()[0]}.yaml")
         values = {"config": config, "texts": texts, "version": RESULTS_VERSION, "network": backbone.address}
-        return Job(
-            address=hash_of(values),
-            recipe=backbone.recipe,
-            data=backbone.data,
-            present=backbone.present,
-            needs=backbone,
-            config=config,
-        )
+        return dataclasses.replace(backbone, address=hash_of(values), needs=backbone, config=config, evaluations=set())
 
 
 def _config_texts(path: Path) -> list[str]:

@@ -1,9 +1,8 @@
 """The mini scale: the same trainings with tiny networks on the embedded digits. It proves the pipeline, no claim."""
 
-from __future__ import annotations
-
 import dataclasses
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +40,10 @@ _MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # The digits that stand for each data set: other ones for each, so that no two are the same data.
 _SEEDS = {"cifar100": 0, "tinyimagenet": 1, "cub200": 2, "dogs": 3, "mit67": 4, "mixed": 5, "imagenet-1k": 6}
-_TRAIN, _VAL = 20, 30  # images a class
 _GROUPS = {"loops": "0689", "strokes": "147", "curves": "235"}
-_OUTSIDE = 200  # images of an out-of-distribution set
-_CORRUPTED = 6  # images a class
+# What stands for each out-of-distribution set: which of the two photographs, and the side of the pieces in pixels.
+_PIECES = {"lsun-resize": ("LSUN", 0, 64), "isun": ("iSUN", 1, 64), "dtd": ("DTD", 0, 32), "svhn": ("SVHN", 1, 32)}
+_TRAIN, _VAL, _CORRUPTED, _OUTSIDE = 20, 30, 6, 200  # images a class
 
 
 def mini_recipe(recipe: Recipe) -> Recipe:
@@ -76,54 +75,54 @@ def mini_recipe(recipe: Recipe) -> Recipe:
     )
 
 
-def write_mini_data(folder: Path, name: str) -> None:
-    """Writes the digits that stand for a data set of a recipe."""
-    sources = (digits(True).subset(_TRAIN, seed=_SEEDS[name]), digits(False).subset(_VAL, seed=_SEEDS[name]))
-    for source, half in zip(sources, ("train", "val"), strict=True):
-        if name == "mixed":
-            group_of = {digit: group for group, members in _GROUPS.items() for digit in members}
-            source = dataclasses.replace(source, hierarchy=[group_of[digit] for digit in source.classes])
-        write_folder(source, folder / half)
-        write_hierarchy(source, folder)
+def write_mini(folder: Path, name: str) -> None:
+    """Writes what stands for a data set."""
+    if name == "cifar100c":
+        _write_corrupted(folder)
+    elif name in _PIECES:
+        write_folder(_pieces_of_a_photograph(*_PIECES[name]), folder / "val")
+    else:
+        seed = _SEEDS[name]
+        for train, count, half in ((True, _TRAIN, "train"), (False, _VAL, "val")):
+            source = digits(train).subset(count, seed=seed)
+            if name == "mixed":
+                group_of = {digit: group for group, members in _GROUPS.items() for digit in members}
+                source = dataclasses.replace(source, hierarchy=[group_of[digit] for digit in source.classes])
+            write_folder(source, folder / half)
+            write_hierarchy(source, folder)
 
 
-def write_mini_outside(folder: Path, name: str) -> None:
-    """Writes an out-of-distribution set: 32-pixel pieces of scikit-learn's two photographs, cropped or scaled down."""
-    which, side = {"LSUN": (0, 64), "iSUN": (1, 64), "DTD": (0, 32), "SVHN": (1, 32)}[name]
+def _pieces_of_a_photograph(name: str, which: int, side: int) -> Source:
+    """32-pixel pieces of one of scikit-learn's photographs, cropped or scaled down."""
     photograph = load_sample_images().images[which]
     draw = np.random.default_rng([which, side])
-    places = [
-        (int(draw.integers(photograph.shape[0] - side)), int(draw.integers(photograph.shape[1] - side)))
-        for _ in range(_OUTSIDE)
-    ]
+    places = [tuple(int(draw.integers(size - side)) for size in photograph.shape[:2]) for _ in range(_OUTSIDE)]
 
     def load(index: int) -> Image:
         top, left = places[index]
         piece = PIL.fromarray(photograph[top : top + side, left : left + side])
         return np.asarray(piece.resize((32, 32), PIL.Resampling.BOX))
 
-    source = Source(
+    return Source(
         description=f"pieces of a photograph ({name})",
         classes=["outside"],
         targets=np.zeros(_OUTSIDE, dtype=np.int64),
         load=load,
         name_of="piece {}".format,
     )
-    write_folder(source, folder / "val")
 
 
-def write_mini_corrupted(folder: Path) -> None:
+def _write_corrupted(folder: Path) -> None:
     """Writes corrupted digits as ``CORRUPTION/SEVERITY/val``."""
     source = digits(False).subset(_VAL, seed=_SEEDS["cifar100"]).subset(_CORRUPTED, seed=0)
 
     def load(index: int, name: str, severity: int) -> Image:
         return corrupt(source.load(index), name, severity)
 
-    for name in CORRUPTIONS:
-        for severity in SEVERITIES:
-            corrupted = dataclasses.replace(
-                source,
-                description=f"{source.description}, {name} {severity}",
-                load=partial(load, name=name, severity=severity),
-            )
-            write_folder(corrupted, folder / name / str(severity) / "val")
+    for name, severity in product(CORRUPTIONS, SEVERITIES):
+        corrupted = dataclasses.replace(
+            source,
+            description=f"{source.description}, {name} {severity}",
+            load=partial(load, name=name, severity=severity),
+        )
+        write_folder(corrupted, folder / name / str(severity) / "val")

@@ -1,10 +1,8 @@
-"""The folder that holds the runs of a scale, each under its address, and the pages made of them."""
-
-from __future__ import annotations
+"""The folder with all runs of a scale, each under its address, and the pages made of them."""
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +47,7 @@ class Store:
 
     def trained(self, address: str) -> dict[str, Any] | None:
         """``run``, ``seconds`` and ``machine`` of a complete training, None before."""
-        return _read(self.folder(address) / "trained.json")
+        return read_json(self.folder(address) / "trained.json")
 
     def evaluation(self, address: str, name: str) -> Path:
         """The file with the values of an evaluation."""
@@ -57,56 +55,49 @@ class Store:
 
     def values(self, address: str, evaluation: str) -> dict[str, Any] | None:
         """The values of an evaluation, None before it is done."""
-        return _read(self.evaluation(address, evaluation))
+        return read_json(self.evaluation(address, evaluation))
 
-    def note(self, address: str) -> Path:
-        """The file that says why the last try failed."""
-        return self.folder(address) / "error.txt"
-
-    def error(self, address: str) -> str | None:
-        """Why the last try failed; None if it did not."""
-        path = self.note(address)
-        return path.read_text().strip() if path.is_file() else None
-
-    def failed_since(self, address: str, began: float) -> bool:
-        """Whether the last try failed after `began` (seconds since 1970)."""
-        path = self.note(address)
-        return path.is_file() and path.stat().st_mtime >= began - 1  # file systems' clocks lag a little
+    def error(self, address: str, since: float = 0) -> str | None:
+        """Why the last try failed; None if it did not, or did before `since` (seconds since 1970)."""
+        note = self.folder(address) / "error.txt"
+        with suppress(FileNotFoundError):  # another worker may remove it at any moment
+            if note.stat().st_mtime >= since - 1:  # file systems' clocks lag a little
+                return note.read_text().strip()
+        return None
 
     def state(self, job: Job, wanted: Iterable[str] | None = None) -> State:
         """How far a job is; it is done with the evaluations `wanted`, by default all that the plan has for it."""
-        if self.network(job.address) is not None:
-            names = job.evaluations if wanted is None else wanted
-            if all(self.values(job.address, name) is not None for name in names):
-                return "done"
-            return "failed" if self.error(job.address) else "trained"
+        complete = self.network(job.address) is not None
+        names = job.evaluations if wanted is None else wanted
+        if complete and all(self.values(job.address, name) is not None for name in names):
+            return "done"
         if self.error(job.address):
             return "failed"
+        if complete:
+            return "trained"
         if not job.present:
             return "no data"
         return "begun" if next(self.folder(job.address).glob("*/seed*/last.pt"), None) else "not run"
 
     @contextmanager
     def locked(self, address: str, *, wait: bool) -> Iterator[bool]:
-        """Holds a run against other workers, after waiting for it or if it is free: whether it is held.
+        """Tries to lock a run against other workers, waiting if asked to, and says whether it did.
 
-        The kernel releases it when its holder dies.
+        The kernel unlocks it when its holder dies.
         """
         folder = self.folder(address)
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
-        try:
+        with suppress(Timeout):
             lock.acquire(blocking=wait)
-        except Timeout:
-            yield False
-            return
         try:
-            yield True
+            yield lock.is_locked
         finally:
             lock.release()
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file, None if it does not exist."""
     try:
         values: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:

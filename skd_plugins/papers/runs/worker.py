@@ -4,8 +4,6 @@
 ``accelerate launch -m``.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -24,21 +22,21 @@ from ...training.project import project, train_detector
 from ...weights import export_weights
 from .inputs import Datasets
 from .jobs import Job
-from .outcomes import EVALUATIONS, Subject
-from .store import Store
+from .scores import EVALUATIONS, Subject
+from .store import Store, read_json
 
 
 def write_job(store: Store, job: Job, datasets: Datasets) -> None:
     """Writes what `work` needs to know; evaluations that were asked for earlier stay."""
     path = store.folder(job.address) / "job.json"
-    before = json.loads(path.read_text())["evaluations"] if path.is_file() else []
+    before = read_json(path) or {"evaluations": []}
     values = {
         "address": job.address,
         "recipe": job.recipe.to_json(),
         "data": str(job.data.resolve()),
         "config": job.config,
         "needs": job.needs.address if job.needs else None,
-        "evaluations": sorted({*before, *job.evaluations}),
+        "evaluations": sorted({*before["evaluations"], *job.evaluations}),
         "scale": datasets.scale,
         "datasets": str(datasets.root.resolve()),
     }
@@ -65,7 +63,7 @@ def work(root: Path, addresses: Sequence[str], began: float | None = None) -> No
     for wait in (False, True):
         for address in addresses:
             with store.locked(address, wait=wait) as held:
-                if held and not store.failed_since(address, began):
+                if held and not store.error(address, since=began):
                     _perform_noted(store, address)
 
 
@@ -74,7 +72,7 @@ def _rank() -> int:
 
 
 def _perform_noted(store: Store, address: str) -> None:
-    log, note = store.folder(address) / "log.txt", store.note(address)
+    log, note = (store.folder(address) / name for name in ("log.txt", "error.txt"))
     with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
         try:
             _perform(store, address)
@@ -89,7 +87,7 @@ def _perform_noted(store: Store, address: str) -> None:
 def _perform(store: Store, address: str) -> None:
     folder = store.folder(address)
     job: dict[str, Any] = json.loads((folder / "job.json").read_text())
-    recipe, data = Recipe.from_json(job["recipe"]), Path(job["data"])
+    recipe = Recipe.from_json(job["recipe"])
     run = store.network(address)
     if run is None:
         started = time.monotonic()
@@ -98,7 +96,7 @@ def _perform(store: Store, address: str) -> None:
             return
         store.finish(address, run, time.monotonic() - started)
     datasets = Datasets(job["scale"], Path(job["datasets"]))
-    subject = Subject(run=run, folder=folder, recipe=recipe, data=data, datasets=datasets)
+    subject = Subject(run=run, folder=folder, recipe=recipe, data=Path(job["data"]), datasets=datasets)
     failed = []
     for name in job["evaluations"]:
         if store.values(address, name) is None:
@@ -111,15 +109,15 @@ def _perform(store: Store, address: str) -> None:
 
 
 def _train(store: Store, job: dict[str, Any], recipe: Recipe, folder: Path) -> Path:
-    source = store.network(job["needs"]) if job["needs"] else None
-    if job["needs"] and source is None:
-        raise SkdError(f"{job['needs']}, the run that this one starts from, is not complete; run it first")
-    if job["config"]:
-        assert source is not None
-        config, *overrides = job["config"].split()
-        weights = export_weights(source, folder / "weights")
-        return train_detector(project() / "detection", config, str(weights), folder / "detector", overrides).parent
-    if source is not None:
+    source = None
+    if job["needs"]:
+        source = store.network(job["needs"])
+        if source is None:
+            raise SkdError(f"{job['needs']}, the run that this one starts from, is not complete; run it first")
+        if job["config"]:
+            config, *overrides = job["config"].split()
+            weights = export_weights(source, folder / "weights")
+            return train_detector(project() / "detection", config, str(weights), folder / "detector", overrides).parent
         recipe = replace(recipe, method_args={**recipe.method_args, "teacher": str(source)})
     return train(recipe, data=job["data"], out=folder, resume=True)
 

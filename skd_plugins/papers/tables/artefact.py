@@ -1,13 +1,10 @@
 """What an artefact is: the trainings it needs, what is measured on them, and how it is laid out."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ...common.errors import SkdError
-from .published import Published, published
+from .published import METRICS, Published, published
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,7 +19,7 @@ class Training:
 
     recipe: str
     changes: Mapping[str, Any] = field(default_factory=dict)
-    teacher: Training | None = None
+    teacher: "Training | None" = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,19 +35,23 @@ class Detector:
     backbone: Training
 
 
-@dataclass(frozen=True, kw_only=True)
+# Method, architecture, data set and setting, all as printed, to what has to be trained.
+RunOf = Callable[[str, str, str, Mapping[str, str]], Training | Detector]
+
+
+@dataclass(frozen=True)
 class Entry:
     """A training and the cells of the artefact that it fills; method, architecture and data set are as printed.
 
     Args:
-        setting: words that a cell's setting must have to belong to this entry; other words select the measure.
+        setting: words that a cell's setting must have to belong to this entry.
     """
 
     run: Training | Detector
     method: str
     architecture: str
     dataset: str
-    setting: Mapping[str, str] = field(default_factory=dict)
+    setting: Mapping[str, str]
 
     def has(self, row: Published) -> bool:
         """Whether a printed number belongs to this training."""
@@ -59,37 +60,9 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """Its name in lists and legends."""
+        """Its name in lists."""
         words = " ".join(f"{name}={value}" for name, value in self.setting.items())
         return ", ".join(text for text in (self.method, self.architecture, self.dataset, words) if text)
-
-
-def entries_of(
-    training: Callable[[str, str, str], Training],
-    methods: Sequence[str],
-    architectures: Sequence[str],
-    datasets: Sequence[str],
-) -> tuple[Entry, ...]:
-    """Every method on every architecture and data set, as printed; `training` maps the three to a training."""
-    return tuple(
-        Entry(run=training(method, network, dataset), method=method, architecture=network, dataset=dataset)
-        for network in architectures
-        for method in methods
-        for dataset in datasets
-    )
-
-
-@dataclass(frozen=True)
-class Measure:
-    """Where the value of a metric is found.
-
-    Args:
-        evaluation: a name in `EVALUATIONS`.
-        key: of that evaluation's values; ``{name}`` stands for that word of the cell's setting.
-    """
-
-    evaluation: str
-    key: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +71,9 @@ class Artefact:
 
     Args:
         kind: a ``grid`` is a table of two hyper-parameters that is drawn as a heat map too.
-        measures: of a table, metric to where its value is found.
+        wanted: the evaluations of each entry.
+        numbers: the published numbers of a table, the derived ones too.
         figure: of a figure, what draws it: a name in `FIGURES`.
-        evaluations: what a figure needs of each entry.
         rows: what a row of the table stands for: fields of `Published`, or words of its setting.
         columns: what a column stands for.
         seeds: how many the paper averages over; 1 where it does not say.
@@ -111,28 +84,49 @@ class Artefact:
     title: str
     entries: tuple[Entry, ...]
     kind: Literal["table", "grid", "figure"] = "table"
-    measures: Mapping[str, Measure] = field(default_factory=dict)
+    wanted: tuple[str, ...]
+    numbers: tuple[Published, ...] = ()
     figure: str = ""
-    evaluations: tuple[str, ...] = ()
     rows: tuple[str, ...] = ("method",)
     columns: tuple[str, ...] = ("dataset",)
     seeds: int = 3
     notes: tuple[str, ...] = ()
 
     @property
-    def numbers(self) -> tuple[Published, ...]:
-        """Its published numbers, the derived ones too."""
-        return tuple(row for row in published() if row.id == self.id)
-
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """The evaluations of each entry."""
-        names = [measure.evaluation for measure in self.measures.values()]
-        return tuple(dict.fromkeys((*names, *self.evaluations)))
+    def methods(self) -> tuple[str, ...]:
+        """As printed, each once."""
+        return tuple(dict.fromkeys(entry.method for entry in self.entries))
 
     def entry_of(self, row: Published) -> Entry:
-        """The one training of a printed number; a derived number has the training it is printed beside."""
-        found = [entry for entry in self.entries if entry.has(row)]
-        if len(found) != 1:
-            raise SkdError(f"{self.id}: {len(found)} trainings for {row.method}, {row.dataset}, {row.setting!r}")
-        return found[0]
+        """The training of a printed number; a derived number has the training it is printed beside."""
+        return next(entry for entry in self.entries if entry.has(row))
+
+
+def table(run_of: RunOf, id: str, title: str, by: tuple[str, ...] = (), **layout: Any) -> Artefact:
+    """A table: its published numbers say which trainings and evaluations it needs.
+
+    Args:
+        by: words of the numbers' settings that tell trainings apart; all others tell what is measured.
+        layout: other fields of `Artefact`.
+    """
+    numbers = tuple(row for row in published() if row.id == id)
+    entries: dict[Any, Entry] = {}
+    for row in numbers:
+        names = row.method, row.architecture, row.dataset
+        setting = {word: row.settings[word] for word in by if word in row.settings}
+        key = (*names, *setting.items())
+        if key not in entries:
+            entries[key] = Entry(run_of(*names, row.settings), *names, setting)
+    wanted = tuple(dict.fromkeys(METRICS[row.metric].evaluation for row in numbers if not row.derived))
+    return Artefact(id=id, title=title, entries=tuple(entries.values()), wanted=wanted, numbers=numbers, **layout)
+
+
+def figure(
+    run_of: RunOf, id: str, title: str, draw: str, methods: Iterable[str], dataset: str = "CIFAR-100", **rest: Any
+) -> Artefact:
+    """A figure of one ResNet-18 per method, by default of what ``clean`` measures; `rest` are fields of `Artefact`."""
+    entries = tuple(
+        Entry(run_of(method, "ResNet-18", dataset, {}), method, "ResNet-18", dataset, {}) for method in methods
+    )
+    fields = {"kind": "figure", "figure": draw, "wanted": ("clean",), "seeds": 1, **rest}
+    return Artefact(id=id, title=title, entries=entries, **fields)

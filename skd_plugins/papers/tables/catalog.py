@@ -1,7 +1,5 @@
 """All 34 artefacts by their ids."""
 
-from __future__ import annotations
-
 from ...common.errors import unknown
 from . import lee2022, yun2020
 from .artefact import Artefact

@@ -1,52 +1,52 @@
 """The published numbers of both papers (``results.csv``), typed, and the one place where units are converted."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from ...common.errors import SkdError
-
 
 @dataclass(frozen=True)
 class Metric:
-    """How the papers print a metric that is a fraction or a plain number here.
+    """Where our value of a metric is found, and how the papers print it: ours is a fraction or a plain number.
 
     Args:
         label: its name in our tables.
+        evaluation: a name in `EVALUATIONS`; empty if it is derived from other printed numbers.
+        key: of that evaluation's values; ``{name}`` stands for that word of the number's setting.
         percent: printed as 100 times the fraction.
         error: printed as one minus our accuracy.
     """
 
     label: str
+    evaluation: str = ""
+    key: str = ""
     percent: bool = True
     error: bool = False
 
 
 METRICS = {
-    "top1_error": Metric("top-1 error, %", error=True),
-    "top5_error": Metric("top-5 error, %", error=True),
-    "top1_acc": Metric("top-1 accuracy, %"),
-    "top5_acc": Metric("top-5 accuracy, %"),
-    "fgsm_acc": Metric("accuracy under FGSM, %"),
-    "corruption_acc": Metric("accuracy, %"),
-    "mca": Metric("mCA, %"),
-    "ece_percent": Metric("ECE, %"),
-    "ece_fraction": Metric("ECE (fraction)", percent=False),
-    "recall_at_1": Metric("R@1, %"),
-    "fpr95": Metric("FPR at 95 % TPR, %"),
-    "detection_error": Metric("detection error, %"),
-    "auroc": Metric("AUROC, %"),
-    "aupr_in": Metric("AUPR-in, %"),
-    "aupr_out": Metric("AUPR-out, %"),
-    "box_ap": Metric("box AP, %"),
-    "box_ap50": Metric("box AP50, %"),
-    "p_assumption1": Metric("P(Assumption 1)", percent=False),
-    "r": Metric("r", percent=False),
-    "r1": Metric("r1", percent=False),
+    "top1_error": Metric("top-1 error, %", "clean", "top1", error=True),
+    "top5_error": Metric("top-5 error, %", "clean", "top5", error=True),
+    "top1_acc": Metric("top-1 accuracy, %", "clean", "top1"),
+    "top5_acc": Metric("top-5 accuracy, %", "clean", "top5"),
+    "fgsm_acc": Metric("accuracy under FGSM, %", "fgsm", "top1_legacy"),
+    "corruption_acc": Metric("accuracy, %", "corruptions", "{corruption}"),
+    "mca": Metric("mCA, %", "corruptions", "mca"),
+    "ece_percent": Metric("ECE, %", "clean", "ece"),
+    "ece_fraction": Metric("ECE (fraction)", "clean", "ece_10", percent=False),
+    "recall_at_1": Metric("R@1, %", "clean", "recall_at_1"),
+    "fpr95": Metric("FPR at 95 % TPR, %", "ood", "{ood}/fpr95"),
+    "detection_error": Metric("detection error, %", "ood", "{ood}/detection_error_min"),
+    "auroc": Metric("AUROC, %", "ood", "{ood}/auroc"),
+    "aupr_in": Metric("AUPR-in, %", "ood", "{ood}/aupr_in"),
+    "aupr_out": Metric("AUPR-out, %", "ood", "{ood}/aupr_out"),
+    "box_ap": Metric("box AP, %", "detection", "ap"),
+    "box_ap50": Metric("box AP50, %", "detection", "ap50"),
+    "p_assumption1": Metric("P(Assumption 1)", "gradients", "epoch{epoch}/p_assumption_1", percent=False),
+    "r": Metric("r", "gradients", "epoch{epoch}/r", percent=False),
+    "r1": Metric("r1", "gradients", "epoch{epoch}/r_1", percent=False),
     "top1_error_rel_change_percent": Metric("change against cross-entropy, %", percent=False),
     "top1_acc_gain_points": Metric("gain, points", percent=False),
 }
@@ -98,7 +98,7 @@ class Published:
 
     @property
     def number(self) -> float:
-        """The value."""
+        """The value as a number."""
         return float(self.value)
 
     @property
@@ -125,7 +125,5 @@ def published() -> tuple[Published, ...]:
 
 def in_printed_unit(metric: str, value: float) -> float:
     """Our value (a fraction; an accuracy, not an error) as the papers print the metric."""
-    if metric not in METRICS:
-        raise SkdError(f"metric {metric!r} has no printed unit; add it to skd_plugins/papers/tables/published.py")
     value = 1 - value if METRICS[metric].error else value
     return 100 * value if METRICS[metric].percent else value

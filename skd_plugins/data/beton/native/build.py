@@ -4,8 +4,6 @@ It needs a C compiler (``cc``, or ``$CC``) and libjpeg-turbo 2.1 or later with h
 Without it `.beton` files are read by FFCV's library alone: the same pixels, slower.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import platform

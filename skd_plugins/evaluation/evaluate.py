@@ -1,17 +1,20 @@
 """``skd evaluate``: from weights and data to a report."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import tyro
+from torch import nn
 
 from ..common.environment import environment
 from ..common.errors import SkdError
+from ..common.meter import tracked
+from ..data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
 from ..data.find import find_split, resolve_data
+from ..data.loader import Loader
 from ..recipe import Recipe, replace
 from ..training.build import evaluation_loader
 from ..training.failures import explains
@@ -20,8 +23,8 @@ from ..weights.load import weights_file
 from ..weights.manifest import WEIGHTS_FILE
 from .attacks import FGSM, PGD
 from .comparison import metrics_line
-from .corruptions import corrupted_top1
-from .distortions import photographs
+from .corruptions import Corruption, photographs
+from .metrics import top1
 from .predictions import predict
 from .report import write_report
 
@@ -106,7 +109,7 @@ def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path 
     eps = _EPS if how.eps is None else how.eps
     attack = {"fgsm": FGSM, "pgd": PGD}[how.attack](eps=eps, mean=loader.mean, std=loader.std) if how.attack else None
     predictions = predict(model, loader, perturb=attack)
-    corrupted = corrupted_top1(model, loader, mean=loader.mean, std=loader.std) if how.corruptions else None
+    corrupted = corrupted_top1(model, loader) if how.corruptions else None
     folder = out or _beside(weights, how, raw=how.raw and not card.get("ema"))  # an exported average is not raw
     folder.mkdir(parents=True, exist_ok=True)
     if how.save_predictions:
@@ -134,6 +137,16 @@ def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path 
         images=loader.picture,
         corrupted=corrupted,
     )
+
+
+def corrupted_top1(model: nn.Module, loader: Loader) -> dict[str, list[float]]:
+    """Accuracy under each of the fifteen corruptions at severities 1 to 5, each predicted in a pass of its own."""
+    found: dict[str, list[float]] = {name: [] for name in CORRUPTIONS}
+    for name, severity in tracked(list(product(CORRUPTIONS, SEVERITIES)), "corruptions"):
+        perturb = Corruption(name=name, severity=severity, mean=loader.mean, std=loader.std)
+        predictions = predict(model, loader, perturb=perturb)
+        found[name].append(top1(predictions.logits, predictions.targets))
+    return found
 
 
 def _recipe(card: dict[str, Any]) -> Recipe:

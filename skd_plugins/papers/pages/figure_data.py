@@ -1,29 +1,31 @@
-"""What each of the papers' figures shows: the numbers, found in what was measured, and the pictures of them."""
-
-from __future__ import annotations
+"""Each figure of the papers: the numbers it shows, found in what was measured, and the drawing of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ...data.sources import read_hierarchy
 from ...evaluation.metrics import reliability, score
 from ...evaluation.predictions import Predictions
-from ..measures.embedding import tsne
+from ..measures import embedding
 from ..measures.hierarchy import hierarchy_confusion, top1_by_group
 from ..measures.mistakes import common_mistakes, log_prob_histograms, predictive_distribution
-from ..runs.outcomes import predictions_file
+from ..runs.scores import PREDICTIONS
 from . import figures
-from .formats import Fact
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _EXAMPLES, _CLASSES = 2, 10  # images of a predictive distribution; classes of a t-SNE
+
+
+class Fact(NamedTuple):
+    """A number of a figure: what it is in words, and the number with its unit."""
+
+    what: str
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class Shown:
     @property
     def predictions(self) -> Predictions:
         """Of seed 0."""
-        return Predictions.load(predictions_file(self.folder))
+        return Predictions.load(self.folder / PREDICTIONS)
 
     @property
     def classes(self) -> list[str]:
@@ -53,10 +55,10 @@ class Shown:
         return list(names or map(str, range(self.predictions.logits.shape[1])))
 
 
-Findings = tuple[dict[str, "Figure"], list[Fact]]  # suffix of a picture's file to the figure; the numbers in them
+FigureData = tuple[dict[str, Figure], list[Fact]]  # suffix of a picture's file to the figure; the numbers in them
 
 
-def distributions(shown: Sequence[Shown]) -> Findings:
+def distributions(shown: Sequence[Shown]) -> FigureData:
     """CS-KD, Figures 1(b) and 6: the common mistakes with the largest mean confidence."""
     logits, targets = _logits(shown)
     samples = common_mistakes(logits, targets)
@@ -74,7 +76,7 @@ def distributions(shown: Sequence[Shown]) -> Findings:
     return drawn, facts
 
 
-def histograms(shown: Sequence[Shown]) -> Findings:
+def histograms(shown: Sequence[Shown]) -> FigureData:
     """CS-KD, Figures 2 and 7 to 10."""
     logits, targets = _logits(shown)
     found = log_prob_histograms(logits, targets)
@@ -87,20 +89,20 @@ def histograms(shown: Sequence[Shown]) -> Findings:
     return {"": figures.histogram_figure(found)}, facts
 
 
-def tsne_panels(shown: Sequence[Shown]) -> Findings:
+def tsne(shown: Sequence[Shown]) -> FigureData:
     """CS-KD, Figure 3."""
     panels, facts = {}, []
     for one in shown:
         predictions = one.predictions
         targets = predictions.targets.numpy()
         keep = targets < _CLASSES
-        panels[one.method] = (tsne(predictions.features.numpy()[keep]), targets[keep])
+        panels[one.method] = (embedding.tsne(predictions.features.numpy()[keep]), targets[keep])
         recall = one.values["clean"][0]["recall_at_1"]
         facts.append(Fact(f"{one.method}: R@1 of the features, all classes", f"{100 * recall:.2f} %"))
     return {"": figures.embedding_figure(panels, dict(enumerate(shown[0].classes[:_CLASSES])))}, facts
 
 
-def hierarchy(shown: Sequence[Shown]) -> Findings:
+def hierarchy(shown: Sequence[Shown]) -> FigureData:
     """CS-KD, Figure 4."""
     table = read_hierarchy(shown[0].data)
     groups = [table[name] for name in shown[0].classes]
@@ -116,18 +118,17 @@ def hierarchy(shown: Sequence[Shown]) -> Findings:
     return {"-confusion": figures.confusion_figure(confusions), "-errors": bars}, facts
 
 
-def reliability_against(shown: Sequence[Shown]) -> Findings:
+def reliability_against(shown: Sequence[Shown]) -> FigureData:
     """CS-KD, Figure 5: each baseline beside the last method."""
-    *baselines, ours = shown
-    return _reliability([(one, ours) for one in baselines], bins=20)
+    return _reliability([(one, shown[-1]) for one in shown[:-1]], bins=20)
 
 
-def reliability_pairs(shown: Sequence[Shown]) -> Findings:
+def reliability_pairs(shown: Sequence[Shown]) -> FigureData:
     """SD-Dropout, Figure 2: each method without and with SD-Dropout."""
     return _reliability(list(zip(shown[::2], shown[1::2], strict=True)), bins=10)
 
 
-def _reliability(pairs: Sequence[tuple[Shown, Shown]], bins: int) -> Findings:
+def _reliability(pairs: Sequence[tuple[Shown, Shown]], bins: int) -> FigureData:
     found = {
         one.method: reliability(one.predictions.logits, one.predictions.targets, bins) for pair in pairs for one in pair
     }
@@ -136,7 +137,7 @@ def _reliability(pairs: Sequence[tuple[Shown, Shown]], bins: int) -> Findings:
     return {"": figures.reliability_figure(panels)}, facts
 
 
-def fgsm_bars(shown: Sequence[Shown]) -> Findings:
+def fgsm_bars(shown: Sequence[Shown]) -> FigureData:
     """SD-Dropout, Figure 3."""
     values: dict[str, dict[str, float]] = {"without": {}, "with SD-Dropout": {}}
     spreads: dict[str, dict[str, float]] = {"without": {}, "with SD-Dropout": {}}
@@ -154,7 +155,7 @@ def fgsm_bars(shown: Sequence[Shown]) -> Findings:
     return {"": figures.bar_figure(values, ylabel="accuracy under FGSM (%)", errors=errors)}, facts
 
 
-def gradient_curves(shown: Sequence[Shown]) -> Findings:
+def gradient_curves(shown: Sequence[Shown]) -> FigureData:
     """SD-Dropout, Figure 4."""
     curves = shown[0].values["gradients"][0]["curves"]
     lines: dict[str, list[tuple[float, float]]] = {}
@@ -180,13 +181,16 @@ def _logits(shown: Sequence[Shown]) -> tuple[dict[str, Any], Any]:
     return {method: one.logits.numpy() for method, one in predictions.items()}, targets
 
 
-FIGURES: Mapping[str, Callable[[Sequence[Shown]], Findings]] = {
-    "distributions": distributions,
-    "histograms": histograms,
-    "tsne": tsne_panels,
-    "hierarchy": hierarchy,
-    "reliability_against": reliability_against,
-    "reliability_pairs": reliability_pairs,
-    "fgsm_bars": fgsm_bars,
-    "gradient_curves": gradient_curves,
+FIGURES: Mapping[str, Callable[[Sequence[Shown]], FigureData]] = {
+    function.__name__: function
+    for function in (
+        distributions,
+        histograms,
+        tsne,
+        hierarchy,
+        reliability_against,
+        reliability_pairs,
+        fgsm_bars,
+        gradient_curves,
+    )
 }

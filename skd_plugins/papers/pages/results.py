@@ -1,17 +1,14 @@
-"""Our numbers beside the papers', and whether they agree."""
-
-from __future__ import annotations
+"""Our numbers beside the papers': whether they agree, and where they stand in the paper's table."""
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ...common.errors import SkdError
 from ..runs.jobs import Plan
 from ..runs.store import Store
 from ..tables.artefact import Artefact
-from ..tables.published import Published, in_printed_unit
+from ..tables.published import METRICS, Published, in_printed_unit
 
 Outcome = Literal["agrees", "differs", "not run", "not compared"]
 
@@ -56,7 +53,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """In plain words.
+        """The outcome in plain words.
 
         The two agree if their means differ by no more than the paper's standard deviation, or ours if the paper states
         none, or 0 if there is neither, plus what rounding to the printed digits can make.
@@ -76,34 +73,31 @@ class Result:
         """Mean and standard deviation with the paper's digits; a dash if nothing has been run."""
         if self.mean is None:
             return "–"
-        return self.published.show(self.mean) + ("" if self.std is None else f" ± {self.std:.{self._decimals}f}")
+        spread = "" if self.std is None else f" ± {self.std:.{self.published.decimals}f}"
+        return self.published.show(self.mean) + spread
 
     @property
     def difference_text(self) -> str:
         """Ours minus theirs with a sign; a dash if there is nothing to compare."""
         if self.difference is None or not self.compared:
             return "–"
-        return f"{self.difference:+.{self._decimals}f}"
-
-    @property
-    def _decimals(self) -> int:
-        return self.published.decimals
+        return f"{self.difference:+.{self.published.decimals}f}"
 
 
 def results_of(artefact: Artefact, plan: Plan, store: Store) -> list[Result]:
     """One result for each published number of a table, in the paper's order."""
-    compared = plan.datasets.scale == "full"
     by_seed = {row: _values(artefact, row, plan, store) for row in artefact.numbers if not row.derived}
     for row in artefact.numbers:
         if row.derived:
             values, bases = (by_seed[one] for one in base_of(row, list(by_seed)))
             by_seed[row] = {seed: derive(row.metric, values[seed], bases[seed]) for seed in values if bases.get(seed)}
-    return [Result(row, tuple(by_seed[row].values()), compared) for row in artefact.numbers]
+    full = plan.datasets.scale == "full"
+    return [Result(row, tuple(by_seed[row].values()), compared=full) for row in artefact.numbers]
 
 
 def _values(artefact: Artefact, row: Published, plan: Plan, store: Store) -> dict[int, float]:
     """Seed to value in the printed unit, of the seeds that have been run."""
-    measure = artefact.measures[row.metric]
+    measure = METRICS[row.metric]
     key = measure.key.format(**row.settings)
     values: dict[int, float] = {}
     for job in plan.jobs_of(artefact, artefact.entry_of(row)):
@@ -116,17 +110,49 @@ def _values(artefact: Artefact, row: Published, plan: Plan, store: Store) -> dic
 def base_of(row: Published, rows: Sequence[Published]) -> tuple[Published, Published]:
     """The two printed numbers that a derived one follows from: its own method's and the one it is compared with."""
     metric = "top1_error" if row.metric == "top1_error_rel_change_percent" else "top1_acc"
-    base = {"CS-KD": "Cross-entropy", "SD-Dropout": "Cross-Entropy"}.get(row.method)
-    pair = []
-    for method in (row.method, base or row.method.removesuffix("+SD-Dropout")):
+    plain = {"CS-KD": "Cross-entropy", "SD-Dropout": "Cross-Entropy"}.get(row.method)
+
+    def printed(method: str) -> Published:
         wanted = (method, metric, row.architecture, row.dataset)
-        found = [one for one in rows if (one.method, one.metric, one.architecture, one.dataset) == wanted]
-        if len(found) != 1:
-            raise SkdError(f"{row.id}: {len(found)} numbers could be the {row.metric} of {row.method}; see results.csv")
-        pair.append(found[0])
-    return pair[0], pair[1]
+        (found,) = (one for one in rows if (one.method, one.metric, one.architecture, one.dataset) == wanted)
+        return found
+
+    return printed(row.method), printed(plain or row.method.removesuffix("+SD-Dropout"))
 
 
 def derive(metric: str, value: float, base: float) -> float:
     """A relative change in percent, or a gain in points."""
     return 100 * (value - base) / base if metric == "top1_error_rel_change_percent" else value - base
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Results in rows and columns.
+
+    Args:
+        corner: heading of the rows' headings.
+        rows: headings and cells; a cell has a number and those derived from it, or nothing.
+    """
+
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[tuple[Result, ...], ...]], ...]
+
+
+def lay_out(artefact: Artefact, results: Sequence[Result]) -> Layout:
+    """The results in the artefact's rows and columns, in the order in which they first appear."""
+    cells: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        place = (_heading(result.published, artefact.rows), _heading(result.published, artefact.columns))
+        cells.setdefault(place, []).append(result)
+    rows, columns = (tuple(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
+    return Layout(
+        corner=" / ".join(artefact.rows) + (f" \\ {artefact.columns[0]}" if artefact.kind == "grid" else ""),
+        columns=columns,
+        rows=tuple((row, tuple(tuple(cells.get((row, column), ())) for column in columns)) for row in rows),
+    )
+
+
+def _heading(row: Published, names: Sequence[str]) -> str:
+    words = {**vars(row), **row.settings, "metric": row.label}
+    return ", ".join(words[name] for name in names if words.get(name))

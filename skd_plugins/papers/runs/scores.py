@@ -1,6 +1,4 @@
-"""What is measured on a network: each evaluation returns named values; shares are fractions."""
-
-from __future__ import annotations
+"""What is measured on a trained network: each evaluation returns named values; shares are fractions."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,19 +17,19 @@ from ...data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
 from ...data.find import find_split
 from ...data.loader import Loader
 from ...evaluation.attacks import FGSM
-from ...evaluation.corruptions import corruption_accuracy
 from ...evaluation.metrics import top1
 from ...evaluation.ood import hold_out, odin_scores, ood_metrics, tune_odin
 from ...evaluation.predictions import predict
-from ...evaluation.report import summarize
+from ...evaluation.report import corruption_accuracy, summarize
 from ...recipe import Recipe, replace
 from ...training.build import build_task, evaluation_loader
 from ...training.process import seed_step
 from ...weights import load_network
-from ..measures.gradients import DropoutPair, mean_assumptions, mean_kl_gradients
+from ..measures.gradients import DropoutPair, check_assumptions, kl_gradients, mean_over
 from .inputs import OUTSIDE, Datasets
 
 EPOCHS_PRINTED = 200  # the epochs in SD-Dropout's Table 8
+PREDICTIONS = "predictions.safetensors"  # in the folder of a job: logits and features of the test images
 _LARGEST_KEPT = 10_000_000  # logits: ImageNet's 50 million would take 600 MB per run, and no figure needs them
 _LEGACY_EPS, _PIXEL_EPS = 0.2, 8 / 255
 
@@ -56,7 +54,7 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """A GPU if there is one."""
+        """The first GPU, or the CPU if there is none."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def network(self, checkpoint: str = "last.pt") -> nn.Module:
@@ -68,10 +66,9 @@ class Subject:
 
     def untrained(self) -> nn.Module:
         """The network that training started from."""
-        recipe = self.recipe
-        classes = recipe.num_classes or self.loader(self.data).num_classes
-        seed_step(recipe.seed, 0, 0)
-        return build_task(recipe, classes, self.device).method.model
+        classes = self.recipe.num_classes or self.loader(self.data).num_classes
+        seed_step(self.recipe.seed, 0, 0)
+        return build_task(self.recipe, classes, self.device).method.model
 
     def loader(self, folder: Path, batch_size: int | None = None) -> Loader:
         """The evaluation half of a data folder, with the recipe's pre-processing."""
@@ -83,23 +80,13 @@ class Subject:
         """What perturbations need to know."""
         return {"mean": self.recipe.mean, "std": self.recipe.std}
 
-    @property
-    def mini(self) -> bool:
-        """Whether it is the mini scale."""
-        return self.datasets.scale == "mini"
-
-
-def predictions_file(folder: Path) -> Path:
-    """Where `clean` keeps logits and features of a job."""
-    return folder / "predictions.safetensors"
-
 
 def clean(subject: Subject) -> Values:
     """All metrics on the test images; keeps the predictions for figures, unless they are ImageNet's."""
     loader = subject.loader(subject.data)
     predictions = predict(subject.network(), loader)
     if predictions.logits.numel() <= _LARGEST_KEPT:
-        predictions.save(predictions_file(subject.folder))
+        predictions.save(subject.folder / PREDICTIONS)
     return {**summarize(predictions), "classes": loader.classes}
 
 
@@ -116,7 +103,7 @@ def fgsm(subject: Subject) -> Values:
 def corruptions(subject: Subject) -> Values:
     """Accuracy under each corruption, averaged over its severities, and the mean over all corruptions."""
     model = subject.network()
-    root = subject.datasets.corrupted()
+    root = subject.datasets.existing("cifar100c")
     accuracy: dict[str, list[float]] = {}
     for name, severity in tracked(list(product(CORRUPTIONS, SEVERITIES)), "corruptions"):
         predictions = predict(model, subject.loader(root / name / str(severity)))
@@ -127,13 +114,15 @@ def corruptions(subject: Subject) -> Values:
 def ood(subject: Subject) -> Values:
     """ODIN tuned on held-out images; its metrics on the others, for each set and as their plain mean."""
     model = subject.network()
-    held, grid = (60, {"temperatures": (1.0, 1000.0), "eps": (0.0, 0.002)}) if subject.mini else (1000, {})
+    held, grid = 1000, {}
+    if subject.datasets.scale == "mini":
+        held, grid = 60, {"temperatures": (1.0, 1000.0), "eps": (0.0, 0.002)}
     inside = subject.loader(subject.data)
     inside_held, inside_mask = hold_out(inside, held)
     values: Values = {}
     metrics: list[dict[str, float]] = []
-    for name in OUTSIDE:
-        outside = subject.loader(subject.datasets.outside(name))
+    for name, folder in OUTSIDE.items():
+        outside = subject.loader(subject.datasets.existing(folder))
         outside_held, outside_mask = hold_out(outside, held)
         odin, _ = tune_odin(model, inside_held, outside_held, **subject.normalisation, **grid)
         inside_scores = odin_scores(model, inside, odin)[~inside_mask]
@@ -150,19 +139,19 @@ def gradients(subject: Subject) -> Values:
     if not recipe.save_every:
         raise SkdError(f"{subject.run} has no checkpoints of epochs; its recipe needs save_every")
     arguments = {name: recipe.method_args[name] for name in ("temperature", "drop_rate") if name in recipe.method_args}
-    few, many = (2, 2) if subject.mini else (8, 4)
+    few, many = (2, 2) if subject.datasets.scale == "mini" else (8, 4)
     values: Values = {}
     curves: list[dict[str, float]] = []
     halves = {0, recipe.epochs // 2, recipe.epochs}
     for epoch in sorted({*range(0, recipe.epochs + 1, recipe.save_every), *halves}):
         model = subject.network(f"epoch{epoch:04d}.pt") if epoch else subject.untrained()
-        pulls = mean_kl_gradients(model, subject.loader(subject.data), DropoutPair(**arguments), batches=few)
-        curves.append({"epoch": epoch, **vars(pulls)})
+        pulls = mean_over(kl_gradients, model, subject.loader(subject.data), DropoutPair(**arguments), few)
+        curves.append({"epoch": epoch, **pulls})
         if epoch in halves:
             pair = DropoutPair(**arguments, of="classifier")
-            found = mean_assumptions(model, subject.loader(subject.data, 8), pair, batches=many)
+            found = mean_over(check_assumptions, model, subject.loader(subject.data, 8), pair, many)
             printed = round(EPOCHS_PRINTED * epoch / recipe.epochs)
-            values |= {f"epoch{printed}/{key}": value for key, value in vars(found).items()}
+            values |= {f"epoch{printed}/{key}": value for key, value in found.items()}
     return values | {"curves": curves}
 
 
