@@ -4,12 +4,19 @@ Importing it registers the backbones ``build_timm_resnet_backbone`` and ``build_
 ``SDDropoutROIHeads`` and ``SDDropoutRes5ROIHeads``, and the digits detection set.
 """
 
-from .backbone import TimmResNet as TimmResNet
-from .backbone import build_timm_resnet_backbone as build_timm_resnet_backbone
-from .backbone import build_timm_resnet_fpn_backbone as build_timm_resnet_fpn_backbone
-from .config import add_skd_config as add_skd_config
+from .backbone import TimmResNet, build_timm_resnet_backbone, build_timm_resnet_fpn_backbone
+from .config import add_skd_config
 from .digits import register_digits
-from .roi_heads import SDDropoutRes5ROIHeads as SDDropoutRes5ROIHeads
-from .roi_heads import SDDropoutROIHeads as SDDropoutROIHeads
+from .roi_heads import SDDropoutRes5ROIHeads, SDDropoutROIHeads
 
 register_digits()
+
+__all__ = [
+    "SDDropoutROIHeads",
+    "SDDropoutRes5ROIHeads",
+    "TimmResNet",
+    "add_skd_config",
+    "build_timm_resnet_backbone",
+    "build_timm_resnet_fpn_backbone",
+    "register_digits",
+]

@@ -40,6 +40,14 @@ from skd_plugins.common.errors import SkdError, one_line
 from skd_plugins.weights import checkpoint
 
 
+def parser() -> argparse.ArgumentParser:
+    """detectron2's arguments, ``--config`` and ``--dry-run``."""
+    result: argparse.ArgumentParser = default_argument_parser(epilog=__doc__)
+    result.add_argument("--config", dest="config_file", default="", metavar="FILE", help="the same as --config-file")
+    result.add_argument("--dry-run", action="store_true", help="print network, data, schedule, and stop")
+    return result
+
+
 def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
     """The complete configuration, checked, and the schedule in words."""
     if not args.config_file:
@@ -125,10 +133,7 @@ def train(args: argparse.Namespace, cfg: CfgNode, schedule: str) -> None:
 @one_line
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point."""
-    parser: argparse.ArgumentParser = default_argument_parser(epilog=__doc__)
-    parser.add_argument("--config", dest="config_file", default="", metavar="FILE", help="the same as --config-file")
-    parser.add_argument("--dry-run", action="store_true", help="print network, data, schedule, and stop")
-    args = parser.parse_args(arguments)
+    args = parser().parse_args(arguments)
     cfg, schedule = setup(args)
     logging.getLogger("detectron2.skd").setLevel(logging.INFO)
     if args.dry_run:

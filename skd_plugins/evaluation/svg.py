@@ -178,7 +178,7 @@ def key_sample(style: int) -> Markup:
 
 
 def nice_ticks(low: float, high: float, count: int, *, integer: bool = False) -> list[float]:
-    """About `count` evenly spaced numbers within [low, high], 1, 2 or 5 times a power of ten apart."""
+    """About `count`, at least 3, evenly spaced numbers within [low, high], 1, 2 or 5 times a power of ten apart."""
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
