@@ -29,7 +29,7 @@ from rich.table import Table
 from rounds import interleaved
 
 from skd_plugins import Recipe, replace, train
-from skd_plugins.data.find import embedded_digits
+from skd_plugins.data.find import embedded
 from skd_plugins.evaluation.evaluate import evaluate_weights
 from skd_plugins.training.build import build_optimizer, build_task
 from skd_plugins.training.project import recipe_of
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     start = time.monotonic()
-    data = embedded_digits(options.out / "data")
+    data = embedded("digits", options.out / "data")
     teacher = options.out / recipe_for(TEACHER, 1, Path()).name / "seed0"
     common = (options.epochs, teacher, data, options.out)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:

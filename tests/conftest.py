@@ -97,9 +97,9 @@ def mixed_beton(png_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def digits_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the embedded digits: 20 a class in train.beton, and val.beton."""
-    from skd_plugins.data.find import embedded_digits
+    from skd_plugins.data.find import embedded
 
-    return embedded_digits(tmp_path_factory.mktemp("digits"))
+    return embedded("digits", tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ FROZEN = {
     "list": "",
     "release": "--tag --out --data --url --manifest --license --detectron2 --which --raw",
     "reproduce": "--scale --data --out --seeds --jobs --slurm --dry-run --commands --list",
+    "study": "--data --variants --test --seeds --first-seed --out --jobs",
     "timm-train": "--timm --method --method-args",
     "weights": "",
     "write": "--out --root --split --per-class --max-resolution --jpeg-quality --raw-share --workers --folder",

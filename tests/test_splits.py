@@ -12,7 +12,7 @@ from skd_plugins.common.errors import SkdError
 from skd_plugins.common.files import cache_folder
 from skd_plugins.data.beton.file import BetonFile
 from skd_plugins.data.datasets import KNOWN, open_source
-from skd_plugins.data.find import embedded_digits, find_split, resolve_data
+from skd_plugins.data.find import embedded, find_split, resolve_data
 from skd_plugins.data.folder import FolderData
 
 FILES = sorted(f"{half}.beton{end}" for half in ("train", "val") for end in ("", ".json", ".crc32"))
@@ -71,7 +71,7 @@ def test_embedded_digits(digits_beton: Path) -> None:
         assert data.targets.tolist() == source.targets.tolist()
         assert data.stored(17).tobytes() == source.load(17).tobytes()  # lossless
     before = {path.name: path.stat().st_mtime_ns for path in digits_beton.iterdir() if path.name != ".lock"}
-    assert embedded_digits(digits_beton) == digits_beton  # written once
+    assert embedded("digits", digits_beton) == digits_beton  # written once
     assert {path.name: path.stat().st_mtime_ns for path in digits_beton.iterdir() if path.name != ".lock"} == before
     assert sorted(before) == FILES
 
@@ -81,7 +81,7 @@ def test_embedded_digits_without_ffcv(tmp_path: Path, monkeypatch: pytest.Monkey
     for name in [name for name in sys.modules if name.split(".")[0] == "ffcv"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ffcv", None)
-    folder = embedded_digits(tmp_path / "digits")
+    folder = embedded("digits", tmp_path / "digits")
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "train", "val"]
     for half, count in (("train", 200), ("val", 797)):
         assert find_split(folder, half == "train") == folder / half
@@ -89,14 +89,14 @@ def test_embedded_digits_without_ffcv(tmp_path: Path, monkeypatch: pytest.Monkey
         assert len(data) == count
         assert data.classes == [str(label) for label in range(10)]
     assert np.bincount(FolderData(folder / "train").targets).tolist() == [20] * 10
-    assert embedded_digits(folder) == folder
+    assert embedded("digits", folder) == folder
 
 
 def _want_digits(folder: Path, start: Barrier, times: int) -> None:
     """One of the processes; an exception gives it an exit code."""
     for part in range(times):
         start.wait(60)
-        got = embedded_digits(folder / str(part))
+        got = embedded("digits", folder / str(part))
         for _ in range(20):  # what was returned can be read at once, whatever the other process is doing
             assert len(BetonFile(got / "train.beton")) == 200
             assert len(BetonFile(got / "val.beton")) == 797

@@ -85,7 +85,7 @@ def test_a_study(tmp_path: Path, digits_beton: Path, capsys: pytest.CaptureFixtu
         2,
         5,
     )
-    measured = json.loads((folder / "test/metrics.json").read_text())["metrics"]
+    measured = json.loads((folder / "evaluation-test/metrics.json").read_text())["metrics"]
     assert first[variants[1]]["error"]["values"][0] == pytest.approx(1 - measured["top1"])  # type: ignore[index]
     assert first[variants[1]]["scaled_nll"]["values"][0] < measured["nll"]  # type: ignore[index]
     changed = (folder / "last.pt").stat().st_mtime_ns

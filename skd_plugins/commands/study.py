@@ -69,7 +69,7 @@ def study(
         runs = list(tracked(training, "training", len(work)))
     numbers: dict[str, list[dict[str, float]]] = {name: [] for name in plans}
     for (name, _), run in zip(work, runs, strict=True):
-        numbers[name].append(_measure(run, data, test))
+        numbers[name].append(measure(run, data, test))
     summary = summarise(numbers)
     result = {
         "recipe": recipe.stem, "data": str(data), "test": test and str(test), "variants": summary,
@@ -77,7 +77,7 @@ def study(
     }  # fmt: skip
     write_json(out / "study.json", result)
     (out / "study.md").write_text(markdown(summary))
-    _print(summary)
+    print_table(summary)
     print(f"numbers: {out / 'study.json'}, {out / 'study.md'}")
 
 
@@ -103,22 +103,25 @@ def _plans(recipe: Recipe, variants: tuple[str, ...]) -> dict[str, list[str]]:
     return plans
 
 
-def _measure(run: Path, data: Path, test: Path | None) -> dict[str, float]:
+def measure(run: Path, data: Path, test: Path | None) -> dict[str, float]:
     """A run's numbers; evaluates it unless that is done."""
     numbers, predictions = {}, {}
-    for half, source in {"validation": data, "test": test}.items():
+    for name, source in {"evaluation": data, "evaluation-test": test}.items():
         if source is not None:
-            folder = run / half
-            if not (folder / "metrics.json").exists():
+            folder = run / name
+            if not all((folder / file).exists() for file in ("predictions.safetensors", "metrics.json")):
                 evaluate_weights(run, data=str(source), out=folder, workers=1, save_predictions=True)
-            predictions[half] = Predictions.load(folder / "predictions.safetensors")
-            numbers[half] = json.loads((folder / "metrics.json").read_text())["metrics"]
-    values = numbers["test" if test else "validation"]
+            predictions[name] = Predictions.load(folder / "predictions.safetensors")
+            numbers[name] = json.loads((folder / "metrics.json").read_text())["metrics"]
+    values = numbers["evaluation-test" if test else "evaluation"]
     result = {"error": 1 - values["top1"], "top5_error": 1 - values["top5"], "nll": values["nll"], "ece": values["ece"],
               "recall_error": 1 - values["recall_at_1"]}  # fmt: skip
     if test:
-        temperature = fit_temperature(predictions["validation"].logits, predictions["validation"].targets)
-        logits, targets = predictions["test"].logits.double() / temperature, predictions["test"].targets
+        temperature = fit_temperature(predictions["evaluation"].logits, predictions["evaluation"].targets)
+        logits, targets = (
+            predictions["evaluation-test"].logits.double() / temperature,
+            predictions["evaluation-test"].targets,
+        )
         result |= {"temperature": temperature, "scaled_nll": metrics.nll(logits, targets),
                    "scaled_ece": metrics.ece(logits, targets)}  # fmt: skip
     return result
@@ -165,7 +168,8 @@ def markdown(summary: dict[str, Any]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def _print(summary: dict[str, Any]) -> None:
+def print_table(summary: dict[str, Any]) -> None:
+    """Prints it for the terminal."""
     head, rows = _rows(summary)
     runs = len(next(iter(summary.values()))["error"]["values"])
     table = Table(*head, title=f"Mean ± std of {runs} seeds; * differs from the first, p < 0.05", title_justify="left")

@@ -9,7 +9,7 @@ from ..common.errors import SkdError
 from ..common.files import cache_folder
 from .beton.file import beton_available
 from .beton.write import write_beton, write_folder
-from .datasets import DIGITS_PER_CLASS, open_source
+from .datasets import DIGITS_PER_CLASS, EMBEDDED, find_dataset, open_source
 from .sources import split_folder
 
 
@@ -34,25 +34,28 @@ def find_split(data: str | Path, train: bool) -> Path:
 
 
 def resolve_data(dataset: str, data: str | None) -> Path:
-    """The data folder. The embedded digits are written to the cache when first asked for.
+    """The data folder. Embedded data are written to the cache when first asked for.
 
     Args:
         dataset: the recipe's `dataset`.
-        data: a folder, ``digits``, or None for the recipe's embedded default.
+        data: a folder, the name of embedded data such as ``digits``, or None for the recipe's own.
     """
-    if data is None and dataset != "digits":
+    name = dataset if data is None else data
+    if name in EMBEDDED:
+        size = DIGITS_PER_CLASS if name == "digits" else find_dataset(name).train
+        return embedded(name, cache_folder() / f"{name}-{size}")
+    if data is None:
         raise SkdError(
             f"this recipe needs --data: a folder with {dataset} as train.beton and val.beton, or train/ and val/; "
             f"see: skd data {dataset}"
         )
-    if data is None or data == "digits":
-        return embedded_digits(cache_folder() / f"digits-{DIGITS_PER_CLASS}")
     return Path(data)
 
 
-def embedded_digits(folder: Path) -> Path:
-    """Writes the digits as `.beton` (as PNG folders without FFCV) unless they are there; returns the folder."""
-    missing = [half for half in ("train", "val") if not _has(folder, half)]
+def embedded(name: str, folder: Path) -> Path:
+    """Writes embedded data as `.beton` (as PNG folders without FFCV) unless they are there; returns the folder."""
+    halves = ("train", "val") if find_dataset(name).train else ("val",)
+    missing = [half for half in halves if not _has(folder, half)]
     if not missing:  # maybe in a cache that only others may write
         return folder
     lock = folder / ".lock"
@@ -67,8 +70,8 @@ def embedded_digits(folder: Path) -> Path:
         for half in missing:
             if _has(folder, half):
                 continue
-            source = open_source("digits", half == "train")
-            if half == "train":
+            source = open_source(name, half == "train")
+            if (name, half) == ("digits", "train"):
                 source = source.subset(DIGITS_PER_CLASS, seed=0)
             if beton_available():
                 write_beton(source, folder / f"{half}.beton", raw_share=1.0, workers=1)

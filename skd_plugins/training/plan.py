@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..common.errors import unknown
-from ..data.datasets import KNOWN
+from ..data.datasets import EMBEDDED, KNOWN
 from ..data.find import find_split, resolve_data
 from ..data.loader import open_data
 from ..data.order import Division, TrainingOrder
@@ -21,7 +21,7 @@ from .build import build_criterion, build_optimizer, check_mixing, mixes
 def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
     """The plan's rows. Without `data` the official sizes of the recipe's data set are assumed, and the plan says so."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    if data is None and recipe.dataset != "digits":
+    if data is None and recipe.dataset not in EMBEDDED:
         if recipe.dataset not in KNOWN:
             raise unknown("dataset", recipe.dataset, KNOWN)
         samples, val_samples, classes = KNOWN[recipe.dataset]

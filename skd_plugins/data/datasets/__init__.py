@@ -7,7 +7,16 @@ from ..sources import Source, image_folder, split_folder
 from . import cifar100, cifar100c, cub200, digits, dogs, glyphs, imagenet, mit67, mixed, outliers, tinyimagenet
 from .dataset import Archive, Dataset
 
-__all__ = ["DIGITS_PER_CLASS", "KNOWN", "Archive", "Dataset", "find_dataset", "list_datasets", "open_source"]
+__all__ = [
+    "DIGITS_PER_CLASS",
+    "EMBEDDED",
+    "KNOWN",
+    "Archive",
+    "Dataset",
+    "find_dataset",
+    "list_datasets",
+    "open_source",
+]
 
 _DATASETS = {
     dataset.name: dataset
@@ -36,6 +45,7 @@ _DATASETS = {
 DIGITS_PER_CLASS = 20  # of the 100 training images, in the embedded copy
 # name: training images, validation images and classes that plans assume
 KNOWN = {data.name: (data.train, data.val, data.classes) for data in _DATASETS.values() if data.train}
+EMBEDDED = [name for name, data in _DATASETS.items() if not data.archives]  # they come with this package or a library
 KNOWN["digits"] = (10 * DIGITS_PER_CLASS, *KNOWN["digits"][1:])
 
 
