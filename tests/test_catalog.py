@@ -14,7 +14,7 @@ from scipy.io import loadmat, savemat
 from skd_plugins import SkdError, make_loader
 from skd_plugins.commands.prepare import WriteOptions, data
 from skd_plugins.data import Augmentation, Source, open_source
-from skd_plugins.data.datasets import KNOWN, find_dataset, list_datasets, mixed
+from skd_plugins.data.datasets import EMBEDDED, KNOWN, find_dataset, list_datasets, mixed
 from skd_plugins.data.datasets.cifar100 import CLASSES
 from skd_plugins.data.datasets.cifar100c import CORRUPTIONS, EXTRA
 from skd_plugins.data.sources import read_hierarchy
@@ -31,8 +31,8 @@ TO_TRAIN_ON: dict[str, tuple[Builder, list[str]]] = {
     "imagenet-1k (flat)": (miniatures.imagenet_flat, sorted(WNIDS)),
 }
 ALL = {
-    "digits", "glyphs", "glyphs30", "glyphs82", "glyphs_test", "cifar100", "tinyimagenet", "cub200", "dogs", "dogs-cropped", "mit67", "mixed", "imagenet-1k",
-    "cifar100c", "lsun-crop", "lsun-resize", "isun", "dtd", "svhn",
+    "digits", "glyphs", "glyphs30", "glyphs82", "glyphs_test", "cifar100", "tinyimagenet", "cub200", "dogs",
+    "dogs-cropped", "mit67", "mixed", "imagenet-1k", "cifar100c", "lsun-crop", "lsun-resize", "isun", "dtd", "svhn",
 }  # fmt: skip
 
 
@@ -51,8 +51,9 @@ def test_all_sets_are_registered_with_the_official_numbers() -> None:
     assert KNOWN["cub200"] == (5994, 5794, 200)
     assert KNOWN["imagenet-1k"] == (1_281_167, 50_000, 1000)
     assert KNOWN["digits"] == (200, 797, 10), "as they are embedded"
+    assert EMBEDDED == ["digits", "glyphs", "glyphs30", "glyphs82", "glyphs_test"]
     exact = {dataset.name for dataset in list_datasets() if dataset.exact}
-    assert exact == {"digits", "cifar100", "tinyimagenet"} | evaluation - {"dtd"}, "small images are stored as pixels"
+    assert exact == {*EMBEDDED, "cifar100", "tinyimagenet"} | evaluation - {"dtd"}, "small images are stored as pixels"
     for archive in (archive for dataset in list_datasets() for archive in dataset.archives):
         assert archive.url.startswith("http")
         assert archive.md5 or not archive.free, "what is downloaded is checked"

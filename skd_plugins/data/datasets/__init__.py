@@ -45,8 +45,8 @@ _DATASETS = {
 DIGITS_PER_CLASS = 20  # of the 100 training images, in the embedded copy
 # name: training images, validation images and classes that plans assume
 KNOWN = {data.name: (data.train, data.val, data.classes) for data in _DATASETS.values() if data.train}
-EMBEDDED = [name for name, data in _DATASETS.items() if not data.archives]  # they come with this package or a library
 KNOWN["digits"] = (10 * DIGITS_PER_CLASS, *KNOWN["digits"][1:])
+EMBEDDED = [name for name, data in _DATASETS.items() if not data.archives]  # they come with this package or a library
 
 
 def list_datasets() -> list[Dataset]:
