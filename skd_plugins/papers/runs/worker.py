@@ -1,11 +1,6 @@
-"""One run of a plan, from its ``job.json``: train what is missing, evaluate what is missing.
-
-``python -m skd_plugins.papers.runs.worker ROOT ADDRESS ...`` does it in any process, also under
-``accelerate launch -m``.
-"""
+"""One run of a plan, from its ``job.json``: train what is missing, evaluate what is missing."""
 
 import json
-import os
 import sys
 import time
 import traceback
@@ -55,20 +50,12 @@ def work(root: Path, addresses: Sequence[str], began: float | None = None) -> No
     """
     began = time.time() if began is None else began
     store = Store(root.resolve())  # a student's recipe has its teacher's path, which must not change
-    if _rank():  # a further process of a distributed training
-        for address in addresses:
-            _perform(store, address)
-        return
     # First what is free; then what another worker holds, in case that worker died.
     for wait in (False, True):
         for address in addresses:
             with store.locked(address, wait=wait) as held:
                 if held and not store.error(address, since=began):
                     _perform_noted(store, address)
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", 0))
 
 
 def _perform_noted(store: Store, address: str) -> None:
@@ -92,8 +79,6 @@ def _perform(store: Store, address: str) -> None:
     if run is None:
         started = time.monotonic()
         run = _train(store, job, recipe, folder)
-        if _rank():
-            return
         store.finish(address, run, time.monotonic() - started)
     datasets = Datasets(job["scale"], Path(job["datasets"]))
     subject = Subject(run=run, folder=folder, recipe=recipe, data=Path(job["data"]), datasets=datasets)
