@@ -1,18 +1,12 @@
-"""One run of a plan, from its ``job.json``: train what is missing, evaluate what is missing.
-
-``python -m skd_plugins.papers.runs.worker ROOT ADDRESS ...`` does it in any process, also under
-``accelerate launch -m``.
-"""
+"""One run of a plan, from its ``job.json``: train what is missing, evaluate what is missing."""
 
 import json
-import os
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 from ...common.errors import SkdError, one_line
 from ...common.files import write_json
@@ -55,20 +49,12 @@ def work(root: Path, addresses: Sequence[str], began: float | None = None) -> No
     """
     began = time.time() if began is None else began
     store = Store(root.resolve())  # a student's recipe has its teacher's path, which must not change
-    if _rank():  # a further process of a distributed training
-        for address in addresses:
-            _perform(store, address)
-        return
     # First what is free; then what another worker holds, in case that worker died.
     for wait in (False, True):
         for address in addresses:
             with store.locked(address, wait=wait) as held:
                 if held and not store.error(address, since=began):
                     _perform_noted(store, address)
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", 0))
 
 
 def _perform_noted(store: Store, address: str) -> None:
@@ -86,14 +72,12 @@ def _perform_noted(store: Store, address: str) -> None:
 
 def _perform(store: Store, address: str) -> None:
     folder = store.folder(address)
-    job: dict[str, Any] = json.loads((folder / "job.json").read_text())
+    job = json.loads((folder / "job.json").read_text())
     recipe = Recipe.from_json(job["recipe"])
     run = store.network(address)
     if run is None:
         started = time.monotonic()
         run = _train(store, job, recipe, folder)
-        if _rank():
-            return
         store.finish(address, run, time.monotonic() - started)
     datasets = Datasets(job["scale"], Path(job["datasets"]))
     subject = Subject(run=run, folder=folder, recipe=recipe, data=Path(job["data"]), datasets=datasets)
@@ -108,8 +92,7 @@ def _perform(store: Store, address: str) -> None:
         raise SkdError("; ".join(failed))
 
 
-def _train(store: Store, job: dict[str, Any], recipe: Recipe, folder: Path) -> Path:
-    source = None
+def _train(store: Store, job: dict[str, str], recipe: Recipe, folder: Path) -> Path:
     if job["needs"]:
         source = store.network(job["needs"])
         if source is None:
@@ -129,8 +112,7 @@ def main() -> None:
         raise SkdError("give the folder of the scale and addresses, as skd reproduce --commands prints them")
     root, addresses = Path(sys.argv[1]), sys.argv[2:]
     work(root, addresses)
-    errors = [f"{address}: {error}" for address in addresses if (error := Store(root).error(address))]
-    if errors:
+    if errors := [f"{address}: {error}" for address in addresses if (error := Store(root).error(address))]:
         raise SkdError("; ".join(errors))
 
 
