@@ -1,8 +1,6 @@
 """From a recipe's data argument to its two halves."""
 
-import multiprocessing
 import sys
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -90,30 +88,3 @@ def test_embedded_digits_without_ffcv(tmp_path: Path, monkeypatch: pytest.Monkey
         assert data.classes == [str(label) for label in range(10)]
     assert np.bincount(FolderData(folder / "train").targets).tolist() == [20] * 10
     assert embedded_digits(folder) == folder
-
-
-def _want_digits(folder: Path, start: Barrier, times: int) -> None:
-    """One of the processes; an exception gives it an exit code."""
-    for part in range(times):
-        start.wait(60)
-        got = embedded_digits(folder / str(part))
-        for _ in range(20):  # what was returned can be read at once, whatever the other process is doing
-            assert len(BetonFile(got / "train.beton")) == 200
-            assert len(BetonFile(got / "val.beton")) == 797
-
-
-def test_two_processes_want_the_digits_at_once(tmp_path: Path, digits_beton: Path) -> None:
-    """As the processes of a launch do. Forked from here, where FFCV is imported, they write at the same time."""
-    context = multiprocessing.get_context("fork")
-    start = context.Barrier(2)
-    processes = [context.Process(target=_want_digits, args=(tmp_path, start, 4)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(100)
-        process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
-    for part in range(4):
-        assert sorted(path.name for path in (tmp_path / str(part)).iterdir()) == [".lock", *FILES]
-        for name in FILES:
-            assert (tmp_path / str(part) / name).read_bytes() == (digits_beton / name).read_bytes()

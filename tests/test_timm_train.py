@@ -200,19 +200,6 @@ def test_mixup_ends_where_the_script_says(run: Any, kind: str) -> None:
 # ---- training, checkpoints, resume -----------------------------------------------------------------------------------
 
 
-def test_it_learns_from_beton(run: Any, tmp_path: Path) -> None:
-    for half in ("train", "val"):
-        source = open_source("digits", half == "train").subset(20, 0)
-        write_beton(source, tmp_path / f"{half}.beton", raw_share=1.0, workers=1)
-    record = run(
-        "beton", "sd_dropout", "base=cs_kd weight=0.1", "--data-dir", str(tmp_path / "train.beton"), "--model-kwargs",
-        "channels=(8,16,32,64)", "--epochs", "8", "-b", "20", "--lr", "0.1", "--hflip", "0", "--scale", "0.8", "1",
-    )  # fmt: skip
-    assert np.mean(record["loss"][-20:]) < 0.5 * np.mean(record["loss"][:20])
-    assert record["top1"][-1] > 80
-    assert len(record["eval"]) == 8 * 20, "val.beton beside the file: 200 images, ten at a time"
-
-
 def test_checkpoints_have_the_plain_networks_keys(run: Any, tmp_path: Path) -> None:
     run("beton", "sd_dropout", "base=cs_kd base_args.pairing=bank", "--model-ema", "--output", str(tmp_path / "out"))
     saved = torch.load(tmp_path / "out" / "last.pth.tar", weights_only=False)
