@@ -2,19 +2,21 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
+from test_setup import ROOT, shell, tracked
 
 from skd_plugins.cli import main
 from skd_plugins.common.errors import SkdError
+from skd_plugins.data.beton.native.build import library_path
 from skd_plugins.training.project import init, project
-
-ROOT = Path(__file__).parents[1]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -25,41 +27,53 @@ def files(folder: Path) -> dict[str, bytes]:
     }  # fmt: skip
 
 
-def test_init_copies_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_copies_everything_and_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["init", str(tmp_path / "mine")])
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "mine" / part) for part in ("recipes", "detection")]
     copied = files(tmp_path / "mine")
     assert copied == files(ROOT)
     assert "recipes/imagenet_r152_sddropout.py" in copied
     assert project() == ROOT
-
-
-def test_init_overwrites_nothing(tmp_path: Path) -> None:
-    (tmp_path / "detection").mkdir()
+    (tmp_path / "other" / "detection").mkdir(parents=True)
     with pytest.raises(SkdError, match="detection exists already"):
-        init(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["detection"]
+        init(tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["detection"]
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the sdist, so that both are complete."""
+    folder = tmp_path_factory.mktemp("dist")
+    built = shell(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def test_wheel_has_every_file_of_the_package(wheel: Path) -> None:
+    package = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("skd_plugins/")}
+    compiled = {name for name in package if re.fullmatch(r"skd_plugins/data/beton/native/crop-[0-9a-f]{12}\.so", name)}
+    expected = {str(path.relative_to(ROOT)) for path in tracked() if (ROOT / "skd_plugins") in path.parents}
+    for part in ("recipes", "detection"):  # for skd init
+        own = [path.relative_to(ROOT) for path in tracked() if ROOT / part in path.parents]
+        expected |= {f"skd_plugins/_project/{path}" for path in own}
+    assert package - compiled == expected
+    # our decoder, where there are a compiler and libjpeg-turbo, and then the wheel is for this platform only
+    assert len(compiled) == library_path().exists()
+    assert ("none-any" in wheel.name) == (not compiled)
+    assert "skd_plugins/py.typed" in package
+
+
+@pytest.fixture
+def installed(wheel: Path, tmp_path: Path) -> Path:
     """The interpreter of an environment that has the wheel; what it depends on is seen through a .pth file."""
-    folder = tmp_path_factory.mktemp("installed")
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True)  # the sdist, and the wheel from it
-    (wheel,) = (folder / "dist").glob("*.whl")
-    venv.create(folder / "env", with_pip=False)
-    python = folder / "env" / "bin" / "python"
-    site = Path(subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        check=True, capture_output=True, text=True,
-    ).stdout.strip())  # fmt: skip
-    unpack = "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])"
-    subprocess.run([python, "-c", unpack, wheel, site], check=True)
+    venv.create(tmp_path / "env", with_pip=False)
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    zipfile.ZipFile(wheel).extractall(site)
     # `addsitedir` would read the editable install's own .pth, which comes after and finds the checkout; a plain path
     # does not.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return python
+    return tmp_path / "env" / "bin" / "python"
 
 
 def run(python: Path, folder: Path, *arguments: str) -> str:

@@ -1,11 +1,10 @@
-"""Set-up: the lock file, the repository, the wheel, the scripts and detectron2's installer."""
+"""Set-up: the lock file, the repository and detectron2's installer."""
 
 import importlib.util
 import os
 import re
 import subprocess
 import sys
-import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import skd_plugins
-from skd_plugins.data.beton.native.build import library_path
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -108,23 +106,6 @@ def test_repository_has_no_large_file_and_names_no_machine_path_and_no_index() -
     assert not [path for path in tracked() if path.stat().st_size > 2_000_000]
     texts = {path: path.read_text(errors="ignore") for path in tracked() if b"\0" not in path.read_bytes()}
     assert not [(path.name, match.group()) for path, text in texts.items() if (match := forbidden.search(text))]
-
-
-def test_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
-    built = shell(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path)
-    assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    package = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("skd_plugins/")}
-    compiled = {name for name in package if re.fullmatch(r"skd_plugins/data/beton/native/crop-[0-9a-f]{12}\.so", name)}
-    expected = {str(path.relative_to(ROOT)) for path in tracked() if (ROOT / "skd_plugins") in path.parents}
-    for part in ("recipes", "detection"):  # for skd init
-        own = [path.relative_to(ROOT) for path in tracked() if ROOT / part in path.parents]
-        expected |= {f"skd_plugins/_project/{path}" for path in own}
-    assert package - compiled == expected
-    # our decoder, where there are a compiler and libjpeg-turbo, and then the wheel is for this platform only
-    assert len(compiled) == library_path().exists()
-    assert ("none-any" in wheel.name) == (not compiled)
-    assert "skd_plugins/py.typed" in package
 
 
 # ---------------------------------------------------------------------------------------------- detectron2's installer
