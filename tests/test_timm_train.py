@@ -14,7 +14,7 @@ import timm.data
 import timm.task
 import torch
 
-from skd_plugins.data import Source, TrainingOrder, open_source, write_beton
+from skd_plugins.data import Source, TrainingOrder, write_beton
 from skd_plugins.data.beton.write import write_folder
 from skd_plugins.timm_train.beton_dataset import BetonDataset, find_beton
 from skd_plugins.timm_train.inject import timm_train
