@@ -108,12 +108,9 @@ def test_libraries_bars_are_quiet_without_a_terminal() -> None:
         "from skd_plugins.common.meter import quieten_bars; quieten_bars()\n"
         "from tqdm import tqdm; import time\nfor i in tqdm(range(30)): time.sleep(0.02)"
     )
-    for interval, writes in ((None, range(1, 3)), ("0.01", range(20, 40))):  # the user's own setting stays
-        changed = {"PYTHONPATH": str(ROOT)} | ({"TQDM_MININTERVAL": interval} if interval else {})
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | changed, capture_output=True, text=True, check=True
-        )
-        assert done.stderr.count("it/s") in writes
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr.count("it/s") in (1, 2)
 
 
 def test_a_training_without_a_terminal(seconds: None, capsys: pytest.CaptureFixture[str]) -> None:
