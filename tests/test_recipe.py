@@ -14,7 +14,6 @@ from torchvision import transforms
 
 from recipes.presets import PRESETS
 from skd_plugins import Recipe, SkdError, make_loader, replace
-from skd_plugins.common.typed import parse_assignments
 from skd_plugins.data import Augmentation
 from skd_plugins.data.beton.file import BetonFile
 from skd_plugins.data.datasets import find_dataset
@@ -169,11 +168,6 @@ BAD = {
 def test_bad_overrides(text: str) -> None:
     with pytest.raises(SkdError, match=re.escape(BAD[text]) if "should be" not in BAD[text] else BAD[text]):
         override(BASE, [text])
-
-
-def test_yaml_like_numbers_are_numbers() -> None:
-    """PyYAML reads 1e-4 as a string; this does not."""
-    assert parse_assignments(["a=1e-4", "b=1.0", "c=x", "d.e=[1]"]) == {"a": 1e-4, "b": 1.0, "c": "x", "d": {"e": [1]}}
 
 
 @given(lr=st.floats(0, 1e6), epochs=st.integers(1, 10**6), seed=st.integers(0, 2**31), name=st.text("ab._", min_size=3))

@@ -34,8 +34,8 @@ LOCK = (ROOT / "requirements.lock").read_text()
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 
 
-def shell(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True)
+def shell(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 @cache
