@@ -6,7 +6,7 @@ import pytest
 from faults import contention, interrupted, leaks, surroundings
 
 
-@pytest.mark.parametrize("name", ["one training twice", "one file written twice"])
+@pytest.mark.parametrize("name", ["one training twice", "one file written twice", "one cache made by four"])
 def test_two_at_the_same_time(name: str, tmp_path: Path) -> None:
     fine, story = contention.CASES[name](tmp_path)
     assert fine, story

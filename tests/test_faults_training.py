@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from faults import disk, kills, numbers, ranks
-from faults.common import TINY, free_port, launch, ranked, refused, replace, tiny_data, training
+from faults.common import TINY, launch, ranked, refused, replace, tiny_data, training
 
 
 def test_a_process_that_hangs_ends_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,8 +15,7 @@ def test_a_process_that_hangs_ends_the_other(tmp_path: Path, monkeypatch: pytest
 def test_machines_that_do_not_share_the_folder_are_refused(tmp_path: Path) -> None:
     data, recipe = tiny_data()["beton"], replace(TINY, epochs=2, timeout_minutes=0.5)
     assert [one.end().returncode for one in launch(2, replace(TINY, epochs=1), data, tmp_path / "0")] == [0, 0]
-    port = free_port()
-    pair = [training(recipe, data, tmp_path / str(n), "--resume", **ranked(n, 2, port)) for n in range(2)]
+    pair = [training(recipe, data, tmp_path / str(n), "--resume", **own) for n, own in enumerate(ranked(2))]
     for done in [one.end(120) for one in pair]:
         assert refused(done.returncode, done.stderr, "find checkpoints of different steps", "(5, 0, 0 for none)")
 

@@ -71,7 +71,6 @@ def test_a_base_can_not_ignore_the_rows_of_an_add_on(monkeypatch: pytest.MonkeyP
     ("call", "message"),
     [
         (lambda: create_model("resnet5o"), "did you mean 'resnet50'"),
-        (lambda: create_model("torchvision/resnext101_32x4d"), "unknown torchvision model"),
         (lambda: create_model("resnet10t", chanels=3), "model_args"),
         (lambda: classifier_of(nn.Conv2d(3, 4, 1)), "no nn.Linear"),
         (lambda: classifier_of(create_model("resnet10t", num_classes=0)), "does not end in one nn.Linear"),

@@ -58,8 +58,8 @@ def test_metrics_are_their_definitions_with_ties(data: tuple[list[int], list[int
 
 
 @quick
-@given(sides, st.randoms(use_true_random=False))
-def test_metrics_depend_on_ranks_only_and_not_on_the_order(data: tuple[list[int], list[int]], random: object) -> None:
+@given(sides)
+def test_metrics_depend_on_ranks_only_and_not_on_the_order(data: tuple[list[int], list[int]]) -> None:
     inside, outside = (np.array(side, float) for side in data)
     values = ood_metrics(inside, outside)
     assert ood_metrics(np.exp(inside)[::-1], torch.from_numpy(np.exp(outside))) == pytest.approx(values, abs=1e-12)
@@ -67,10 +67,8 @@ def test_metrics_depend_on_ranks_only_and_not_on_the_order(data: tuple[list[int]
 
 
 def test_95_percent_of_twenty_is_nineteen() -> None:
-    inside = np.arange(20.0)
-    found = ood_metrics(inside, np.array([0.5, 1.0]))
+    found = ood_metrics(np.arange(20.0), np.array([0.5, 1.0]))
     assert found["fpr95"] == 0.5, "the threshold is 1: nineteen are accepted, and so is 1.0"
-    assert found["detection_error"] == pytest.approx(0.5 * 0.05 + 0.5 * 0.5)
     # The stated formula and the minimum differ, as in SD-Dropout's Table 7.
     rng = np.random.default_rng(0)
     found = ood_metrics(rng.normal(1, 1, 4000), rng.normal(0, 1, 4000))
@@ -169,7 +167,6 @@ def test_ties_go_to_the_gentler_setting() -> None:
     ("call", "message"),
     [
         (lambda: ood_metrics(np.zeros(3), np.array([np.nan])), "out-of-distribution scores must be finite"),
-        (lambda: ood_metrics(np.zeros(0), np.zeros(3)), "in-distribution scores must be finite"),
         (lambda: max_softmax(np.array([[np.inf, 0]])), "finite logits"),
         (lambda: hold_out(Indexed(8, 0), 8), "and keep others"),
         (lambda: hold_out(Indexed(8, 0, broken=4), 4), "gave 4 of 8 images"),

@@ -1,12 +1,7 @@
-"""Predictions: exact for any data set, on one process or several, without a trace left in the model.
-
-Run as a program, this file is one process of the distributed tests.
-"""
+"""Predictions: exact for any data set, on one process or several, without a trace left in the model."""
 
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -176,7 +171,6 @@ SCENARIOS: dict[str, Callable[[int], Predictions]] = {  # what process `rank` of
 
 
 def worker(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
     outcomes = {}
     for name, scenario in SCENARIOS.items():
@@ -192,19 +186,14 @@ def worker(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    root = str(Path(__file__).parents[1])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([root, *sys.path])}
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=100)
-            assert process.returncode == 0, errors.decode()
-    finally:
-        for process in processes:
-            process.kill()
+    fork = multiprocessing.get_context("fork")  # which has imported torch already
+    processes = [fork.Process(target=worker, args=(rank, folder)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(100)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0, 0]
     return folder
 
 
@@ -240,7 +229,3 @@ def test_errors_reach_every_process(two_processes: Path, name: str, first: str, 
     found = outcomes(two_processes, name)
     assert found[0].startswith(first)
     assert found[1].startswith(second or first)
-
-
-if __name__ == "__main__":
-    worker(int(sys.argv[1]), Path(sys.argv[2]))

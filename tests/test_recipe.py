@@ -14,7 +14,6 @@ from torchvision import transforms
 
 from recipes.presets import PRESETS
 from skd_plugins import Recipe, SkdError, make_loader, replace
-from skd_plugins.common.typed import parse_assignments
 from skd_plugins.data import Augmentation
 from skd_plugins.data.beton.file import BetonFile
 from skd_plugins.data.datasets import find_dataset
@@ -25,23 +24,12 @@ from skd_plugins.training.project import recipe_of
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py") if path.stem != "presets")
-SETS = ("cifar100", "tinyimagenet", "cub200", "dogs", "mit67")
-IMAGENET = {
-    f"imagenet_{net}_{method}" for net in ("r50", "r101", "resnext101") for method in ("ce", "cskd", "sddropout")
-}
 
 
 def part(name: str, begin: str, end: str) -> str:
     """A part of the docstring of a recipe file."""
     text = (ROOT / "recipes" / f"{name}.py").read_text()
     return " ".join(text[text.index(begin) : text.index(end)].split())
-
-
-def test_all_recipes_are_there() -> None:
-    wanted = {f"cskd_{data}{net}" for data in SETS for net in ("", "_densenet121", "_resnet10")} | IMAGENET
-    wanted |= {f"sdd_{data}" for data in ("cifar100", "cub200", "dogs", "cifar100_resnet34", "cifar100_densenet121")}
-    wanted |= {"imagenet_r152_ce", "imagenet_r152_sddropout", "digits_ce", "digits_cskd", "digits_sddropout"}
-    assert set(FILES) >= wanted | {"cskd_mixed"}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -157,7 +145,6 @@ def test_overrides() -> None:
     assert override(BASE, ["method=cs_kd"]).method_args == {}
     assert override(BASE, ["method=cs_kd"]).name == f"{BASE.name}_cs_kd"
     assert override(BASE, ["method=cs_kd", "name=a.b"]).name == "a.b"
-    assert override(BASE, [f"method={BASE.method}"]) == BASE
     assert override(BASE, ["method=cs_kd", "method_args.pairing=bank"]).method_args == {"pairing": "bank"}
     assert override(BASE, ["method_args.base=cs_kd", "method_args.base_args.pairing=bank"]).method_args == {
         "weight": 0.1, "base": "cs_kd", "base_args": {"pairing": "bank"},
@@ -171,14 +158,11 @@ BAD = {
     "epochs=0": "epochs should be greater than or equal to 1",
     "lr=fast": "lr should be a valid number",
     "precision=fp8": "precision should be 'no', 'bf16' or 'fp16'",
-    "scale=[1]": "scale should be",
     "hflip=2": "hflip should be less than or equal to 1",
     "name=a/b": "plain file name",
     "lr=nan": "lr should be",
     "clip_grad=0": "clip_grad should be greater than 0",
     "milestones=[60,30]": "milestones should be in ascending order",
-    "std=[0,0,0]": "std should be greater than 0",
-    "seed=9223372036854775808": "seed should be",
 }
 
 
@@ -186,11 +170,6 @@ BAD = {
 def test_bad_overrides(text: str) -> None:
     with pytest.raises(SkdError, match=re.escape(BAD[text]) if "should be" not in BAD[text] else BAD[text]):
         override(BASE, [text])
-
-
-def test_yaml_like_numbers_are_numbers() -> None:
-    """PyYAML reads 1e-4 as a string; this does not."""
-    assert parse_assignments(["a=1e-4", "b=1.0", "c=x", "d.e=[1]"]) == {"a": 1e-4, "b": 1.0, "c": "x", "d": {"e": [1]}}
 
 
 @given(lr=st.floats(0, 1e6), epochs=st.integers(1, 10**6), seed=st.integers(0, 2**31), name=st.text("ab._", min_size=3))
@@ -203,23 +182,13 @@ def test_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     with pytest.raises(SkdError, match="does not exist"):
         load_recipe(path)
-    for text, message in [
-        ("{", "is not a recipe"),
-        ("[]", "expected an object"),
-        ('{"nam": 1}', "did you mean 'name'"),
-        ("{}", "no field 'name'"),
-    ]:
+    for text, message in [("{", "is not a recipe"), ('{"nam": 1}', "did you mean 'name'"), ("{}", "no field 'name'")]:
         path.write_text(text)
         with pytest.raises(SkdError, match=message):
             load_recipe(path)
 
 
 # ---- a preset gives what torchvision's transforms, as the authors wrote them, give -----------------------------------
-
-EVALUATION = {
-    "cskd/cub200": transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)]),
-    "sdd/dogs": transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)]),
-}
 
 
 def spec_of(preset: str) -> Augmentation:
@@ -232,25 +201,12 @@ def evaluated(folder: Path, preset: str) -> list[np.ndarray]:
     return [image.permute(1, 2, 0).numpy() for batch, _ in loader.host_batches() for image in batch]
 
 
-def pictures(folder: Path) -> list[Image.Image]:
-    return [Image.open(path).convert("RGB") for path in sorted(folder.rglob("*.png"))]
-
-
-@pytest.mark.parametrize("preset", EVALUATION)
-def test_evaluation_is_resize_and_centre_crop(preset: str, png_folder: Path) -> None:
-    got = evaluated(png_folder, preset)
+def test_evaluation_is_resize_and_centre_crop(png_folder: Path) -> None:
+    theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    got = evaluated(png_folder, "cskd/cub200")
     assert len(got) == 16
-    for image, ours in zip(pictures(png_folder), got, strict=True):
-        np.testing.assert_array_equal(ours, np.asarray(EVALUATION[preset](image)))
-
-
-def test_tinyimagenet_is_evaluated_at_32_pixels(png_folder: Path, tmp_path: Path) -> None:
-    """Resize(32) of square images."""
-    (tmp_path / "one").mkdir()
-    square = pictures(png_folder)[0].resize((64, 64))
-    square.save(tmp_path / "one" / "x.png")
-    (got,) = evaluated(tmp_path, "cskd/tinyimagenet")
-    np.testing.assert_array_equal(got, np.asarray(transforms.Resize(32)(square)))
+    for path, ours in zip(sorted(png_folder.rglob("*.png")), got, strict=True):
+        np.testing.assert_array_equal(ours, np.asarray(theirs(Image.open(path).convert("RGB"))))
 
 
 def test_both_papers_transforms_are_the_same() -> None:

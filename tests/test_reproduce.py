@@ -207,6 +207,8 @@ def test_missing_results_are_said(tmp_path: Path) -> None:
     page = write_artefact(table, plan, store).read_text()
     assert page.count("not run</td>") == 6
     assert "0 of 6 runs are complete" in page
+    with pytest.raises(SkdError, match="skd data cifar100c says what to fetch"):
+        plan.datasets.existing("cifar100c")
     page = write_artefact(figure, plan, store).read_text()
     assert "Not drawn: Cross-entropy, ResNet-18, CIFAR-100 has not been run." in page
     assert not list(store.artefact(figure.id).glob("*.png"))
@@ -270,13 +272,6 @@ def test_the_network_before_training_is_the_one_that_training_starts_from(tmp_pa
         subject.network("epoch0009.pt")
 
 
-def test_data_that_are_missing_are_named(tmp_path: Path) -> None:
-    datasets = Datasets("full", tmp_path)
-    with pytest.raises(SkdError, match="skd data cifar100c says what to fetch"):
-        datasets.existing("cifar100c")
-    assert datasets.checksum("mit67") is None
-
-
 def test_a_page_stays_where_its_data_are_not_there_any_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both runs are complete (made up), then the command is given without ``--data``."""
     artefact, data = find_artefact("sd-dropout/table13"), Datasets("mini", tmp_path / "data")
@@ -302,15 +297,6 @@ def test_a_page_stays_where_its_data_are_not_there_any_more(tmp_path: Path, caps
     assert "2 agree" in (store.root / "index.html").read_text()
 
 
-def test_one_worker_has_a_run(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    with store.locked("a", wait=False) as mine, Store(tmp_path).locked("a", wait=False) as other:
-        assert mine
-        assert not other
-    with Store(tmp_path).locked("a", wait=False) as again:
-        assert again
-
-
 def test_failed_runs_are_an_error_after_the_pages_are_written(tmp_path: Path) -> None:
     plan, store = mini_plan(tmp_path, "sd-dropout/table13")
     for job in plan.jobs.values():
@@ -322,6 +308,12 @@ def test_failed_runs_are_an_error_after_the_pages_are_written(tmp_path: Path) ->
     assert ended.value.code == 2
     assert (store.root / "index.html").is_file()
     assert [store.state(job) for job in plan.jobs.values()] == ["failed", "failed"]
+
+
+def test_one_worker_has_a_run(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Store(tmp_path).locked("a", wait=False) as mine, Store(tmp_path).locked("a", wait=False) as other:
+            assert (mine, other) == (True, False)
 
 
 @pytest.mark.parametrize(

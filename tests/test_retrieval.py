@@ -141,19 +141,6 @@ def test_candidates_have_all_that_is_nearest(
         assert query not in found[0]
 
 
-def test_most_queries_are_settled_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features as networks have them leave none to float64."""
-    rng = np.random.default_rng(8)
-    features, targets = np.maximum(rng.normal(size=(500, 64)), 0).astype(np.float32), rng.integers(0, 9, 500)
-    left: list[int] = []
-    monkeypatch.setattr(retrieval, "_in_float64", lambda points, norms, queries: left.append(len(queries)) or iter(()))
-    recall_at_1(features, targets)
-    assert not left
-    monkeypatch.setattr(retrieval, "_FEW", 0)
-    recall_at_1(features, targets)
-    assert left == [500]
-
-
 def test_recall_keeps_to_its_memory() -> None:
     """12,000 samples: the distance matrix would be 1.1 GiB, the blocks are 128 MiB and a mask of 16 MiB."""
     code = (

@@ -1,11 +1,13 @@
-"""Set-up: the lock file, the repository, the wheel, the scripts and detectron2's installer."""
+"""Set-up: the lock file, the repository, the wheel in an environment of its own, and detectron2's installer."""
 
-import importlib
 import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -16,7 +18,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import skd_plugins
+from skd_plugins.cli import main
+from skd_plugins.common.errors import SkdError
 from skd_plugins.data.beton.native.build import library_path
+from skd_plugins.training.project import init, project
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,8 +34,8 @@ LOCK = (ROOT / "requirements.lock").read_text()
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 
 
-def shell(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True)
+def shell(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 @cache
@@ -111,10 +116,41 @@ def test_repository_has_no_large_file_and_names_no_machine_path_and_no_index() -
     assert not [(path.name, match.group()) for path, text in texts.items() if (match := forbidden.search(text))]
 
 
-def test_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
-    built = shell(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path)
+# --------------------------------------------------------------------------------------------- the wheel, skd init
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for part in ("recipes", "detection") for path in (folder / part).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }  # fmt: skip
+
+
+def test_init_copies_everything_and_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["init", str(tmp_path / "mine")])
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "mine" / part) for part in ("recipes", "detection")]
+    copied = files(tmp_path / "mine")
+    assert copied == files(ROOT)
+    assert "recipes/imagenet_r152_sddropout.py" in copied
+    assert project() == ROOT
+    (tmp_path / "other" / "detection").mkdir(parents=True)
+    with pytest.raises(SkdError, match="detection exists already"):
+        init(tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["detection"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the sdist, so that both are complete."""
+    folder = tmp_path_factory.mktemp("dist")
+    built = shell(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder)
     assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def test_wheel_has_every_file_of_the_package(wheel: Path) -> None:
     package = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("skd_plugins/")}
     compiled = {name for name in package if re.fullmatch(r"skd_plugins/data/beton/native/crop-[0-9a-f]{12}\.so", name)}
     expected = {str(path.relative_to(ROOT)) for path in tracked() if (ROOT / "skd_plugins") in path.parents}
@@ -126,6 +162,50 @@ def test_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
     assert len(compiled) == library_path().exists()
     assert ("none-any" in wheel.name) == (not compiled)
     assert "skd_plugins/py.typed" in package
+
+
+@pytest.fixture
+def installed(wheel: Path, tmp_path: Path) -> Path:
+    """The interpreter of an environment that has the wheel; what it depends on is seen through a .pth file."""
+    venv.create(tmp_path / "env", with_pip=False)
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    zipfile.ZipFile(wheel).extractall(site)
+    # `addsitedir` would read the editable install's own .pth, which comes after and finds the checkout; a plain path
+    # does not.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return tmp_path / "env" / "bin" / "python"
+
+
+def run(python: Path, folder: Path, *arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [python, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def skd(*commands: str) -> tuple[str, str]:
+    """Runs commands in one process, since importing torch takes most of their time."""
+    return "-c", f"from skd_plugins import cli; print(cli.__file__); [cli.main(c.split()) for c in {commands}]"
+
+
+def test_an_installed_wheel_does_it_all(installed: Path, tmp_path: Path) -> None:
+    printed = run(installed, tmp_path, *skd("init d", "write digits --out data --per-class 2 --folder"))
+    assert Path(printed.splitlines()[0]).is_relative_to(installed.parents[1])
+    assert files(tmp_path / "d") == files(ROOT)
+    small = ("epochs=1", "trackers=[]", 'model_args={"channels": [8, 8, 16, 16]}')
+    printed = run(installed, tmp_path, "d/recipes/digits_ce.py", "--data", "data", *small)
+    made = "runs/resnet10t_digits.ce/seed0"
+    assert f"done: {made}" in printed
+    commands = (f"evaluate {made} --data data", "weights list", "reproduce --list --scale mini")
+    printed = run(installed, tmp_path, *skd(*commands))
+    metrics = json.loads((tmp_path / made / "evaluation" / "metrics.json").read_text())["metrics"]
+    assert f"\nTop-1 {100 * metrics['top1']:.2f} %, Top-5 " in printed
+    assert "(797 images)\nreport: runs/" in printed
+    assert "resnet10t_digits.sdd" in printed
+    assert "34 artefacts at scale mini" in printed
+    assert "--config" in run(installed, tmp_path, "d/detection/train_net.py", "--help")
 
 
 # ---------------------------------------------------------------------------------------------- detectron2's installer
@@ -202,13 +282,3 @@ def test_the_copy_is_used_where_the_repository_is_out_of_reach(installer, monkey
     monkeypatch.setattr(installer, "run", lambda command, **options: None)
     assert installer.install("python", None, "address").startswith("official repository, commit ")
     assert replaced[1:] == [f"git+address@{installer.COMMIT}"]
-
-
-def test_installed_detectron2_says_what_it_lacks() -> None:
-    operators = importlib.import_module("detectron2._C")
-    if Path(operators.__file__).suffix == ".py":
-        with pytest.raises(RuntimeError, match="'box_iou_rotated' is compiled"):
-            operators.box_iou_rotated(None, None)
-        assert not operators.has_cuda()
-    else:
-        assert callable(operators.box_iou_rotated)

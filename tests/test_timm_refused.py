@@ -34,7 +34,6 @@ def test_everything_is_restored(run: Any, data: dict[str, Path]) -> None:
     [
         ("cskd", "", "unknown method 'cskd'; did you mean 'cs_kd'"),
         ("sd_dropout", "weight=abc", "method 'sd_dropout': weight should be a valid number"),
-        ("sd_dropout", "base=cs_kd base_args.paring=bank", "did you mean 'pairing'"),
         ("adacos", "", "adacos needs a network with a cosine classifier, which timm's train.py can't make"),
         ("kd", "teacher=resnet18 base=kd", "method 'kd' needs the argument 'teacher'"),
         ("ps_kd", "", "ps_kd needs the epoch, which timm's train.py does not tell it"),
@@ -58,14 +57,13 @@ def test_bad_methods_are_refused_before_the_script_runs(
         (f"{IMPORT}, Nothing", r"does not fit the installed timm 1\.\S+ \(cannot import"),
         (f"{IMPORT}\ntimm.data.create_loader(0, 8, 8, new=1)", "does not fit .*create_loader.*new.*use train.py of"),
         (f"{IMPORT}\ntimm.data.create_naflex_loader(None)", "--naflex-loader makes batches of patches"),
-        (f"{IMPORT}\nimport not_there", "No module named 'not_there'"),
     ],
 )
 def test_scripts_that_do_not_fit(tmp_path: Path, text: str | None, message: str) -> None:
     script = tmp_path / "script.py"
     if text is not None:
         script.write_text(text)
-    with pytest.raises((SkdError, ModuleNotFoundError), match=message):
+    with pytest.raises(SkdError, match=message):
         timm_train(script, "ce", [], [])
 
 
@@ -76,18 +74,13 @@ def test_scripts_that_do_not_fit(tmp_path: Path, text: str | None, message: str)
         ("folder", "cs_kd", "pairing=batch", "--resplit", "--resplit can't be used with .*two images of each class"),
         ("folder", "cs_kd", "", "-b 100", "80 training images are less than one batch of 100"),
         ("folder", "cs_kd", "", "-b 7 --mixup 0.2", "batch_size=7 does not divide .* even number"),
-        ("folder", "cs_kd", "", "-b 7 --mixup 0.2 --no-prefetcher", "mixup needs an even --batch-size, got 7"),
         ("folder", "cs_kd", "pairing=batch", "--mixup 0.2", "needs class indices as targets, but mixup"),
         ("folder", "cs_kd_e", "", "", "a 'clean' segment needs two transforms, .* train from .beton"),
         ("folder", "label_smoothing", "", "--smoothing 0.1", "brings its own cross-entropy"),
         ("folder", "kd", "teacher=nowhere.pt", "", "nowhere.pt does not exist"),
         ("folder", "cs_kd", "", "--num-classes 5", "the data has the label 9, but the network 5 classes"),
         ("folder", "ce", "", "--kd-model-name resnet18", "use timm's LogitDistillationTask instead of method 'ce'"),
-        ("folder", "ce", "", "--data-dir /not/there", "data path /not/there does not exist"),
-        ("beton", "ce", "", "--num-classes 5", "the data has the label 9, but the network 5 classes"),
-        ("beton", "ce", "", "--aa rand-m9", "--aa can't be used with training from .beton"),
         ("beton", "ce", "", "--color-jitter 0.3", "--color-jitter can't be used with training from .beton"),
-        ("beton", "ce", "", "--mixup 0.2 --mixup-mode half", "--mixup-mode half is not available"),
         ("beton", "ce", "", "--val-split other", "neither a file nor a folder for the split 'other'"),
     ],
 )

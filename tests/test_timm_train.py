@@ -14,7 +14,7 @@ import timm.data
 import timm.task
 import torch
 
-from skd_plugins.data import Source, TrainingOrder, open_source, write_beton
+from skd_plugins.data import Source, TrainingOrder, write_beton
 from skd_plugins.data.beton.write import write_folder
 from skd_plugins.timm_train.beton_dataset import BetonDataset, find_beton
 from skd_plugins.timm_train.inject import timm_train
@@ -200,19 +200,6 @@ def test_mixup_ends_where_the_script_says(run: Any, kind: str) -> None:
 # ---- training, checkpoints, resume -----------------------------------------------------------------------------------
 
 
-def test_it_learns_from_beton(run: Any, tmp_path: Path) -> None:
-    for half in ("train", "val"):
-        source = open_source("digits", half == "train").subset(20, 0)
-        write_beton(source, tmp_path / f"{half}.beton", raw_share=1.0, workers=1)
-    record = run(
-        "beton", "sd_dropout", "base=cs_kd weight=0.1", "--data-dir", str(tmp_path / "train.beton"), "--model-kwargs",
-        "channels=(8,16,32,64)", "--epochs", "8", "-b", "20", "--lr", "0.1", "--hflip", "0", "--scale", "0.8", "1",
-    )  # fmt: skip
-    assert np.mean(record["loss"][-20:]) < 0.5 * np.mean(record["loss"][:20])
-    assert record["top1"][-1] > 80
-    assert len(record["eval"]) == 8 * 20, "val.beton beside the file: 200 images, ten at a time"
-
-
 def test_checkpoints_have_the_plain_networks_keys(run: Any, tmp_path: Path) -> None:
     run("beton", "sd_dropout", "base=cs_kd base_args.pairing=bank", "--model-ema", "--output", str(tmp_path / "out"))
     saved = torch.load(tmp_path / "out" / "last.pth.tar", weights_only=False)
@@ -260,7 +247,7 @@ def test_two_processes(data: dict[str, Path], tmp_path: Path) -> None:
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(program)]
     command += ["--data-dir", str(data["mixed"]), *NARROW, "-b", "4", "--record", str(tmp_path / "record")]
-    command += ["--output", str(tmp_path / "out"), "--model-ema"]
+    command += ["--model-ema"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -276,10 +263,6 @@ def test_two_processes(data: dict[str, Path], tmp_path: Path) -> None:
         assert all(target.shape == (8,) and torch.equal(target[:4], target[4:]) for _, _, target in record["train"])
         assert len(record["eval"]) == 2 * 2, "as many batches on each process, plain and averaged weights"
     assert records[0]["top1"] == records[1]["top1"]
-    saved = torch.load(tmp_path / "out" / "last.pth.tar", weights_only=False)
-    plain = timm.create_model("resnet10t", num_classes=CLASSES, channels=(8, 8, 16, 16))
-    plain.load_state_dict(saved["state_dict"])
-    plain.load_state_dict(saved["state_dict_ema"])
 
 
 def test_evaluation_shards_are_padded_to_equal_length(data: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What the campaigns share: a report, tiny data and a tiny recipe, processes, and disks that fail."""
+"""What the campaigns share: a report, tiny data and a tiny recipe, and processes."""
 
 import atexit
 import functools
@@ -11,8 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,20 +149,25 @@ def launch(
     world: int, recipe: Recipe, data: Path, out: Path, *arguments: str, before: Callable[[], None] | None = None
 ) -> list[Fork]:
     """The processes of one training; `before` runs in the first one."""
-    port = free_port()
     return [
         training(
             recipe, data, out, *arguments, before=None if rank else before,
-            log=out.with_name(f"{out.name}-{rank}.txt"), **(ranked(rank, world, port) if world > 1 else {}),
+            log=out.with_name(f"{out.name}-{rank}.txt"), **variables,
         )
-        for rank in range(world)
+        for rank, variables in enumerate(ranked(world) if world > 1 else [{}])
     ]  # fmt: skip
 
 
-def ranked(rank: int, world: int, port: int) -> dict[str, str]:
-    """Environment variables of one of several processes of a training."""
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
-    return {name: str(number) for name, number in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}
+def ranked(world: int) -> list[dict[str, str]]:
+    """Environment variables of the processes of one training."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        shared = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": server.getsockname()[1]}
+    return [
+        {name: str(number) for name, number in {"RANK": rank, "LOCAL_RANK": rank, **shared}.items()}
+        | {"MASTER_ADDR": "127.0.0.1"}
+        for rank in range(world)
+    ]
 
 
 def last(out: Path) -> Path:
@@ -231,44 +235,3 @@ def refused(code: int | None, said: str, *words: str) -> bool:
     """Exit code 2, one line that begins with error: and has the words, no traceback."""
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
     return code == 2 and len(lines) == 1 and all(word in lines[0] for word in words) and "Traceback" not in said
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
-# ---- disks -----------------------------------------------------------------------------------------------------------
-
-
-class CantMount(Exception):
-    """Not root, or in a container without that right."""
-
-
-def _mount(*arguments: str) -> None:
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise CantMount(f"mounting is not allowed here ({' '.join(done.stderr.split())})")
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@contextmanager
-def read_only(folder: Path) -> Iterator[None]:
-    """The folder as a read-only file system, which binds root too."""
-    _mount("--bind", str(folder), str(folder))
-    try:
-        _mount("-o", "remount,ro,bind", str(folder))
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)

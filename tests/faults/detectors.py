@@ -26,7 +26,7 @@ TEST.DETECTIONS_PER_IMAGE 10  SEED 1
 
 
 def coco(root: Path) -> Path:
-    """A DETECTRON2_DATASETS with six images of noise, five boxes each."""
+    """A DETECTRON2_DATASETS with six images of noise, five boxes each, of the first and the last category."""
     from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES  # heavy, and not in all environments
 
     draw = np.random.default_rng(0)
@@ -43,7 +43,8 @@ def coco(root: Path) -> Path:
             images.append({"id": number, "file_name": file, "height": 96, "width": 128})
             for _ in range(5):
                 x, y = int(draw.integers(80)), int(draw.integers(60))
-                box = {"id": len(boxes) + 1, "image_id": number, "category_id": 1, "bbox": [x, y, 30, 24]}
+                box = {"id": len(boxes) + 1, "image_id": number, "bbox": [x, y, 30, 24]}
+                box["category_id"] = (1, 90)[len(boxes) % 2]
                 boxes.append(box | {"area": 720, "iscrowd": 0, "segmentation": [[x, y, x + 30, y, x + 30, y + 24]]})
         content = {"images": images, "annotations": boxes, "categories": categories}
         (root / "coco" / "annotations" / f"instances_{half}2017.json").write_text(json.dumps(content))

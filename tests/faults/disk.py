@@ -1,30 +1,16 @@
 """The disk is full, or has become read-only, while a training writes."""
 
-from contextlib import ExitStack, suppress
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from skd_plugins import Recipe
+from skd_plugins import Recipe, replace
 
-from .common import (
-    TINY,
-    CantMount,
-    Report,
-    differing,
-    end,
-    last,
-    read_only,
-    refused,
-    replace,
-    script,
-    small_disk,
-    start,
-    state,
-    tiny_data,
-    training,
-)
+from .common import TINY, Report, differing, end, last, refused, script, start, state, tiny_data, training
 
 # KB left on the disk when the training is in its second epoch (the network's checkpoint has 3 MB), or "read-only".
 ROOM = [0, 40, 400, 1500]
@@ -98,3 +84,35 @@ def _fill(ballast: Path, room: int) -> Path:
                 file.write(bytes(1 << 16))
         file.truncate(max(ballast.stat().st_size - room * 1024, 0))
     return ballast
+
+
+class CantMount(Exception):
+    """Not root, or in a container without that right."""
+
+
+def _mount(*arguments: str) -> None:
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise CantMount(f"mounting is not allowed here ({' '.join(done.stderr.split())})")
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """The folder as a read-only file system, which binds root too."""
+    _mount("--bind", str(folder), str(folder))
+    try:
+        _mount("-o", "remount,ro,bind", str(folder))
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

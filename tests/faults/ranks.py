@@ -8,21 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from .common import (
-    TINY,
-    Report,
-    differing,
-    environment,
-    free_port,
-    launch,
-    ranked,
-    refused,
-    replace,
-    script,
-    start,
-    state,
-    tiny_data,
-)
+from skd_plugins import replace
+
+from .common import TINY, Report, differing, environment, launch, ranked, refused, script, start, state, tiny_data
 
 TIMEOUT = 8.0  # seconds that a process waits for another one
 # What happens, to which of the two processes, and in which part of the training.
@@ -59,10 +47,10 @@ if int(os.environ["RANK"]) == {rank}:
 
 def pair(file: Path, out: Path) -> list[subprocess.Popen[str]]:
     """Two processes of one training, with the fault."""
-    port, processes = free_port(), []
-    for rank in range(2):
+    processes = []
+    for rank, variables in enumerate(ranked(2)):
         with log(out, rank).open("w") as said:
-            options = {"env": environment(**ranked(rank, 2, port)), "stdout": said, "stderr": said}
+            options = {"env": environment(**variables), "stdout": said, "stderr": said}
             processes.append(start(file, "--data", tiny_data()["beton"], "--out", out, **options))
     return processes
 

@@ -11,24 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from skd_plugins import main
+from skd_plugins import main, replace
 
-from .common import (
-    TINY,
-    CantMount,
-    Fork,
-    Report,
-    differing,
-    environment,
-    python,
-    read_only,
-    refused,
-    replace,
-    script,
-    state,
-    tiny_data,
-    training,
-)
+from .common import TINY, Fork, Report, differing, environment, python, refused, script, state, tiny_data, training
+from .disk import CantMount, read_only
 
 RECIPE = replace(TINY, epochs=2)
 

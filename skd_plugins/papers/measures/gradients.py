@@ -102,9 +102,6 @@ def check_assumptions(model: nn.Module, input: Tensor, pair: DropoutPair = _PAPE
         `kl_gradients`. Pairs where a gradient is 0 or a probability underflows have no ratio and are left out; pairs
         that are exactly equal do not fulfil Assumption 1.
 
-    Args:
-        input: ``[B, C, H, W]``, normalised.
-
     Returns:
         ``p_assumption_1``, the fraction of the pairs where the larger of ``p_i, q_i`` also has the larger gradient;
         ``p_assumption_2``, the fraction with ``r <= r_1``; the means of ``r = |log(p_i / q_i)|`` and of
@@ -136,8 +133,7 @@ def _norms(probabilities: Tensor, parameters: list[Tensor]) -> Tensor:
     rows = []
     for probability in probabilities.flatten():
         gradients = torch.autograd.grad(probability, parameters, retain_graph=True, allow_unused=True)
-        sums = [g.abs().sum(dtype=torch.float64) for g in gradients if g is not None]
-        rows.append(torch.stack(sums).sum())
+        rows.append(torch.stack([g.abs().sum(dtype=torch.float64) for g in gradients if g is not None]).sum())
     return torch.stack(rows).view(probabilities.shape).cpu()
 
 
@@ -152,9 +148,6 @@ def mean_over(
 
     The assumptions are averaged over all pairs, the gradients over the batches. The norm of a batch's mean gradient
     depends on the batch size, so compare equal ones.
-
-    Args:
-        measure: `kl_gradients` or `check_assumptions`.
     """
     inputs = enumerate(tracked(islice(loader, batches), "gradients", batches))
     parts = [measure(model, input, replace(pair, seed=pair.seed + number)) for number, (input, _) in inputs]

@@ -20,10 +20,8 @@ class LogProbHistograms:
 
     Args:
         samples: ``[K]`` positions of the samples that all networks get wrong.
-        predicted_edges: ``[bins + 1]``.
-        predicted: network to counts ``[bins]``.
-        true_edges: ``[bins + 1]``.
-        true: network to counts ``[bins]``.
+        predicted_edges: ``[bins + 1]``, as `true_edges`.
+        predicted: network to counts ``[bins]``, as `true`.
     """
 
     samples: NDArray[np.int64]
@@ -38,8 +36,6 @@ class Distribution:
     """The probabilities that several networks give to a few classes of one sample.
 
     Args:
-        sample: its position.
-        target: its true class.
         classes: ``[k]`` or ``[k + 1]`` class indices, the likeliest first.
         probabilities: network to its probabilities of these classes.
     """

@@ -22,7 +22,7 @@ _EXAMPLES, _CLASSES = 2, 10  # images of a predictive distribution; classes of a
 
 
 class Fact(NamedTuple):
-    """A number of a figure: what it is in words, and the number with its unit."""
+    """A number of a figure: what it is, and the number with its unit."""
 
     what: str
     text: str
@@ -34,7 +34,6 @@ class Shown:
 
     Args:
         folder: of its job of seed 0.
-        data: folder of the data set.
         values: evaluation to its values, one for each seed.
     """
 
@@ -157,10 +156,9 @@ def fgsm_bars(shown: Sequence[Shown]) -> FigureData:
 
 def gradient_curves(shown: Sequence[Shown]) -> FigureData:
     """SD-Dropout, Figure 4."""
-    curves = shown[0].values["gradients"][0]["curves"]
     lines: dict[str, list[tuple[float, float]]] = {}
     facts = []
-    for point in curves:
+    for point in shown[0].values["gradients"][0]["curves"]:
         texts = {}
         for key in ("cosine", "l1_forward", "l1_reverse"):
             value = point[key]  # null is a value that is not finite
@@ -181,16 +179,5 @@ def _logits(shown: Sequence[Shown]) -> tuple[dict[str, Any], Any]:
     return {method: one.logits.numpy() for method, one in predictions.items()}, targets
 
 
-FIGURES: Mapping[str, Callable[[Sequence[Shown]], FigureData]] = {
-    function.__name__: function
-    for function in (
-        distributions,
-        histograms,
-        tsne,
-        hierarchy,
-        reliability_against,
-        reliability_pairs,
-        fgsm_bars,
-        gradient_curves,
-    )
-}
+_ALL = (distributions, histograms, tsne, hierarchy, reliability_against, reliability_pairs, fgsm_bars, gradient_curves)
+FIGURES: Mapping[str, Callable[[Sequence[Shown]], FigureData]] = {function.__name__: function for function in _ALL}

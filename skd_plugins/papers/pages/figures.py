@@ -7,7 +7,7 @@ data and the same matplotlib give the same SVG, byte by byte.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from matplotlib import color_sequences, rc_context
@@ -45,10 +45,10 @@ _STYLE: dict[Any, Any] = {
     "savefig.dpi": 200,
 }
 
-T = TypeVar("T")
+Series = Mapping[str, Mapping[str, float]]  # a method to a group (a data set) to the value as shown (percent)
 
 
-def _look(values: Sequence[T], number: int) -> T:
+def _look(values: Sequence[Any], number: int) -> Any:
     return values[number % len(values)]
 
 
@@ -62,19 +62,12 @@ def save_figure(figure: Figure, stem: str | Path) -> Path:
 
 
 @rc_context(_STYLE)
-def bar_figure(
-    values: Mapping[str, Mapping[str, float]],
-    *,
-    ylabel: str,
-    xlabel: str = "",
-    errors: Mapping[str, Mapping[str, float]] | None = None,
-) -> Figure:
+def bar_figure(values: Series, *, ylabel: str, xlabel: str = "", errors: Series | None = None) -> Figure:
     """Grouped bars: SD-Dropout Figure 3, CS-KD Figure 4(c).
 
     Args:
-        values: series (a method) to group (a data set) to value as shown (percent). Missing groups stay empty.
-        ylabel: with the unit.
-        errors: half-lengths of error bars, by series and group.
+        values: missing groups stay empty.
+        errors: half-lengths of error bars.
     """
     groups = list(dict.fromkeys(group for series in values.values() for group in series))
     figure, (axes,) = _panels(1, width=max(_PANEL[0], 1.0 + 0.32 * len(groups) * (len(values) + 1)), legend=True)
@@ -120,11 +113,7 @@ def histogram_figure(histograms: LogProbHistograms) -> Figure:
 
 @rc_context(_STYLE)
 def distribution_figure(distribution: Distribution, classes: Sequence[str]) -> Figure:
-    """The probabilities of a sample's likeliest classes, the true one marked: CS-KD Figures 1(b) and 6.
-
-    Args:
-        classes: names of all classes.
-    """
+    """The probabilities of a sample's likeliest classes, the true one marked: CS-KD Figures 1(b) and 6."""
     figure, panels = _panels(len(distribution.probabilities))
     indices = distribution.classes.tolist()
     places = np.arange(len(indices))[::-1]
@@ -168,8 +157,7 @@ def reliability_figure(panels: Sequence[Mapping[str, Reliability]]) -> Figure:
     """Accuracy over confidence against the diagonal: CS-KD Figure 5, SD-Dropout Figure 2.
 
     Args:
-        panels: each a model or two with their bins: ``[{"CE": ..., "CS-KD": ...}, {"AdaCos": ..., ...}]``. The papers
-            use 20 (CS-KD) and 10 bins (SD-Dropout): ``reliability(logits, targets, bins)``.
+        panels: each a model or two with their bins: ``[{"CE": ..., "CS-KD": ...}, {"AdaCos": ..., ...}]``.
     """
     figure, all_axes = _panels(len(panels), columns=min(3, len(panels)), height=_PANEL[1] + 0.5)
     for axes, models in zip(all_axes, panels, strict=True):
@@ -206,10 +194,7 @@ def grid_figure(
 
     Args:
         values: ``[R, C]`` as shown (percent); NaN where nothing was run.
-        rows: values of the parameter of the rows.
-        columns: values of the parameter of the columns.
-        labels: names of the two parameters.
-        title: what the numbers are, with the unit.
+        labels: names of the two parameters, rows first.
     """
     size = (1.2 + 0.55 * len(columns), 1.2 + 0.36 * len(rows))
     figure, (axes,) = _panels(1, width=max(size[0], _PANEL[0]), height=max(size[1], 2.0))

@@ -30,7 +30,8 @@ _BRACKETS = "Ours, and the paper's in brackets."
 
 def write_artefact(artefact: Artefact, plan: Plan, store: Store) -> Path:
     """Writes everything of an artefact from the runs that are complete; returns its page."""
-    folder, name = store.artefact(artefact.id), artefact.id.rpartition("/")[2]
+    folder = store.artefact(artefact.id)
+    name = folder.name
     results = results_of(artefact, plan, store)
     layout = lay_out(artefact, results)
     drawn, facts, missing = _draw(artefact, plan, store, results)
@@ -137,7 +138,6 @@ def _describe(result: Result) -> dict[str, str]:
 def _markdown(
     artefact: Artefact, table: Sequence[Sequence[str]], every: Sequence[dict[str, str]], lead: Sequence[str]
 ) -> str:
-    """A page: the table, every number with its verdict, notes."""
     lines = [f"# {artefact.id}: {artefact.title}", ""]
     for text in lead:
         lines += [text, ""]
@@ -260,15 +260,8 @@ def write_index(store: Store, scale: str) -> Path:
         row = {"id": artefact.id, "title": artefact.title, "link": f"artefacts/{artefact.id}/"}
         rows.append({**row, "written": summary, "outcome": _outcome(summary, scale)})
     page = store.root / "index.html"
-    write_page(
-        page,
-        "artefacts.html.jinja",
-        title="Tables and figures of CS-KD and SD-Dropout",
-        mini=scale == "mini",
-        notice=NOTICE,
-        rows=rows,
-        versions=versions(),
-    )
+    title, mini = "Tables and figures of CS-KD and SD-Dropout", scale == "mini"
+    write_page(page, "artefacts.html.jinja", title=title, mini=mini, notice=NOTICE, rows=rows, versions=versions())
     write_text(store.root / "index.md", _index_markdown(rows, store, scale))
     return page
 

@@ -127,12 +127,7 @@ def derive(metric: str, value: float, base: float) -> float:
 
 @dataclass(frozen=True)
 class Layout:
-    """Results in rows and columns.
-
-    Args:
-        corner: heading of the rows' headings.
-        rows: headings and cells; a cell has a number and those derived from it, or nothing.
-    """
+    """Headings and cells of a table; a cell has a number and those derived from it, or nothing."""
 
     corner: str
     columns: tuple[str, ...]

@@ -20,17 +20,13 @@ from .store import read_json
 
 
 class Estimator:
-    """Measures a cross-entropy step of each network once, and multiplies it by the passes of each method.
+    """Measures a cross-entropy step of each network once, keeps it in a file and multiplies it by a method's passes."""
 
-    Args:
-        cache_file: where measured steps are kept.
-    """
-
-    def __init__(self, cache_file: Path) -> None:
-        self.file = cache_file
+    def __init__(self, file: Path) -> None:
+        self.file = file
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.device_name = torch.cuda.get_device_name() if self.device.type == "cuda" else "one thread of this CPU"
-        self.steps: dict[str, float] = read_json(cache_file) or {}
+        self.steps: dict[str, float] = read_json(file) or {}
 
     @property
     def basis(self) -> str:
@@ -63,15 +59,13 @@ class Estimator:
         return self.steps[key]
 
 
-@cache
-def _costs() -> dict[str, float]:
-    return {row.name: row.cost for row in method_rows()}
+_rows = cache(method_rows)
 
 
 def cost_of(method: str, arguments: dict[str, object]) -> float:
     """Passes of a step through the network, relative to cross-entropy's."""
     base = arguments.get("base")
-    cost = _costs()[str(base or method)]
+    cost = next(row.cost for row in _rows() if row.name == (base or method))
     return cost + 1 / 3 if base and method == "kd" else cost  # the teacher's forward pass
 
 

@@ -113,14 +113,12 @@ def _prepare(plan: Plan, store: Store) -> list[list[Job]]:
 Task = Callable[[list[str]], Any]
 
 
-def _submit_slurm(
-    task: Task, addresses: list[str], logs: Path, parallel: int, given: dict[str, str | int]
-) -> list[Any]:
+def _submit_slurm(task: Task, addresses: list[str], logs: Path, parallel: int, given: dict[str, Any]) -> list[Any]:
     """An array with one task per run."""
+    defaults = {"gpus_per_node": 1, "timeout_min": 60 * 24, "slurm_array_parallelism": parallel}
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster="slurm")
-        parameters = {"gpus_per_node": 1, "timeout_min": 60 * 24, "slurm_array_parallelism": parallel}
-        executor.update_parameters(**(parameters | given))
+        executor.update_parameters(**(defaults | given))
     except (RuntimeError, NameError, ValueError, TypeError) as error:  # no SLURM here, or no such parameter
         raise SkdError(f"--slurm: {error}") from None
     with executor.batch():

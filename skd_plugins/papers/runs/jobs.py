@@ -12,7 +12,7 @@ from ...training.project import project, recipe_of
 from ..tables.artefact import Artefact, Detector, Entry, Training
 from .address import RESULTS_VERSION, address_of, hash_of
 from .inputs import Datasets
-from .mini import SEEDS, mini_recipe
+from .mini import mini_recipe
 
 
 @dataclass(eq=False, kw_only=True)
@@ -21,11 +21,9 @@ class Job:
 
     Args:
         recipe: what is trained; for a detector, the recipe of its backbone.
-        data: the folder of the training data.
-        present: whether the data exist.
+        present: whether the training data exist.
         needs: the job whose network it uses: a teacher or a backbone.
         config: a detector's file in ``detection/configs`` and overrides, else empty.
-        evaluations: names in `EVALUATIONS`.
     """
 
     address: str
@@ -43,11 +41,7 @@ class Job:
 
 
 class Plan:
-    """The jobs of some artefacts.
-
-    Args:
-        seeds: runs of each training; by default the artefact's own number (1 at the mini scale).
-    """
+    """The jobs of some artefacts; each training has `seeds` runs, by default as `seeds_of` says."""
 
     def __init__(self, artefacts: Iterable[Artefact], datasets: Datasets, seeds: int | None = None) -> None:
         self.artefacts = tuple(artefacts)
@@ -60,8 +54,8 @@ class Plan:
                 job.evaluations.update(artefact.wanted)
 
     def seeds_of(self, artefact: Artefact) -> int:
-        """The number of runs of each of its trainings."""
-        return self.seeds or (SEEDS if self.datasets.scale == "mini" else artefact.seeds)
+        """Runs of each of its trainings: as given, else 1 at the mini scale and the artefact's own number at full."""
+        return self.seeds or (1 if self.datasets.scale == "mini" else artefact.seeds)
 
     def jobs_of(self, artefact: Artefact, entry: Entry | None = None) -> list[Job]:
         """The jobs of an artefact (or of one of its entries), each once, without those that they need."""
@@ -87,7 +81,7 @@ class Plan:
         return self._of_run[key]
 
     def _training(self, run: Training, seed: int) -> Job:
-        needs = None if run.teacher is None else self._job(run.teacher, seed)
+        needs = self._job(run.teacher, seed) if run.teacher else None
         recipe, changes = recipe_of(run.recipe), dict(run.changes)
         if "method" in changes:  # the recipe's arguments belong to its own method
             changes.setdefault("method_args", {})

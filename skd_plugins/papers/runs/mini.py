@@ -18,7 +18,6 @@ from ...evaluation.corruptions import corrupt
 from ...recipe import Recipe, replace
 
 EPOCHS = 8
-SEEDS = 1
 NOTICE = (
     "This is not a reproduction. The same pipeline ran with tiny networks for a few epochs on scikit-learn's digits, "
     "to show that it works; its numbers say nothing about the papers' and are not compared with them."
@@ -103,26 +102,18 @@ def _pieces_of_a_photograph(name: str, which: int, side: int) -> Source:
         piece = PIL.fromarray(photograph[top : top + side, left : left + side])
         return np.asarray(piece.resize((32, 32), PIL.Resampling.BOX))
 
-    return Source(
-        description=f"pieces of a photograph ({name})",
-        classes=["outside"],
-        targets=np.zeros(_OUTSIDE, dtype=np.int64),
-        load=load,
-        name_of="piece {}".format,
-    )
+    targets, description = np.zeros(_OUTSIDE, dtype=np.int64), f"pieces of a photograph ({name})"
+    return Source(description, classes=["outside"], targets=targets, load=load, name_of="piece {}".format)
 
 
 def _write_corrupted(folder: Path) -> None:
-    """Writes corrupted digits as ``CORRUPTION/SEVERITY/val``."""
+    """Writes ``CORRUPTION/SEVERITY/val``."""
     source = digits(False).subset(_VAL, seed=_SEEDS["cifar100"]).subset(_CORRUPTED, seed=0)
 
     def load(index: int, name: str, severity: int) -> Image:
         return corrupt(source.load(index), name, severity)
 
     for name, severity in product(CORRUPTIONS, SEVERITIES):
-        corrupted = dataclasses.replace(
-            source,
-            description=f"{source.description}, {name} {severity}",
-            load=partial(load, name=name, severity=severity),
-        )
+        description, load_one = f"{source.description}, {name} {severity}", partial(load, name=name, severity=severity)
+        corrupted = dataclasses.replace(source, description=description, load=load_one)
         write_folder(corrupted, folder / name / str(severity) / "val")

@@ -31,7 +31,6 @@ from .inputs import OUTSIDE, Datasets
 EPOCHS_PRINTED = 200  # the epochs in SD-Dropout's Table 8
 PREDICTIONS = "predictions.safetensors"  # in the folder of a job: logits and features of the test images
 _LARGEST_KEPT = 10_000_000  # logits: ImageNet's 50 million would take 600 MB per run, and no figure needs them
-_LEGACY_EPS, _PIXEL_EPS = 0.2, 8 / 255
 
 Values = dict[str, Any]
 
@@ -93,10 +92,11 @@ def clean(subject: Subject) -> Values:
 def fgsm(subject: Subject) -> Values:
     """Accuracy under the attack of SD-Dropout's authors, and under FGSM in pixel units."""
     model, loader = subject.network(), subject.loader(subject.data)
-    values: Values = {"eps_legacy": _LEGACY_EPS, "eps_pixel": _PIXEL_EPS}
-    for name, eps, legacy in (("top1_legacy", _LEGACY_EPS, True), ("top1_pixel", _PIXEL_EPS, False)):
-        attacked = predict(model, loader, perturb=FGSM(eps=eps, legacy=legacy, **subject.normalisation))
-        values[name] = top1(attacked.logits, attacked.targets)
+    values: Values = {"eps_legacy": 0.2, "eps_pixel": 8 / 255}
+    for unit in ("legacy", "pixel"):
+        attack = FGSM(eps=values[f"eps_{unit}"], legacy=unit == "legacy", **subject.normalisation)
+        attacked = predict(model, loader, perturb=attack)
+        values[f"top1_{unit}"] = top1(attacked.logits, attacked.targets)
     return values
 
 

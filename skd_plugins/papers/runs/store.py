@@ -81,10 +81,7 @@ class Store:
 
     @contextmanager
     def locked(self, address: str, *, wait: bool) -> Iterator[bool]:
-        """Tries to lock a run against other workers, waiting if asked to, and says whether it did.
-
-        The kernel unlocks it when its holder dies.
-        """
+        """Tries to lock a run, and says whether it did; the kernel unlocks it when its holder dies."""
         folder = self.folder(address)
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")

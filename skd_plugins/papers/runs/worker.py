@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 from ...common.errors import SkdError, one_line
 from ...common.files import write_json
@@ -73,7 +72,7 @@ def _perform_noted(store: Store, address: str) -> None:
 
 def _perform(store: Store, address: str) -> None:
     folder = store.folder(address)
-    job: dict[str, Any] = json.loads((folder / "job.json").read_text())
+    job = json.loads((folder / "job.json").read_text())
     recipe = Recipe.from_json(job["recipe"])
     run = store.network(address)
     if run is None:
@@ -93,8 +92,7 @@ def _perform(store: Store, address: str) -> None:
         raise SkdError("; ".join(failed))
 
 
-def _train(store: Store, job: dict[str, Any], recipe: Recipe, folder: Path) -> Path:
-    source = None
+def _train(store: Store, job: dict[str, str], recipe: Recipe, folder: Path) -> Path:
     if job["needs"]:
         source = store.network(job["needs"])
         if source is None:
@@ -114,8 +112,7 @@ def main() -> None:
         raise SkdError("give the folder of the scale and addresses, as skd reproduce --commands prints them")
     root, addresses = Path(sys.argv[1]), sys.argv[2:]
     work(root, addresses)
-    errors = [f"{address}: {error}" for address in addresses if (error := Store(root).error(address))]
-    if errors:
+    if errors := [f"{address}: {error}" for address in addresses if (error := Store(root).error(address))]:
         raise SkdError("; ".join(errors))
 
 

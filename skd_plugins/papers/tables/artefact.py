@@ -72,10 +72,8 @@ class Artefact:
     Args:
         kind: a ``grid`` is a table of two hyper-parameters that is drawn as a heat map too.
         wanted: the evaluations of each entry.
-        numbers: the published numbers of a table, the derived ones too.
         figure: of a figure, what draws it: a name in `FIGURES`.
         rows: what a row of the table stands for: fields of `Published`, or words of its setting.
-        columns: what a column stands for.
         seeds: how many the paper averages over; 1 where it does not say.
         notes: what the paper leaves open and what is done here, one sentence each.
     """
@@ -125,8 +123,6 @@ def figure(
     run_of: RunOf, id: str, title: str, draw: str, methods: Iterable[str], dataset: str = "CIFAR-100", **rest: Any
 ) -> Artefact:
     """A figure of one ResNet-18 per method, by default of what ``clean`` measures; `rest` are fields of `Artefact`."""
-    entries = tuple(
-        Entry(run_of(method, "ResNet-18", dataset, {}), method, "ResNet-18", dataset, {}) for method in methods
-    )
+    entries = tuple(Entry(run_of(name, "ResNet-18", dataset, {}), name, "ResNet-18", dataset, {}) for name in methods)
     fields = {"kind": "figure", "figure": draw, "wanted": ("clean",), "seeds": 1, **rest}
     return Artefact(id=id, title=title, entries=entries, **fields)

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from .artefact import Detector, Training, figure, table
-from .yun2020 import CE, cs_kd_args
+from .yun2020 import CE, LAST, cs_kd_args
 
 # Data set and architecture as printed, and as in the names of the recipes.
 _DATASETS = {"CIFAR-100": "cifar100", "CIFAR-100-C": "cifar100", "CUB-200-2011": "cub200", "Stanford Dogs": "dogs"}
@@ -74,12 +74,11 @@ _GIVEN = (
     "reduction and weight 0.1 on another method are the authors' code's."
 )
 _NO_STD = "The paper states no standard deviation: 'agrees' then means within ours over the seeds."
-_LAST = "The network after the last epoch is evaluated, on the official test images."
 _TABLES = (
     _table(
         "sd-dropout/table1",
         "Accuracy with and without SD-Dropout",
-        notes=(_GIVEN, "CS-KD's arguments are those of CS-KD's recipes; the paper states none.", _NO_STD, _LAST),
+        notes=(_GIVEN, "CS-KD's arguments are those of CS-KD's recipes; the paper states none.", _NO_STD, LAST),
     ),
     _table(
         "sd-dropout/table2",

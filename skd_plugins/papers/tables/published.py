@@ -57,10 +57,8 @@ class Published:
     """One printed number. All fields are text as printed.
 
     Args:
-        paper: ``cs-kd`` or ``sd-dropout``.
-        artefact: such as ``table1``.
         setting: ``name=value`` words.
-        metric: see `METRICS`.
+        metric: a name in `METRICS`.
         std: empty if the paper states none.
         better: ``lower`` or ``higher``.
     """
