@@ -9,6 +9,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from torchvision.datasets.utils import download_url
+
 from ...common.errors import SkdError
 from ...common.files import checksum
 from ...common.meter import Meter, tracked
@@ -33,8 +35,6 @@ def provide(archive: Archive, root: Path, *, download: bool) -> str:
         if not (download and archive.free):
             way = "add --download, or fetch it by hand" if archive.free else "fetch it by hand"
             raise SkdError(f"{wanted} does not exist; {way}: put {archive.url} at {root / archive.name}")
-        from torchvision.datasets.utils import download_url  # imports torch; listing the data sets does not need it
-
         found = folder / archive.name
         try:
             download_url(archive.url, str(folder), filename=archive.name)

@@ -10,15 +10,14 @@ from ..sources import Source, image_folder
 from .dataset import Archive, Dataset
 from .listed import listed_files
 
+_IMAGES = {".png", ".jpg", ".jpeg"}  # as timm's
+
 
 def read_scenes(root: Path, train: bool, part: str, *, folder: str, name: str) -> Source:
     """All images at any depth under a folder, sorted by their paths. They share the label 0, which nothing uses."""
-    from timm.data import get_img_extensions  # imports torch; listing the data sets does not need it
-
     place = root / folder
-    endings = get_img_extensions(as_set=True)
     # Archives made on a Mac have a hidden "._x.png", which is no image, for each "x.png".
-    files = [file for file in place.rglob("*") if file.suffix.lower() in endings and not file.name.startswith(".")]
+    files = [file for file in place.rglob("*") if file.suffix.lower() in _IMAGES and not file.name.startswith(".")]
     if not files:
         raise SkdError(f"{place} has no images at any depth; unpack the archive of {name} or put the images there")
     return listed_files(f"{name} ({folder})", [name], sorted(files), [0] * len(files))
