@@ -31,7 +31,7 @@ from rounds import interleaved
 from skd_plugins import Recipe, replace, train
 from skd_plugins.data.find import embedded
 from skd_plugins.evaluation.evaluate import evaluate_weights
-from skd_plugins.training.build import build_optimizer, build_task
+from skd_plugins.training.parts import build_optimizer, build_task
 from skd_plugins.training.project import recipe_of
 
 TEACHER = "cs_kd"  # the run whose network teaches, as in CS-KD's Table 4

@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from skd_plugins.common.errors import SkdError
-from skd_plugins.networks.build import build_network
+from skd_plugins.networks.create import build_network
 from skd_plugins.weights import checkpoint, read_weights
 from skd_plugins.weights.load import NoCardError, load_into
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, whatever is
 
 from skd_plugins import get_method
 from skd_plugins.cli import COMMANDS, main
-from skd_plugins.methods.table import method_rows
+from skd_plugins.methods.overview import method_rows
 
 INDEX = """# Methods
 

@@ -13,7 +13,7 @@ class Decoder(BuildHookInterface):  # type: ignore[type-arg]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Runs before any wheel is built, also an editable one."""
-        native = runpy.run_path(str(Path(self.root, "skd_plugins/data/beton/native/build.py")))
+        native = runpy.run_path(str(Path(self.root, "skd_plugins/data/beton/native/compile.py")))
         try:
             library: Path = native["build"]()
         except native["BuildError"] as error:

@@ -20,7 +20,7 @@ die() { printf 'error: %s\n' "$*" >&2 && exit 1; }
 has() { command -v "$1" >/dev/null 2>&1; }
 
 # What set-up depends on. The tree's place is part of it, because the environment refers to it.
-state() { { pwd; cat pyproject.toml requirements.lock scripts/{setup,uv}.sh scripts/install_detectron2.py "$native"/{build.py,crop.c}; } | cksum; }
+state() { { pwd; cat pyproject.toml requirements.lock scripts/{setup,uv}.sh scripts/install_detectron2.py "$native"/{compile.py,crop.c}; } | cksum; }
 
 # install_packages NAME...: the missing ones of these Debian packages.
 install_packages() {
@@ -94,7 +94,7 @@ say "$("$python" -V) in $venv; installing the packages of requirements.lock (5 G
 # uv, not pip: pip's settings may select a CPU build of torch that does not fit the torchvision of the index.
 scripts/uv.sh pip install $quiet --python "$python" --no-deps -r requirements.lock -e . ||
   die "the packages could not be installed (see above); uv does not read pip's settings: a mirror goes into UV_DEFAULT_INDEX"
-"$python" "$native/build.py" || say "going on without our decoder: reading .beton files works, but slower"
+"$python" "$native/compile.py" || say "going on without our decoder: reading .beton files works, but slower"
 if ! "$python" scripts/install_detectron2.py "$python"; then
   [[ -z $tests ]] || exit 1
   say "going on without detectron2: all but detection works; the next set-up tries again"

@@ -6,7 +6,7 @@ from conftest import TINY_RECIPE
 from torch import nn
 
 from skd_plugins import create_model, create_task, replace
-from skd_plugins.training.build import build_scheduler, synchronise_own_parts
+from skd_plugins.training.parts import build_scheduler, synchronise_own_parts
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import skd_plugins
 from skd_plugins import list_methods
 from skd_plugins.cli import COMMANDS, main
-from skd_plugins.methods.table import method_rows
+from skd_plugins.methods.overview import method_rows
 
 ROOT = Path(__file__).parents[1]
 

@@ -24,8 +24,8 @@ from skd_plugins.evaluation import corruptions, predict, top1
 from skd_plugins.evaluation.corruptions import Corruption, _enlarged, _moved, corrupt, photographs
 from skd_plugins.evaluation.evaluate import evaluate, evaluate_weights
 from skd_plugins.recipe import Recipe
-from skd_plugins.training.build import evaluation_loader
 from skd_plugins.training.main import HELP
+from skd_plugins.training.parts import evaluation_loader
 from skd_plugins.weights import load_network
 
 Pixels = NDArray[np.uint8]

@@ -22,7 +22,7 @@ from sklearn.datasets import load_sample_images
 from skd_plugins.data import Augmentation, make_loader, write_beton
 from skd_plugins.data.beton import decode
 from skd_plugins.data.beton.file import BetonFile
-from skd_plugins.data.beton.native import build
+from skd_plugins.data.beton.native import compile as native_build
 from skd_plugins.data.sources import image_folder
 
 Copy = Callable[..., Path]
@@ -58,7 +58,7 @@ def ffcv_crop(data: Pixels, shape: Any, box: Any, flip: bool, size: Any, *, raw:
 def test_it_is_compiled_where_it_can_be() -> None:
     """Else the other tests here would be left out without anybody noticing."""
     if shutil.which("cc") and subprocess.run(["pkg-config", "--atleast-version=2.1", "libjpeg"]).returncode == 0:
-        assert build.library_path().exists()
+        assert native_build.library_path().exists()
         assert LIBRARY is not None
 
 
@@ -318,23 +318,23 @@ def test_threads_and_memory(large: Path) -> None:
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a copy of the source and of the build script, which builds there."""
-    for name in ("build.py", "crop.c"):
-        shutil.copy(build.SOURCE.with_name(name), tmp_path)
-    monkeypatch.setattr(build, "SOURCE", tmp_path / "crop.c")
+    for name in ("compile.py", "crop.c"):
+        shutil.copy(native_build.SOURCE.with_name(name), tmp_path)
+    monkeypatch.setattr(native_build, "SOURCE", tmp_path / "crop.c")
     return tmp_path
 
 
 @needs_library
 def test_build(elsewhere: Path) -> None:
-    path = build.build()
-    assert path == build.library_path()
+    path = native_build.build()
+    assert path == native_build.library_path()
     assert ctypes.CDLL(str(path)).skd_crop
     made = path.stat().st_mtime_ns
-    assert build.build().stat().st_mtime_ns == made
+    assert native_build.build().stat().st_mtime_ns == made
     # a changed source is another library, and the old one goes
-    with build.SOURCE.open("a") as file:
+    with native_build.SOURCE.open("a") as file:
         file.write("/* changed */\n")
-    other = build.build()
+    other = native_build.build()
     assert other != path
     assert sorted(elsewhere.glob("crop-*")) == [other]
 
@@ -351,10 +351,10 @@ def test_build_says_why_not(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, compiler: str, source: str, message: str
 ) -> None:
     monkeypatch.setenv("CC", compiler)
-    build.SOURCE.write_text(source)
-    with pytest.raises(build.BuildError, match=message):
-        build.build()
+    native_build.SOURCE.write_text(source)
+    with pytest.raises(native_build.BuildError, match=message):
+        native_build.build()
     assert list(elsewhere.glob("crop-*")) == []
-    done = subprocess.run([sys.executable, elsewhere / "build.py"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, elsewhere / "compile.py"], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stdout.startswith("decoder: not compiled (")

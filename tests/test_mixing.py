@@ -8,7 +8,7 @@ import torch
 from timm.data.mixup import Mixup
 from torch import Tensor
 
-from skd_plugins.data.mixing import mix_segments
+from skd_plugins.data.mixup import mix_segments
 
 CLASSES = 7
 

@@ -11,7 +11,7 @@ from torch import nn
 from skd_plugins import Method, SkdError, create_model, create_task
 from skd_plugins.methods import method
 from skd_plugins.methods.losses import self_distillation
-from skd_plugins.networks.build import classifier_of
+from skd_plugins.networks.create import classifier_of
 from skd_plugins.networks.features import extra_rows, forward_with_features
 
 NETWORKS = [

@@ -10,7 +10,7 @@ from torchvision import models as torchvision_models
 
 from skd_plugins import create_model
 from skd_plugins.networks import NETWORKS
-from skd_plugins.networks.build import classifier_of
+from skd_plugins.networks.create import classifier_of
 from skd_plugins.networks.features import forward_with_features
 from skd_plugins.networks.stages import StageTap, watching
 

@@ -24,7 +24,7 @@ from skd_plugins.papers.runs.mini import mini_recipe
 from skd_plugins.papers.runs.scores import EVALUATIONS
 from skd_plugins.papers.runs.store import Store
 from skd_plugins.papers.tables.artefact import Artefact
-from skd_plugins.papers.tables.catalog import ARTEFACTS, find_artefact
+from skd_plugins.papers.tables.index import ARTEFACTS, find_artefact
 from skd_plugins.papers.tables.published import METRICS, Published, in_printed_unit, published
 from skd_plugins.recipe import Recipe, replace
 from skd_plugins.training import project

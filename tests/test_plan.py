@@ -7,7 +7,7 @@ import torch
 from conftest import TINY_RECIPE
 
 from skd_plugins import Recipe, SkdError, create_model, get_method, list_methods, replace
-from skd_plugins.training.build import build_optimizer
+from skd_plugins.training.parts import build_optimizer
 from skd_plugins.training.plan import make_plan
 
 R152 = Recipe(name="resnet152.sdd_in1k", model="resnet152", method="sd_dropout", method_args={"weight": 0.1})

@@ -24,7 +24,7 @@ from skd_plugins.cli import main
 from skd_plugins.commands.release import release
 from skd_plugins.weights import load_network
 from skd_plugins.weights.manifest import add_entry, all_releases, load_manifest
-from skd_plugins.weights.published import published_file
+from skd_plugins.weights.upstream import published_file
 
 ROOT = Path(__file__).parents[1]
 RECIPE = replace(TINY_RECIPE, name="resnet10t_digits.tiny", method="sd_dropout", epochs=1, batch_size=50, image_size=32)
@@ -182,7 +182,7 @@ import torch, timm
 from pathlib import Path
 from skd_plugins import create_model
 from skd_plugins.cli import main
-from skd_plugins.weights.published import published_file
+from skd_plugins.weights.upstream import published_file
 
 main(["release", {str(run)!r}, "--data", {str(digits_beton)!r}, "--manifest", "own.json", "--push", "owner/tiny"])
 input = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

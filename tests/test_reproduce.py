@@ -33,7 +33,7 @@ from skd_plugins.papers.runs.scores import Subject
 from skd_plugins.papers.runs.store import Store
 from skd_plugins.papers.runs.worker import work, write_job
 from skd_plugins.papers.tables.artefact import Artefact
-from skd_plugins.papers.tables.catalog import find_artefact
+from skd_plugins.papers.tables.index import find_artefact
 from skd_plugins.papers.tables.published import METRICS, in_printed_unit
 from skd_plugins.recipe import replace
 from skd_plugins.training.engine import train

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 import skd_plugins
 from skd_plugins.cli import main
 from skd_plugins.common.errors import SkdError
-from skd_plugins.data.beton.native.build import library_path
+from skd_plugins.data.beton.native.compile import library_path
 from skd_plugins.training.project import init, project
 
 if sys.version_info >= (3, 11):

@@ -12,7 +12,7 @@ from scipy import stats
 from skd_plugins import SkdError
 from skd_plugins.commands.study import study, summarise
 from skd_plugins.evaluation import metrics
-from skd_plugins.evaluation.paired import difference, fit_temperature, holm
+from skd_plugins.evaluation.significance import difference, fit_temperature, holm
 
 
 def test_differences_are_paired() -> None:

@@ -20,7 +20,7 @@ from torch import nn
 
 from skd_plugins import SkdError, create_task
 from skd_plugins.networks import NETWORKS
-from skd_plugins.networks.build import classifier_of
+from skd_plugins.networks.create import classifier_of
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "timm-models.md"
 CLASSES, BATCH = 7, 4

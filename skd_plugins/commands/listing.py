@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data.datasets import list_datasets
-from ..methods.table import method_rows
+from ..methods.overview import method_rows
 from ..networks import NETWORKS
-from ..networks.build import build_network
+from ..networks.create import build_network
 
 
 def list_names(what: tyro.conf.Positional[Literal["methods", "models", "datasets"]] = "methods") -> None:

@@ -20,10 +20,10 @@ from ..common.files import write_json
 from ..common.meter import tracked
 from ..evaluation import metrics
 from ..evaluation.evaluate import evaluate_weights
-from ..evaluation.paired import difference, fit_temperature, holm
 from ..evaluation.predictions import Predictions
+from ..evaluation.significance import difference, fit_temperature, holm
 from ..recipe import Recipe, override
-from ..training.build import build_task
+from ..training.parts import build_task
 from ..training.project import recipe_in, train_recipe
 
 # key: title, and the factor with which it is printed

@@ -13,7 +13,7 @@ from ..weights import export_detectron2, export_weights
 from ..weights.download import download, is_downloaded, verify
 from ..weights.load import Which
 from ..weights.manifest import WEIGHTS_FILE, all_releases, find_release
-from ..weights.published import is_published, published_file
+from ..weights.upstream import is_published, published_file
 
 
 def export(

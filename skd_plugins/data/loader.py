@@ -16,9 +16,9 @@ from torch import Tensor
 from ..common.errors import SkdError
 from .augment import Augmentation
 from .beton.file import BetonFile
-from .fetch import BetonBatches, FolderBatches
 from .folder import FolderData
 from .order import UNDIVIDED, Batch, Division, EvaluationOrder, Indices, Order, TrainingOrder, evaluation_shard
+from .prefetch import BetonBatches, FolderBatches
 
 
 class Loader:

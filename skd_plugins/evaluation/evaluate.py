@@ -16,8 +16,8 @@ from ..data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
 from ..data.find import find_split, resolve_data
 from ..data.loader import Loader
 from ..recipe import Recipe, replace
-from ..training.build import evaluation_loader
 from ..training.failures import explains
+from ..training.parts import evaluation_loader
 from ..weights import load_network
 from ..weights.load import weights_file
 from ..weights.manifest import WEIGHTS_FILE

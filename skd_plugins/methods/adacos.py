@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ..common.errors import SkdError
-from ..networks.build import classifier_of
 from ..networks.classifiers import CosineClassifier
+from ..networks.create import classifier_of
 from .method import NEEDS_INDICES, Criterion, Method, gather_rows, register_method
 
 

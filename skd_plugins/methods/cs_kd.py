@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..networks.build import classifier_of, num_classes_of
+from ..networks.create import classifier_of, num_classes_of
 from .losses import kl_divergence
 from .method import NEEDS_INDICES, Criterion, Method, Temperature, Weight, gather_rows, register_method
 

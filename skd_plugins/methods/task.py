@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..common.errors import SkdError
-from ..networks.build import classifier_of
+from ..networks.create import classifier_of
 from . import Method, create_method
 from .method import Criterion
 

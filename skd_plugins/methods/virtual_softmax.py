@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.errors import SkdError
-from ..networks.build import classifier_of
+from ..networks.create import classifier_of
 from .losses import full_precision
 from .method import NEEDS_INDICES, Criterion, Method, register_method
 

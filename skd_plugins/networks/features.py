@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.errors import SkdError
-from .build import classifier_of
+from .create import classifier_of
 
 
 def forward_with_features(model: nn.Module, input: Tensor) -> tuple[Tensor, Tensor]:

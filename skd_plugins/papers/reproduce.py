@@ -15,7 +15,7 @@ from .runs.inputs import Datasets, Scale
 from .runs.jobs import Job, Plan
 from .runs.store import State, Store
 from .tables.artefact import Artefact, Entry, Training
-from .tables.catalog import ARTEFACTS, find_artefact
+from .tables.index import ARTEFACTS, find_artefact
 from .tables.published import Published
 
 

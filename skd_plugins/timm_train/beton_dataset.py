@@ -17,7 +17,7 @@ from ..common.errors import SkdError
 from ..data.augment import Augmentation
 from ..data.beton.file import BetonFile
 from ..data.loader import Loader
-from ..data.mixing import mix_segments
+from ..data.mixup import mix_segments
 from ..data.order import EvaluationOrder, Order
 from .batches import processes, refuse, training_order
 

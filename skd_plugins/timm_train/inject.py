@@ -22,7 +22,7 @@ from ..common.typed import parse_assignments
 from ..methods import Method, create_method, get_method
 from ..methods.task import MethodTask, create_task
 from ..networks import NETWORKS  # noqa: F401  registers them, so that --model finds them
-from ..networks.build import num_classes_of
+from ..networks.create import num_classes_of
 from .beton_dataset import BetonDataset, find_beton
 from .pairs import PairedMixup, paired_loader, paired_order
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from ..common.errors import SkdError
-from ..data.mixing import from_same_state
+from ..data.mixup import from_same_state
 from ..data.order import TrainingOrder
 from .batches import refuse, training_order
 

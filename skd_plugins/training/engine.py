@@ -18,12 +18,13 @@ from ..common.environment import environment
 from ..common.errors import SkdError
 from ..data.find import find_split, resolve_data
 from ..data.loader import Loader, open_data
-from ..data.mixing import mix_segments
+from ..data.mixup import mix_segments
 from ..methods import Method
-from ..networks.build import check_image_size
+from ..networks.create import check_image_size
 from ..recipe import Recipe
 from ..weights import checkpoint
-from .build import (
+from .failures import explains
+from .parts import (
     build_mixup,
     build_optimizer,
     build_scheduler,
@@ -32,7 +33,6 @@ from .build import (
     evaluation_loader,
     training_loader,
 )
-from .failures import explains
 from .process import any_process, collected_signals, seed_step, start_accelerator, use_deterministic_algorithms
 from .progress import Progress
 from .run_folder import RunLog, check_same_data, open_run

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..common.errors import SkdError
-from ..data.fetch import READER_ADVICE, READER_DIED
+from ..data.prefetch import READER_ADVICE, READER_DIED
 
 # Patterns of torch's messages, and ours. Other errors are passed on: they may be mistakes in the code.
 _KNOWN = {

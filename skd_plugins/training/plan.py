@@ -13,9 +13,9 @@ from ..data.find import find_split, resolve_data
 from ..data.loader import open_data
 from ..data.order import Division, TrainingOrder
 from ..methods import Method, create_method
-from ..networks.build import build_network, check_image_size
+from ..networks.create import build_network, check_image_size
 from ..recipe import Recipe
-from .build import build_criterion, build_optimizer, check_mixing, mixes
+from .parts import build_criterion, build_optimizer, check_mixing, mixes
 
 
 def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:

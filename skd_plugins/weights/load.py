@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from ..common.errors import SkdError
 from ..common.files import file_sha256
 from ..common.typed import first_problem
-from ..networks.build import build_network, constructor_errors, timm_name, with_classes, with_classifier
+from ..networks.create import build_network, constructor_errors, timm_name, with_classes, with_classifier
 from . import checkpoint as checkpoints
 from .download import download
 from .manifest import CARD_FILE, WEIGHTS_FILE, all_releases, check_name
-from .published import create_published, is_published
+from .upstream import create_published, is_published
 
 Which = Literal["last", "best"]
 _Positive = Annotated[FiniteFloat, Field(gt=0)]

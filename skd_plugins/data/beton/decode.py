@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...common.errors import SkdError
-from .native.build import library_path
+from .native.compile import library_path
 
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # top, left, height, width; what is outside the image is black

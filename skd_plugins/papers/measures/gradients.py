@@ -13,7 +13,7 @@ from ...common.errors import SkdError
 from ...common.meter import tracked
 from ...evaluation.predictions import evaluation_mode
 from ...methods.losses import full_precision, self_distillation
-from ...networks.build import classifier_of
+from ...networks.create import classifier_of
 from ...networks.features import extra_rows, forward_with_features
 
 

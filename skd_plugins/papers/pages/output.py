@@ -19,7 +19,7 @@ from ..runs.jobs import Plan
 from ..runs.mini import NOTICE
 from ..runs.store import Store, read_json
 from ..tables.artefact import Artefact
-from ..tables.catalog import ARTEFACTS
+from ..tables.index import ARTEFACTS
 from .figure_data import FIGURES, Fact, Shown
 from .figures import grid_figure, save_figure
 from .results import Result, lay_out, results_of

@@ -12,9 +12,9 @@ from ...common.files import write_json
 from ...data.datasets import KNOWN
 from ...data.find import find_split
 from ...data.loader import open_data
-from ...methods.table import method_rows
+from ...methods.overview import method_rows
 from ...recipe import Recipe, replace
-from ...training.build import build_optimizer, build_task
+from ...training.parts import build_optimizer, build_task
 from .jobs import Job
 from .store import read_json
 

@@ -22,7 +22,7 @@ from ...evaluation.ood import hold_out, odin_scores, ood_metrics, tune_odin
 from ...evaluation.predictions import predict
 from ...evaluation.report import corruption_accuracy, summarize
 from ...recipe import Recipe, replace
-from ...training.build import build_task, evaluation_loader
+from ...training.parts import build_task, evaluation_loader
 from ...training.process import seed_step
 from ...weights import load_network
 from ..measures.gradients import DropoutPair, check_assumptions, kl_gradients, mean_over

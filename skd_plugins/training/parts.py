@@ -17,7 +17,7 @@ from ..data.loader import Loader, make_loader
 from ..data.order import Division
 from ..methods import Method
 from ..methods.task import MethodTask, create_task
-from ..networks.build import build_network
+from ..networks.create import build_network
 from ..recipe import Recipe
 from ..weights.load import load_into, load_weights
 

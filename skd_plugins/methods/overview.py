@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..networks.build import build_network
+from ..networks.create import build_network
 from .method import create_method, get_method, list_methods
 
 NETWORK, CLASSES = "resnet50", 1000

@@ -13,7 +13,7 @@ from torchvision import models
 
 from ..common.errors import SkdError, unknown
 from ..common.files import file_sha256
-from ..networks.build import timm_name
+from ..networks.create import timm_name
 from .download import one_line_errors
 from .manifest import WEIGHTS_FILE
 
