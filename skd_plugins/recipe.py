@@ -27,7 +27,7 @@ class Recipe:
         name: ``arch.tag``, for the run's folder and the exported weights.
         dataset: what the recipe is meant for; ``digits`` is embedded and used if no data is given.
         model: timm's name, or ``torchvision/NAME``.
-        num_classes: outputs of the network; None takes the data's. A number that is not the data's is refused.
+        num_classes: outputs of the network; None takes the number from the data. It must match the data.
         initial_weights: exported weights or a checkpoint to start from.
         epochs: passes over the anchors.
         batch_size: anchors per optimizer step, over all processes and micro-batches; pairs and views come on top.
@@ -40,7 +40,7 @@ class Recipe:
         milestones: epochs at which ``multistep`` multiplies the learning rate by `lr_decay`.
         min_lr: lower end of ``cosine``.
         clip_grad: largest gradient norm; None does not clip.
-        ema_decay: decay of an exponential moving average of the weights, which is then validated; None for none.
+        ema_decay: decay of an exponential moving average (EMA) of the weights; if set, the EMA is validated. None for no EMA.
         mixup: alpha of timm's mixup; `cutmix` likewise; 0 for none.
         image_size: side of the input in pixels.
         augment: ``rrc`` (random resized crop) or ``shift``; see `Augmentation` for this and the next six.
@@ -52,11 +52,11 @@ class Recipe:
         workers: decoding threads (`.beton`) or processes (folder) per process.
         skip_broken: leave undecodable images out and count them.
         seed: of initialisation, order, augmentation and dropout.
-        deterministic: use only algorithms that repeat their results bit by bit on a GPU (slower; docs/reliability.md).
+        deterministic: use only algorithms with bit-identical results on a GPU (slower; docs/reliability.md).
         validate_every: epochs between validations; the last epoch is always validated.
         save_every: epochs between checkpoints that are kept; 0 keeps the last and the best only.
         save_minutes: minutes between checkpoints within an epoch; 0 for none.
-        timeout_minutes: how long a process waits for another one that may have died.
+        timeout_minutes: how long a process waits for one that does not answer.
         log_every: steps between lines of ``metrics.jsonl``.
         trackers: accelerate's trackers, such as ``tensorboard`` and ``wandb``.
     """

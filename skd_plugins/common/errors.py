@@ -28,7 +28,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> SkdError:
 
 def fail(error: Exception) -> NoReturn:
     """Prints the error as one line on stderr and exits with code 2."""
-    if isinstance(error, BrokenPipeError):  # skd ... | head: nobody reads the rest, so Python must not flush it at exit
+    if isinstance(error, BrokenPipeError):  # skd ... | head: nobody reads the rest, so Python must not flush it on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1)
     # torch's data loader puts the worker's traceback in front of the message.

@@ -21,7 +21,7 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(mode)  # safetensors puts another file there, readable by its owner alone
+        temporary.chmod(mode)  # safetensors replaces the file with one that only its owner can read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

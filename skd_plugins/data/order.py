@@ -54,9 +54,9 @@ class TrainingOrder:
         targets: each sample's class ``[N]``.
         segments: roles of the batch's parts; the first is ``anchor``.
         batch_size: anchors a step, over all processes and micro-batches.
-        couples: put every class of a process's batch there at least twice, for CS-KD with ``pairing="batch"``. The only
+        couples: every class in a process's batch appears there at least twice, for CS-KD with ``pairing="batch"``. The only
             sample of a class has no partner.
-        drop_last: leave out what does not fill a batch, as timm's training loaders do.
+        drop_last: leave out an incomplete last batch, as timm's training loaders do.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class TrainingOrder:
         self.batch_size, self.seed, self.couples, self.division = batch_size, seed, couples, division
         self.counts = np.bincount(self.targets)
         self.starts = np.cumsum(self.counts) - self.counts
-        self._labels = _narrow(self.targets, len(self.counts))  # small, since every look-up in it misses the cache
+        self._labels = _narrow(self.targets, len(self.counts))  # a small type, since every look-up misses the cache
         self.by_class = np.argsort(self._labels, kind="stable")
         least = max(2 * parts, batch_size // 2 // unit * unit)
         sizes = _step_sizes(len(targets), batch_size, least, unit, drop_last)
@@ -162,7 +162,7 @@ class TrainingOrder:
         """A shuffle whose samples 2i and 2i + 1 of a process's batch are of one class.
 
         A class with an odd number of samples has one triple. Two triples fill six places of a batch, so a batch of
-        fewer than six has no room for them. The only samples of their class and a triple without a second come last.
+        fewer than six has no room for them. Samples that are alone in their class come last, and so does a triple without a second one.
         """
         shuffled = generator.permutation(len(self.targets))
         shuffled = shuffled[np.argsort(self._labels[shuffled], kind="stable")]  # class by class now

@@ -1,4 +1,4 @@
-"""Decoded batches, ahead of their use: by threads from `.beton` files, by processes from folders."""
+"""Prefetched, decoded batches: by threads from `.beton` files, by processes from folders."""
 
 import re
 from collections import deque
@@ -132,7 +132,7 @@ class FolderBatches:
             # torch reports a dead worker, or loses the connection while it fetches what the worker shared.
             if isinstance(error, RuntimeError) and not READER_DIED.search(str(error)):
                 raise
-            # Else torch's SIGCHLD handler raises once more for the same worker, wherever the program is by then.
+            # Else torch's SIGCHLD handler raises again for the same worker, at some later point in the program.
             self._loader._iterator._shutdown_workers()  # type: ignore[union-attr]  # it is not None while iterating
             raise SkdError(f"{READER_ADVICE} [{type(error).__name__}: {error}]") from error
 

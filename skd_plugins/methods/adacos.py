@@ -14,14 +14,14 @@ from .method import NEEDS_INDICES, Criterion, Method, gather_rows, register_meth
 
 @register_method("adacos")
 class AdaCos(Method):
-    """AdaCos (Zhang et al. 2019): cross-entropy of cosines times a scale that is set anew in every step.
+    """AdaCos (Zhang et al. 2019): cross-entropy of cosines times a scale that is updated in every step.
 
     ``scale = log(B_avg) / cos(min(pi / 4, theta_med))``: B_avg is the batch's mean of ``sum_{k != y} exp(s cos_k)``
-    with the scale s of the step before, theta_med the median angle between features and their class's weights. Several
-    processes take both over the whole batch. The loss uses the new scale, ``output`` that of the step before.
+    with the previous step's scale s; theta_med is the median angle between the features and the weights of their class.
+    Both are computed over all processes. The loss uses the new scale, ``output`` the previous one.
 
     The network's classifier is a `CosineClassifier`: ``create_model(..., classifier="cosine")``, in a recipe
-    ``model_args=dict(classifier="cosine")``. So the card names it, and exported weights load as they were trained. The
+    ``model_args=dict(classifier="cosine")``. The card records it, so exported weights load correctly. The
     scale is a buffer of the network, and the network's logits are scaled; divide them by ``get_classifier().scale`` for
     plain cosines (the calibration in CS-KD's Table 6 seems to be theirs).
 
@@ -63,7 +63,7 @@ class AdaCos(Method):
 
 @torch.no_grad()
 def adaptive_scale(cosines: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
-    """The scale of a step, from cosines ``[B, C]``, class indices ``[B]`` and the scale of the step before."""
+    """The scale of a step, from cosines ``[B, C]``, class indices ``[B]`` and the previous step's scale."""
     own = cosines.gather(1, labels[:, None])
     others = (scale * cosines).exp().sum(dim=1) - (scale * own[:, 0]).exp()
     median = own.clamp(-1 + 1e-7, 1 - 1e-7).acos().median()  # torch takes the lower of the two in the middle

@@ -18,7 +18,7 @@ class BYOT(Method):
     ``loss = CE(p, y) + sum_i [ce_weight * CE(p_i, y) + kd_weight * T^2 * KL(p || p_i) + feature_weight * MSE(f_i, f)]``
     over the branches i after the stages 1 to 3; p and f, the network's own prediction and features, are detached in the
     last two terms. A branch is a bottleneck that ends with the network's number of features and the size of its last
-    stage's maps, pooling, and a linear layer. The branches are there in training only.
+    stage's maps, pooling, and a linear layer. The branches exist only in training.
 
     Source: Zhang et al. 2019 (BYOT); values and branches from the authors' code of SD-Dropout
         (yechanp/self_kd, models/methods.py: BYOT; models/resnet.py: Multi_ResNet), T = 3, 0.9, 0.1 and 1e-6.
@@ -72,7 +72,7 @@ class BYOT(Method):
 class Branch(nn.Module):
     """A bottleneck, pooling and a classifier: a stage's maps to features ``[B, D]`` and logits ``[B, C]``.
 
-    `shrink` says how many times larger the maps' sides are than the last stage's.
+    `shrink` is the ratio of the maps' side to the last stage's.
     """
 
     def __init__(self, channels: int, features: int, classes: int, shrink: int) -> None:

@@ -18,13 +18,13 @@ class CSKD(Method):
     gradient flows through its prediction. The paper's lambda_cls is `weight`. `pairing` says where x' comes from:
 
     * ``sampled``, the paper's: the loader draws x' uniformly from the class (it may draw x itself, which then gets
-      another augmentation). The batch is ``[B anchors | B pairs]``. The pairs are a forward pass of their own, after
+      another augmentation). The batch is ``[B anchors | B pairs]``. The pairs get their own forward pass after
       the anchors', without gradient and in train mode, so BatchNorm sees two batches and updates its statistics twice.
-    * ``batch``, ours: x' is the next image of the class in this batch; after the last comes the first. The loader puts
-      at least two of each class into a batch. No second forward; an image alone in its class adds no term.
+    * ``batch``, ours: x' is the next image of the class in this batch, cyclically. The loader puts
+      at least two of each class into a batch. No second forward pass; an image without a partner adds no term.
     * ``bank``, ours: the prediction of x' is the most recent logits seen of the class, kept in a ``[C, C]`` buffer that
-      is saved with the task. No second forward and no other sampling; the first visit of a class adds no term. Each of
-      several processes writes what all of them saw.
+      is saved with the task. No second forward pass, no special sampling; a class's first visit adds no term. With
+      several processes, each stores the logits of all of them.
 
     The KL is averaged over all B anchors, including those without a term, so `weight` means the same everywhere.
 
@@ -88,7 +88,7 @@ class CSKD(Method):
         if not self.training:
             return
         logits, labels = gather_rows(logits), gather_rows(labels)
-        # Of several images of a class the last one counts; an indexed write alone leaves the winner open on a GPU.
+        # The last image of each class wins; with a plain indexed write, the winner on a GPU would be undefined.
         position = torch.arange(len(labels), device=labels.device)
         last = torch.full((len(self.bank),), -1, device=labels.device).scatter_reduce(0, labels, position, "amax")
         seen = last >= 0
@@ -98,7 +98,7 @@ class CSKD(Method):
 
 
 def next_of_class(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """For each image the position of the next one of its class, cyclically, and whether that is another image."""
+    """For each image the position of the next one of its class, cyclically, and whether that is a different image."""
     size = len(labels)
     position = torch.arange(size, device=labels.device)
     distance = (position[None, :] - position[:, None] - 1) % size  # to the right, 0 for the direct neighbour

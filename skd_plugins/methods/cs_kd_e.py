@@ -13,8 +13,8 @@ class CSKDE(Method):
 
     ``loss = CE(x_aug, y) + T^2 * [weight * KL(P(x'_aug) || P(x_aug)) + clean_weight * KL(P(x) || P(x_aug))]``: x' is
     another image of the class as in `cs_kd`; x is the anchor without augmentation, the evaluation's centre crop. The
-    paper calls the weights lambda_cls and lambda_E. Pairs and clean images are passes of their own without gradient and
-    in train mode, after the anchors', so BatchNorm sees three batches.
+    paper calls the weights lambda_cls and lambda_E. Pairs and clean images each get their own pass after the anchors',
+    without gradient and in train mode, so BatchNorm sees three batches.
 
     Source: the last equation of section 3.4. The authors' code does not have it; pair and clean are treated alike.
     Deviation: none known. The paper does not give lambda_E and T, nor say what the un-augmented image is: 1, T of

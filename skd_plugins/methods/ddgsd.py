@@ -18,7 +18,7 @@ class DDGSD(Method):
     Source: Xu and Liu 2019; its values and the single pass from the authors' code of SD-Dropout
         (yechanp/self_kd, models/methods.py: DDGSD), T = 3 and 0.005.
     Deviation: none from that code. Compared with it (float64, ResNet-18, 16 images of 64 px, 5 draws) the loss differs
-        by at most 2.2e-16 and the gradients by 6.6e-15. Under several processes MMD is of each process's features.
+        by at most 2.2e-16 and the gradients by 6.6e-15. With several processes, each computes MMD on its own features.
     Logs: ``ce`` (the sum over both views), ``kd`` and ``mmd``.
     """
 

@@ -14,9 +14,9 @@ class DML(Method):
     """DML (Zhang et al. 2018): deep mutual learning with a peer network of the same architecture.
 
     ``loss = (CE(p_1, y) + CE(p_2, y)) / 2 + weight * T^2 * [KL(p_2 || p_1) + KL(p_1 || p_2)]``, the first argument of
-    each divergence detached. The peer exists in training only: the first network is the one that is evaluated, averaged
-    and exported. The peer starts as the first network with the entries of each parameter shuffled, which is another
-    draw of the initialisation. (Of a network that was trained before, only the statistics are left.)
+    each divergence detached. The peer exists only in training: the first network is evaluated, averaged and
+    exported. The peer starts as a copy of the first network with the entries of each parameter shuffled, which amounts
+    to another random initialisation. (From a pretrained network, only the statistics survive.)
 
     Source: Zhang et al. 2018; the values and the mean of both cross-entropies from the authors' code of
         SD-Dropout (yechanp/self_kd, models/methods.py: DML), T = 3.

@@ -1,4 +1,4 @@
-"""Standard dropout before the classifier, what SD-Dropout is compared with."""
+"""Standard dropout before the classifier, a baseline for SD-Dropout."""
 
 from collections.abc import Mapping
 from typing import Annotated

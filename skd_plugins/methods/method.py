@@ -32,14 +32,14 @@ class Method(nn.Module):
 
     Args:
         model: the plain classifier; its ``state_dict`` is what is exported.
-        criterion: loss of logits ``[B, C]`` and class indices ``[B]`` or probabilities ``[B, C]``; cross-entropy when
+        criterion: loss of logits ``[B, C]`` and class indices ``[B]`` or probabilities ``[B, C]``; cross-entropy if
             None.
 
     Attributes:
         segments: the roles of the batch's parts. A batch is the segments one after another, B images each.
         couples: whether the loader has to put at least two images of each class into a batch.
         passes: passes of one segment (B images) through a network's body in a step, (with gradient, without).
-        refuses: what it can't be combined with (``mixup``, the name of an add-on), and why.
+        refuses: what the method can't be combined with (``mixup``, or an add-on's name), and why.
         classifier: the classifier its network needs, see `create_model`.
         needs_epoch: whether `begin_epoch` has to be called; timm's train.py does not call it.
         replicated: submodules that `begin_epoch` makes equal on all processes, so DDP need not send their buffers.
@@ -57,7 +57,7 @@ class Method(nn.Module):
     def __init__(self, model: nn.Module, criterion: Criterion = None) -> None:
         super().__init__()
         self.model = model
-        tap_classifier(model)  # now, because a hook that is set while a step is compiled breaks its graph
+        tap_classifier(model)  # now, because a hook that is registered during compilation breaks the graph
         self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ class Method(nn.Module):
 
     @property
     def step_cost(self) -> float:
-        """A step's passes through the body in steps of cross-entropy, if a backward pass costs two forward passes."""
+        """A step's cost relative to a cross-entropy step, if a backward pass costs two forward passes."""
         with_gradient, without = self.passes
         return (3 * with_gradient + without) / 3
 
@@ -156,7 +156,7 @@ def register_method(name: str) -> Callable[[M], M]:
 
 
 def get_method(name: str) -> type[Method]:
-    """The method class registered under `name`; the error for an unknown name has the nearest known one."""
+    """The method class registered under `name`; the error for an unknown name suggests the nearest known one."""
     if name not in _METHODS:
         raise unknown("method", name, _METHODS)
     return _METHODS[name]

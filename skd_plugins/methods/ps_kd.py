@@ -1,4 +1,4 @@
-"""PS-KD: the network of the epoch before softens the targets, more and more."""
+"""PS-KD: the previous epoch's network softens the targets, increasingly so."""
 
 import copy
 from typing import Annotated, Any
@@ -16,16 +16,16 @@ from .method import Criterion, Method, register_method
 class PSKD(Method):
     """PS-KD (Kim et al., ICCV 2021, Eq. 4-6): self-knowledge distillation with progressive refinement of targets.
 
-    ``loss = (1 - alpha_t) * CE(y, p) + alpha_t * H(p_before, p)`` with ``p_before`` the prediction of the network as it
-    was at the end of the epoch before, and ``alpha_t = alpha * t / T`` in epoch t of T. In the first epoch, which has
-    none before it, alpha_t is 0.
+    ``loss = (1 - alpha_t) * CE(y, p) + alpha_t * H(p_before, p)`` where ``p_before`` is the prediction of the network
+    from the end of the previous epoch, and ``alpha_t = alpha * t / T`` in epoch t of T. In the first epoch alpha_t is
+    0, because there is no previous network.
 
     Source: Kim et al. 2021, section 3.1; alpha = 0.8 and the linear growth are the paper's.
-    Deviation: the paper's authors keep either the network of the epoch before or the predictions it made of all samples
-        while it was trained. Here it is the network: it has the weights of one moment and sees the same crops as its
-        student, for one more forward pass. It predicts in evaluation mode. ``CE`` is the criterion, so mixup and label
+    Deviation: the paper's authors keep either the previous epoch's network, or the predictions made for all samples
+        during that epoch. We keep the network: all its predictions come from the same weights, and it sees the same
+        crops as its student, for one more forward pass. It predicts in evaluation mode. ``CE`` is the criterion, so mixup and label
         smoothing work.
-    Logs: ``ce`` and ``soft``, before they are weighted, and ``alpha``.
+    Logs: ``ce`` and ``soft``, both unweighted, and ``alpha``.
 
     Args:
         alpha: the last epoch's alpha_t.
@@ -43,7 +43,7 @@ class PSKD(Method):
         super().__init__(model, criterion)
         self.alpha = alpha
         self.before = frozen_copy(model)
-        # Tensors, so that a step is not compiled anew when they change, and a checkpoint has them.
+        # Tensors, so that a change does not recompile the step, and checkpoints include them.
         self.register_buffer("epoch", torch.tensor(-1))
         self.register_buffer("alpha_now", torch.tensor(0.0))
 

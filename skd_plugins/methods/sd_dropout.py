@@ -24,8 +24,8 @@ class SDDropout(AddOn):
     anchors only. The classifier is applied to the features and all samples in one call, so a step costs what the
     base's step costs.
 
-    With `position` ``layer1`` to ``layer3`` (Table 12) the samples are of that stage's maps instead, dropped element by
-    element, and the rest of the network runs on them, all samples as one batch. BatchNorm normalises that batch with
+    With `position` ``layer1`` to ``layer3`` (Table 12) dropout samples that stage's maps instead, element by
+    element, and the rest of the network runs on all samples as one batch. BatchNorm normalises that batch with
     its own statistics; its running statistics stay those of the images. A network with a classifier of two layers
     (Table 13, ``create_model(..., classifier="mlp")``) is sampled before the first of them.
 

@@ -56,7 +56,7 @@ def torchvision_name(name: str) -> str:
 
 
 def with_classifier(model: nn.Module, name: str, classifier: str) -> nn.Module:
-    """The network with another kind of classifier at random; ``linear`` leaves the network as it is."""
+    """The network with another kind of classifier, randomly initialised; ``linear`` leaves the network as it is."""
     if classifier == "linear":
         return model
     if classifier not in CLASSIFIERS:
@@ -85,8 +85,8 @@ def with_classes(model: nn.Module, num_classes: int) -> nn.Module:
 def classifier_of(model: nn.Module) -> Classifier:
     """The layer that turns pooled features into logits: linear, a 1 x 1 convolution, or our MLP.
 
-    In timm's networks it is ``get_classifier()``, or the one such layer inside it; in others the last linear layer.
-    A network with none or several is an error.
+    In timm's networks it is ``get_classifier()``, or the one such layer inside it; in others, the last linear layer.
+    No such layer, or several, is an error.
     """
     get_classifier = getattr(model, "get_classifier", None)
     if not callable(get_classifier):

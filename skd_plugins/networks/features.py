@@ -1,4 +1,4 @@
-"""The features before a network's classifier, taken while the network runs as it is."""
+"""The features before a network's classifier, captured during an ordinary forward pass."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ def extra_rows(model: nn.Module, rows: Callable[[Tensor], Sequence[Tensor]]) -> 
     """Lets the next `forward_with_features` inside the block put further rows through the classifier, in one call.
 
     `rows` makes them ``[R, D]`` from the features ``[B, D]``; the list that the block gets receives their logits as one
-    tensor. The pass itself returns its own features and logits as ever. A block without such a pass is an error.
+    tensor. The pass still returns its own features and logits. A block without such a pass is an error.
     """
     tap = tap_classifier(model)
     extra: list[Tensor] = []
@@ -42,7 +42,7 @@ def extra_rows(model: nn.Module, rows: Callable[[Tensor], Sequence[Tensor]]) -> 
 class _ClassifierTap:
     """A hook on the classifier's input that acts only during `run`.
 
-    It stays on the module: torch.compile would start anew for a hook that comes and goes with every step.
+    It stays on the module: adding and removing it in every step would make torch.compile recompile.
     """
 
     def __init__(self) -> None:

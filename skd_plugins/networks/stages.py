@@ -73,7 +73,7 @@ def _shapes(model: nn.Module, names: Sequence[str], size: tuple[int, int, int]) 
 class StageTap:
     """Keeps the first output of the network's module `name` while `watching`.
 
-    The hook stays on the module: torch.compile would start anew for a hook that comes and goes with every step.
+    The hook stays on the module: adding and removing it in every step would make torch.compile recompile.
     """
 
     def __init__(self, model: nn.Module, name: str) -> None:
@@ -111,7 +111,7 @@ def watching(*taps: StageTap) -> Iterator[None]:
 def resume_after(model: nn.Module, stage: str, maps: Tensor) -> Tensor:
     """Runs the rest of a network on the outputs `maps` ``[R, c, h, w]`` of its module `stage`; logits ``[R, C]``.
 
-    All modules before run as the identity. In training mode BatchNorm normalises with the statistics of `maps` and
+    All earlier modules run as the identity. In training mode BatchNorm normalises with the statistics of `maps` and
     leaves its running statistics alone.
     """
     before: list[nn.Module] = []  # on each level of the stage's name, the modules defined earlier
@@ -123,7 +123,7 @@ def resume_after(model: nn.Module, stage: str, maps: Tensor) -> Tensor:
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     tracked = [norm.track_running_stats for norm in norms]
     for module in (*before, parent):
-        module.forward = lambda input, *args, **kwargs: input  # comes before the class's method
+        module.forward = lambda input, *args, **kwargs: input  # takes precedence over the class's method
     for norm in norms:
         norm.track_running_stats = norm.track_running_stats and not norm.training
     try:

@@ -17,8 +17,8 @@ def whole_batches(
 ) -> TrainingOrder:
     """An order of whole batches, like timm's training loaders (``drop_last=True``).
 
-    Each epoch leaves out the images that do not fill a batch. (With `couples` an image that is alone in its class comes
-    last in every shuffle, so it may never be seen.)
+    Each epoch leaves out the images that do not fill a batch. (With `couples`, the only image of a class comes last
+    in every shuffle, so it may never be used.)
 
     Args:
         targets: each sample's class ``[N]``.

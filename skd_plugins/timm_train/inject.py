@@ -66,7 +66,7 @@ class _Injection:
 
     * ``ClassificationTask`` makes our task, with the criterion the script chose (its default is ``--smoothing 0.1``).
     * ``create_loader`` gives batches with the method's segments. ``--batch-size`` counts the anchors of a process.
-      Methods whose batches have anchors only keep timm's loaders.
+      Methods that need only anchors keep timm's loaders.
     * ``create_dataset`` also opens `.beton` files: ``--data-dir`` is one, or a folder with train.beton and val.beton.
     * ``Mixup`` mixes all segments alike.
     """

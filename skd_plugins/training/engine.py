@@ -65,7 +65,7 @@ def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", 
 
 
 class Run:
-    """A training, as one of its processes sees it."""
+    """One process's view of a training run."""
 
     def __init__(self, recipe: Recipe, data: str | None, folder: Path, resume: bool) -> None:
         self.recipe, self.folder = recipe, folder
@@ -179,7 +179,7 @@ class Run:
             seed_step(recipe.seed, self.step + 1, self.rank * recipe.grad_accumulation + micro)
             try:
                 input, target = next(batches)
-            except SkdError:  # for example a damaged image: what was trained until here is not lost
+            except SkdError:  # for example a damaged image: keep the training so far
                 if micro == 0:  # later, BatchNorm has already seen a part of the step, which a resume repeats
                     self.save()
                 raise
@@ -265,7 +265,7 @@ class Run:
             raise SystemExit(128 + (self.received[0] if self.received else signal.SIGTERM))
 
     def finish(self) -> Path:
-        """Reports the images that were left out, and ends; returns the run's folder."""
+        """Reports the images that were left out, and closes the run; returns the run's folder."""
         loaders = self.train_loader, self.val_loader
         skipped = [len(set().union(*gather_object([set(loader.skipped)]))) for loader in loaders]
         if any(skipped):

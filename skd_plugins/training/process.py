@@ -45,7 +45,7 @@ def start_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
 
 
 def use_deterministic_algorithms() -> None:
-    """Makes torch, cuDNN and cuBLAS repeat their results bit by bit, for the rest of the process.
+    """Makes torch, cuDNN and cuBLAS give bit-identical results on every run, for the rest of the process.
 
     Results still differ between kinds of GPUs, numbers of processes, and versions of these libraries.
     """

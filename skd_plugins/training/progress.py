@@ -1,4 +1,4 @@
-"""How far a training is, and the time that is left: a live line on a terminal, few lines elsewhere."""
+"""Training progress and remaining time: a live line on a terminal, few lines elsewhere."""
 
 import time
 from collections.abc import Generator, Iterable, Iterator

@@ -68,7 +68,7 @@ def _check_run(recipe: Recipe, run: Path, resume: bool) -> None:
 
 
 def check_same_data(state: dict[str, Any], card: dict[str, Any], steps_per_epoch: int, run: Path) -> None:
-    """Refuses a checkpoint of a training on other data."""
+    """Refuses a checkpoint that was trained on other data."""
     if state["card"]["classes"] != card["classes"]:
         raise SkdError(f"{run} was trained on data with other classes; continue it with the data it began with")
     if state["steps_per_epoch"] != steps_per_epoch:
@@ -114,7 +114,7 @@ def _lines_until(path: Path, step: int) -> list[str]:
         try:
             if json.loads(line)["step"] > step:
                 break
-        except (ValueError, KeyError):  # a line that a kill cut short
+        except (ValueError, KeyError):  # a line that was cut short when the process was killed
             break
         kept.append(line)
     return kept

@@ -21,7 +21,7 @@ pooch.get_logger().setLevel("WARNING")  # no line for each file
 
 
 def release_folder(name: str) -> Path:
-    """Where the cache keeps that release: ``$SKD_CACHE/weights/NAME``. It may not exist yet."""
+    """Where the cache keeps the release: ``$SKD_CACHE/weights/NAME``. It may not exist yet."""
     return cache_folder() / "weights" / check_name(name)
 
 
@@ -38,7 +38,7 @@ def download(release: Release) -> Path:
     downloads it and the others wait.
     """
     folder = release_folder(release.name)
-    if is_downloaded(release):  # asked without the lock, because a shared cache may be read-only
+    if is_downloaded(release):  # checked without the lock, because a shared cache may be read-only
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)

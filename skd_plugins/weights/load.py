@@ -56,9 +56,9 @@ def create_model(
             (``resnet10t_digits.sdd``, see ``skd weights list``).
         num_classes: outputs of the classifier; None for the default of the pretrained weights or of the library.
         pretrained: load the weights of that name. If they have another number of classes than `num_classes`, the
-            classifier is initialised anew.
+            classifier is randomly initialised.
         classifier: ``linear``, the library's own; ``cosine``, which `adacos` needs; or ``mlp``, two layers with 512
-            hidden units. The last two are always initialised anew.
+            hidden units. The last two are always randomly initialised.
         arguments: passed to the library's constructor.
     """
     if not pretrained:

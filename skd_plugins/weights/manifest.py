@@ -1,4 +1,4 @@
-"""The manifest: which weights are released, their files and checksums, where they are and what they reach."""
+"""The manifest: which weights are released, their files and checksums, where they are, and their accuracy."""
 
 import os
 import re
@@ -63,7 +63,7 @@ class Release(_Strict):
     name: Annotated[str, AfterValidator(check_name)]
     files: tuple[ReleasedFile, ...]
     urls: Annotated[tuple[Annotated[str, AfterValidator(check_url)], ...], Field(min_length=1)]
-    metrics: dict[str, int | FiniteFloat]  # of these very files; accuracies and ECE are fractions
+    metrics: dict[str, int | FiniteFloat]  # of exactly these files; accuracies and ECE are fractions
     evaluation: str  # the command that measured them
     recipe: str  # the command line that trained them
     commit: str | None  # of the code that trained them

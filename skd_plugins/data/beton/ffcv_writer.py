@@ -1,4 +1,4 @@
-"""FFCV's writer, with errors where it would wait for ever: for unreadable images and dead processes."""
+"""FFCV's writer, made to raise errors instead of hanging on unreadable images or dead processes."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""Writes `.beton` files with FFCV's writer: verified, described, and whole or not there at all."""
+"""Writes `.beton` files with FFCV's writer: verified, described, and either complete or absent."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Downloads and unpacks archives: verified, nothing outside the folder, nothing half there."""
+"""Downloads and unpacks archives: verified, confined to the folder, complete or not at all."""
 
 import errno
 import os
@@ -54,7 +54,7 @@ def provide(archive: Archive, root: Path, *, download: bool) -> str:
 
 
 def _is_there(path: Path) -> bool:
-    """Not so for a folder that holds only the hidden remains of a killed `unpack`."""
+    """Whether the contents exist; hidden leftovers of a killed `unpack` do not count."""
     return path.is_file() or (path.is_dir() and any(not name.startswith(".") for name in os.listdir(path)))
 
 

@@ -1,4 +1,4 @@
-"""Images that a list names, and reading such lists."""
+"""Images named in list files, and readers for those files."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

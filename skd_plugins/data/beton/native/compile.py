@@ -20,7 +20,7 @@ class BuildError(Exception):
 
 
 def library_path() -> Path:
-    """Where the library of this very source is, or would be."""
+    """The path of the library built from exactly this source; it may not exist yet."""
     return SOURCE.with_name(f"crop-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]}.so")
 
 
