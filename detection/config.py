@@ -17,8 +17,8 @@ def add_skd_config(cfg: CfgNode) -> None:
 
     ``MODEL.TIMM``, for the registered backbones:
 
-    * ``NAME``: timm's name or ``torchvision/NAME``; empty takes the weights' card's.
-    * ``ARGS``: arguments of its constructor; empty takes the card's.
+    * ``NAME``: timm's name or ``torchvision/NAME``; if empty, the name on the weights' card.
+    * ``ARGS``: arguments of its constructor; if empty, those on the card.
     * ``WEIGHTS``: a run's folder, an exported ``.safetensors``, a ``.pth`` with a state dict, ``timm/NAME.TAG``,
       ``torchvision/NAME.WEIGHTS``, or the name of released weights (``skd weights list``); empty for random weights.
       Not read when ``MODEL.WEIGHTS`` names a whole detector.
@@ -83,7 +83,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> CfgNode:
     except (AssertionError, KeyError, ValueError, OSError, yaml.YAMLError) as error:
         raise SkdError(f"{path}: {_reason(error)}") from None
     merge_overrides(cfg, overrides)
-    if cfg.OUTPUT_DIR == "./output":  # detectron2's default; two configs must not share it
+    if cfg.OUTPUT_DIR == "./output":  # detectron2's default, which two configs must not share
         cfg.OUTPUT_DIR = f"runs/detection/{path.stem}"
     return cfg
 
@@ -96,7 +96,7 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
         raise SkdError(f"overrides are pairs of KEY and VALUE; {overrides[-1]!r} has no partner")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        if key not in _keys(cfg) and not key.startswith("MODEL.TIMM.ARGS."):  # there, any argument of timm's may stand
+        if key not in _keys(cfg) and not key.startswith("MODEL.TIMM.ARGS."):  # which takes any argument of timm's
             raise unknown("config key", key, _keys(cfg))
         try:
             change = CfgNode._decode_cfg_value(value)

@@ -13,7 +13,7 @@ from typing_extensions import NotRequired, TypedDict
 from skd_plugins.common.errors import SkdError, unknown
 from skd_plugins.common.typed import first_problem
 
-# For a plan without the data: the published numbers of images, and of images with a box that is not a crowd's.
+# For a plan without the data: the published numbers of images, and of images with at least one non-crowd box.
 PUBLISHED = {"coco_2017_train": (118_287, 117_266), "coco_2017_val": (5_000, 4_952)}
 _COCO = (
     "get train2017.zip, val2017.zip and annotations_trainval2017.zip from https://cocodataset.org/#download, unpack "
@@ -26,7 +26,7 @@ class Size:
     """How many images a set has."""
 
     images: int
-    annotated: int  # with a box that is not a crowd's; detectron2 trains on these
+    annotated: int  # with at least one non-crowd box; detectron2 trains on these
     published: bool = False  # taken from `PUBLISHED`, because the data are not here
 
     def training(self, cfg: CfgNode) -> int:

@@ -25,7 +25,7 @@ def fine_tune(weights: str, out: Path, overrides: list[str]) -> dict[str, float]
     """Trains and evaluates ``digits_demo.yaml`` from a backbone; returns COCO's metrics in per cent."""
     results = out / "results.json"
     if not results.exists():
-        # One thread each: two processes of two threads on two cores would wait for one another.
+        # One thread each: on two cores, two processes with two threads each would wait for each other.
         train_detector(HERE, "digits_demo", weights, out, overrides, {"OMP_NUM_THREADS": "1"})
     metrics: dict[str, float] = json.loads(results.read_text())["bbox"]
     return metrics

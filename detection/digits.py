@@ -19,7 +19,7 @@ CLASSES = [str(digit) for digit in range(10)]
 NAMES = {"skd_digits_train": True, "skd_digits_val": False}
 IMAGES = {True: 400, False: 100}
 SIDE = 160
-_VERSION = 1  # of what is generated; another one gets another folder
+_VERSION = 1  # of the generated set; each version has its own folder
 
 
 def register_digits() -> None:
@@ -72,7 +72,7 @@ def _write_half(folder: Path, train: bool) -> None:
         picture = _background(photographs[number % 2], train, draw)
         boxes: list[tuple[int, int, int, int]] = []
         for _ in range(int(draw.integers(2, 7))):
-            if not order:  # every digit once before one comes again
+            if not order:  # use every digit once before repeating any
                 order = draw.permutation(len(source.targets)).tolist()
             index = order.pop()
             box = _paste(picture, source.load(index)[..., 0], boxes, draw)
@@ -109,7 +109,7 @@ def _paste(
 ) -> tuple[int, int, int, int] | None:
     """Draws a digit ``[32, 32]`` in a free place of the picture; returns the box of its ink, None if there is no room.
 
-    `taken` has the boxes (left, top, right, bottom) of the digits that are there.
+    `taken` has the boxes (left, top, right, bottom) of the digits drawn so far.
     """
     side = int(draw.integers(20, 49))
     ink = np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32) / 255

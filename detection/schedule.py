@@ -75,6 +75,6 @@ def apply_schedule(cfg: CfgNode, images: int, overrides: Sequence[str] = ()) -> 
         f"drops at {list(solver.STEPS)}, lr {plan.rule}"
     )
     if given:
-        skd.EPOCHS = 0.0  # the saved configuration must say what the run did
+        skd.EPOCHS = 0.0  # the saved configuration must state what was done
         text = f"{', '.join(f'{key} {value}' for key, value in given.items())} from the command line; else {text}"
     return text

@@ -87,7 +87,7 @@ def complete(cfg: CfgNode, *, whole: bool) -> None:
     With `whole`, ``MODEL.WEIGHTS`` is this very detector, to be evaluated or continued, so all of it has to fit.
     """
     saved = Path(cfg.MODEL.WEIGHTS).with_name("config.yaml") if cfg.MODEL.WEIGHTS else None
-    if saved and saved.exists():  # a detector's own configuration lies beside it and is complete
+    if saved and saved.exists():  # the configuration saved beside a detector is complete
         weights.take_from_config(cfg, saved)
     source = weights.wanted_weights(cfg)
     weights.take_from_card(cfg, source)
@@ -121,7 +121,7 @@ def train(args: argparse.Namespace, cfg: CfgNode, schedule: str) -> None:
         DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
         Trainer.test(cfg, model)
         return
-    if cfg.SEED >= 0:  # a continuation must not see the beginning's images again
+    if cfg.SEED >= 0:  # a resumed training must not see the first images again
         seed_all_rng(cfg.SEED + comm.get_rank() + 1009 * start)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)

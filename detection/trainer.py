@@ -74,7 +74,7 @@ class NamingMapper(DatasetMapper):  # type: ignore[misc]  # detectron2 has no ty
 
 
 def _without_nan(value: Any) -> Any:
-    """NaN, COCO's AP of a size without objects, becomes null: it is not JSON."""
+    """Replaces NaN (COCO's AP of a size without objects), which JSON does not have, by null."""
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}
     return None if value != value else value
@@ -83,7 +83,7 @@ def _without_nan(value: Any) -> Any:
 def fast_evaluation() -> bool:
     """Whether detectron2's compiled COCO evaluation is there; the copy on PyPI lacks it."""
     try:
-        from detectron2._C import COCOevalEvaluateImages  # noqa: F401  # whether it is there is the question
+        from detectron2._C import COCOevalEvaluateImages  # noqa: F401  # imported only to see if it exists
     except (ImportError, RuntimeError):  # our stand-in for the missing module raises RuntimeError
         return False
     return True

@@ -18,7 +18,7 @@ from skd_plugins.weights.load import NoCardError, load_into
 from .config import plain
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "color": "RGB"}
-_NODES = ("state_dict_ema", "model_ema", "state_dict", "model")  # where timm's and torchvision's checkpoints have it
+_NODES = ("state_dict_ema", "model_ema", "state_dict", "model")  # where timm's and torchvision's checkpoints keep the state
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def wanted_weights(cfg: CfgNode) -> BackboneWeights | None:
 def take_from_card(cfg: CfgNode, weights: BackboneWeights | None) -> None:
     """Fills in the network, its arguments and the pre-processing from the weights' card.
 
-    Values that the configuration sets itself are compared with the card's. Without a card the pre-processing is that of
-    ImageNet.
+    Values that the configuration sets itself are compared with the card's. Without a card,
+    ImageNet's pre-processing is used.
     """
     card = (weights.card if weights else None) or {}
     timm, default = cfg.MODEL.TIMM, get_cfg()
@@ -116,7 +116,7 @@ def check_against_card(cfg: CfgNode, weights: BackboneWeights) -> None:
 
 
 def check_detector(cfg: CfgNode) -> None:
-    """Raises `SkdError` if the detector in ``MODEL.WEIGHTS`` is not the configuration's; detectron2 only warns."""
+    """Raises `SkdError` if the detector in ``MODEL.WEIGHTS`` does not fit the configuration; detectron2 only warns."""
     bare = cfg.clone()
     bare.MODEL.DEVICE = "cpu"
     own = build_model(bare).state_dict()
@@ -159,7 +159,7 @@ def _pixels(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arch(name: str) -> str:
-    """timm and torchvision give ResNets of one name the same keys."""
+    """The bare name: timm and torchvision use the same keys for ResNets of the same name."""
     return name.removeprefix("torchvision/").partition(".")[0]
 
 

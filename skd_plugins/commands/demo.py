@@ -35,7 +35,7 @@ def demo(*, out: Path = Path("runs/demo"), seeds: int = 3) -> None:
     data = embedded("digits", out / "data")
     print(f"data: {data}/train.beton, val.beton (scikit-learn's digits, 20 labels a class, 797 to validate)")
     jobs = [(project() / "recipes" / f"{name}.py", seed) for seed in range(seeds) for name in RECIPES]
-    # One run a core, with one thread each: two runs of two threads each would wait for one another.
+    # One run per core, with one thread each: runs with several threads would wait for each other.
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         training = pool.map(lambda job: train_recipe(job[0], job[1], data, out), jobs)
         runs = list(tracked(training, "training", len(jobs)))

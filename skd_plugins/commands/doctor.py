@@ -22,7 +22,7 @@ _GIB = 2**30
 
 
 class Finding(NamedTuple):
-    """What a check found: with advice it is a note, unless it is a problem."""
+    """What a check found: a problem, or a note if it has advice."""
 
     what: str
     found: str
@@ -47,7 +47,7 @@ def doctor() -> None:
 
 
 def examine() -> Iterator[Finding]:
-    """Runs all checks. One that fails, because torch can't be imported for example, is itself a finding."""
+    """Runs all checks. A check that fails, for example because torch can't be imported, is itself a finding."""
     for check in (_packages, _gpu, _ffcv, _detectron2, _disk):
         try:
             yield from check()

@@ -1,4 +1,4 @@
-"""``skd release``: makes a folder of a run that others can use, and its entry in the manifest."""
+"""``skd release``: turns a run into a folder that others can use, with an entry for the manifest."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def release(
     urls = [check_url(address) for address in url or ([f"hf://{push}"] if push else [])]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".release.", dir=out) as temporary:
-        part = Path(temporary) / "release"  # the temporary folder itself is for its owner alone
+        part = Path(temporary) / "release"  # only its owner may read the temporary folder itself
         part.mkdir()
         model, card = _export(run, part, tag, which, raw)
         name: str = card["name"]
@@ -134,7 +134,7 @@ def _write_config(part: Path, model: nn.Module, card: dict[str, Any]) -> dict[st
     own = timm.get_pretrained_cfg(arch) if timm.is_model(arch) else None
     if own is not None:
         about = {key: card[key] for key in ("input_size", "mean", "std", "crop_pct", "interpolation", "num_classes")}
-        # With these timm can change the number of channels or classes.
+        # timm needs these to change the number of channels or classes.
         about |= {key: getattr(own, key) for key in ("fixed_input_size", "first_conv", "classifier")}
         in_timm = {"architecture": arch, "model_args": card["model_args"], "pretrained_cfg": about, **config}
         _write_json(part / CARD_FILE, in_timm)

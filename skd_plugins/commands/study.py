@@ -82,7 +82,7 @@ def study(
 
 
 def _plans(recipe: Recipe, variants: tuple[str, ...]) -> dict[str, list[str]]:
-    """For each variant the overrides of the recipe; wrong ones are an error now, not after hours."""
+    """Each variant's overrides of the recipe; wrong ones are an error now, not after hours."""
     known = {field.name for field in dataclasses.fields(Recipe)}
     plans = {}
     for variant in variants:
@@ -128,7 +128,7 @@ def measure(run: Path, data: Path, test: Path | None) -> dict[str, float]:
 
 
 def summarise(numbers: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """For each variant and metric its values, mean, std, and the difference to the first variant."""
+    """Values, mean and std of each variant and metric, and the difference to the first variant."""
     baseline, *others = numbers
     summary: dict[str, Any] = {name: {} for name in numbers}
     for key in numbers[baseline][0]:

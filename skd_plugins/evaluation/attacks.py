@@ -90,6 +90,6 @@ def input_gradient(model: nn.Module, input: Tensor, loss: Callable[[Tensor], Ten
 
 
 def check_eps(eps: float, what: str) -> None:
-    """An eps in 255 levels instead of [0, 1] is the common mistake."""
+    """Raises if eps is given in 255 levels instead of [0, 1], a common mistake."""
     if not 0 <= eps <= 1:
         raise SkdError(f"{what} takes eps in [0, 1] pixel units, got {eps:g}; for 8 of 255 levels give 8/255 (0.0314)")

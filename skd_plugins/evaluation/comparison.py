@@ -176,8 +176,8 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     together: dict[str, list[Run]] = {}
     for run in runs:
         fields = {name: value for name, value in run.recipe.items() if name != "seed"}
-        # Evaluations on other data, of another checkpoint or under an attack are no further seeds. Neither is a run
-        # with a seed that the group has, or without a recipe.
+        # An evaluation on other data, of another checkpoint or under an attack is not another seed. Neither is a run
+        # without a recipe, or with a seed that the group already has.
         kind = [fields, run.variant, run.metrics.get("num_samples")]
         key = json.dumps(kind, sort_keys=True) if fields else str(run.path)
         while any(run.recipe.get("seed") == other.recipe.get("seed") for other in together.get(key, [])):
@@ -188,7 +188,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The recipes' names; runs that share one add the fields in which they differ, or else their folder."""
+    """The recipes' names. Runs with the same name add the fields in which they differ, or else their folder."""
     names = [run.recipe.get("name") or run.path.name or str(run.path) for run in runs]
     names = [f"{name}, {run.variant}" if run.variant else name for name, run in zip(names, runs, strict=True)]
     result = []
@@ -260,7 +260,7 @@ def _write_page(path: Path, groups: Sequence[Group], warnings: list[str]) -> Non
             Series(f"{group.name} [{run.path}]", style, points)
             for style, group in enumerate(groups)
             for run in group.runs
-            if len(points := run.validation[key]) > 1  # one point is no curve
+            if len(points := run.validation[key]) > 1  # one point makes no curve
         ]
         if series:
             curves.append((title, curve_plot(title, series, percent=percent)))

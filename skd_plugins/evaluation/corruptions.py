@@ -5,7 +5,7 @@ For CIFAR-100 use the published files (``skd data cifar100c``). The photographs 
 
 Source: Hendrycks and Dietterich 2019, with the parameters of the benchmark's ``make_cifar_c.py`` and
     ``make_imagenet_c.py`` (hendrycks/robustness), written with NumPy, SciPy and Pillow.
-Deviation: random numbers differ, so images are not those of the published files. Motion blur follows ImageMagick, but
+Deviation: random numbers differ, so the images differ from the published files. Motion blur follows ImageMagick, but
     without its intermediate rounding to 8 bits. Corruptions are applied to what the network sees (after resize and
     crop), not to the original file.
 """
@@ -36,7 +36,7 @@ Draw: TypeAlias = np.random.Generator
 Function: TypeAlias = Callable[[Pixels, Any, Draw], Pixels]
 _FUNCTIONS: dict[str, tuple[Function, Sequence[Any], Sequence[Any]]] = {}
 _SMALL = 64  # pixels: shorter sides up to this take CIFAR-C's parameters, longer ones ImageNet-C's
-# The benchmark's list of photographs has six, but its draw never gives the last.
+# The benchmark lists six photographs but never draws the last one.
 _PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
 
 
@@ -98,7 +98,7 @@ def shot_noise(x: Pixels, photons: float, draw: Draw) -> Pixels:
 
 @_corruption(small=(0.01, 0.02, 0.03, 0.05, 0.07), large=(0.03, 0.06, 0.09, 0.17, 0.27))
 def impulse_noise(x: Pixels, share: float, draw: Draw) -> Pixels:
-    """Salt and pepper for a share of the values, each channel of a pixel by itself."""
+    """Salt and pepper on a share of the values; each channel of a pixel is drawn separately."""
     hit, salt = draw.random(x.shape) < share, draw.random(x.shape) < 0.5
     return np.where(hit, salt.astype(float), x)
 
@@ -108,7 +108,7 @@ def impulse_noise(x: Pixels, share: float, draw: Draw) -> Pixels:
     large=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
 )
 def defocus_blur(x: Pixels, disk: tuple[float, float], draw: Draw) -> Pixels:
-    """A disk of a radius in pixels with a softened edge."""
+    """A disk with a softened edge; the first parameter is its radius in pixels."""
     radius, soften = disk
     reach, soften_reach = (8, 1) if radius <= 8 else (int(radius), 2)
     line = np.arange(-reach, reach + 1)
@@ -122,7 +122,7 @@ def defocus_blur(x: Pixels, disk: tuple[float, float], draw: Draw) -> Pixels:
     large=((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
 )
 def glass_blur(x: Pixels, glass: tuple[float, int, int], draw: Draw) -> Pixels:
-    """Each pixel becomes a copy of a near one (the benchmark's code does not swap them either), between two blurs."""
+    """Between two blurs, copies a nearby pixel to each pixel (copied, not swapped, as in the benchmark's code)."""
     sigma, reach, times = glass
     x = np.floor(_blur(x, sigma) * 255)
     height, width = x.shape[:2]
@@ -137,7 +137,7 @@ def glass_blur(x: Pixels, glass: tuple[float, int, int], draw: Draw) -> Pixels:
 
 @_corruption(small=((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)), large=((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)))
 def motion_blur(x: Pixels, motion: tuple[int, float], draw: Draw) -> Pixels:
-    """A blur along a random line, of a radius in pixels and a decay."""
+    """A blur along a random line; the parameters are its radius in pixels and its decay."""
     return _moved(x, *motion, angle=draw.uniform(-45, 45))
 
 
@@ -185,7 +185,7 @@ def frost(x: Pixels, frost: tuple[float, float], draw: Draw) -> Pixels:
     if min(height, width) <= _SMALL:
         photograph = photograph[2::5, 2::5]  # what bilinear interpolation at a scale of 0.2 gives
     repeat = max(-(-height // photograph.shape[0]), -(-width // photograph.shape[1]))
-    if repeat > 1:  # an image larger than the photograph, which the benchmark does not have
+    if repeat > 1:  # the image is larger than the photograph, which never happens in the benchmark
         photograph = photograph.repeat(repeat, axis=0).repeat(repeat, axis=1)
     top = int(draw.integers(photograph.shape[0] - height + 1))
     left = int(draw.integers(photograph.shape[1] - width + 1))
@@ -249,7 +249,7 @@ def elastic_transform(x: Pixels, elastic: tuple[float, float, float], draw: Draw
     centre, reach = np.array([height // 2, width // 2], float), min(height, width) // 3
     points = centre + reach * np.array([[1, 1], [1, -1], [-1, -1]])
     moved = points + draw.uniform(-corner, corner, points.shape)
-    # The inverse of the affine map gives the places to take values from: it sends `moved` to `points`.
+    # Values are taken from the positions given by the inverse of the affine map, which sends `moved` to `points`.
     matrix = np.linalg.lstsq(np.column_stack([moved, np.ones(3)]), points, rcond=None)[0]
     places = np.mgrid[:height, :width].reshape(2, -1).astype(float)
     source = matrix.T @ np.vstack([places, np.ones(height * width)])
@@ -274,7 +274,7 @@ def pixelate(x: Pixels, factor: float, draw: Draw) -> Pixels:
 
 @_corruption(small=(80, 65, 58, 50, 40), large=(25, 18, 15, 10, 7))
 def jpeg_compression(x: Pixels, quality: int, draw: Draw) -> Pixels:
-    """Saved as JPEG of a quality and loaded again."""
+    """Saved as JPEG and loaded again; the parameter is the quality."""
     file = io.BytesIO()
     _to_image(x).save(file, "jpeg", quality=quality)
     with Image.open(file) as image:

@@ -99,7 +99,7 @@ def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path 
         raise SkdError(
             f"{weights} was trained for {card['num_classes']} classes, {loader.data.path} has {loader.num_classes}"
         )
-    # Others name ImageNet's classes in words, folders by their synsets; the order is the same.
+    # Published networks name ImageNet's classes in words, folders by synsets; the order is the same.
     if card["recipe"] and card["classes"] and loader.classes and card["classes"] != loader.classes:
         raise SkdError(f"{weights} and {loader.data.path} name or order their classes differently")
     model.to(device)
@@ -140,7 +140,7 @@ def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path 
 
 
 def corrupted_top1(model: nn.Module, loader: Loader) -> dict[str, list[float]]:
-    """Accuracy under each of the fifteen corruptions at severities 1 to 5, each predicted in a pass of its own."""
+    """Accuracy under each of the fifteen corruptions at severities 1 to 5, with a separate pass for each."""
     found: dict[str, list[float]] = {name: [] for name in CORRUPTIONS}
     for name, severity in tracked(list(product(CORRUPTIONS, SEVERITIES)), "corruptions"):
         perturb = Corruption(name=name, severity=severity, mean=loader.mean, std=loader.std)

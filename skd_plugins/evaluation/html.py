@@ -50,7 +50,7 @@ def breakable(name: str) -> Markup:
 def data_uri(image: NDArray[np.uint8]) -> str:
     """An image ``[H, W, 3]`` or ``[H, W]`` as a ``data:`` address; large ones are scaled down."""
     picture = Image.fromarray(image)
-    kind = "png" if max(picture.size) <= 64 else "jpeg"  # which would blur smaller images
+    kind = "png" if max(picture.size) <= 64 else "jpeg"  # JPEG would blur small images
     picture.thumbnail((224, 224))  # twice what a grid cell shows, for dense screens
     buffer = io.BytesIO()
     picture.save(buffer, kind, optimize=kind == "png", quality=85)  # PNG has no quality

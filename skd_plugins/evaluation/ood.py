@@ -31,7 +31,7 @@ Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]
 def max_softmax(logits: Array, temperature: float = 1.0) -> NDArray[np.float64]:
     """The log of the largest softmax probability at a temperature ``[N]``: ODIN's score; at 1 the baseline's (MSP).
 
-    The logarithm ranks like the probability but keeps confident images apart, whose probabilities all round to 1.
+    The logarithm ranks like the probability but still separates confident images, whose probabilities all round to 1.
 
     Source: Liang et al. 2018 (ODIN), Eq. 1 and section 3; Hendrycks and Gimpel 2017 for temperature 1.
 
@@ -63,7 +63,7 @@ def ood_metrics(inside: Array, outside: Array) -> dict[str, float]:
         computes it.
 
     ``auroc``: how often an in-distribution sample scores higher; equal scores count half. ``aupr_in``: the average
-    precision with the in-distribution as positive; ``aupr_out``: of the negated scores with the other as positive.
+    precision with the in-distribution as positive; ``aupr_out``: the same for the negated scores, with the other set as positive.
 
     Deviation: ODIN's code weighs both sets equally; here, as in scikit-learn, AUPR depends on their sizes. SD-Dropout
         does not say what it does. Its Table 7 fits 10,000 images (CIFAR-100's test set) against 5,640 (all of DTD) and
@@ -99,7 +99,7 @@ class ODIN(Normalised):
 
     Source: Liang et al. 2018, Eq. 2. As in its code, a step is eps / std of the channel in normalised units, which is
         eps in pixel units for every channel, and nothing is clipped to [0, 1].
-    Deviation: a gradient of exactly 0 moves nothing here; their code treats it as positive.
+    Deviation: here a gradient of exactly 0 leaves the value unchanged; ODIN's code treats it as positive.
     """
 
     eps: float  # in [0, 1] pixel units
@@ -122,7 +122,7 @@ class ODIN(Normalised):
 
 def odin_scores(model: nn.Module, loader: Batches, perturb: ODIN) -> NDArray[np.float64]:
     """ODIN's scores ``[N]`` in the loader's order: perturbed images, scored at the temperature; on one process."""
-    unlabelled = ((input, torch.zeros_like(target)) for input, target in loader)  # theirs may not fit the network
+    unlabelled = ((input, torch.zeros_like(target)) for input, target in loader)  # their labels may not fit the network
     return max_softmax(predict(model, unlabelled, perturb=perturb).logits, perturb.temperature)
 
 

@@ -40,7 +40,7 @@ def to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
 
 
 def generator_of(image: NDArray[np.uint8], seed: int, what: str) -> np.random.Generator:
-    """A random generator seeded by the pixels ``[H, W, C]`` of an image, the seed of the evaluation and a use.
+    """A random generator seeded by an image's pixels ``[H, W, C]``, the evaluation's seed and what it is used for.
 
     So the numbers do not depend on the image's batch, its position or the process.
     """

@@ -90,7 +90,7 @@ def predict(
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module gets its own flag back, also a frozen part of a training network."""
+    """Evaluation mode. Afterwards every module gets its own flag back, even a frozen part of a training network."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

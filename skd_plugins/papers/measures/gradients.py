@@ -19,10 +19,10 @@ from ...networks.features import extra_rows, forward_with_features
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutPair:
-    """Two dropout samples of a network, and the parameters that their gradients are taken of.
+    """Two dropout samples of a network, and the parameters with respect to which gradients are taken.
 
     Args:
-        drop_rate: probability to drop a feature, in (0, 1).
+        drop_rate: probability of dropping a feature, in (0, 1).
         seed: of the two masks.
         of: all trainable parameters, or those of the classifier only.
     """
@@ -94,11 +94,11 @@ def check_assumptions(model: nn.Module, input: Tensor, pair: DropoutPair = _PAPE
     It costs ``2 * B * C`` backward passes of one image: for 100 classes take a few images, or ``of="classifier"``.
 
     Source: SD-Dropout, section 3.3 and Table 8 (P(Assumption 1) 0.59 to 0.65, r 0.07 to 0.14, r_1 0.14 to 0.28 on
-        CIFAR-100). The paper does not say of which parameters the gradients are, what ``|.|`` of a gradient is, nor
-        over what it averages. Here ``|grad p_i|`` is the L1 norm (the norm of Proposition 1) of the gradient of one
+        CIFAR-100). The paper does not say which parameters it differentiates by, what ``|.|`` of a gradient means, or
+        what it averages over. Here ``|grad p_i|`` is the L1 norm (the norm of Proposition 1) of the gradient of one
         image's probability p_i, at temperature T, by all parameters as one vector. Assumption 2 takes ``p_i > q_i``
-        and ``rho > 1`` without loss of generality, so r and rho are of the larger over the smaller; both are averaged
-        over all pairs of image and class, whether Assumption 1 holds for them or not. Masks and mode are those of
+        and ``rho > 1`` without loss of generality, so r and rho are ratios of the larger to the smaller; both are
+        averaged over all pairs of image and class, whether or not Assumption 1 holds for them. Masks and mode are those of
         `kl_gradients`. Pairs where a gradient is 0 or a probability underflows have no ratio and are left out; pairs
         that are exactly equal do not fulfil Assumption 1.
 

@@ -12,7 +12,7 @@ from ...evaluation.metrics import Array, score, to_numpy
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """How often a sample of one group was put into another.
+    """How often samples of one group were predicted as another.
 
     Args:
         names: of the G groups.

@@ -1,4 +1,4 @@
-"""Each figure of the papers: the numbers it shows, found in what was measured, and the drawing of them."""
+"""Each figure of the papers: the numbers that it shows, taken from the measurements, and how they are drawn."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The kinds of figures in the papers, with matplotlib: data in, a `Figure` out; `save_figure` writes it.
 
 Colours are Okabe and Ito's and cividis, which colour-blind people can tell apart; curves, bars and points also differ
-by dashes, hatches and marks, for print in grey. No text is smaller than 8 points at the figure's own size. The same
+by dashes, hatches and marks, for printing in grey. No text is smaller than 8 points at the figure's own size. The same
 data and the same matplotlib give the same SVG, byte by byte.
 """
 
@@ -230,7 +230,7 @@ def _panels(
     count: int, *, columns: int | None = None, width: float | None = None, height: float = _PANEL[1],
     legend: bool = False,
 ) -> tuple[Figure, list[Axes]]:  # fmt: skip
-    """A figure with `count` axes in rows; without pyplot, which would keep it."""
+    """A figure with `count` axes in rows; made without pyplot, which would keep it in memory."""
     columns = columns or count
     rows = -(-count // columns)
     size = (width or columns * _PANEL[0], rows * height + (0.3 if legend else 0))

@@ -36,7 +36,7 @@ def write_artefact(artefact: Artefact, plan: Plan, store: Store) -> Path:
     layout = lay_out(artefact, results)
     drawn, facts, missing = _draw(artefact, plan, store, results)
     lead = _lead(artefact, plan, store, missing)
-    for old in (*folder.glob("*.png"), *folder.glob("*.svg")):  # there may have been more
+    for old in (*folder.glob("*.png"), *folder.glob("*.svg")):  # an earlier version may have had more pictures
         old.unlink()
     pictures = [save_figure(figure, folder / f"{name}{suffix}") for suffix, figure in drawn.items()]
     cells = [(row, [_cell_texts(cell) for cell in cells]) for row, cells in layout.rows]
@@ -231,7 +231,7 @@ def _draw(
 
 
 def _heat_maps(artefact: Artefact, results: Sequence[Result]) -> dict[str, Figure]:
-    """Ours, and the paper's beside it."""
+    """Our heat map, and the paper's beside it."""
     (row,), (column,) = artefact.rows, artefact.columns
     rows, columns = (list(dict.fromkeys(one.published.settings[name] for one in results)) for name in (row, column))
     values = np.full((2, len(rows), len(columns)), np.nan)
@@ -267,7 +267,7 @@ def write_index(store: Store, scale: str) -> Path:
 
 
 def _outcome(summary: dict[str, Any] | None, scale: str) -> str:
-    """What came of an artefact, in a few words."""
+    """The outcome of an artefact, in a few words."""
     if summary is None:
         return "not written"
     words = []

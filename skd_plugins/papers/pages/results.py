@@ -19,7 +19,7 @@ class Result:
 
     Args:
         ours: one value for each seed that has been run, in the published unit.
-        compared: whether ours is meant to be the same (the full scale).
+        compared: whether ours should match the published number (full scale only).
     """
 
     published: Published
@@ -55,8 +55,8 @@ class Result:
     def verdict(self) -> str:
         """The outcome in plain words.
 
-        The two agree if their means differ by no more than the paper's standard deviation, or ours if the paper states
-        none, or 0 if there is neither, plus what rounding to the printed digits can make.
+        The two agree if their means differ by no more than a standard deviation plus the rounding error of the printed
+        digits. The deviation is the paper's, or ours if the paper states none, or 0 if there is neither.
         """
         return f"agrees {self._spread[1]}" if self.outcome == "agrees" else self.outcome
 
@@ -108,7 +108,7 @@ def _values(artefact: Artefact, row: Published, plan: Plan, store: Store) -> dic
 
 
 def base_of(row: Published, rows: Sequence[Published]) -> tuple[Published, Published]:
-    """The two printed numbers that a derived one follows from: its own method's and the one it is compared with."""
+    """The two printed numbers from which a derived one is computed: its method's, and the one it is compared with."""
     metric = "top1_error" if row.metric == "top1_error_rel_change_percent" else "top1_acc"
     plain = {"CS-KD": "Cross-entropy", "SD-Dropout": "Cross-Entropy"}.get(row.method)
 

@@ -40,7 +40,7 @@ class Estimator:
         )
 
     def hours(self, jobs: Iterable[Job]) -> float:
-        """Hours of one device for these jobs from their beginning, without detectors."""
+        """Hours that one device needs for these jobs from the start, without detectors."""
         seconds = 0.0
         for job in jobs:
             if not job.config:

@@ -1,4 +1,4 @@
-"""Does the jobs of a plan in this process, in local processes of submitit, or on SLURM; or prints shell commands."""
+"""Runs the jobs of a plan in this process, in local processes of submitit, or on SLURM; or prints shell commands."""
 
 import os
 import shlex
@@ -38,7 +38,7 @@ class Workers:
         self.slurm_parameters()
 
     def slurm_parameters(self) -> dict[str, str | int]:
-        """As submitit calls them: those of SLURM alone begin with ``slurm_``."""
+        """Under submitit's names: parameters that only SLURM has begin with ``slurm_``."""
         general = ("timeout_min", "mem_gb", "gpus_per_node", "cpus_per_task", "nodes", "tasks_per_node")
         parameters: dict[str, str | int] = {}
         for text in self.slurm:
@@ -50,7 +50,7 @@ class Workers:
 
 
 def commands(plan: Plan, store: Store) -> list[str]:
-    """One shell command for each run that is left; those after a comment need those before it."""
+    """One shell command for each run that is left; commands after a comment need those before it."""
     lines = []
     for number, level in enumerate(_prepare(plan, store)):
         if number and level:
@@ -62,7 +62,7 @@ def commands(plan: Plan, store: Store) -> list[str]:
 
 
 def execute(plan: Plan, store: Store, workers: Workers) -> None:
-    """Does what is left of a plan, and prints a line for each run that ends."""
+    """Runs the remaining jobs of a plan and prints a line for each that ends."""
     levels = _prepare(plan, store)
     left, total = sum(map(len, levels)), len(plan.jobs)
     absent = [job for job in plan.jobs.values() if not job.present]
@@ -93,7 +93,7 @@ def execute(plan: Plan, store: Store, workers: Workers) -> None:
                 one.cancel()
             raise
         progress.report(level)
-        # The other workers do what a dead one leaves, unless it was the last.
+        # The other workers take over the jobs of a dead one, unless it was the last.
         if lost := [job for job in level if store.state(job) not in ("done", "failed")]:
             ended = [str(one.paths.stderr) for one in running if one.exception() is not None]
             raise SkdError(

@@ -1,4 +1,4 @@
-"""Where the data of a scale are: the papers' in the user's folder, those of the mini scale made on the spot."""
+"""Where the data of a scale are: the papers' in the user's folder; the mini scale's are made when needed."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -58,13 +58,13 @@ class Plan:
         return self.seeds or (1 if self.datasets.scale == "mini" else artefact.seeds)
 
     def jobs_of(self, artefact: Artefact, entry: Entry | None = None) -> list[Job]:
-        """The jobs of an artefact (or of one of its entries), each once, without those that they need."""
+        """The jobs of an artefact (or of one of its entries), each once, without the jobs that these depend on."""
         entries = artefact.entries if entry is None else (entry,)
         jobs = [self._job(one.run, seed) for one in entries for seed in range(self.seeds_of(artefact))]
         return list(dict.fromkeys(jobs))
 
     def needed(self, artefact: Artefact) -> list[Job]:
-        """Its jobs, each after the one that it needs."""
+        """The artefact's jobs with all that they depend on, each after the one that it needs."""
         return list(dict.fromkeys(one for job in self.jobs_of(artefact) for one in (job.needs, job) if one))
 
     @property
@@ -90,7 +90,7 @@ class Plan:
         dataset = recipe.dataset
         if self.datasets.scale == "mini":
             recipe = mini_recipe(recipe)
-        # Equal addresses must get equal names, so the name has nothing of the artefact.
+        # Equal addresses must get equal names, so the name does not mention the artefact.
         recipe = replace(recipe, name=f"{recipe.model}.{recipe.method}_{dataset}".replace("/", "_"), seed=seed)
         checksum = self.datasets.checksum(dataset)
         return Job(

@@ -1,4 +1,4 @@
-"""The mini scale: the same trainings with tiny networks on the embedded digits. It proves the pipeline, no claim."""
+"""The mini scale: the same trainings with tiny networks on the embedded digits. It tests the pipeline, not the papers' claims."""
 
 import dataclasses
 from functools import partial
@@ -37,7 +37,7 @@ _MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet152": ("resnet10t", {"channels": [16, 32, 64, 96]}),
     "resnext101_32x4d": ("resnet10t", {"channels": [16, 32, 64, 64]}),
 }
-# The digits that stand for each data set: other ones for each, so that no two are the same data.
+# The digits that stand for each data set; they differ, so that no two sets have the same data.
 _SEEDS = {"cifar100": 0, "tinyimagenet": 1, "cub200": 2, "dogs": 3, "mit67": 4, "mixed": 5, "imagenet-1k": 6}
 _GROUPS = {"loops": "0689", "strokes": "147", "curves": "235"}
 # What stands for each out-of-distribution set: which of the two photographs, and the side of the pieces in pixels.
@@ -58,7 +58,7 @@ def mini_recipe(recipe: Recipe) -> Recipe:
         milestones=tuple(round(EPOCHS * epoch / recipe.epochs) for epoch in recipe.milestones),
         batch_size=20,
         lr=0.05,
-        clip_grad=1.0,  # the grids' corners would diverge in so few steps
+        clip_grad=1.0,  # otherwise the corners of the grids would diverge
         image_size=32,
         augment="shift",
         padding=2,
