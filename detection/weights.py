@@ -18,7 +18,12 @@ from skd_plugins.weights.load import NoCardError, load_into
 from .config import plain
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "color": "RGB"}
-_NODES = ("state_dict_ema", "model_ema", "state_dict", "model")  # where timm's and torchvision's checkpoints keep the state
+_NODES = (
+    "state_dict_ema",
+    "model_ema",
+    "state_dict",
+    "model",
+)  # where timm's and torchvision's checkpoints keep the state
 
 
 @dataclass(frozen=True)

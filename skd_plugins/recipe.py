@@ -40,7 +40,8 @@ class Recipe:
         milestones: epochs at which ``multistep`` multiplies the learning rate by `lr_decay`.
         min_lr: lower end of ``cosine``.
         clip_grad: largest gradient norm; None does not clip.
-        ema_decay: decay of an exponential moving average (EMA) of the weights; if set, the EMA is validated. None for no EMA.
+        ema_decay: decay of an exponential moving average (EMA) of the weights; if set, the EMA is validated. None for
+            no EMA.
         mixup: alpha of timm's mixup; `cutmix` likewise; 0 for none.
         image_size: side of the input in pixels.
         augment: ``rrc`` (random resized crop) or ``shift``; see `Augmentation` for this and the next six.

@@ -54,8 +54,8 @@ class TrainingOrder:
         targets: each sample's class ``[N]``.
         segments: roles of the batch's parts; the first is ``anchor``.
         batch_size: anchors a step, over all processes and micro-batches.
-        couples: every class in a process's batch appears there at least twice, for CS-KD with ``pairing="batch"``. The only
-            sample of a class has no partner.
+        couples: every class in a process's batch appears there at least twice, for CS-KD with ``pairing="batch"``. The
+            only sample of a class has no partner.
         drop_last: leave out an incomplete last batch, as timm's training loaders do.
     """
 
@@ -162,7 +162,8 @@ class TrainingOrder:
         """A shuffle whose samples 2i and 2i + 1 of a process's batch are of one class.
 
         A class with an odd number of samples has one triple. Two triples fill six places of a batch, so a batch of
-        fewer than six has no room for them. Samples that are alone in their class come last, and so does a triple without a second one.
+        fewer than six has no room for them. Samples that are alone in their class come last, and so does a triple
+        without a second one.
         """
         shuffled = generator.permutation(len(self.targets))
         shuffled = shuffled[np.argsort(self._labels[shuffled], kind="stable")]  # class by class now

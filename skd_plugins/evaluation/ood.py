@@ -63,7 +63,8 @@ def ood_metrics(inside: Array, outside: Array) -> dict[str, float]:
         computes it.
 
     ``auroc``: how often an in-distribution sample scores higher; equal scores count half. ``aupr_in``: the average
-    precision with the in-distribution as positive; ``aupr_out``: the same for the negated scores, with the other set as positive.
+    precision with the in-distribution as positive; ``aupr_out``: the same for the negated scores, with the other set as
+    positive.
 
     Deviation: ODIN's code weighs both sets equally; here, as in scikit-learn, AUPR depends on their sizes. SD-Dropout
         does not say what it does. Its Table 7 fits 10,000 images (CIFAR-100's test set) against 5,640 (all of DTD) and

@@ -12,7 +12,7 @@ from .method import Criterion, register_method
 
 @register_method("label_smoothing")
 class LabelSmoothing(CE):
-    """Label smoothing (Szegedy et al. 2016, section 7): cross-entropy with targets moved towards the uniform distribution.
+    """Label smoothing (Szegedy et al. 2016, section 7): cross-entropy with targets moved towards uniform.
 
     ``loss = -sum_k q_k log p_k`` with ``q = (1 - label_smoothing) * onehot(y) + label_smoothing / C``.
 

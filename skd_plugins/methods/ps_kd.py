@@ -23,8 +23,8 @@ class PSKD(Method):
     Source: Kim et al. 2021, section 3.1; alpha = 0.8 and the linear growth are the paper's.
     Deviation: the paper's authors keep either the previous epoch's network, or the predictions made for all samples
         during that epoch. We keep the network: all its predictions come from the same weights, and it sees the same
-        crops as its student, for one more forward pass. It predicts in evaluation mode. ``CE`` is the criterion, so mixup and label
-        smoothing work.
+        crops as its student, for one more forward pass. It predicts in evaluation mode. ``CE`` is the criterion, so
+        mixup and label smoothing work.
     Logs: ``ce`` and ``soft``, both unweighted, and ``alpha``.
 
     Args:

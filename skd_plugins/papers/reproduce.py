@@ -137,7 +137,7 @@ def _print_plan(plan: Plan, store: Store) -> None:
 
 
 def describe(artefact: Artefact, plan: Plan, store: Store, hours: str) -> str:
-    """The plan of an artefact: runs, evaluations, published numbers, and the hours for the remaining runs and for all runs."""
+    """The plan of an artefact: runs, evaluations, published numbers, and the hours for the runs left and for all."""
     seeds, jobs = plan.seeds_of(artefact), plan.jobs_of(artefact)
     needed = {job.needs for job in jobs if job.needs} - set(jobs)
     lines = [

@@ -11,8 +11,8 @@ def tsne(features: Array, *, perplexity: float = 30.0, seed: int = 0) -> NDArray
     """Points ``[N, 2]`` in the plane, close together where the features ``[N, D]`` are; repeatable on one machine.
 
     Source: Yun et al. 2020, section 3.3 and Figure 3 ("penultimate features"). The paper does not state the classes,
-        number of points, perplexity or set: perplexity is scikit-learn's and van der Maaten's usual 30, the start is the
-        first two principal components, and the caller chooses the samples (colours tell a few classes apart, not a
+        number of points, perplexity or set: perplexity is scikit-learn's and van der Maaten's usual 30, the start is
+        the first two principal components, and the caller chooses the samples (colours tell a few classes apart, not a
         hundred).
 
     Args:

@@ -98,8 +98,8 @@ def check_assumptions(model: nn.Module, input: Tensor, pair: DropoutPair = _PAPE
         what it averages over. Here ``|grad p_i|`` is the L1 norm (the norm of Proposition 1) of the gradient of one
         image's probability p_i, at temperature T, by all parameters as one vector. Assumption 2 takes ``p_i > q_i``
         and ``rho > 1`` without loss of generality, so r and rho are ratios of the larger to the smaller; both are
-        averaged over all pairs of image and class, whether or not Assumption 1 holds for them. Masks and mode are those of
-        `kl_gradients`. Pairs where a gradient is 0 or a probability underflows have no ratio and are left out; pairs
+        averaged over all pairs of image and class, whether or not Assumption 1 holds for them. Masks and mode are those
+        of `kl_gradients`. Pairs where a gradient is 0 or a probability underflows have no ratio and are left out; pairs
         that are exactly equal do not fulfil Assumption 1.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The mini scale: the same trainings with tiny networks on the embedded digits. It tests the pipeline, not the papers' claims."""
+"""The mini scale: the same trainings with tiny networks on the embedded digits. It tests the pipeline, no claims."""
 
 import dataclasses
 from functools import partial
