@@ -1,4 +1,4 @@
-"""The manifest: which weights are released, their files and checksums, where they are, and their accuracy."""
+"""The manifest: which weights are released, their files and checksums, where they are, and their metrics."""
 
 import os
 import re
