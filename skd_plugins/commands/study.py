@@ -4,7 +4,12 @@ import dataclasses
 import json
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +27,10 @@ from ..evaluation import metrics
 from ..evaluation.evaluate import evaluate_weights
 from ..evaluation.predictions import Predictions
 from ..evaluation.significance import difference, fit_temperature, holm
-from ..recipe import Recipe, override
+from ..recipe import Recipe, override, replace
+from ..training.engine import train
 from ..training.parts import build_task
-from ..training.project import recipe_in, train_recipe
+from ..training.project import recipe_in
 
 # key: title, and the factor with which it is printed
 COLUMNS = {
@@ -58,22 +64,18 @@ def study(
         seeds: runs of each variant.
         first_seed: the others follow it. Choose settings with other seeds than those you report.
         out: where runs, study.json and study.md go.
-        jobs: runs at a time; 0 for one a core.
+        jobs: runs at a time; 0 for one a core, or one on a machine with a GPU.
     """
     if seeds < 2:
         raise SkdError(f"--seeds is {seeds}, but a difference needs at least 2")
     plans = _plans(recipe_in(recipe), variants)
-    work = [(name, first_seed + seed) for seed in range(seeds) for name in plans]
-    with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as pool:
-        training = pool.map(lambda job: train_recipe(recipe, job[1], data, out, plans[job[0]]), work)
-        runs = list(tracked(training, "training", len(work)))
-    numbers: dict[str, list[dict[str, float]]] = {name: [] for name in plans}
-    for (name, _), run in zip(work, runs, strict=True):
-        numbers[name].append(measure(run, data, test))
+    work = [replace(varied, seed=first_seed + seed) for seed in range(seeds) for varied in plans.values()]
+    runs = train_and_measure(work, data, test, out, jobs)
+    numbers = {name: [run[1] for run in runs[number :: len(plans)]] for number, name in enumerate(plans)}
     summary = summarise(numbers)
     result = {
         "recipe": recipe.stem, "data": str(data), "test": test and str(test), "variants": summary,
-        "seeds": [seed for _, seed in work[:: len(plans)]], "environment": environment(),
+        "seeds": list(range(first_seed, first_seed + seeds)), "environment": environment(),
     }  # fmt: skip
     write_json(out / "study.json", result)
     (out / "study.md").write_text(markdown(summary))
@@ -81,8 +83,8 @@ def study(
     print(f"numbers: {out / 'study.json'}, {out / 'study.md'}")
 
 
-def _plans(recipe: Recipe, variants: tuple[str, ...]) -> dict[str, list[str]]:
-    """Each variant's overrides of the recipe; wrong ones are an error now, not after hours."""
+def _plans(recipe: Recipe, variants: tuple[str, ...]) -> dict[str, Recipe]:
+    """Each variant's recipe; wrong ones are an error now, not after hours."""
     known = {field.name for field in dataclasses.fields(Recipe)}
     plans = {}
     for variant in variants:
@@ -97,10 +99,40 @@ def _plans(recipe: Recipe, variants: tuple[str, ...]) -> dict[str, list[str]]:
         texts.append(f"name={recipe.name}.{re.sub(r'[^A-Za-z0-9_=.-]+', '-', variant)}")
         varied = override(recipe, texts)
         build_task(varied, varied.num_classes or 2, torch.device("cpu"))
-        plans[variant] = texts
+        plans[variant] = varied
     if len(plans) < max(2, len(variants)):
         raise SkdError(f"--variants needs at least two different ones, got {', '.join(variants) or 'none'}")
     return plans
+
+
+def train_and_measure(
+    recipes: Sequence[Recipe], data: Path, test: Path | None, out: Path, jobs: int = 0
+) -> list[tuple[Path, dict[str, float]]]:
+    """Each recipe's run and its numbers. Every run has one thread; complete ones are not repeated.
+
+    What a training prints goes to ``out/NAME/seedN.log``.
+    """
+    work = partial(_train_and_measure, data=data, test=test, out=out)
+    jobs = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    try:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            return list(tracked(pool.map(work, recipes), "training", len(recipes)))
+    except BrokenProcessPool:
+        raise SkdError(f"a training was killed, maybe for lack of memory; --jobs {jobs - 1 or 1} continues") from None
+
+
+def _train_and_measure(recipe: Recipe, data: Path, test: Path | None, out: Path) -> tuple[Path, dict[str, float]]:
+    torch.set_num_threads(1)
+    log = out / recipe.name / f"seed{recipe.seed}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
+            run = train(recipe, data=str(data), out=out, resume=True)
+            return run, measure(run, data, test)
+    except SystemExit:  # stopped by a signal, after a checkpoint; this process must not begin the next run
+        os._exit(1)
+    except SkdError as error:
+        raise SkdError(f"{recipe.name}, seed {recipe.seed}: {error}") from None
 
 
 def measure(run: Path, data: Path, test: Path | None) -> dict[str, float]:

@@ -95,21 +95,3 @@ def recipe_in(path: Path) -> Recipe:
     if not isinstance(found, Recipe):
         raise SkdError(f"{path} has no `recipe = Recipe(...)`")
     return found
-
-
-def train_recipe(recipe: Path, seed: int, data: Path, out: Path, overrides: Sequence[str] = ()) -> Path:
-    """Runs a recipe with ``accelerate launch``, as a user does, unless the run is complete; returns its folder."""
-    import torch  # slow; only this function needs it
-
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--num_machines=1",
-              "--mixed_precision=no", "--dynamo_backend=no", "--quiet"]  # fmt: skip
-    if not torch.cuda.is_available():
-        launch.append("--cpu")
-    command = [*launch, str(recipe), "--data", str(data), "--out", str(out), "--resume", f"seed={seed}", *overrides]
-    print(f"train: {recipe.stem} seed {seed}", flush=True)
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    last = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("done: ")), None)
-    if done.returncode or last is None:
-        sys.stderr.write(done.stdout[-2000:] + done.stderr[-4000:])
-        raise SkdError(f"the run {recipe.stem} seed {seed} failed (its output is above)")
-    return Path(last.removeprefix("done: "))

@@ -1,0 +1,21 @@
+"""CS-KD on the embedded glyphs.
+
+Source:   our own; method and temperature of Yun et al. 2020, the weight chosen on validation data (docs/evidence.md).
+Expected: see the table in the README, printed by make demo.
+Cost:     a minute on one core.
+Run:      accelerate launch recipes/glyphs_cskd.py --out runs/
+"""
+
+from glyphs_ce import recipe as base
+
+from skd_plugins import main, replace
+
+recipe = replace(
+    base,
+    name="resnet14t_glyphs.cskd",
+    method="cs_kd",
+    method_args=dict(weight=1.0, temperature=4.0, pairing="sampled"),
+)
+
+if __name__ == "__main__":
+    main(recipe)
