@@ -10,27 +10,21 @@ Run: make methods-demo, or python benchmarks/methods.py [--out runs/methods] [--
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import redirect_stdout
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: one run a core, with one thread each
-
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from rounds import interleaved
 
-from skd_plugins import Recipe, replace, train
+from skd_plugins import Recipe, replace
+from skd_plugins.commands.study import train_and_measure
 from skd_plugins.data.find import embedded
-from skd_plugins.evaluation.evaluate import evaluate_weights
 from skd_plugins.training.parts import build_optimizer, build_task
 from skd_plugins.training.project import recipe_of
 
@@ -84,30 +78,19 @@ def recipe_for(row: str, epochs: int, teacher: Path) -> Recipe:
     )  # fmt: skip
 
 
-def train_and_evaluate(row: str, epochs: int, teacher: Path, data: Path, out: Path) -> dict[str, float]:
-    """Trains a row's recipe; runs in its own process."""
-    torch.set_num_threads(1)
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        run = train(recipe_for(row, epochs, teacher), data=str(data), out=out, resume=True)
-        report = evaluate_weights(run, data=str(data), workers=1)
-    metrics: dict[str, float] = json.loads((report.parent / "metrics.json").read_text())["metrics"]
-    return metrics
-
-
-def step_times(rounds: int, teacher: Path) -> dict[str, dict[str, float]]:
-    """The cost of each row's step (forward, backward, optimizer) over cross-entropy's: median of interleaved rounds."""
+def step_times(recipes: Mapping[str, Recipe], classes: int, rounds: int) -> dict[str, dict[str, float]]:
+    """The cost of each recipe's step (forward, backward, optimizer) over the first's: median of interleaved rounds."""
     torch.set_num_threads(1)
     steps: dict[str, Callable[[], None]] = {}
     costs: dict[str, dict[str, float]] = {}
-    for row, (_, _, changes) in ROWS.items():
-        if "mixup" in changes or "cutmix" in changes:
+    for row, recipe in recipes.items():
+        if recipe.mixup or recipe.cutmix:  # they change the loader's work, not the step
             continue
-        recipe = recipe_for(row, 1, teacher)
-        task = build_task(recipe, 10, torch.device("cpu")).train()
+        task = build_task(recipe, classes, torch.device("cpu")).train()
         optimizer = build_optimizer(recipe, task.get_trainable_module())
         segments, method = len(task.method.segments), task.method
         input = torch.randn(segments * recipe.batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-        target = torch.arange(recipe.batch_size).remainder(10).repeat(segments)
+        target = torch.arange(recipe.batch_size).remainder(classes).repeat(segments)
 
         def step(task: Any = task, optimizer: Any = optimizer, input: Any = input, target: Any = target) -> None:
             task(input, target)["loss"].backward()
@@ -121,7 +104,7 @@ def step_times(rounds: int, teacher: Path) -> dict[str, dict[str, float]]:
         }
     seconds = interleaved(steps, rounds, warmup=2)  # the first rounds allocate
     for row in steps:
-        over_ce = [own / ce for own, ce in zip(seconds[row], seconds["ce"], strict=True)]
+        over_ce = [own / first for own, first in zip(seconds[row], seconds[next(iter(steps))], strict=True)]
         costs[row]["measured"] = statistics.median(over_ce)
     return costs
 
@@ -136,19 +119,18 @@ def main() -> None:
     start = time.monotonic()
     data = embedded("digits", options.out / "data")
     teacher = options.out / recipe_for(TEACHER, 1, Path()).name / "seed0"
-    common = (options.epochs, teacher, data, options.out)
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(train_and_evaluate, TEACHER, *common).result()
-        futures = {row: pool.submit(train_and_evaluate, row, *common) for row in ROWS}
-        metrics = {row: future.result() for row, future in track(futures.items(), "training", transient=True)}
-    times = step_times(options.rounds, teacher)
+    recipes = {row: recipe_for(row, options.epochs, teacher) for row in ROWS}
+    train_and_measure([recipes[TEACHER]], data, None, options.out)  # kd needs it
+    measured = train_and_measure(list(recipes.values()), data, None, options.out)
+    times = step_times(recipes, 10, options.rounds)
 
     table = Table(title="797 digits, seed 0; step cost over cross-entropy's", title_justify="left", box=None)
     table.add_column("method")
     for column in ("error %", "ECE %", "R@1 %", "step, measured", "step, counted", "extra parameters"):
         table.add_column(column, justify="right")
+    metrics = {row: numbers for row, (_, numbers) in zip(recipes, measured, strict=True)}
     for row, values in metrics.items():
-        error, ece, recall = 100 * (1 - values["top1"]), 100 * values["ece"], 100 * values["recall_at_1"]
+        error, ece, recall = 100 * values["error"], 100 * values["ece"], 100 * (1 - values["recall_error"])
         cost = times.get(row)
         cells = [f"{cost['measured']:.2f}", f"{cost['counted']:.2f}", f"{cost['extra']:,}"] if cost else ["", "", ""]
         table.add_row(row, f"{error:.1f}", f"{ece:.1f}", f"{recall:.1f}", *cells)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,18 @@ def make_run(
 
 def recipe(name: str = "digits_ce", seed: int = 0, weight: float = 1.0) -> dict[str, Any]:
     return {"name": name, "model": "resnet10t", "method": "ce", "method_args": {"weight": weight}, "seed": seed}
+
+
+@pytest.mark.parametrize(
+    ("sharpness", "method", "advice"), [(0.3, "sd_dropout", True), (0.3, None, False), (9, "ce", False)]
+)
+def test_the_page_advises_a_lower_weight_to_underconfident_networks(
+    digits: tuple[Predictions, NDArray[np.uint8]], tmp_path: Path, sharpness: float, method: str | None, advice: bool
+) -> None:
+    predictions = replace(digits[0], logits=sharpness * digits[0].logits)
+    page = write_report(predictions, tmp_path, title="", info={"method": method} if method else {}).read_text()
+    assert ("Underconfident" in page) == (sharpness < 1)
+    assert ("Try a lower weight" in page) == advice
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def study(
     """
     if seeds < 2:
         raise SkdError(f"--seeds is {seeds}, but a difference needs at least 2")
-    plans = _plans(recipe_in(recipe), variants)
+    plans = plans_of(recipe_in(recipe), variants)
     work = [replace(varied, seed=first_seed + seed) for seed in range(seeds) for varied in plans.values()]
     runs = train_and_measure(work, data, test, out, jobs)
     numbers = {name: [run[1] for run in runs[number :: len(plans)]] for number, name in enumerate(plans)}
@@ -83,7 +83,7 @@ def study(
     print(f"numbers: {out / 'study.json'}, {out / 'study.md'}")
 
 
-def _plans(recipe: Recipe, variants: tuple[str, ...]) -> dict[str, Recipe]:
+def plans_of(recipe: Recipe, variants: tuple[str, ...]) -> dict[str, Recipe]:
     """Each variant's recipe; wrong ones are an error now, not after hours."""
     known = {field.name for field in dataclasses.fields(Recipe)}
     plans = {}
