@@ -3,6 +3,8 @@
     python scripts/render_glyphs.py check   # renders the listed typefaces again and compares the pixels
     python scripts/render_glyphs.py choose  # chooses typefaces from all packages and writes the list and the pixels
 
+Both also do the Greek and Cyrillic letters of the test typefaces.
+
 Bit for bit the same with the package versions of the list and the Pillow that is printed (its wheels contain FreeType).
 """
 
@@ -23,13 +25,16 @@ from fontTools.ttLib import TTFont
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, features
 
+from skd_plugins.data.datasets.glyphs import LETTERS
+
 FOLDER = Path(__file__).parents[1] / "skd_plugins" / "data" / "datasets"
-LIST, SHEET = FOLDER / "glyphs.csv", FOLDER / "glyphs.webp"
+LIST, SHEET, OTHER_SHEET = FOLDER / "glyphs.csv", FOLDER / "glyphs.webp", FOLDER / "glyphs_other.webp"
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 SIDE, MARGIN = 32, 2
 LEVELS = 16  # grey levels
 LARGEST_PACKAGE = 6_000_000  # bytes
 COPY = 0.9  # correlation of two typefaces' pixels from which one is a copy of the other
+INK = 1.5  # times the characters' mean grey: from there, the other letters are of another width than the characters
 READABLE = 0.15  # share of the characters that the other typefaces' mean images must recognise
 FAMILIES_A_STEM = 4
 ROLES = {"train": 0.45, "val": 0.55, "test": 1.0}  # up to which hash
@@ -68,18 +73,22 @@ def main() -> None:
                 chosen = [Typeface(**row) for row in csv.DictReader(file)]
             packages.get(sorted({f"{face.package}={face.version}" for face in chosen}))
             glyphs = np.stack([render(packages.folder / face.package / face.file) for face in chosen])
-            if _sheet(glyphs) != SHEET.read_bytes():
-                raise SystemExit(f"{SHEET} differs")
-            print(f"{SHEET} is equal, bit for bit: {len(chosen)} typefaces")
-            return
-        packages.get(packages.available())
-        chosen, glyphs = choose(packages)
-        with LIST.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Typeface)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(asdict(face) for face in chosen)
-        SHEET.write_bytes(_sheet(glyphs))
-        print(f"{SHEET}: {SHEET.stat().st_size} bytes, {dict(Counter(face.role for face in chosen))}")
+        else:
+            packages.get(packages.available())
+            chosen, glyphs = choose(packages)
+            with LIST.open("w", newline="") as file:
+                writer = csv.DictWriter(file, [field.name for field in fields(Typeface)], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(asdict(face) for face in chosen)
+            print(f"{LIST}: {dict(Counter(face.role for face in chosen))}")
+        test = [packages.folder / face.package / face.file for face in chosen if face.role == "test"]
+        for path, images in ((SHEET, glyphs), (OTHER_SHEET, np.stack([other_letters(font) for font in test]))):
+            if options.do == "choose":
+                path.write_bytes(_sheet(images))
+            elif _sheet(images) != path.read_bytes():
+                raise SystemExit(f"{path} differs")
+            says = "is equal, bit for bit" if options.do == "check" else f"has {path.stat().st_size} bytes"
+            print(f"{path} {says}: {images.any((1, 2, 3)).sum()} typefaces")
 
 
 # ---- packages --------------------------------------------------------------------------------------------------------
@@ -217,10 +226,10 @@ def _hash(text: str) -> float:
 # ---- rendering -------------------------------------------------------------------------------------------------------
 
 
-def render(path: Path) -> Pixels | None:
-    """A typeface's characters ``[62, 32, 32]``, white on black; None if they can't be rendered.
+def render(path: Path, characters: str = CHARACTERS) -> Pixels | None:
+    """A typeface's characters ``[N, 32, 32]``, white on black; None if they can't be rendered.
 
-    All have one scale and one baseline, so that s and S differ. Each is centred horizontally.
+    All have the one scale and baseline that fit CHARACTERS, so that s and S differ. Each is centred horizontally.
     """
     room = SIDE - 2 * MARGIN
     for size in range(2 * SIDE, 6, -1):
@@ -235,14 +244,32 @@ def render(path: Path) -> Pixels | None:
     else:
         return None
     baseline = SIDE // 2 - (bottom.max() + top.min()) // 2
+    left, top, right, bottom = np.array([font.getbbox(character, anchor="ls") for character in characters]).T
+    if baseline + top.min() < 0 or baseline + bottom.max() > SIDE or (right - left).max() > SIDE:
+        return None
     images = []
-    for character, middle in zip(CHARACTERS, (left + right) // 2, strict=True):
+    for character, middle in zip(characters, (left + right) // 2, strict=True):
         image = Image.new("L", (SIDE, SIDE))
         start = (SIDE // 2 - int(middle), int(baseline))
         ImageDraw.Draw(image).text(start, character, fill=255, font=font, anchor="ls")
         images.append(np.asarray(image))
     step = 255 // (LEVELS - 1)
     return ((np.stack(images).astype(int) + step // 2) // step * step).astype(np.uint8)
+
+
+def other_letters(path: Path) -> Pixels:
+    """A typeface's LETTERS ``[N, 32, 32]``, at its characters' scale and baseline; black if it doesn't have all.
+
+    It has a letter if the pixels are not empty and those of no character, of no other letter, and not the font's sign
+    for "missing".
+    """
+    characters, missing, letters = (render(path, drawn) for drawn in (CHARACTERS, "\uffff", LETTERS))
+    empty = np.zeros((len(LETTERS), SIDE, SIDE), np.uint8)
+    if characters is None or letters is None or letters.mean() >= INK * characters.mean():
+        return empty
+    others = [*characters, *empty, *(() if missing is None else missing)]
+    new = {image.tobytes() for image in letters} - {image.tobytes() for image in others}
+    return letters if len(new) == len(LETTERS) else empty
 
 
 def _sheet(glyphs: Pixels) -> bytes:

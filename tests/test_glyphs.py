@@ -1,6 +1,7 @@
 """The embedded typefaces: the roles share no family and no copy, and the pictures belong to the list."""
 
 import csv
+import hashlib
 import re
 from pathlib import Path
 
@@ -58,3 +59,21 @@ def test_the_pictures_are_of_the_listed_characters(families: list[dict[str, str]
     np.testing.assert_array_equal((rows[0] @ rows[1].T).argmax(1), np.arange(62))
     first = next(row["family"] for row in families if row["role"] == "test")
     assert test.name_of(62 - 1) == f"small z of {first}"
+
+
+def test_other_letters_have_their_typefaces_scale_and_shapes_of_their_own() -> None:
+    other, test = open_source("glyphs_other", False), open_source("glyphs_test", False)
+    letters, characters = pixels(other).reshape(-1, 21, 32, 32), pixels(test).reshape(-1, 62, 32, 32)
+    names = [other.name_of(21 * index) for index in range(len(letters))]
+    assert len(names) == len(set(names)) == 42 == len(other.targets) / len(other.classes)
+    assert hashlib.md5(letters.tobytes()).hexdigest() == "a2af818f2843ac9b1d5c25f555fe0e14"
+    rows_of = {test.name_of(62 * index).removeprefix("digit 0 of "): index for index in range(len(characters))}
+    pairs = {"Greek capital xi": "capital H", "Cyrillic capital sha": "capital H", "Cyrillic small yu": "small x"}
+    for name, drawn in zip(names, letters, strict=True):
+        known = characters[rows_of[name.removeprefix("Greek capital gamma of ")]]
+        assert len({image.tobytes() for image in drawn} - {image.tobytes() for image in known}) == 21
+        assert np.corrcoef(drawn.reshape(21, -1), known.reshape(62, -1))[:21, 21:].max() < 0.95
+        for letter, character in pairs.items():
+            images = drawn[other.classes.index(letter)], known[CLASSES.index(character)]
+            one, two = (np.flatnonzero((image > 127).any(1))[[0, -1]] for image in images)
+            assert np.abs(one - two).max() <= 1, (name, letter, "stands as its Latin partner does, within a pixel")

@@ -26,6 +26,7 @@ _DATASETS = {
         glyphs.GLYPHS30,
         glyphs.GLYPHS82,
         glyphs.TEST,
+        glyphs.OTHER,
         cifar100.DATASET,
         tinyimagenet.DATASET,
         cub200.DATASET,
