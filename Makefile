@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo demo-detection methods-demo bench bench-quick reproduce-mini test coverage faults audit oldest newest pythons slow docs docs-serve lint format lock clean distclean
+.PHONY: help setup setup-tests demo demo-detection methods-demo evidence bench bench-quick reproduce-mini test coverage faults audit oldest newest pythons slow docs docs-serve lint format lock clean distclean
 
 VENV ?= .venv
 export VENV
@@ -29,6 +29,9 @@ demo-detection: setup ## fine-tunes Faster R-CNN from two digits backbones, prin
 
 methods-demo: setup ## 28 methods and compositions on real digits, one seed: a table of results and costs
 	@$(BIN)/python benchmarks/methods.py $(ARGS)
+
+evidence: setup ## hours: the papers' claims on the embedded typefaces, into docs/evidence.md; ARGS="--only plain"
+	@$(BIN)/python benchmarks/evidence.py $(ARGS)
 
 # Alone on the machine. TIMM_REPOSITORY names a checkout of timm's repository, for the rows against its scripts.
 bench: setup ## every speed and memory claim against its target: table, benchmarks/results/bench.json, plot

@@ -102,6 +102,7 @@ def test_a_study(tmp_path: Path, digits_beton: Path, capsys: pytest.CaptureFixtu
     ({"variants": ("ce", "cskd")}, "cs_kd"),
     ({"variants": ("ce", "cs_kd wait=1")}, "wait"),
     ({"variants": ("ce", "ce lr=high")}, "lr should be"),
+    ({"variants": ("ce", "ce mixup=1 batch_size=9")}, "an even number of images"),
 ])  # fmt: skip
 def test_bad_input_is_said_before_hours_are_spent(
     tmp_path: Path, digits_beton: Path, changed: dict[str, object], message: str

@@ -29,7 +29,7 @@ from ..evaluation.predictions import Predictions
 from ..evaluation.significance import difference, fit_temperature, holm
 from ..recipe import Recipe, override, replace
 from ..training.engine import train
-from ..training.parts import build_task
+from ..training.plan import make_plan
 from ..training.project import recipe_in
 
 # key: title, and the factor with which it is printed
@@ -68,7 +68,7 @@ def study(
     """
     if seeds < 2:
         raise SkdError(f"--seeds is {seeds}, but a difference needs at least 2")
-    plans = plans_of(recipe_in(recipe), variants)
+    plans = plans_of(recipe_in(recipe), variants, data)
     work = [replace(varied, seed=first_seed + seed) for seed in range(seeds) for varied in plans.values()]
     runs = train_and_measure(work, data, test, out, jobs)
     numbers = {name: [run[1] for run in runs[number :: len(plans)]] for number, name in enumerate(plans)}
@@ -83,7 +83,7 @@ def study(
     print(f"numbers: {out / 'study.json'}, {out / 'study.md'}")
 
 
-def plans_of(recipe: Recipe, variants: tuple[str, ...]) -> dict[str, Recipe]:
+def plans_of(recipe: Recipe, variants: tuple[str, ...], data: Path) -> dict[str, Recipe]:
     """Each variant's recipe; wrong ones are an error now, not after hours."""
     known = {field.name for field in dataclasses.fields(Recipe)}
     plans = {}
@@ -98,7 +98,7 @@ def plans_of(recipe: Recipe, variants: tuple[str, ...]) -> dict[str, Recipe]:
             texts.append(word)
         texts.append(f"name={recipe.name}.{re.sub(r'[^A-Za-z0-9_=.-]+', '-', variant)}")
         varied = override(recipe, texts)
-        build_task(varied, varied.num_classes or 2, torch.device("cpu"))
+        make_plan(varied, data=str(data))
         plans[variant] = varied
     if len(plans) < max(2, len(variants)):
         raise SkdError(f"--variants needs at least two different ones, got {', '.join(variants) or 'none'}")
