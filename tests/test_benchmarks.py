@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -121,3 +122,41 @@ def test_gpu_runs_on_a_processor(tmp_path: Path) -> None:
     check(content)
     assert content["rows"][0]["name"] in printed
     assert {"images_per_second", "peak_bytes", "share_of_matrix_peak"} <= set(content["rows"][0]["detail"])
+
+
+def test_evidence_says_what_holds() -> None:
+    """Verdicts of claims, from numbers whose differences are known."""
+    import evidence_page
+
+    from skd_plugins.commands.study import summarise
+
+    noise = np.random.default_rng(0).normal(0, 0.001, (3, 8))
+    noise -= noise.mean(1, keepdims=True)
+    base = {"error": 0.1, "ece": 0.02, "recall_error": 0.1}
+    changes = {"cross-entropy": {}, "CS-KD": {"error": -0.02, "ece": 0.03}, "CS-KD + SD-Dropout 0.1": {"error": 0.01}}
+    runs = {
+        name: [
+            {key: value + changed.get(key, 0) + noise[row, seed] for key, value in base.items()} for seed in range(8)
+        ]
+        for row, (name, changed) in enumerate(changes.items())
+    }
+    rows = {
+        line.split(" | ")[1]: line.split(" | ")[2] for line in evidence_page.claims(summarise(runs)).splitlines()[2:]
+    }
+    assert rows == {
+        "lower error (CS-KD)": "**holds**",
+        "better calibrated (CS-KD)": "**does not hold**",
+        "better features (Recall@1) (CS-KD)": "not decided",
+        "adds to other methods (CS-KD + SD-Dropout 0.1, against CS-KD)": "**does not hold**",
+    }
+
+
+def test_the_interval_over_typefaces() -> None:
+    import evidence
+
+    draw = np.random.default_rng(1).normal(0.3, 1, 129)
+    low, high = evidence.bootstrap(draw)
+    half = 1.96 * draw.std() / np.sqrt(129)
+    assert (low, high) == pytest.approx((draw.mean() - half, draw.mean() + half), abs=0.02)
+    assert len(evidence.families("test")) == 129
+    assert set(evidence.families("other")) < set(evidence.families("test"))
