@@ -28,7 +28,7 @@ from skd_plugins.common.environment import environment
 from skd_plugins.common.files import write_json
 from skd_plugins.common.meter import tracked
 from skd_plugins.data.beton.write import write_beton
-from skd_plugins.data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
+from skd_plugins.data.datasets.cifar100c import CORRUPTIONS
 from skd_plugins.data.datasets.glyphs import CLASSES, glyphs
 from skd_plugins.data.find import find_split, resolve_data
 from skd_plugins.data.loader import Loader
@@ -44,6 +44,7 @@ from skd_plugins.weights import load_network
 
 TEST = Path("glyphs_test")
 PERTURBED_FAMILIES = 8  # of the test families, for corruptions and attacks
+SEVERITIES = (1, 3, 5)
 EPS = (2 / 255, 8 / 255)
 DRAWS = 10_000  # of the bootstrap
 
@@ -66,23 +67,23 @@ class Study:
 
 PLAIN = {
     "cross-entropy": "ce",
-    "label smoothing 0.1": "ce label_smoothing=0.1",
+    "label smoothing 0.05": "ce label_smoothing=0.05",
     "dropout 0.2": "dropout drop_rate=0.2",
     "max-entropy 0.1": "max_entropy weight=0.1",
     "mixup 0.2": "ce mixup=0.2 batch_size=32",
-    "CS-KD": "cs_kd weight=1",
-    "CS-KD, batch": "cs_kd weight=1 pairing=batch",
-    "CS-KD, bank": "cs_kd weight=1 pairing=bank",
-    "CS-KD + mixup": "cs_kd weight=1 mixup=0.2 batch_size=32",
+    "CS-KD": "cs_kd weight=0.5",
+    "CS-KD, batch": "cs_kd weight=0.5 pairing=batch batch_size=32",
+    "CS-KD, bank": "cs_kd weight=0.5 pairing=bank",
+    "CS-KD + mixup": "cs_kd weight=0.5 mixup=0.2 batch_size=32",
     "SD-Dropout 0.1": "sd_dropout weight=0.1",
     "SD-Dropout 0.3": "sd_dropout weight=0.3",
     "SD-Dropout 1.0": "sd_dropout weight=1",
-    "CS-KD + SD-Dropout 0.1": "sd_dropout base=cs_kd weight=0.1",
-    "PS-KD": "ps_kd alpha=0.8",
+    "CS-KD + SD-Dropout 0.1": "sd_dropout base=cs_kd base_args.weight=0.5 weight=0.1",
+    "PS-KD": "ps_kd alpha=0.5",
     "BYOT": "byot",
     "DDGSD": "ddgsd",
 }
-FEW = ("cross-entropy", "label smoothing 0.1", "CS-KD", "CS-KD, bank", "SD-Dropout 0.1", "SD-Dropout 1.0",
+FEW = ("cross-entropy", "label smoothing 0.05", "CS-KD", "CS-KD, bank", "SD-Dropout 0.1", "SD-Dropout 1.0",
        "CS-KD + SD-Dropout 0.1")  # fmt: skip
 TUNED = {name: PLAIN[name] for name in FEW}
 STUDIES = {
@@ -137,7 +138,7 @@ def bootstrap(differences: NDArray[np.float64]) -> list[float]:
 
 
 def _perturbed(out: Path) -> Path:
-    """Writes the first test families as ``val.beton``, and their corrupted copies ``[75, N, H, W, 3]``."""
+    """Writes the first test families as ``val.beton``, and their corrupted copies ``[45, N, H, W, 3]``."""
     folder = out / "perturbed"
     corrupted = folder / "corrupted.npy"
     if not corrupted.exists():

@@ -171,5 +171,5 @@ def _between(path: Path, name: str, text: str) -> None:
 
 
 README_ROWS = (
-    "cross-entropy", "label smoothing 0.1", "CS-KD", "CS-KD, bank", "SD-Dropout 0.1", "CS-KD + SD-Dropout 0.1",
+    "cross-entropy", "label smoothing 0.05", "CS-KD", "CS-KD, bank", "SD-Dropout 0.1", "CS-KD + SD-Dropout 0.1",
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """SD-Dropout on the embedded glyphs.
 
 Source:   our own; method of Lee et al. 2022, the weight chosen on validation data (docs/evidence.md).
-Expected: see the table in the README, printed by make demo.
-Cost:     half a minute on one core.
+Expected: see docs/evidence.md.
+Cost:     a minute on one core.
 Run:      accelerate launch recipes/glyphs_sddropout.py --out runs/
 """
 
