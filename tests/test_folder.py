@@ -13,7 +13,7 @@ from torchvision.transforms import functional as F
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data.augment import Augmentation, training_boxes
 from skd_plugins.data.folder import FolderData, FolderImages
-from skd_plugins.data.sources import image_folder
+from skd_plugins.data.sources import image_folder, read_rgb
 
 
 def images_of(folder: Path, *, clean: tuple[bool, ...] = (False, False), seed: int = 0, **spec: object) -> FolderImages:
@@ -37,6 +37,45 @@ def test_order_is_that_of_written_files(tmp_path: Path) -> None:
     assert data.classes == source.classes == ["9", "10", "n2"]
     assert data.targets.tolist() == source.targets.tolist()
     assert [data.name_of(i).split(" (")[0] for i in range(9)] == [source.name_of(i) for i in range(9)]
+
+
+def test_the_order_is_the_same_on_every_machine(tmp_path: Path) -> None:
+    """Names that tie in natural order stand in the order of their code points, whatever order the system lists."""
+    for name in ("b", "a", "A", "01", "1"):
+        (tmp_path / name).mkdir()
+        for file in ("x1.png", "x01.PNG"):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / file)
+    data = FolderData(tmp_path)
+    assert data.classes == ["01", "1", "A", "a", "b"]
+    assert [Path(data.samples[index][0]).name for index in (0, 1)] == ["x01.PNG", "x1.png"]
+
+
+def test_what_is_an_image(tmp_path: Path) -> None:
+    """torchvision's types; what is hidden is skipped, and no class is lost without a word."""
+    for name, file in {"ant": "a.webp", "bee": "b.tiff", "cow": "c.bmp"}.items():
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8), (0, 128, 255)).save(tmp_path / name / file, lossless=True)
+    for hidden in (".ipynb_checkpoints/x.png", "__MACOSX/x.png", "ant/._a.jpg"):
+        (tmp_path / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / hidden).write_bytes(b"")
+    data, source = FolderData(tmp_path), image_folder(tmp_path)
+    assert (data.classes, data.targets.tolist()) == (["ant", "bee", "cow"], [0, 1, 2])
+    assert [source.load(index)[0, 0].tolist() for index in range(3)] == [[0, 128, 255]] * 3
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "d.heic").touch()
+    with pytest.raises(SkdError, match=r"dog has \.heic; images are \.jpg .*Convert its files, or move it away"):
+        FolderData(tmp_path)
+
+
+def test_pixels_of_other_modes(tmp_path: Path) -> None:
+    grey = np.array([[0, 256, 32768, 65535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "grey16.png")
+    assert np.asarray(read_rgb(tmp_path / "grey16.png"))[0, :, 0].tolist() == [0, 1, 128, 255]
+    Image.fromarray(np.array([[[9, 8, 7, 0]]], np.uint8), "RGBA").save(tmp_path / "clear.png")
+    assert np.asarray(read_rgb(tmp_path / "clear.png")).tolist() == [[[9, 8, 7]]]
+    Image.fromarray(np.zeros((1, 1), np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(ValueError, match="32-bit numbers"):
+        read_rgb(tmp_path / "float.tiff")
 
 
 def test_wrong_folders(jpeg_folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 import zlib
@@ -18,6 +19,7 @@ from conftest import CLASSES, Pixels
 from PIL import Image
 
 from skd_plugins import __version__
+from skd_plugins.commands.prepare import write
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data import Source, write_beton
 from skd_plugins.data.beton.file import BetonFile
@@ -215,3 +217,13 @@ def test_write_folder(digits_source: Source, tmp_path: Path) -> None:
     for index, label in enumerate(subset.targets):
         pixels = np.asarray(Image.open(folder / str(label) / f"{index:06d}.png"))
         np.testing.assert_array_equal(pixels, subset.load(index))
+
+
+def test_both_halves_are_checked_before_one_is_written(png_folder: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(png_folder, data / "train")
+    shutil.copytree(png_folder, data / "valid")
+    (data / "valid" / "cat").rename(data / "valid" / "kat")
+    with pytest.raises(SkdError, match="different classes; only one of them has: cat, kat"):
+        write(str(data), out=out)
+    assert not out.exists()

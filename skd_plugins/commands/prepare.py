@@ -65,12 +65,16 @@ def write(
         split: which half to write.
         per_class: take only so many training images of each class.
     """
-    for train in (True, False):
-        if split in ("train" if train else "val", "both"):
-            opened = open_source(source, train, root=root)
-            if train and per_class is not None:
-                opened = opened.subset(per_class, seed=0)
-            writing.write(opened, out, train)
+    halves = [train for train in (True, False) if split in ("train" if train else "val", "both")]
+    opened = {train: open_source(source, train, root=root) for train in halves}  # both, before one is written
+    if len(opened) == 2 and (lone := {*opened[True].classes} ^ {*opened[False].classes}):
+        raise SkdError(
+            f"the halves of {source} have different classes; only one of them has: {', '.join(sorted(lone)[:5])}"
+        )
+    for train, half in opened.items():
+        if train and per_class is not None:
+            half = half.subset(per_class, seed=0)
+        writing.write(half, out, train)
 
 
 def describe(dataset: Dataset) -> str:

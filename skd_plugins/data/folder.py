@@ -1,4 +1,4 @@
-"""Image folders, read by timm and PIL."""
+"""Image folders, read by PIL."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from timm.data import create_transform
 
 from ..common.errors import SkdError
 from .augment import Augmentation, training_boxes
-from .sources import read_folder
+from .sources import read_folder, read_rgb
 
 Request = tuple[int, int, int, int]  # sample, epoch, position, segment
 
@@ -24,15 +24,15 @@ class FolderData:
         self.path = Path(path)
         if not self.path.is_dir():
             raise SkdError(f"{self.path} is not a folder")
-        self.reader, self.classes = read_folder(self.path)
-        self.targets = np.array([label for _, label in self.reader.samples], dtype=np.int64)
+        self.samples, self.classes = read_folder(self.path)
+        self.targets = np.array([label for _, label in self.samples], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def name_of(self, index: int) -> str:
         """What messages call a sample."""
-        return f"{self.reader.samples[index][0]} (index {index})"
+        return f"{self.samples[index][0]} (index {index})"
 
 
 class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
@@ -53,9 +53,7 @@ class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
         """The image as uint8 ``[H, W, 3]``, or a black one and why it can't be decoded."""
         index, _, _, segment = request
         try:
-            file, _ = self.data.reader[index]
-            with file, Image.open(file) as opened:
-                image = opened.convert("RGB")
+            image = read_rgb(self.data.samples[index][0])
         except Exception as error:  # PIL's plugins raise anything; the main process reports it
             size = self.spec.image_size
             return torch.zeros(size, size, 3, dtype=torch.uint8), f"{type(error).__name__}: {error}"

@@ -1,11 +1,9 @@
 """Where images come from before they are written: a folder, or one of the known data sets."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,55 +55,77 @@ class Source:
 
 def split_folder(data: Path, train: bool) -> Path:
     """The training or validation folder of an ImageNet-style data set."""
-    names = ("train",) if train else ("val", "validation", "test")
+    names = ("train",) if train else ("val", "valid", "validation", "test")
     for name in names:
         if (data / name).is_dir():
             return data / name
     raise SkdError(f"{data} has no folder {' or '.join(repr(name) for name in names)} with one subfolder a class")
 
 
-def read_folder(path: Path) -> tuple[Any, list[str]]:
-    """timm's reader of a folder with one subfolder a class, and the classes in the order of their labels.
+def read_folder(path: Path) -> tuple[list[tuple[str, int]], list[str]]:
+    """The files of a folder with one subfolder a class, with their labels, and the classes in the order of the labels.
 
-    To timm the last folder is the class. Images in the folder itself would be a class without a name, and images two
-    levels deep would mix classes of equal names, so both are errors.
+    Classes and files stand in timm's natural order (2 before 10); where names tie in it (A and a), their code points
+    decide. Files have torchvision's image types. Names that begin with a dot, and ``__MACOSX``, are skipped. A class
+    without an image would shift all labels behind it, images in the folder itself would be a class without a name, and
+    deeper ones would mix classes of equal names, so these are errors.
     """
-    from timm.data.readers.reader_image_folder import ReaderImageFolder  # imports torch; listing the sets needs none
+    from timm.utils.misc import natural_key  # imports torch, as torchvision does; listing the sets needs none
+    from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    try:
-        reader = ReaderImageFolder(str(path))
-    except RuntimeError as error:
-        raise SkdError(f"{path} should have one subfolder a class with images inside: {error}") from None
-    for folder in sorted({os.path.dirname(file) for file, _ in reader.samples}):
-        inside = os.path.relpath(folder, path)
-        if inside == ".":
+    def listed(folder: Path) -> list[Path]:
+        shown = (entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX")))
+        return sorted(shown, key=lambda entry: (natural_key(entry.name), entry.name))
+
+    def is_image(file: Path) -> bool:
+        return file.suffix.lower() in IMG_EXTENSIONS
+
+    entries = listed(path)
+    folders = [entry for entry in entries if entry.is_dir()]
+    expected = f"{path} should have one subfolder a class"
+    if any(is_image(entry) for entry in entries):
+        raise SkdError(
+            f"{expected}, but has images itself; the flat val/ of ImageNet's archive is read by: "
+            "skd data imagenet-1k, or skd write imagenet-1k --folder"
+        )
+    samples = []
+    for label, folder in enumerate(folders):
+        files = listed(folder)
+        images = [(str(file), label) for file in files if is_image(file)]
+        deeper = next((file for file in files if not is_image(file) and any(map(is_image, file.rglob("*")))), None)
+        if deeper:
+            raise SkdError(f"{expected}, but has images deeper, in {deeper.relative_to(path)}; give the folder that holds the classes")
+        if not images:
+            types = ", ".join(sorted({file.suffix or file.name for file in files})) or "nothing"
             raise SkdError(
-                f"{path} should have one subfolder a class, but has images itself; the flat val/ of ImageNet's archive "
-                "is read by: skd data imagenet-1k, or skd write imagenet-1k --folder"
+                f"{expected} with images inside, but {folder} has {types}; images are {' '.join(IMG_EXTENSIONS)}. "
+                "Convert its files, or move it away"
             )
-        if os.sep in inside:
-            raise SkdError(
-                f"{path} should have one subfolder a class, but has images deeper, in {inside}; give the folder that "
-                "holds the classes"
-            )
-    return reader, sorted(reader.class_to_idx, key=lambda name: reader.class_to_idx[name])
+        samples += images
+    if not samples:
+        raise SkdError(f"{expected} with images inside, but has none")
+    return samples, [folder.name for folder in folders]
+
+
+def read_rgb(file: str | Path) -> PIL.Image:
+    """An image file as RGB with 8 bits a channel. Transparency is dropped, as in torchvision."""
+    with PIL.open(file) as image:
+        if image.mode.startswith("I;16"):  # Pillow's convert would clip at 255
+            image = PIL.fromarray(((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8))
+        if image.mode in ("I", "F"):
+            raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}); convert it to 8 or 16 bits")
+        return image.convert("RGB")
 
 
 def image_folder(path: Path) -> Source:
-    """One subfolder a class, read by timm's folder reader, which decides which files are images."""
-    reader, classes = read_folder(path)
-
-    def load(index: int) -> Image:
-        file, _ = reader[index]
-        with file, PIL.open(file) as image:
-            return np.asarray(image.convert("RGB"))
-
+    """One subfolder a class."""
+    samples, classes = read_folder(path)
     return Source(
         description=f"folder {path.parent.name}/{path.name}",
         classes=classes,
-        targets=np.array([label for _, label in reader.samples], dtype=np.int64),
-        load=load,
-        name_of=lambda index: str(reader.samples[index][0]),
+        targets=np.array([label for _, label in samples], dtype=np.int64),
+        load=lambda index: np.asarray(read_rgb(samples[index][0])),
+        name_of=lambda index: samples[index][0],
     )
 
 

@@ -5,10 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as PIL
 
 from ...common.errors import SkdError
-from ..sources import Image, Source
+from ..sources import Image, Source, read_rgb
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -64,8 +63,7 @@ def listed_files(
             raise SkdError(f"{path} does not exist, but is in the list of the {description}; unpack the archive again")
 
     def load(index: int) -> Image:
-        with PIL.open(paths[index]) as opened:
-            image = opened.convert("RGB")
+        image = read_rgb(paths[index])
         return np.asarray(image if box_of is None else image.crop(box_of(index)))
 
     return Source(
