@@ -275,6 +275,24 @@ def test_micro_batches_equal_the_whole_batch(fit: Fit) -> None:
         torch.testing.assert_close(three["state_dict"][key], value, rtol=1e-4, atol=1e-5, msg=key)
 
 
+def test_processes_with_other_labels_are_refused(data: dict[str, Path], tmp_path: Path) -> None:
+    """As on two machines, of which one has another copy of the data."""
+    for rank in ("0", "1"):
+        shutil.copytree(data["folder"], tmp_path / rank)
+    first, second, *_ = sorted((tmp_path / "1" / "train").iterdir())
+    next(first.iterdir()).rename(second / "moved.png")
+    script, places = tmp_path / "script.py", (str(tmp_path), str(tmp_path / "out"))
+    script.write_text(
+        f"import os\nfrom skd_plugins import Recipe, train\ndata, out = {places}\n"
+        f"train({TINY_RECIPE!r}, data=os.path.join(data, os.environ['RANK']), out=out)\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode != 0
+    assert "train has other classes or labels on another machine" in done.stderr
+    assert not list(tmp_path.glob("out/**/*.pt"))
+
+
 def test_two_processes_train_and_evaluate_as_one(data: dict[str, Path], fit: Fit, tmp_path: Path) -> None:
     """13 validation images, two of the second process's damaged: every image counts once, also among those left out."""
     folder = shutil.copytree(data["folder"], tmp_path / "data")

@@ -99,9 +99,7 @@ def test_grey_palette_and_transparent_images_become_rgb(tmp_path: Path) -> None:
 
 
 def test_open_source_finds_the_halves(png_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        SkdError, match=r"has no folder 'val' or 'valid' or .* with one subfolder a class"
-    ):
+    with pytest.raises(SkdError, match=r"has no folder 'val' or 'valid' or .* with one subfolder a class"):
         open_source(str(tmp_path), False)
     for name in ("train", "validation"):
         (tmp_path / name).symlink_to(png_folder)

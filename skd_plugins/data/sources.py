@@ -94,7 +94,8 @@ def read_folder(path: Path) -> tuple[list[tuple[str, int]], list[str]]:
         images = [(str(file), label) for file in files if is_image(file)]
         deeper = next((file for file in files if not is_image(file) and any(map(is_image, file.rglob("*")))), None)
         if deeper:
-            raise SkdError(f"{expected}, but has images deeper, in {deeper.relative_to(path)}; give the folder that holds the classes")
+            inside = deeper.relative_to(path)
+            raise SkdError(f"{expected}, but has images deeper, in {inside}; give the folder that holds the classes")
         if not images:
             types = ", ".join(sorted({file.suffix or file.name for file in files})) or "nothing"
             raise SkdError(
@@ -109,7 +110,8 @@ def read_folder(path: Path) -> tuple[list[tuple[str, int]], list[str]]:
 
 def read_rgb(file: str | Path) -> PIL.Image:
     """An image file as RGB with 8 bits a channel. Transparency is dropped, as in torchvision."""
-    with PIL.open(file) as image:
+    with PIL.open(file) as opened:
+        image: PIL.Image = opened
         if image.mode.startswith("I;16"):  # Pillow's convert would clip at 255
             image = PIL.fromarray(((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8))
         if image.mode in ("I", "F"):

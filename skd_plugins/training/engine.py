@@ -3,6 +3,7 @@
 import math
 import signal
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
@@ -287,6 +288,11 @@ def _check_classes(train_loader: Loader, val_loader: Loader, num_classes: int) -
         different = ", ".join(sorted(set(train_loader.classes) ^ set(val_loader.classes))[:5]) or "their order"
         raise SkdError(f"{train_loader.data.path} and {val_loader.data.path} have different classes: {different}")
     for loader in (train_loader, val_loader):
+        labels = zlib.crc32(loader.data.targets.tobytes())
+        if len(set(gather_object([f"{loader.classes} {labels}"]))) > 1:
+            raise SkdError(
+                f"{loader.data.path} has other classes or labels on another machine; copy the same files to all"
+            )
         if not loader.fits(num_classes):
             raise SkdError(
                 f"{loader.data.path} has {loader.num_classes} classes, but the network would have {num_classes}; "
