@@ -161,6 +161,12 @@ def override(recipe: Recipe, texts: list[str]) -> Recipe:
     A new ``method`` drops the old ``method_args`` and appends its name to the recipe's, so that it gets its own folder.
     """
     changes = parse_assignments(texts)
+    try:
+        _check_names(changes, "recipe field")
+    except SkdError as error:
+        raise SkdError(
+            f"{error}; an argument of the method or network is method_args.NAME=, model_args.NAME="
+        ) from None
     if "method" in changes and changes["method"] != recipe.method:
         recipe = dataclasses.replace(recipe, method_args={}, name=f"{recipe.name}_{changes['method']}")
     whole = {text.partition("=")[0] for text in texts}
