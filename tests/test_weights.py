@@ -128,6 +128,10 @@ def test_no_evaluation_replaces_another(
         assert content["info"].get("attack") == how.get("attack")
         nll[place.removeprefix("run/evaluation")] = content["metrics"]["nll"]
     assert nll[""] < nll["-fgsm"] < nll["-fgsm-eps0.1"]
+    with pytest.raises(
+        SkdError, match=r"has the evaluation on .*train.beton; give another folder for .*val.beton: --out"
+    ):
+        evaluate_weights(copy, data=str(digits_beton))
     with pytest.raises(SkdError, match="choose one: --attack fgsm"):
         evaluate_weights(copy, data=data, eps=0.1)
     with pytest.raises(SkdError, match="8/255"):

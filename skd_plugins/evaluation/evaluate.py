@@ -1,5 +1,6 @@
 """``skd evaluate``: from weights and data to a report."""
 
+import json
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -102,6 +103,9 @@ def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path 
     # Published networks name ImageNet's classes in words, folders by synsets; the order is the same.
     if card["recipe"] and card["classes"] and loader.classes and card["classes"] != loader.classes:
         raise SkdError(f"{weights} and {loader.data.path} name or order their classes differently")
+    folder = out or _beside(weights, how, raw=how.raw and not card.get("ema"))  # an exported average is not raw
+    if out is None:
+        _check_same_data(folder / "metrics.json", loader.data.path)
     model.to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
@@ -110,7 +114,6 @@ def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path 
     attack = {"fgsm": FGSM, "pgd": PGD}[how.attack](eps=eps, mean=loader.mean, std=loader.std) if how.attack else None
     predictions = predict(model, loader, perturb=attack)
     corrupted = corrupted_top1(model, loader) if how.corruptions else None
-    folder = out or _beside(weights, how, raw=how.raw and not card.get("ema"))  # an exported average is not raw
     folder.mkdir(parents=True, exist_ok=True)
     if how.save_predictions:
         predictions.save(folder / "predictions.safetensors")
@@ -180,6 +183,13 @@ def _beside(weights: str | Path, how: Options, *, raw: bool) -> Path:
     if file.name not in ("last.pt", WEIGHTS_FILE):
         marks.insert(0, file.stem)
     return file.parent / "-".join(["evaluation", *marks])
+
+
+def _check_same_data(metrics: Path, data: Path) -> None:
+    """Raises if there are results of other data, which must not be replaced silently."""
+    before = json.loads(metrics.read_text())["info"]["data"] if metrics.exists() else data
+    if Path(before).resolve() != data.resolve():
+        raise SkdError(f"{metrics.parent} has the evaluation on {before}; give another folder for {data}: --out")
 
 
 def _validation_half(dataset: str, data: str | None) -> Path:
