@@ -21,7 +21,7 @@ setup: ## system packages, uv, environment, FFCV, detectron2
 setup-tests:
 	@scripts/setup.sh --tests
 
-demo: setup ## trains and compares three methods on real digits, writes a report and the weights
+demo: setup ## trains and compares three methods on ten typefaces, writes reports and the weights
 	@start=$$SECONDS; $(BIN)/skd demo; echo "demo: $$((SECONDS - start)) s"
 
 demo-detection: setup ## fine-tunes Faster R-CNN from two digits backbones, prints AP side by side, writes pictures

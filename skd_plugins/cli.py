@@ -44,7 +44,7 @@ COMMANDS = {
     "weights": Command("commands.weights", "weights", "List, download, verify or locate released weights."),
     "timm-train": Command("timm_train.inject", "timm_train", "Run timm's own, unmodified train.py with a method."),
     "list": Command("commands.listing", "list_names", "List the methods, our networks or the data sets."),
-    "demo": Command("commands.demo", "demo", "Train and compare three methods on the embedded digits."),
+    "demo": Command("commands.demo", "demo", "Train and compare three methods on embedded typefaces."),
     "study": Command("commands.study", "study", "Compare methods on your data, with seeds and p-values."),
     "reproduce": Command("papers.reproduce", "reproduce", "Make tables and figures of the papers."),
     "init": Command("training.project", "init", "Copy the recipes and the detection scripts to a folder."),
