@@ -103,7 +103,7 @@ class _Coco(TypedDict):
 def _boxes(content: _Coco) -> Iterator[tuple[_Image, _Box]]:
     """Each annotation with its image. detectron2 leaves out those whose image is not listed."""
     images = {image["id"]: image for image in content["images"]}
-    return ((images[box["image_id"]], box) for box in content.get("annotations", []) if box["image_id"] in images)
+    return ((images[box["image_id"]], box) for box in content["annotations"] if box["image_id"] in images)
 
 
 def _read_coco(path: Path) -> _Coco:
@@ -114,8 +114,9 @@ def _read_coco(path: Path) -> _Coco:
         raise SkdError(f"{path} is not a COCO annotation file: {first_problem(error)}") from None
     except OSError as error:
         raise SkdError(f"{path} can't be read: {error}") from None
+    content.setdefault("annotations", [])  # COCO's test sets, which can only be predicted, have none
     for part in ("images", "annotations", "categories"):
-        ids = [entry["id"] for entry in content.get(part, [])]
+        ids = [entry["id"] for entry in content[part]]
         if len(set(ids)) < len(ids):
             raise SkdError(f"{path} is not a COCO annotation file: an id of {part} is there twice")
     for _, box in _boxes(content):
@@ -140,7 +141,8 @@ def _problem(box: _Box, categories: set[_Number]) -> str:
 def check_datasets(cfg: CfgNode) -> None:
     """Raises `SkdError` for what would stop the training or the evaluation, or spoil them silently."""
     head = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
-    wanted, known = cfg.MODEL[head].NUM_CLASSES, []
+    wanted: int = cfg.MODEL[head].NUM_CLASSES
+    known: list[str] = []
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         absent = missing(name)
         if absent:
