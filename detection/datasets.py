@@ -119,8 +119,9 @@ def _read_coco(path: Path) -> _Coco:
         ids = [entry["id"] for entry in content[part]]
         if len(set(ids)) < len(ids):
             raise SkdError(f"{path} is not a COCO annotation file: an id of {part} is there twice")
+    categories = {category["id"] for category in content["categories"]}
     for _, box in _boxes(content):
-        problem = _problem(box, set(ids))
+        problem = _problem(box, categories)
         if problem:
             raise SkdError(f"{path}: annotation {box['id']} has {problem}")
     return content
@@ -165,8 +166,8 @@ def check_datasets(cfg: CfgNode) -> None:
 def _checked_classes(name: str, *, trained: bool, evaluated: bool) -> list[str]:
     """The classes of a set, whose annotations and images have been checked."""
     about = MetadataCatalog.get(name)
-    if about.get("json_file") is None:
-        DatasetCatalog.get(name)  # a function may name the classes when it is called
+    if about.get("image_root") is None:  # a function's; an evaluation gives it a json_file too
+        DatasetCatalog.get(name)  # which may name the classes
         if not about.get("thing_classes"):
             raise SkdError(f"dataset {name} does not name its classes; set MetadataCatalog.get({name!r}).thing_classes")
         return list(about.thing_classes)
