@@ -119,9 +119,9 @@ def _read_coco(path: Path) -> _Coco:
         ids = [entry["id"] for entry in content[part]]
         if len(set(ids)) < len(ids):
             raise SkdError(f"{path} is not a COCO annotation file: an id of {part} is there twice")
-    categories = {category["id"] for category in content["categories"]}
+    listed = set(ids)  # the categories'
     for _, box in _boxes(content):
-        problem = _problem(box, categories)
+        problem = _problem(box, listed)
         if problem:
             raise SkdError(f"{path}: annotation {box['id']} has {problem}")
     return content
@@ -131,10 +131,10 @@ def _problem(box: _Box, categories: set[_Number]) -> str:
     """What detectron2 would stop at, or leave the box out for; nothing if it takes the box."""
     if box["category_id"] not in categories:
         return f"the category {box['category_id']}, which is not listed"
-    mask = box.get("segmentation")
+    mask = box.get("segmentation") or None
     if isinstance(mask, dict) and not {"size", "counts"} <= mask.keys():
         return "a run-length mask without size or counts"
-    if isinstance(mask, list) and mask and not any(len(part) >= 6 and len(part) % 2 == 0 for part in mask):
+    if isinstance(mask, list) and not any(len(part) >= 6 and len(part) % 2 == 0 for part in mask):
         return "no polygon of three points, so detectron2 would leave its box out; remove its segmentation"
     return ""
 
