@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
@@ -115,6 +116,22 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
         return channels, strides
 
 
+def _check_fits(cfg: CfgNode) -> None:
+    """Refuses what detectron2 makes of its own ResNet only, and would leave out here without a word."""
+    way_out = (
+        "use FPN (build_timm_resnet_fpn_backbone), or detectron2's own ResNet after skd export --format detectron2"
+    )
+    heads = cfg.MODEL.ROI_HEADS.NAME
+    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and issubclass(ROI_HEADS_REGISTRY.get(heads), Res5ROIHeads):
+        raise SkdError(f"{heads} (C4) makes a res5 of its own, so the network's would be lost; {way_out}")
+    own = cfg.MODEL.RESNETS
+    if own.RES5_DILATION != 1 or any(own.DEFORM_ON_PER_STAGE):
+        raise SkdError(
+            "MODEL.RESNETS.RES5_DILATION (DC5) and DEFORM_ON_PER_STAGE do not reach the networks of MODEL.TIMM, whose "
+            f"res5 has stride 32; {way_out}"
+        )
+
+
 def _trained(stage: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in stage.parameters())
 
@@ -124,6 +141,7 @@ def build_timm_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmResN
     """``MODEL.BACKBONE.NAME: build_timm_resnet_backbone``; see `add_skd_config` for its settings."""
     if input_shape.channels != 3:
         raise SkdError(f"the network takes 3 channels, but MODEL.PIXEL_MEAN has {input_shape.channels} values")
+    _check_fits(cfg)
     weights = wanted_weights(cfg)
     if weights:
         check_against_card(cfg, weights)

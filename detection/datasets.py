@@ -1,17 +1,20 @@
 """Registered detection sets, checked before anything expensive starts."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from pydantic import Field, FiniteFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
 from skd_plugins.common.errors import SkdError, unknown
 from skd_plugins.common.typed import first_problem
+
+from .trainer import fast_evaluation
 
 # For a plan without the data: the published numbers of images, and of images with at least one non-crowd box.
 PUBLISHED = {"coco_2017_train": (118_287, 117_266), "coco_2017_val": (5_000, 4_952)}
@@ -19,6 +22,7 @@ _COCO = (
     "get train2017.zip, val2017.zip and annotations_trainval2017.zip from https://cocodataset.org/#download, unpack "
     "them into one folder coco/ and set DETECTRON2_DATASETS to the folder above it"
 )
+_OWN = "a set of your own: register_coco_instances(NAME, {}, FILE, FOLDER), then train_net.main(), in one script"
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Size:
 def missing(name: str) -> str | None:
     """Which part of the set is missing and how to get it; None when the set is complete."""
     if name not in DatasetCatalog.list():
-        raise unknown("dataset", name, DatasetCatalog.list())
+        raise SkdError(f"{unknown('dataset', name, DatasetCatalog.list())} ({_OWN})")
     about = MetadataCatalog.get(name)
     for kind in ("json_file", "image_root"):
         path = about.get(kind)
@@ -62,68 +66,134 @@ def size_of(name: str) -> Size:
         annotated = sum(any(not box.get("iscrowd", 0) for box in record.get("annotations", [])) for record in records)
         return Size(len(records), annotated)
     content = _read_coco(Path(path))
-    boxes = {box["image_id"] for box in content["annotations"] if not box.get("iscrowd", 0)}
-    return Size(len(content["images"]), len(boxes & {image["id"] for image in content["images"]}))
+    return Size(len(content["images"]), len({image["id"] for image, box in _boxes(content) if not box.get("iscrowd")}))
+
+
+_Number = int | FiniteFloat  # some tools write 1.0 for 1
 
 
 class _Image(TypedDict):
-    id: int
+    id: _Number
     file_name: Annotated[str, Field(min_length=1)]
-    height: PositiveInt
-    width: PositiveInt
+    height: PositiveInt | PositiveFloat
+    width: PositiveInt | PositiveFloat
 
 
 class _Box(TypedDict):
-    id: int
-    image_id: int
-    category_id: int
+    id: _Number
+    image_id: _Number
+    category_id: _Number
     bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
     iscrowd: NotRequired[Literal[0, 1]]
     segmentation: NotRequired[list[list[FiniteFloat]] | dict[str, Any]]
+    area: NotRequired[Any]
 
 
 class _Category(TypedDict):
-    id: int
+    id: _Number
     name: str
 
 
 class _Coco(TypedDict):
     images: Annotated[list[_Image], Field(min_length=1)]
-    annotations: list[_Box]
+    annotations: NotRequired[list[_Box]]
     categories: Annotated[list[_Category], Field(min_length=1)]
+
+
+def _boxes(content: _Coco) -> Iterator[tuple[_Image, _Box]]:
+    """Each annotation with its image. detectron2 leaves out those whose image is not listed."""
+    images = {image["id"]: image for image in content["images"]}
+    return ((images[box["image_id"]], box) for box in content["annotations"] if box["image_id"] in images)
 
 
 def _read_coco(path: Path) -> _Coco:
     """An annotation file that detectron2 can read completely. detectron2 clips boxes that leave their image."""
     try:
-        content = TypeAdapter(_Coco).validate_json(path.read_bytes())
+        content = TypeAdapter(_Coco).validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
         raise SkdError(f"{path} is not a COCO annotation file: {first_problem(error)}") from None
     except OSError as error:
         raise SkdError(f"{path} can't be read: {error}") from None
-    ids = {}
+    content.setdefault("annotations", [])  # COCO's test sets, which can only be predicted, have none
     for part in ("images", "annotations", "categories"):
-        all_ids = [entry["id"] for entry in content[part]]
-        ids[part] = set(all_ids)
-        if len(ids[part]) < len(all_ids):
+        ids = [entry["id"] for entry in content[part]]
+        if len(set(ids)) < len(ids):
             raise SkdError(f"{path} is not a COCO annotation file: an id of {part} is there twice")
-    for box in content["annotations"]:
-        if box["category_id"] not in ids["categories"] and box["image_id"] in ids["images"]:
-            raise SkdError(f"{path}: annotation {box['id']} has the category {box['category_id']}, which is not listed")
+    listed = set(ids)  # the categories'
+    for _, box in _boxes(content):
+        problem = _problem(box, listed)
+        if problem:
+            raise SkdError(f"{path}: annotation {box['id']} has {problem}")
     return content
 
 
+def _problem(box: _Box, categories: set[_Number]) -> str:
+    """What detectron2 would stop at, or leave the box out for; nothing if it takes the box."""
+    if box["category_id"] not in categories:
+        return f"the category {box['category_id']}, which is not listed"
+    mask = box.get("segmentation") or None
+    if isinstance(mask, dict) and not {"size", "counts"} <= mask.keys():
+        return "a run-length mask without size or counts"
+    if isinstance(mask, list) and not any(len(part) >= 6 and len(part) % 2 == 0 for part in mask):
+        return "no polygon of three points, so detectron2 would leave its box out; remove its segmentation"
+    return ""
+
+
 def check_datasets(cfg: CfgNode) -> None:
-    """Raises `SkdError` unless the sets are there and have as many classes as the detector."""
+    """Raises `SkdError` for what would stop the training or the evaluation, or spoil them silently."""
+    head = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    wanted: int = cfg.MODEL[head].NUM_CLASSES
+    known: list[str] = []
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         absent = missing(name)
         if absent:
             raise SkdError(absent)
-        about = MetadataCatalog.get(name)
-        classes = about.get("thing_classes") or []
-        heads = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-        if classes and len(classes) != heads:
+        classes = _checked_classes(name, trained=name in cfg.DATASETS.TRAIN, evaluated=name in cfg.DATASETS.TEST)
+        if len(classes) != wanted:
             raise SkdError(
-                f"dataset {name} has {len(classes)} classes, but MODEL.ROI_HEADS.NUM_CLASSES is {heads}; set it to "
+                f"dataset {name} has {len(classes)} classes, but MODEL.{head}.NUM_CLASSES is {wanted}; set it to "
                 f"{len(classes)}"
             )
+        known = known or classes
+        if classes != known:  # detectron2 compares the numbers only
+            own, first = next(pair for pair in zip(classes, known, strict=True) if pair[0] != pair[1])
+            raise SkdError(
+                f"dataset {name} has the class {own!r} where {cfg.DATASETS.TRAIN[0]} has {first!r}; all sets of a "
+                "training list the same categories, in the order of their ids"
+            )
+
+
+def _checked_classes(name: str, *, trained: bool, evaluated: bool) -> list[str]:
+    """The classes of a set, whose annotations and images have been checked."""
+    about = MetadataCatalog.get(name)
+    if about.get("image_root") is None:  # a function's; an evaluation gives it a json_file too
+        DatasetCatalog.get(name)  # which may name the classes
+        if not about.get("thing_classes"):
+            raise SkdError(f"dataset {name} does not name its classes; set MetadataCatalog.get({name!r}).thing_classes")
+        return list(about.thing_classes)
+    path, content = Path(about.json_file), _read_coco(Path(about.json_file))
+    classes = [category["name"] for category in sorted(content["categories"], key=lambda category: category["id"])]
+    registered = about.get("thing_classes", classes)
+    if registered != classes:
+        raise SkdError(
+            f"dataset {name} is registered with {len(registered)} classes, but {path} has {len(classes)} "
+            f"({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}); give it a name of its own ({_OWN})"
+        )
+    for image in content["images"]:
+        file = os.path.join(about.image_root, image["file_name"])
+        if not os.path.exists(file):
+            raise SkdError(f"dataset {name}: {file}, which {path} lists, is not there")
+    needed = ("area",) if fast_evaluation() else ("area", "iscrowd")
+    for _, box in _boxes(content) if evaluated else ():
+        for field in needed:
+            if not isinstance(box.get(field), int | float):
+                raise SkdError(f"{path}: annotation {box['id']} has no {field}, which the evaluation needs")
+    boxes = [pair for pair in _boxes(content) if not pair[1].get("iscrowd")] if trained else []
+    if boxes and not any(_inside(*pair) for pair in boxes):
+        raise SkdError(f"no box of {path} has an area inside its image; bbox is [left, top, width, height] in pixels")
+    return classes
+
+
+def _inside(image: _Image, box: _Box) -> bool:
+    left, top, width, height = box["bbox"]
+    return min(left + width, image["width"]) > max(left, 0) and min(top + height, image["height"]) > max(top, 0)

@@ -9,7 +9,7 @@ from skd_plugins.common.errors import SkdError
 
 from . import weights
 from .config import plain
-from .datasets import missing, size_of
+from .datasets import check_datasets, size_of
 from .schedule import schedule
 
 
@@ -52,9 +52,10 @@ def make_plan(cfg: CfgNode, decided: str) -> dict[str, str]:
         size = size_of(name)
         where = "published sizes" if size.published else "counted"
         rows[name] = f"{size.images:,} images, {size.annotated:,} with annotations ({where})"
-    absent = [text for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if (text := missing(name))]
-    if absent:
-        rows["data missing"] = absent[0]
+    try:
+        check_datasets(cfg)
+    except SkdError as error:
+        rows["data"] = f"can't be used: {error}"
     rows["schedule"] = decided
     rows |= _epochs_table(cfg)
     rows["device"], rows["output"] = cfg.MODEL.DEVICE, cfg.OUTPUT_DIR

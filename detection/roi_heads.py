@@ -74,9 +74,12 @@ class _SDDropout:
 
 @ROI_HEADS_REGISTRY.register()
 class SDDropoutROIHeads(_SDDropout, StandardROIHeads):  # type: ignore[misc]  # the same
-    """``MODEL.ROI_HEADS.NAME: SDDropoutROIHeads`` in place of ``StandardROIHeads`` (FPN and DC5 configs)."""
+    """``MODEL.ROI_HEADS.NAME: SDDropoutROIHeads`` in place of ``StandardROIHeads``, with FPN."""
 
 
 @ROI_HEADS_REGISTRY.register()
 class SDDropoutRes5ROIHeads(_SDDropout, Res5ROIHeads):  # type: ignore[misc]  # the same
-    """``MODEL.ROI_HEADS.NAME: SDDropoutRes5ROIHeads`` in place of ``Res5ROIHeads`` (C4 configs)."""
+    """``MODEL.ROI_HEADS.NAME: SDDropoutRes5ROIHeads`` in place of ``Res5ROIHeads`` (C4), with detectron2's own ResNet.
+
+    The timm backbones refuse it: it makes a ``res5`` of its own, and theirs would be lost.
+    """

@@ -22,6 +22,7 @@ try:
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.config import CfgNode
     from detectron2.engine import default_argument_parser, default_setup
+    from detectron2.modeling import build_backbone
     from detectron2.utils import comm
     from detectron2.utils.env import seed_all_rng
 except ImportError as error:
@@ -30,7 +31,6 @@ except ImportError as error:
 import torch
 
 from detection import plan, weights
-from detection.backbone import TimmResNet
 from detection.config import find_config, load_config
 from detection.datasets import check_datasets, size_of
 from detection.launch import launch
@@ -92,7 +92,7 @@ def complete(cfg: CfgNode, *, whole: bool) -> None:
     source = weights.wanted_weights(cfg)
     weights.take_from_card(cfg, source)
     if cfg.MODEL.BACKBONE.NAME.startswith("build_timm_"):
-        TimmResNet(weights.create_classifier(cfg, source))
+        build_backbone(cfg)
     if whole and cfg.MODEL.WEIGHTS.endswith(".pth"):
         weights.check_detector(cfg)
 

@@ -103,9 +103,18 @@ def take_from_config(cfg: CfgNode, path: Path) -> None:
 
 
 def check_against_card(cfg: CfgNode, weights: BackboneWeights) -> None:
-    """Compares network and pre-processing with the weights' card."""
+    """Compares network and pre-processing with the weights' card.
+
+    Without a card, the pixels must at least be RGB and not detectron2's default, which is in BGR.
+    """
     card, timm = weights.card, cfg.MODEL.TIMM
     if card is None:
+        if cfg.INPUT.FORMAT != "RGB" or cfg.MODEL.PIXEL_MEAN == get_cfg().MODEL.PIXEL_MEAN:
+            usual = ", ".join(f'{key} "{value}"' for key, value in _pixels(IMAGENET).items())
+            raise SkdError(
+                f"{weights.source} has no card, and the config has {cfg.INPUT.FORMAT} pixels with mean "
+                f"{list(cfg.MODEL.PIXEL_MEAN)}; timm's and torchvision's networks take {usual}"
+            )
         return
     if _arch(card["model"]) != _arch(timm.NAME) or (plain(timm.ARGS) or {}) != card["model_args"]:
         raise SkdError(
@@ -152,8 +161,9 @@ def create_classifier(cfg: CfgNode, weights: BackboneWeights | None) -> nn.Modul
     if weights:
         load_into(network, weights.state, what=weights.source)
         logging.getLogger("detectron2.skd").info(
-            "backbone: all %d tensors of %s matched; the classifier is dropped", len(weights.state), weights.source
-        )
+            "backbone: all %d tensors of %s matched; of them, the stem and the stages to %s are kept",
+            len(weights.state), weights.source, max(timm.OUT_FEATURES, default="none"),
+        )  # fmt: skip
     return network
 
 

@@ -111,6 +111,18 @@ def test_what_can_not_be_a_backbone(
         TimmResNet(create_model(name, num_classes=2, **arguments), **settings)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MODEL.ROI_HEADS.NAME", "SDDropoutRes5ROIHeads", "SDDropoutRes5ROIHeads (C4) makes a res5 of its own"),
+        ("MODEL.RESNETS.RES5_DILATION", "2", "RES5_DILATION (DC5) and DEFORM_ON_PER_STAGE do not reach"),
+    ],
+)
+def test_what_only_detectron2s_own_resnet_has_is_refused(key: str, value: str, message: str) -> None:
+    with pytest.raises(SkdError, match=re.escape(message) + ".*use FPN"):
+        build_backbone(load_config("digits_demo", [key, value, "MODEL.BACKBONE.NAME", "build_timm_resnet_backbone"]))
+
+
 @pytest.mark.parametrize(("name", "first"), [("resnet", "res2"), ("resnet_fpn", "p2")])
 def test_registered(name: str, first: str) -> None:
     channels = ["MODEL.TIMM.ARGS.channels", "[8, 16, 24, 32]", "MODEL.FPN.OUT_CHANNELS", "16"]

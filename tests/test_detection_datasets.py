@@ -17,12 +17,16 @@ from detection.digits import CLASSES, SIDE, _paste, make_digits
 from skd_plugins import SkdError
 from skd_plugins.data.datasets.digits import digits
 
-NAME = "a_set_of_the_tests"
+NAME, OTHER = "a_set_of_the_tests", "another_set_of_the_tests"
 SOUND = {
     "images": [{"id": 1, "file_name": "1.jpg", "height": 9, "width": 9}],
     "annotations": [{"id": 5, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
     "categories": [{"id": 1, "name": "x"}],
 }
+
+
+def box(**changes: object) -> dict[str, Any]:
+    return {"annotations": [SOUND["annotations"][0] | changes]}
 
 
 @pytest.fixture(scope="session")
@@ -32,15 +36,16 @@ def digits_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def register(tmp_path: Path) -> Iterator[Any]:
-    def register(content: object) -> None:
-        path = tmp_path / "set.json"
+    def register(content: object, name: str = NAME) -> None:
+        path = tmp_path / f"{name}.json"
         path.write_text(content if isinstance(content, str) else json.dumps(content))
-        register_coco_instances(NAME, {}, str(path), str(tmp_path))
+        (tmp_path / "1.jpg").touch()
+        register_coco_instances(name, {}, str(path), str(tmp_path))
 
     yield register
-    if NAME in DatasetCatalog.list():
-        DatasetCatalog.remove(NAME)
-        MetadataCatalog.remove(NAME)
+    for name in {NAME, OTHER} & set(DatasetCatalog.list()):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def test_sizes_are_counted_as_detectron2_filters(register: Any) -> None:
@@ -65,12 +70,48 @@ def test_sizes_are_counted_as_detectron2_filters(register: Any) -> None:
         ({"annotations": [SOUND["annotations"][0] | {"iscrowd": 3}]}, "annotations.0.iscrowd"),
         ({"annotations": [SOUND["annotations"][0] | {"category_id": 7}]}, "annotation 5 has the category 7, which is"),
         ({"annotations": 2 * SOUND["annotations"]}, "an id of annotations is there twice"),
+        (box(category_id="1"), "annotations.0.category_id.int: Input should be a valid integer"),
+        ({"images": [SOUND["images"][0] | {"id": "1"}]}, "images.0.id.int: Input should be a valid integer"),
+        (box(segmentation={"counts": [9, 72]}), "annotation 5 has a run-length mask without size or counts"),
+        (box(segmentation=[[1, 2, 3, 4]]), "annotation 5 has no polygon of three points"),
     ],
 )
 def test_what_detectron2_would_trip_over_is_named(change: Any, reason: str, register: Any) -> None:
     register(change if isinstance(change, str) else SOUND | change)
-    with pytest.raises(SkdError, match=rf"set\.json.*{reason}"):
+    with pytest.raises(SkdError, match=rf"{NAME}\.json.*{reason}"):
         size_of(NAME)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "reason"),
+    [
+        ({"categories": [{"id": n, "name": str(n)} for n in range(3)]}, {}, "has 3 classes, but MODEL.ROI_HEADS.NUM_"),
+        ({}, {"categories": [{"id": 1, "name": "y"}]}, f"{OTHER} has the class 'y' where {NAME} has 'x'"),
+        ({}, box(), rf"{OTHER}\.json: annotation 5 has no area, which the evaluation needs"),
+        ({}, {"images": [SOUND["images"][0] | {"file_name": "2.jpg"}]}, r"2\.jpg, which .* lists, is not there"),
+        (box(bbox=[1, 2, 0, 0]), {}, rf"no box of .*{NAME}\.json has an area inside its image"),
+        (box(bbox=[9, 2, 3, 3]), {}, rf"no box of .*{NAME}\.json has an area inside its image"),
+    ],
+)
+def test_both_sets_are_checked_before_the_training(train: Any, val: Any, reason: str, register: Any) -> None:
+    cfg = load_config("digits_demo", ["MODEL.ROI_HEADS.NUM_CLASSES", "1"])
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (NAME,), (OTHER,)
+    register(SOUND | train)
+    register(SOUND | box(area=12, iscrowd=0) | val, OTHER)
+    with pytest.raises(SkdError, match=reason):
+        check_datasets(cfg)
+    content = json.dumps(SOUND | box(area=12, iscrowd=0))
+    for name in (NAME, OTHER):
+        Path(MetadataCatalog.get(name).json_file).write_text(content)
+    check_datasets(cfg)
+    assert len(DatasetCatalog.get(NAME)[0]["annotations"]) == 1  # detectron2 reads what we let through
+
+
+def test_a_name_of_cocos_is_not_for_other_classes(register: Any) -> None:
+    register(SOUND)
+    MetadataCatalog.get(NAME).thing_classes = ["x", "y"]
+    with pytest.raises(SkdError, match=r"registered with 2 classes, but .* has 1 \(x\); give it a name of its own"):
+        check_datasets(load_config("digits_demo", ["DATASETS.TRAIN", f"('{NAME}',)"]))
 
 
 def test_missing_data_say_where_and_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +125,9 @@ def test_missing_data_say_where_and_how(tmp_path: Path, monkeypatch: pytest.Monk
     assert size_of("coco_2017_train") == Size(*PUBLISHED["coco_2017_train"], published=True)
     with pytest.raises(SkdError, match=re.escape(text)):
         check_datasets(load_config("faster_rcnn_ce"))
-    with pytest.raises(SkdError, match="unknown dataset 'coco_2017_trian'; did you mean 'coco_2017_train'"):
+    with pytest.raises(
+        SkdError, match="unknown dataset 'coco_2017_trian'; did you mean 'coco_2017_train'.*register_coco_inst"
+    ):
         size_of("coco_2017_trian")
     with pytest.raises(SkdError, match="lvis"):  # its size is nobody's to guess
         size_of("lvis_v1_train")

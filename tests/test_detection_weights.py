@@ -41,6 +41,7 @@ def make_cfg(weights: object = "", **timm: Any) -> CfgNode:
     cfg = get_cfg()
     add_skd_config(cfg)
     cfg.MODEL.BACKBONE.NAME = "build_timm_resnet_backbone"
+    cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
     cfg.MODEL.TIMM.WEIGHTS = str(weights)
     for key, value in timm.items():
         cfg.MODEL.TIMM[key] = value
@@ -160,6 +161,23 @@ def test_other_pixels_are_refused(key: str, right: str, exported: Path) -> None:
     for check in (build, lambda cfg: build_backbone(cfg, ShapeSpec(channels=3))):
         with pytest.raises(SkdError, match=re.escape(f'set MODEL.PIXEL_{key} "{right}"')):
             check(cfg)
+
+
+def test_weights_without_a_card_need_rgb_pixels(exported: Path) -> None:
+    """As a project of one's own builds the backbone, without train_net.py."""
+    torch.save(load_file(exported), exported.with_suffix(".pth"))
+    cfg = make_cfg(exported.with_suffix(".pth"), NAME="resnet10t", ARGS=CfgNode(ARGS))
+    wanted = (
+        'take MODEL.PIXEL_MEAN "[123.675, 116.28, 103.53]", MODEL.PIXEL_STD "[58.395, 57.12, 57.375]", INPUT.FORMAT'
+    )
+    with pytest.raises(SkdError, match=re.escape(wanted)):
+        build_backbone(cfg)
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    for check in (build, build_backbone):  # the same with train_net.py
+        with pytest.raises(SkdError, match="has no card, and the config has BGR pixels with mean"):
+            check(cfg)
+    cfg.INPUT.FORMAT = "RGB"
+    assert torch.equal(build_backbone(cfg).state_dict()["stem.0.0.weight"], load_file(exported)["conv1.0.weight"])
 
 
 def test_published_weights_are_loaded_by_timm_itself(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """`MethodTask` as timm's optimizers, clipping and averaging see it."""
 
+import pytest
 import timm
 import torch
 from timm.optim import create_optimizer_v2
 
-from skd_plugins import create_model, create_task
+from skd_plugins import SkdError, create_model, create_task
 
 
 def test_optimizers_see_the_networks_weight_decay_and_layers() -> None:
@@ -50,3 +51,30 @@ def test_what_ddp_leaves_alone_has_its_names_in_a_compiled_module_too() -> None:
         names = {name for name, _ in wrapped.named_buffers()}
         ignored = names & set(wrapped._ddp_params_and_buffers_to_ignore)
         assert len(ignored) == len(list(task.method.before.named_buffers())) > 0
+
+
+@pytest.mark.parametrize("name", ["cs_kd", "ddgsd", "cs_kd_e"])
+def test_an_ordinary_batch_is_no_batch_of_pairs(name: str) -> None:
+    task = create_task("sd_dropout", create_model("resnet10t", num_classes=3, channels=(8, 8, 16, 16)), base=name)
+    input, labels = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 2, 1, 0, 2])
+    with pytest.raises(SkdError, match=r"the parts' labels differ; take make_loader\(\.\.\., segments=task"):
+        task(input, labels)
+    assert task(input, torch.tensor([2, 2, 2, 2, 2, 2]))["loss"].isfinite()
+    mixed = torch.nn.functional.one_hot(labels, 3).float()  # as mixup gives them: nothing can be said about them
+    assert task(input, mixed)["loss"].isfinite()
+    with pytest.raises(SkdError, match="labels differ"):
+        task(input, labels)  # not only in the first step
+
+
+@pytest.mark.parametrize("name", ["ce", "adacos", "virtual_softmax"])
+def test_a_label_that_is_no_class_is_named(name: str) -> None:
+    head = "cosine" if name == "adacos" else "linear"
+    task = create_task(name, create_model("resnet10t", num_classes=3, channels=(8, 8, 16, 16), classifier=head))
+    with pytest.raises(SkdError, match="the target has the label 3, but the network's are 0 to 2"):
+        task(torch.randn(4, 3, 32, 32), torch.tensor([0, 3, 1, 2]))
+
+
+def test_a_network_that_returns_an_object_is_told_what_to_do() -> None:
+    model = create_model("torchvision/googlenet", num_classes=3, init_weights=False)
+    with pytest.raises(SkdError, match=r"returns GoogLeNetOutputs, .* forward returns its \.logits"):
+        create_task("ce", model).train()(torch.randn(2, 3, 64, 64), torch.tensor([0, 1]))

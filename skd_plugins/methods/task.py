@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..common.errors import SkdError
-from ..networks.create import classifier_of
+from ..networks.create import classifier_of, num_classes_of
 from . import Method, create_method
 from .method import Criterion
 
@@ -34,6 +34,7 @@ class MethodTask(TrainingTask):
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
         self.trainable_module: nn.Module = _Trainable(method)
+        self._begun = False
 
     @property
     def method(self) -> Method:
@@ -42,8 +43,33 @@ class MethodTask(TrainingTask):
         return trainable.method
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        result: dict[str, Tensor] = self.trainable_module(input, target)
+        self._check_pairs(target)
+        try:
+            result: dict[str, Tensor] = self.trainable_module(input, target)
+        except (IndexError, RuntimeError) as error:  # torch's name neither the label nor the number of classes
+            classes = num_classes_of(self.method.model)
+            wrong = target[(target < 0) | (target >= classes)] if target.is_cpu and target.ndim == 1 else target[:0]
+            if len(wrong) == 0:
+                raise
+            raise SkdError(f"the target has the label {wrong[0]}, but the network's are 0 to {classes - 1}") from error
         return result
+
+    def _check_pairs(self, target: Tensor) -> None:
+        """Refuses an ordinary batch for a method with pairs or views; on a GPU only in the first step, which waits.
+
+        It is not in the method because that is compiled.
+        """
+        segments, first = self.method.segments, not self._begun
+        self._begun = True
+        if target.ndim != 1 or len(target) % len(segments) or not (first or target.is_cpu):
+            return
+        anchors, *others = target.chunk(len(segments))
+        if not all(torch.equal(anchors, labels) for labels in others):
+            raise SkdError(
+                f"a batch for {self.method.name} is {' | '.join(segments)}, of the same classes in the same order, but "
+                "the parts' labels differ; take make_loader(..., segments=task.method.segments), or a method with "
+                'anchors only (cs_kd with pairing="bank")'
+            )
 
     def prepare_distributed(self, device_ids: list[Any] | None = None, **ddp_kwargs: Any) -> "MethodTask":
         """Wraps the method in DistributedDataParallel."""

@@ -79,7 +79,8 @@ class _ClassifierTap:
         if len(seen) != 1 or not isinstance(logits, Tensor):
             raise SkdError(
                 f"{type(model).__name__} calls its classifier {len(seen)} times in one pass and returns "
-                f"{type(logits).__name__}, not once and logits; use a network with one linear classifier"
+                f"{type(logits).__name__}, not once and logits; use a network with one linear classifier, "
+                "and for one of Hugging Face's a module around it whose forward returns its .logits"
             )
         features: Tensor = seen[0]
         if features.ndim != 2 or len(features) != len(input):
