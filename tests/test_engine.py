@@ -385,6 +385,28 @@ def test_errors_come_early_and_lose_nothing(fit: Fit, tmp_path: Path) -> None:
     assert (run / "last.pt").read_bytes() == before
 
 
+def test_a_ruined_network_is_not_saved(fit: Fit, tmp_path: Path) -> None:
+    """Its loss and weights are finite, but not its outputs."""
+    with pytest.raises(SkdError, match="the validation loss is not finite at step 1; .* lower lr"):
+        fit(lr=1e30, max_steps=1)
+    assert not list(tmp_path.rglob("*.pt"))
+    (log,) = tmp_path.rglob("metrics.jsonl")
+    assert [json.loads(line, parse_constant=pytest.fail)["event"] for line in log.read_text().splitlines()] == [
+        "train",
+        "validate",
+    ]
+
+
+def test_checkpoints_without_the_last_are_not_replaced(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit(max_steps=1, dataset="imagenet-1k")
+    assert "note: imagenet-1k has 1000 classes, these data have 10" in capsys.readouterr().out
+    (run / "last.pt").unlink()
+    for resume in (True, False):
+        with pytest.raises(SkdError, match=r"has best\.pt, but no last\.pt to continue from; .* move them away"):
+            fit(max_steps=1, dataset="imagenet-1k", resume=resume)
+    assert (run / "best.pt").exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_fp16_needs_a_gpu(fit: Fit, tmp_path: Path) -> None:
     with pytest.raises(SkdError, match="precision=fp16 needs a GPU: .*; use precision=bf16 or no"):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..common.environment import environment
 from ..common.errors import SkdError
+from ..data.datasets import KNOWN
 from ..data.find import find_split, resolve_data
 from ..data.loader import Loader, open_data
 from ..data.mixup import mix_segments
@@ -142,6 +143,9 @@ class Run:
             f"{self.steps_per_epoch} steps an epoch, from step {self.step} to {self.total_steps}, "
             f"{self.world} process(es) on {self.device}"
         )
+        classes, usual = self.card["num_classes"], KNOWN.get(recipe.dataset, (0, 0, 0))[2]
+        if usual and classes != usual:
+            self.progress.say(f"note: {recipe.dataset} has {usual} classes, these data have {classes}")
         self.received: list[int] = []  # signals
         # A lambda that holds this run would keep it, its network and its lock alive after an error.
         self.sums: dict[str, Tensor] = defaultdict(partial(torch.zeros, (), device=self.device))  # of the loss terms
@@ -230,6 +234,11 @@ class Run:
             ema = bool(self.recipe.ema_decay)
             metrics = validate(self.accelerator, self.task, self.val_loader, self.progress, ema=ema)
             self.log.write("validate", self.step, epoch, metrics)
+            if not math.isfinite(metrics["nll"]):
+                raise SkdError(
+                    f"the validation loss is not finite at step {self.step}; {self.folder / 'last.pt'} is from before, "
+                    "if there is one; lower lr, or use precision=bf16 or no"
+                )
             if metrics["top1"] > self.best:
                 self.best, self.best_epoch = metrics["top1"], epoch
                 names.append("best.pt")

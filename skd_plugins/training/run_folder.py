@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from ..common.environment import environment
 from ..common.errors import SkdError
-from ..common.files import atomic, write_text
+from ..common.files import atomic, jsonable, write_text
 from ..common.locks import only_one
 from ..recipe import Recipe, load_recipe
 from ..weights import checkpoint
@@ -57,6 +57,12 @@ _HARMLESS = {"epochs", "max_steps", "workers", "eval_batch_size", "trackers", "l
 
 def _check_run(recipe: Recipe, run: Path, resume: bool) -> None:
     if not (run / "last.pt").exists():
+        kept = sorted(path.name for path in run.glob("*.pt"))
+        if kept:
+            raise SkdError(
+                f"{run} has {', '.join(kept)}, but no last.pt to continue from; a new run would replace them: move "
+                "them away, or give another --out, name or seed"
+            )
         return
     if not resume:
         raise SkdError(f"{run} holds a run already; continue it with --resume, or give another --out, name or seed")
@@ -94,7 +100,8 @@ class RunLog:
         if self.file is None:
             return
         try:
-            self.file.write(json.dumps({"event": event, "step": step, "epoch": epoch, **values}) + "\n")
+            line = jsonable({"event": event, "step": step, "epoch": epoch, **values})
+            self.file.write(json.dumps(line, allow_nan=False) + "\n")
             self.accelerator.log({f"{event}/{key}": value for key, value in values.items()}, step=step)
         except OSError as error:
             raise SkdError(
