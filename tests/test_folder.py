@@ -74,7 +74,7 @@ def test_pixels_of_other_modes(tmp_path: Path) -> None:
     Image.fromarray(np.array([[[9, 8, 7, 0]]], np.uint8), "RGBA").save(tmp_path / "clear.png")
     assert np.asarray(read_rgb(tmp_path / "clear.png")).tolist() == [[[9, 8, 7]]]
     Image.fromarray(np.zeros((1, 1), np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(ValueError, match="32-bit numbers"):
+    with pytest.raises(SkdError, match="float.tiff has 32-bit numbers"):
         read_rgb(tmp_path / "float.tiff")
 
 

@@ -115,7 +115,7 @@ def read_rgb(file: str | Path) -> PIL.Image:
         if image.mode.startswith("I;16"):  # Pillow's convert would clip at 255
             image = PIL.fromarray(((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8))
         if image.mode in ("I", "F"):
-            raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}); convert it to 8 or 16 bits")
+            raise SkdError(f"{file} has 32-bit numbers as pixels (mode {image.mode}); convert it to 8 or 16 bits")
         return image.convert("RGB")
 
 
