@@ -112,8 +112,8 @@ def run_study(study: Study, out: Path, jobs: int) -> dict[str, Any]:
     for name in others:
         summary[name]["error"]["families"] = bootstrap(errors[name] - errors[baseline])
     costs = step_times(recipes, len(CLASSES), rounds=20)
-    for name in recipes:
-        summary[name]["step"] = costs[name]
+    for name, cost in costs.items():
+        summary[name]["step"] = cost
     return {"title": study.title, "seeds": study.seeds, "data": study.data, "variants": study.variants,
             "settings": study.settings, "results": summary}  # fmt: skip
 
