@@ -82,6 +82,7 @@ def test_registered_and_native_backbone_have_equal_features(name: str, tmp_path:
     DetectionCheckpointer(wrapped).load(str(path))
 
     add_skd_config(cfg)
+    cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
     cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS = name, str(path.parent.parent / f"{card['name']}.safetensors")
     cfg.MODEL.BACKBONE.NAME, cfg.MODEL.WEIGHTS = "build_timm_resnet_backbone", ""
     registered = build_backbone(cfg, ShapeSpec(channels=3)).eval()

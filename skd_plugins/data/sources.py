@@ -82,11 +82,10 @@ def read_folder(path: Path) -> tuple[list[tuple[str, int]], list[str]]:
 
     entries = listed(path)
     folders = [entry for entry in entries if entry.is_dir()]
-    expected = f"{path} should have one subfolder a class"
     if any(is_image(entry) for entry in entries):
         raise SkdError(
-            f"{expected}, but has images itself; the flat val/ of ImageNet's archive is read by: "
-            "skd data imagenet-1k, or skd write imagenet-1k --folder"
+            f"{path} should have one subfolder a class, but has images itself; the flat val/ of ImageNet's archive is "
+            "read by: skd data imagenet-1k, or skd write imagenet-1k --folder"
         )
     samples = []
     for label, folder in enumerate(folders):
@@ -95,16 +94,19 @@ def read_folder(path: Path) -> tuple[list[tuple[str, int]], list[str]]:
         deeper = next((file for file in files if not is_image(file) and any(map(is_image, file.rglob("*")))), None)
         if deeper:
             inside = deeper.relative_to(path)
-            raise SkdError(f"{expected}, but has images deeper, in {inside}; give the folder that holds the classes")
+            raise SkdError(
+                f"{path} should have one subfolder a class, but has images deeper, in {inside}; give the folder that "
+                "holds the classes"
+            )
         if not images:
             types = ", ".join(sorted({file.suffix or file.name for file in files})) or "nothing"
             raise SkdError(
-                f"{expected} with images inside, but {folder} has {types}; images are {' '.join(IMG_EXTENSIONS)}. "
-                "Convert its files, or move it away"
+                f"{path} should have one subfolder a class with images inside, but {folder.name} has {types}; images "
+                f"are {' '.join(IMG_EXTENSIONS)}. Convert its files, or move it away"
             )
         samples += images
     if not samples:
-        raise SkdError(f"{expected} with images inside, but has none")
+        raise SkdError(f"{path} should have one subfolder a class with images inside, but has none")
     return samples, [folder.name for folder in folders]
 
 

@@ -43,7 +43,8 @@ class MethodTask(TrainingTask):
         return trainable.method
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        self._check_pairs(target)
+        if len(input) == len(target):  # otherwise the method says what is wrong
+            self._check_pairs(target)
         try:
             result: dict[str, Tensor] = self.trainable_module(input, target)
         except (IndexError, RuntimeError) as error:  # torch's name neither the label nor the number of classes
