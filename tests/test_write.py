@@ -163,6 +163,9 @@ def test_rewriting(photographs: list[Pixels], tmp_path: Path) -> None:
     assert old.stored(0).tobytes() == photographs[0].tobytes()
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert sorted(before) == ["a.beton", "a.beton.crc32", "a.beton.json"]
+    umask = os.umask(0o077)
+    os.umask(umask)
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o666 & ~umask}
     with pytest.raises(SkdError):  # one that fails leaves the old file
         write_beton(source_of(photographs, broken(5, photographs, fails)), path, workers=1)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
