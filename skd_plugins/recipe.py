@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from .common.errors import SkdError, unknown
 from .common.typed import check_value, parse_assignments
 
-Count: TypeAlias = Annotated[int, Field(ge=1)]
-Whole: TypeAlias = Annotated[int, Field(ge=0)]
+Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Whole: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Number: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
@@ -81,7 +81,7 @@ class Recipe:
     decay_norm_and_bias: bool = True
     schedule: Literal["multistep", "cosine", "constant"] = "multistep"
     milestones: tuple[int, ...] = (30, 60)
-    lr_decay: float = 0.1
+    lr_decay: FiniteFloat = 0.1
     min_lr: Number = 0.0
     warmup_epochs: Whole = 0
     clip_grad: Positive | None = None
@@ -93,11 +93,11 @@ class Recipe:
     augment: Literal["rrc", "shift"] = "rrc"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    padding: int = 4
+    padding: Whole = 4
     hflip: Share = 0.5
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     eval_batch_size: Count | None = None
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -111,7 +111,7 @@ class Recipe:
     validate_every: Count = 1
     save_every: Whole = 0
     save_minutes: Number = 15.0
-    timeout_minutes: Positive = 10.0
+    timeout_minutes: Annotated[Positive, Field(le=1e6)] = 10.0
     log_every: Count = 50
     trackers: tuple[str, ...] = ("tensorboard",)
 
@@ -125,7 +125,7 @@ class Recipe:
                 raise SkdError(f"{name} should be JSON values: {error}") from None
         if list(self.milestones) != sorted(self.milestones):
             raise SkdError(f"milestones should be in ascending order, got {self.milestones!r}")
-        if "/" in self.name or self.name in ("", ".", ".."):
+        if "/" in self.name or self.name in ("", ".", "..") or not self.name.isprintable():
             raise SkdError(f"name should be a plain file name, got {self.name!r}")
 
     def to_json(self) -> dict[str, Any]:

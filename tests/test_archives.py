@@ -179,3 +179,19 @@ def test_the_archives_as_they_are_fetched(tmp_path: Path, capsys: pytest.Capture
     assert f"took {root / 'indoorCVPR_09.tar'}" in printed
     assert "fine: MIT67 test set, 6 images, 3 classes" in printed
     assert "fine: Stanford Dogs training set, 9 images, 3 classes" in printed
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling link", "taken"])
+def test_what_is_no_archive_in_an_archive(kind: str, tmp_path: Path) -> None:
+    inner = tmp_path / "n1.tar"
+    if kind == "folder":
+        inner.mkdir()
+    elif kind == "dangling link":
+        inner.symlink_to("nowhere")
+    else:
+        pack(inner, tmp_path)
+        (tmp_path / "n1").mkdir()
+    outer = pack(tmp_path / "outer.tar", tmp_path, *(file.name for file in tmp_path.glob("n1*")))
+    with pytest.raises(SkdError, match=r"outer.tar: its n1.tar is no file, or what it unpacks to exists"):
+        unpack(outer, tmp_path / "train", nested=True)
+    assert not (tmp_path / "train").exists()

@@ -3,6 +3,7 @@
 import ast
 import gc
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -370,6 +371,14 @@ def test_every_damaged_image_is_noticed(mixed_beton: Path, copied: Copy, damage:
     assert crops(BetonFile(path)) == ["its bytes are not those that were written (CRC-32 differs)"] * 16
     # what the decoder alone notices: not enough, which is why there is a check sum
     assert sum(isinstance(crop, str) for crop in crops(BetonFile(copied(path, alone=True)))) < 16
+
+
+def test_a_file_truncated_while_it_is_open(foreign: Path, copied: Copy) -> None:
+    path = copied(foreign, alone=True)
+    data = BetonFile(path)
+    os.truncate(path, 4096)
+    with pytest.raises(SkdError, match="was truncated while it was open"):
+        data.crop(len(data) - 1, np.array([0, 0, 20, 20]), False, np.zeros((8, 8, 3), np.uint8))
 
 
 # -------------------------------------------------------------------------------------------------------- the library

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from skd_plugins import SkdError
+from skd_plugins.common.files import write_text
+from skd_plugins.common.locks import only_one
 from skd_plugins.weights import checkpoint
 
 STATE = {"state_dict": {"a": torch.arange(5.0)}, "step": 3, "card": {"x": [1, "y", None]}}
@@ -34,6 +36,20 @@ def test_further_names_come_with_the_file_or_it_is_not_there(tmp_path: Path) -> 
         checkpoint.save(STATE | {"step": 5}, path, also=["epoch0002.pt"])
     assert checkpoint.load(path)["step"] == 4, "a run that resumes from it makes the names again"
     assert sorted(os.listdir(tmp_path)) == ["best.pt", "epoch0001.pt", "epoch0002.pt", "last.pt"]
+
+
+def test_links_of_others_are_not_followed(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("theirs")
+    for name in (".last.pt.part", ".last.pt.lock", f".a.json.{os.getpid()}.tmp"):
+        (tmp_path / name).symlink_to(other)
+    checkpoint.save(STATE, tmp_path / "last.pt")
+    write_text(tmp_path / "a.json", "ours")
+    with pytest.raises(SkdError, match=r"can't write .*last.pt"), only_one(tmp_path / "last.pt"):
+        pass
+    assert other.read_text() == "theirs"
+    assert (tmp_path / "a.json").read_text() == "ours"
+    assert checkpoint.load(tmp_path / "last.pt")["step"] == 3
 
 
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:

@@ -72,6 +72,11 @@ def test_a_base_can_not_ignore_the_rows_of_an_add_on(monkeypatch: pytest.MonkeyP
     [
         (lambda: create_model("resnet5o"), "did you mean 'resnet50'"),
         (lambda: create_model("resnet10t", chanels=3), "model_args"),
+        (
+            lambda: create_model("resnet152.sdd_in1k", pretrained=True),
+            "tag of timm's resnet152 'sdd_in1k'.*train it, then",
+        ),
+        (lambda: create_model("resnet18_cifar", pretrained=True), "can't get the weights timm/resnet18_cifar"),
         (lambda: classifier_of(nn.Conv2d(3, 4, 1)), "no nn.Linear"),
         (lambda: classifier_of(create_model("resnet10t", num_classes=0)), "does not end in one nn.Linear"),
         (lambda: forward_with_features(nn.Sequential(nn.Linear(8, 2)), torch.randn(2, 3, 8, 8)), "not .2, D."),

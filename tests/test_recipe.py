@@ -162,6 +162,13 @@ BAD = {
     "hflip=2": "hflip should be less than or equal to 1",
     "name=a/b": "plain file name",
     "lr=nan": "lr should be",
+    "cutmix=Infinity": "cutmix should be a finite number",
+    "lr_decay=NaN": "lr_decay should be a finite number",
+    "save_minutes=NaN": "save_minutes should be a finite number",
+    "save_minutes=-1": "save_minutes should be greater than or equal to 0",
+    "timeout_minutes=1e300": "timeout_minutes should be less than or equal to 1000000",
+    "padding=9223372036854775808": "padding should be less than or equal to 2147483647",
+    'name="a\\u0000b"': "name should be a plain file name",
     "clip_grad=0": "clip_grad should be greater than 0",
     "milestones=[60,30]": "milestones should be in ascending order",
 }

@@ -155,7 +155,11 @@ def test_rewriting(photographs: list[Pixels], tmp_path: Path) -> None:
     """Over a file that a loader has open: the loader keeps what it has, and nothing of the old stays."""
     path = write_beton(source_of(photographs[:4]), tmp_path / "a.beton", raw_share=1.0, workers=1)
     old = BetonFile(path)
-    write_beton(source_of(photographs[4:10], classes=3), path, raw_share=1.0, workers=1)
+    umask = os.umask(0o077)
+    try:
+        write_beton(source_of(photographs[4:10], classes=3), path, raw_share=1.0, workers=1)
+    finally:
+        os.umask(umask)
     new = BetonFile(path)
     assert len(new) == 6
     assert new.classes == ["class 0", "class 1", "class 2"]
@@ -163,6 +167,7 @@ def test_rewriting(photographs: list[Pixels], tmp_path: Path) -> None:
     assert old.stored(0).tobytes() == photographs[0].tobytes()
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert sorted(before) == ["a.beton", "a.beton.crc32", "a.beton.json"]
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
     with pytest.raises(SkdError):  # one that fails leaves the old file
         write_beton(source_of(photographs, broken(5, photographs, fails)), path, workers=1)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .errors import SkdError
 from .meter import Meter
 
 
@@ -17,8 +18,9 @@ def atomic(path: Path) -> Iterator[Path]:
     """Gives a temporary file in the same folder, which replaces `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # left by a killed process, or somebody's link
     try:
-        temporary.touch()
+        temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # safetensors replaces the file with one that only its owner can read
@@ -70,4 +72,7 @@ def cache_folder() -> Path:
     """The folder for data and weights: ``SKD_CACHE``, or skd_plugins in the user's cache folder."""
     if os.environ.get("SKD_CACHE"):
         return Path(os.environ["SKD_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skd_plugins"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skd_plugins"
+    except RuntimeError:
+        raise SkdError("this user has no home folder; set SKD_CACHE=FOLDER for data and weights") from None

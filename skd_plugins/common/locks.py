@@ -22,7 +22,8 @@ def only_one(path: Path) -> Iterator[None]:
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
+        # Others may be allowed to write in this folder: follow no link of theirs, and empty no file.
+        file = open(lock, "a", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))  # noqa: SIM115
     except OSError as error:
         raise SkdError(f"can't write {path}: {error.strerror or error}; choose another folder") from None
     with file:

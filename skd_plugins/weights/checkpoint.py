@@ -23,7 +23,8 @@ def save(state: dict[str, Any], path: Path, also: Iterable[str] = ()) -> None:
     """
     part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
+        part.unlink(missing_ok=True)  # left by a killed run, or somebody's link
+        with part.open("xb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())

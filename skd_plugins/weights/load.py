@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import timm
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from ..common.errors import SkdError
 from ..common.files import file_sha256
 from ..common.typed import first_problem
-from ..networks.create import build_network, constructor_errors, timm_name, with_classes, with_classifier
+from ..networks.create import build_network, constructor_errors, with_classes, with_classifier
 from . import checkpoint as checkpoints
 from .download import download
 from .manifest import CARD_FILE, WEIGHTS_FILE, all_releases, check_name
@@ -69,7 +68,7 @@ def create_model(
         elif name in all_releases():
             model = _build(name, *read_weights(name), **arguments)
         else:
-            model = timm.create_model(timm_name(name), pretrained=True, num_classes=num_classes, **arguments)
+            model, _ = create_published(f"timm/{name}", num_classes=num_classes, **arguments)
     if num_classes is not None:
         model = with_classes(model, num_classes)
     return with_classifier(model, name, classifier)

@@ -13,6 +13,7 @@ from ..common.typed import first_problem
 
 MANIFEST = Path(__file__).with_name("manifest.json")
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "config.json"
+TRAIN_IT = "if a recipe has this name, train it, then run: skd export RUN --out weights"
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 _NAME = re.compile(rf"{_WORD}(\.{_WORD})+")
@@ -106,7 +107,8 @@ def find_release(name: str) -> Release:
     """The release of that name."""
     releases = all_releases()
     if check_name(name) not in releases:
-        raise unknown("weights", name, releases)
+        error = unknown("weights", name, releases)
+        raise SkdError(f"{error}; {TRAIN_IT}")
     return releases[name]
 
 

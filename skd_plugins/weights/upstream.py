@@ -13,9 +13,9 @@ from torchvision import models
 
 from ..common.errors import SkdError, unknown
 from ..common.files import file_sha256
-from ..networks.create import timm_name
+from ..networks.create import TIMMS_OWN, timm_name
 from .download import one_line_errors
-from .manifest import WEIGHTS_FILE
+from .manifest import TRAIN_IT, WEIGHTS_FILE
 
 
 def is_published(name: str) -> bool:
@@ -67,8 +67,9 @@ def _known(name: str) -> str:
     """Returns the name if timm has its model and tag."""
     arch, _, tag = timm_name(name).partition(".")
     tags = [pretrained.partition(".")[2] for pretrained in timm.list_pretrained(f"{arch}.*")]
-    if tag and tag not in tags:
-        raise unknown(f"tag of timm's {arch}", tag, tags)
+    if tag and tag not in tags and not name.startswith(TIMMS_OWN):
+        error = unknown(f"tag of timm's {arch}", tag, tags)
+        raise SkdError(f"{error}; {TRAIN_IT}")
     return name
 
 

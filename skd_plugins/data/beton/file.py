@@ -9,8 +9,9 @@ import hashlib
 import importlib.util
 import json
 import zlib
+from mmap import mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +87,9 @@ class BetonFile:
 
     def stored(self, index: int) -> NDArray[np.uint8]:
         """A sample's bytes as they are in the file: a JPEG, or pixels."""
-        begin = int(self._pointers[index])
+        begin, mapped = int(self._pointers[index]), cast(mmap, self._data.base)
+        if mapped.size() < len(self._data):  # to read behind a file's end kills the process (SIGBUS)
+            raise SkdError(f"{self.path} was truncated while it was open; write it again with skd write")
         return self._data[begin : begin + int(self._sizes[index])]
 
     def crop(

@@ -63,8 +63,9 @@ def write_beton(
         try:
             run_writer(source, parts[""], options, workers=workers)
             _describe(source, parts, options)
+            # mkstemp's file is readable for its owner only, whatever the umask.
+            parts[""].chmod(parts[".json"].stat().st_mode)
             for file in parts.values():
-                file.chmod(0o644)
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
             # The data come last: a new data file beside an old description would be an error for its readers.

@@ -68,6 +68,8 @@ def unpack(path: Path, folder: Path, *, nested: bool = False) -> None:
     try:
         _extract(path, part)
         for inner in tracked(sorted(part.glob("*.tar")) if nested else (), f"unpacking the archives of {path.name}"):
+            if not inner.is_file() or inner.with_suffix("").exists():
+                raise SkdError(f"{path}: its {inner.name} is no file, or what it unpacks to exists; fetch it again")
             _extract(inner, inner.with_suffix(""))
             inner.unlink()
         for name in sorted(os.listdir(part)):
