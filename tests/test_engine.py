@@ -5,6 +5,7 @@ import gc
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -163,7 +164,9 @@ def start(recipe: Recipe, data: Path, out: Path, processes: int = 1) -> subproce
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, *launcher, str(script), "--data", str(data), "--out", str(out)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def _wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
@@ -202,16 +205,22 @@ def test_killed_and_resumed_is_bit_equal(name: str, data: dict[str, Path], fit: 
         assert logs[0] == logs[1], "the log of the resumed run has every step once"
 
 
-def test_a_signal_saves_and_says_how_to_resume(data: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "processes"), [(signal.SIGUSR1, 1), (signal.SIGTERM, 2)])
+def test_repeated_signals_to_all_processes_save(
+    number: int, processes: int, data: dict[str, Path], tmp_path: Path
+) -> None:
+    """Also to those that read the images, and to torchrun, which sends them again."""
     recipe = replace(TINY_RECIPE, epochs=2000, save_minutes=0, validate_every=2000)
-    process = start(recipe, data["beton"], tmp_path / "out")
+    process = start(recipe, data["folder"], tmp_path / "out", processes)
     _wait_for_step(process, tmp_path / "out" / RUN, 12)
-    process.terminate()
+    for _ in range(3):
+        os.killpg(process.pid, number)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "--resume" in output
-    assert "Traceback" not in errors
-    assert checkpoint(tmp_path / "out" / RUN)["step"] >= 12
+    (step,) = re.findall(r"stopped by signal at step (\d+); continue with --resume", output)
+    assert checkpoint(tmp_path / "out" / RUN)["step"] == int(step) >= 12
+    if processes == 1:
+        assert process.returncode == 128 + number
+        assert "Traceback" not in errors
 
 
 def test_a_signal_at_an_epochs_last_step_waits_for_its_validation(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ from .validation import validate
 def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", resume: bool = False) -> Path:
     """Trains a recipe; under ``accelerate launch`` or ``torchrun`` on all their processes.
 
-    After SIGTERM or SIGINT it writes a checkpoint and exits.
+    After SIGTERM, SIGUSR1 or SIGINT it writes a checkpoint and exits.
 
     Args:
         data: folder with ``train.beton`` and ``val.beton``, or with ``train/`` and ``val/``; None or ``digits`` for the
@@ -261,6 +261,7 @@ class Run:
         if any_process(self.received, self.world, self.device):
             if not saved:
                 self.save()
+            self.accelerator.wait_for_everyone()  # a launcher ends the first process when another one has ended
             self._close(f"stopped by signal at step {self.step}; continue with --resume: {self.folder}")
             raise SystemExit(128 + (self.received[0] if self.received else signal.SIGTERM))
 
