@@ -120,7 +120,7 @@ class Recipe:
             object.__setattr__(self, name, check_value(getattr(self, name), hint, what=name))
         for name in ("model_args", "method_args"):
             try:  # lists instead of tuples, so that a recipe equals the one read back from JSON
-                object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name))))
+                object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name), allow_nan=False)))
             except (TypeError, ValueError) as error:
                 raise SkdError(f"{name} should be JSON values: {error}") from None
         if list(self.milestones) != sorted(self.milestones):

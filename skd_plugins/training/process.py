@@ -80,7 +80,8 @@ def collected_signals() -> Iterator[list[int]]:
     def note(number: int, frame: Any) -> None:
         received.append(number)
         if number == signal.SIGINT and received.count(number) == 2:
-            os.write(2, b"a checkpoint is being written; Ctrl-C once more ends the run without it\n")  # print may be busy
+            # Not print, which may be what the signal interrupts.
+            os.write(2, b"a checkpoint is being written; Ctrl-C once more ends the run without it\n")
             signal.signal(number, old[number])
 
     if threading.current_thread() is threading.main_thread():  # no other thread may handle signals
