@@ -255,6 +255,40 @@ def test_a_run_is_continued_with_its_own_data_only(fit: Fit, tmp_path: Path) -> 
     assert (run / "last.pt").read_bytes() == before
 
 
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bit-equal in the end, also after that, and the record is of all parts."""
+    changes = {"method": "sd_dropout", "method_args": {"weight": 0.5}}
+    run = fit("damaged", epochs=2, **changes)
+    for damage in (b"no checkpoint", None):
+        if damage:
+            (run / "last.pt").write_bytes(damage)
+        else:
+            (run / "last.pt").unlink()
+        fit("damaged", epochs=3, resume=True, **changes)
+        assert "; continuing from previous.pt, step " in capsys.readouterr().err
+        assert_same(checkpoint(run), checkpoint(fit(f"whole{bool(damage)}", epochs=3, **changes)))
+    assert checkpoint(run, "previous.pt")["step"] == 10
+    record = json.loads((run / "recipe.json").read_text())
+    assert (record["epochs"], record["method_args"]) == (3, {"weight": 0.5})
+    assert len(record["environment"]["earlier"]) == 2
+    assert checkpoint(run)["card"]["environment"]["method_args"] == record["environment"]["method_args"] == {
+        "base": "ce", "base_args": {}, "weight": 0.5, "temperature": 3.0, "drop_rate": 0.5, "direction": "both",
+        "position": "head", "samples": 2,
+    }  # fmt: skip
+
+
+def test_a_folder_with_other_checkpoints_is_not_overwritten(fit: Fit) -> None:
+    run = fit(epochs=1)
+    (run / "last.pt").unlink()
+    before = (run / "best.pt").read_bytes()
+    for resume, message in ((False, "holds a run already"), (True, r"no last\.pt .*, only best\.pt; copy one of them")):
+        with pytest.raises(SkdError, match=message):
+            fit(resume=resume, lr=0.1)
+    assert (run / "best.pt").read_bytes() == before
+    shutil.copy(run / "best.pt", run / "last.pt")
+    assert checkpoint(fit(epochs=2, resume=True))["step"] == 10
+
+
 def test_a_second_start_changes_nothing(fit: Fit, tmp_path: Path) -> None:
     """Before the first checkpoint too, when the record could still be written anew."""
     holds = "import sys; from pathlib import Path; from skd_plugins.common.locks import only_one\n" \
@@ -322,7 +356,9 @@ def test_what_a_run_leaves(fit: Fit, tmp_path: Path) -> None:
     finally:
         gc.enable()
     assert run == tmp_path / RUN
-    assert sorted(path.name for path in run.glob("*.pt")) == ["best.pt", "epoch0002.pt", "epoch0004.pt", "last.pt"]
+    assert sorted(path.name for path in run.glob("*.pt")) == [
+        "best.pt", "epoch0002.pt", "epoch0004.pt", "last.pt", "previous.pt",
+    ]  # fmt: skip
     assert not list(run.glob(".*"))
     record = json.loads((run / "recipe.json").read_text())
     environment = record.pop("environment")
@@ -365,7 +401,8 @@ def test_errors_come_early_and_lose_nothing(fit: Fit, tmp_path: Path) -> None:
         ({"optimizer": "sdg"}, "sdg"),
         ({"trackers": ("tensorbord",)}, "tracker 'tensorbord' is unknown or not installed; available: "),
         ({"batch_size": 100, "grad_accumulation": 30}, "batch_size=100"),
-        ({"lr": 1e30, "epochs": 3}, "not finite at step"),
+        ({"lr": 1e30, "epochs": 3}, "the loss is not finite at step"),
+        ({"lr": 1e30, "max_steps": 1}, r"the validation is not finite at step 1 \(terms: nll\)"),
         ({"method": "cs_kd", "method_args": {"pairing": "bank"}, "mixup": 0.2}, "class indices"),
         ({"method": "virtual_softmax", "cutmix": 1.0}, "virtual_softmax needs class indices"),
         ({"initial_weights": str(nowhere)}, "nothing does not exist"),
@@ -374,6 +411,7 @@ def test_errors_come_early_and_lose_nothing(fit: Fit, tmp_path: Path) -> None:
         with pytest.raises(SkdError, match=message):
             fit(**({"seed": 1} | changes))
     assert (run / "last.pt").read_bytes() == before
+    assert not list(tmp_path.rglob("seed1/*.pt")), "nothing of what is not finite"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -161,6 +161,7 @@ BAD = {
     "hflip=2": "hflip should be less than or equal to 1",
     "name=a/b": "plain file name",
     "lr=nan": "lr should be",
+    "lr_decay=NaN": "lr_decay should be a finite number",
     "clip_grad=0": "clip_grad should be greater than 0",
     "milestones=[60,30]": "milestones should be in ascending order",
 }
