@@ -226,7 +226,7 @@ def make_run(
     (place / "metrics.json").write_text(json.dumps(saved))
     if recipe is not None:
         (folder / "recipe.json").write_text(json.dumps(recipe))
-        lines = [json.dumps({"event": "validate", "epoch": e, "top1": top1 * e / 3, "nll": nll}) for e in (1, 2, 3)]
+        lines = [json.dumps({"event": "validate", "epoch": e - 1, "top1": top1 * e / 3, "nll": nll}) for e in (1, 2, 3)]
         (folder / "metrics.jsonl").write_text("\n".join(['{"event": "train", "loss": 1}', *lines]))
     return folder
 
