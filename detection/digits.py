@@ -1,6 +1,5 @@
 """A small detection set of real images that needs no download: handwritten digits on photographs."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from skd_plugins.common.files import cache_folder
+from skd_plugins.common.files import cache_folder, write_json
 from skd_plugins.common.locks import make_folder_once
 from skd_plugins.data.datasets.digits import digits
 
@@ -89,7 +88,7 @@ def _write_half(folder: Path, train: bool) -> None:
         images.append({"id": number + 1, "file_name": name, "width": SIDE, "height": SIDE})
     categories = [{"id": index + 1, "name": name} for index, name in enumerate(CLASSES)]
     content = {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
-    (folder / f"{half}.json").write_text(json.dumps(content))
+    write_json(folder / f"{half}.json", content)
 
 
 def _background(photograph: NDArray[np.uint8], train: bool, draw: np.random.Generator) -> NDArray[np.uint8]:

@@ -26,6 +26,7 @@ from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
 from skd_plugins.common.errors import SkdError
+from skd_plugins.common.files import write_json
 
 PREDICTIONS = "coco_instances_results.json"  # COCOEvaluator's file
 
@@ -55,7 +56,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
         """Evaluates; the main process also writes ``results.json`` and the pictures to ``OUTPUT_DIR``."""
         results: OrderedDict[str, Any] = super().test(cfg, model, evaluators)
         if comm.is_main_process():
-            (Path(cfg.OUTPUT_DIR) / "results.json").write_text(json.dumps(_without_nan(results), indent=1) + "\n")
+            write_json(Path(cfg.OUTPUT_DIR) / "results.json", results)  # null for COCO's AP of a size without objects
             for name in cfg.DATASETS.TEST:
                 for path in draw_predictions(cfg, name):
                     logging.getLogger("detectron2.skd").info("picture: %s", path)
@@ -71,13 +72,6 @@ class NamingMapper(DatasetMapper):  # type: ignore[misc]  # detectron2 has no ty
             return super().__call__(record)
         except (OSError, ValueError, SyntaxError, SizeMismatchError) as error:
             raise SkdError(f"{record['file_name']} can't be used: {type(error).__name__}: {error}") from None
-
-
-def _without_nan(value: Any) -> Any:
-    """Replaces NaN (COCO's AP of a size without objects), which JSON does not have, by null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    return None if value != value else value
 
 
 def fast_evaluation() -> bool:

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field
 
 from .common.errors import SkdError, unknown
 from .common.typed import check_value, parse_assignments
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Whole: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Number: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Number: TypeAlias = Annotated[float, Field(ge=0)]
+Positive: TypeAlias = Annotated[float, Field(gt=0)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Decay: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 
@@ -81,7 +81,7 @@ class Recipe:
     decay_norm_and_bias: bool = True
     schedule: Literal["multistep", "cosine", "constant"] = "multistep"
     milestones: tuple[int, ...] = (30, 60)
-    lr_decay: FiniteFloat = 0.1
+    lr_decay: float = 0.1
     min_lr: Number = 0.0
     warmup_epochs: Whole = 0
     clip_grad: Positive | None = None
@@ -97,7 +97,7 @@ class Recipe:
     hflip: Share = 0.5
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = (0.485, 0.456, 0.406)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     eval_batch_size: Count | None = None
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -120,7 +120,7 @@ class Recipe:
             object.__setattr__(self, name, check_value(getattr(self, name), hint, what=name))
         for name in ("model_args", "method_args"):
             try:  # lists instead of tuples, so that a recipe equals the one read back from JSON
-                object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name))))
+                object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name), allow_nan=False)))
             except (TypeError, ValueError) as error:
                 raise SkdError(f"{name} should be JSON values: {error}") from None
         if list(self.milestones) != sorted(self.milestones):

@@ -1,5 +1,7 @@
 """From a recipe's fields to schedule, network and method."""
 
+import math
+
 import pytest
 import torch
 from conftest import TINY_RECIPE
@@ -16,6 +18,11 @@ from skd_plugins.training.parts import build_scheduler, synchronise_own_parts
         ({"schedule": "constant"}, [0.5] * 8),
         ({"schedule": "constant", "warmup_epochs": 2}, [0.0, 0.125, 0.25, 0.375] + [0.5] * 4),
         ({"schedule": "multistep", "warmup_epochs": 1}, [0.0, 0.25, 0.05, 0.05] + [0.005] * 4),
+        (
+            {"schedule": "cosine", "warmup_epochs": 1},
+            [0.0, 0.25, *(0.25 * (1 + math.cos(math.pi * n / 6)) for n in range(6))],
+        ),
+        ({"schedule": "cosine", "warmup_epochs": 4}, [n / 16 for n in range(8)]),
     ],
 )
 def test_rates(changes: dict[str, object], expected: list[float]) -> None:

@@ -30,12 +30,12 @@ def test_further_names_come_with_the_file_or_it_is_not_there(tmp_path: Path) -> 
     assert {checkpoint.load(file)["step"] for file in tmp_path.iterdir()} == {3}
     checkpoint.save(STATE | {"step": 4}, path, also=["best.pt"])
     steps = {file.name: checkpoint.load(file)["step"] for file in tmp_path.iterdir()}
-    assert steps == {"last.pt": 4, "best.pt": 4, "epoch0001.pt": 3}
+    assert steps == {"last.pt": 4, "best.pt": 4, "epoch0001.pt": 3, "previous.pt": 3}
     (tmp_path / "epoch0002.pt").mkdir()  # in the way
     with pytest.raises(SkdError, match=r"can't write checkpoint .*epoch0002.pt"):
         checkpoint.save(STATE | {"step": 5}, path, also=["epoch0002.pt"])
     assert checkpoint.load(path)["step"] == 4, "a run that resumes from it makes the names again"
-    assert sorted(os.listdir(tmp_path)) == ["best.pt", "epoch0001.pt", "epoch0002.pt", "last.pt"]
+    assert sorted(os.listdir(tmp_path)) == ["best.pt", "epoch0001.pt", "epoch0002.pt", "last.pt", "previous.pt"]
 
 
 def test_links_of_others_are_not_followed(tmp_path: Path) -> None:

@@ -139,8 +139,9 @@ def test_a_long_epoch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     for _ in range(10):
         now += 100
         shown.step(images=8)
-        shown.rates()
-        shown.show(0, {"loss": 1.0}, 0.1)
+        if shown.due():
+            shown.show(0, {"loss": 1.0}, 0.1)
+        assert "loss 1.000" in shown.bar.tasks[0].fields["text"], "from the first step on"
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["step 3/100", "step 6/100", "step 9/100"]
     assert [line.rpartition("ETA ")[2] for line in lines] == [clock(9700), clock(9400), clock(9100)]

@@ -1,5 +1,6 @@
 """``--dry-run``: numbers that can be checked by hand, and by torch."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -99,9 +100,18 @@ def test_what_cannot_be_trained_has_no_plan(changes: dict[str, object], message:
         make_plan(replace(R152, **({"method_args": {}} | changes)))
 
 
+def test_the_rates_are_those_of_the_steps() -> None:
+    """20 epochs of 4 steps; one decay at epoch 1, after a warm-up of one epoch or none."""
+    assert make_plan(replace(SMALL, epochs=20))["rates"] == "0.05 first, 0.05 highest, 0.005 last"
+    warm = replace(SMALL, epochs=20, schedule="cosine", warmup_epochs=10)
+    last = 0.025 * (1 + math.cos(math.pi * 39 / 40))
+    assert make_plan(warm)["rates"] == f"0 first, 0.05 highest, {last:.3g} last"
+
+
 def test_data_is_found_and_counted(digits_beton: Path) -> None:
     plan = make_plan(replace(SMALL, dataset="imagenet-1k"), data=str(digits_beton))
     assert (plan["training anchors"], plan["validation images"], plan["steps an epoch"]) == (200, 797, 4)
     assert "10 classes" in plan["network"]
+    assert plan["data"].endswith("; imagenet-1k has 1000 classes, this data 10")
     with pytest.raises(SkdError, match="does not exist"):
         make_plan(R152, data=str(digits_beton / "no"))

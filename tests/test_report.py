@@ -227,7 +227,7 @@ def make_run(
     (place / "metrics.json").write_text(json.dumps(saved))
     if recipe is not None:
         (folder / "recipe.json").write_text(json.dumps(recipe))
-        lines = [json.dumps({"event": "validate", "epoch": e, "top1": top1 * e / 3, "nll": nll}) for e in (1, 2, 3)]
+        lines = [json.dumps({"event": "validate", "epoch": e - 1, "top1": top1 * e / 3, "nll": nll}) for e in (1, 2, 3)]
         (folder / "metrics.jsonl").write_text("\n".join(['{"event": "train", "loss": 1}', *lines]))
     return folder
 
@@ -353,7 +353,7 @@ def test_validation_log_of_a_run_that_crashed(tmp_path: Path) -> None:
     ]
     text = "\n".join(map(json.dumps, entries)) + '\n{"event": "validate", "epoch": 3, "to'
     (run / "metrics.jsonl").write_text(text)
-    assert read_run(run).validation == {"top1": [(1, 0.2), (2, 0.5)], "nll": [(2, 0.9)]}
+    assert read_run(run).validation == {"top1": [(2, 0.2), (3, 0.5)], "nll": [(3, 0.9)]}, "from 1, as on the console"
     assert "Validation top-1" in compare([run], tmp_path).read_text()
     (run / "metrics.jsonl").write_text(text.splitlines()[0])
     assert "Validation top-1" not in compare([run], tmp_path).read_text(), "a single validation is no curve"

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from torch import nn
 
 from ..common.errors import SkdError
-from ..common.files import file_sha256
+from ..common.files import file_sha256, json_text, write_json
 from ..evaluation.evaluate import evaluate_weights
 from ..networks import NETWORKS
 from ..weights import export_detectron2, export_weights, load_network
@@ -97,7 +97,8 @@ def release(
             for path in sorted(part.iterdir())
         ]
         entry = Release.model_validate({"files": files, "urls": urls or [folder.resolve().as_uri()], **about})
-        text = _write_json(part / "manifest_entry.json", entry.model_dump(mode="json"))
+        text = json_text(entry.model_dump(mode="json"))
+        (part / "manifest_entry.json").write_text(text)
         sums = [f"{file_sha256(file)}  {file.name}\n" for file in sorted(part.iterdir())]
         (part / "SHA256SUMS").write_text("".join(sums))
         os.rename(part, folder)
@@ -137,13 +138,13 @@ def _write_config(part: Path, model: nn.Module, card: dict[str, Any]) -> dict[st
         # timm needs these to change the number of channels or classes.
         about |= {key: getattr(own, key) for key in ("fixed_input_size", "first_conv", "classifier")}
         in_timm = {"architecture": arch, "model_args": card["model_args"], "pretrained_cfg": about, **config}
-        _write_json(part / CARD_FILE, in_timm)
+        write_json(part / CARD_FILE, in_timm)
         try:
             if _same_logits(model, timm.create_model(f"local-dir:{part}", pretrained=True), card):
                 return in_timm
         except (RuntimeError, TypeError):  # timm's network has other layers or arguments
             pass
-    _write_json(part / CARD_FILE, config)
+    write_json(part / CARD_FILE, config)
     return config
 
 
@@ -175,9 +176,3 @@ def _write_readme(path: Path, config: dict[str, Any], about: dict[str, Any]) -> 
         data, template, card=card, about=about, in_timm=in_timm, registered=registered, percent=_PERCENT
     )
     path.write_text(f"{readme}\n")
-
-
-def _write_json(path: Path, value: object) -> str:
-    text = json.dumps(value, indent=1) + "\n"
-    path.write_text(text)
-    return text

@@ -36,8 +36,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON atomically, with null for numbers that are not finite."""
-    write_text(path, json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
+    """Writes `json_text` atomically."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """JSON with a newline at its end, and null for numbers that are not finite."""
+    return json.dumps(jsonable(value), indent=indent, allow_nan=False) + "\n"
 
 
 def jsonable(value: Any) -> Any:

@@ -29,7 +29,7 @@ def first_problem(error: ValidationError) -> str:
 
 @cache  # making an adapter takes longer than all its checks in a plan of hundreds of recipes
 def _adapter(hint: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
 
 
 def check_arguments(

@@ -1,6 +1,9 @@
 """Prefetched, decoded batches: by threads from `.beton` files, by processes from folders."""
 
+import os
 import re
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -119,6 +122,7 @@ class FolderBatches:
             collate_fn=_collate,
             pin_memory=pin,
             persistent_workers=workers > 0,
+            worker_init_fn=_outlive_signals,
             generator=torch.Generator(),  # a draw from torch's own would change the training steps of a resumed run
         )
 
@@ -176,6 +180,19 @@ class _Requests:
             pending.append(batch)
             rows = zip(batch.indices.tolist(), *(values.tolist() for values in _rows(batch)), strict=True)
             yield [(index, epoch, position, segment) for index, position, segment in rows]
+
+
+def _outlive_signals(worker: int) -> None:
+    """Lets only the training process end its workers: it needs them until the step after a signal to all processes."""
+    signals = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    def wait() -> None:
+        while signal.sigwaitinfo(signals).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _collate(samples: list[tuple[Tensor, str]]) -> tuple[Tensor, tuple[list[int], list[str]]]:

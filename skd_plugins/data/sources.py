@@ -1,6 +1,5 @@
 """Where images come from before they are written: a folder, or one of the known data sets."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from PIL import Image as PIL
 from pydantic import TypeAdapter, ValidationError
 
 from ..common.errors import SkdError
+from ..common.files import write_json
 from ..common.typed import first_problem
 
 Image = NDArray[np.uint8]
@@ -140,7 +140,7 @@ def write_hierarchy(source: Source, folder: Path) -> None:
     """Writes the superclass of each class into a data folder, if the source has a hierarchy."""
     if source.hierarchy is not None:
         table = dict(zip(source.classes, source.hierarchy, strict=True))
-        (folder / FILE).write_text(json.dumps(table, indent=1) + "\n")
+        write_json(folder / FILE, table)
 
 
 def read_hierarchy(folder: Path) -> dict[str, str]:

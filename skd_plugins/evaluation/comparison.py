@@ -141,7 +141,7 @@ def _validation(log: Path) -> Mapping[str, list[tuple[float, float]]]:
         if entry.get("event") == "validate":
             for name, curve in curves.items():
                 if math.isfinite(entry[name]):
-                    curve[entry["epoch"]] = entry[name]
+                    curve[entry["epoch"] + 1] = entry[name]  # the log counts from 0
     return {name: sorted(curve.items()) for name, curve in curves.items()}
 
 

@@ -118,12 +118,14 @@ def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path 
     if how.save_predictions:
         predictions.save(folder / "predictions.safetensors")
     made = environment()
+    # Cards of older versions lack the default arguments.
+    arguments = (card.get("environment") or {}).get("method_args", recipe.method_args)
     info = {
         "network": card["model"],
         "weights": str(weights),
         "epoch": card.get("epoch"),
         "averaged": card.get("ema"),
-        **({"method": recipe.method, "method_args": recipe.method_args} if card["recipe"] else {}),
+        **({"method": recipe.method, "method_args": arguments} if card["recipe"] else {}),
         "data": str(loader.data.path),
         **({"attack": how.attack, "eps": eps} if how.attack else {}),
         "images left out": len(loader.skipped),

@@ -1,5 +1,6 @@
 """What every method is: one module that owns the network and computes the whole training step."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
@@ -21,6 +22,7 @@ Temperature = Annotated[FiniteFloat, Field(gt=0)]
 DropRate = Annotated[float, Field(gt=0, lt=1)]
 
 _METHODS: dict[str, type["Method"]] = {}
+_NOT_ARGUMENTS = ("self", "model", "criterion")  # of a method's constructor
 NEEDS_INDICES = "needs class indices as targets, but mixup and cutmix make probabilities of them"
 
 
@@ -167,8 +169,18 @@ def list_methods() -> list[str]:
     return sorted(_METHODS)
 
 
+def all_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a method, and of its base, with the defaults filled in."""
+    parameters = inspect.signature(get_method(name).__init__).parameters
+    defaults = {key: parameter.default for key, parameter in parameters.items() if key not in _NOT_ARGUMENTS}
+    found = defaults | dict(arguments)
+    if "base" in found:
+        found["base_args"] = all_arguments(found["base"], found["base_args"] or {})
+    return found
+
+
 def create_method(name: str, model: nn.Module, criterion: Criterion = None, **arguments: Any) -> Method:
     """Builds a method after checking every argument against the constructor's type hints."""
     cls = get_method(name)
-    checked = check_arguments(cls.__init__, arguments, what=f"method {name!r}", skip=("self", "model", "criterion"))
+    checked = check_arguments(cls.__init__, arguments, what=f"method {name!r}", skip=_NOT_ARGUMENTS)
     return cls(model, criterion, **checked)

@@ -15,9 +15,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from ..common.environment import environment
 from ..common.errors import SkdError
-from ..data.datasets import KNOWN
 from ..data.find import find_split, resolve_data
 from ..data.loader import Loader, open_data
 from ..data.mixup import mix_segments
@@ -32,12 +30,13 @@ from .parts import (
     build_scheduler,
     build_task,
     check_mixing,
+    class_note,
     evaluation_loader,
     training_loader,
 )
 from .process import any_process, collected_signals, seed_step, start_accelerator, use_deterministic_algorithms
 from .progress import Progress
-from .run_folder import RunLog, check_same_data, open_run
+from .run_folder import RunLog, check_same_data, made_with, open_run, write_recipe
 from .validation import validate
 
 
@@ -45,7 +44,7 @@ from .validation import validate
 def train(recipe: Recipe, *, data: str | None = None, out: str | Path = "runs", resume: bool = False) -> Path:
     """Trains a recipe; under ``accelerate launch`` or ``torchrun`` on all their processes.
 
-    After SIGTERM or SIGINT it writes a checkpoint and exits.
+    After SIGTERM, SIGUSR1 or SIGINT it writes a checkpoint and exits.
 
     Args:
         data: folder with ``train.beton`` and ``val.beton``, or with ``train/`` and ``val/``; None or ``digits`` for the
@@ -83,7 +82,10 @@ class Run:
         self._build_optimizer()
         self.step, self.best, self.best_epoch = 0, -1.0, -1
         self.lock = ExitStack()
-        self._start_or_resume(open_run(self.accelerator, recipe, folder, data_folder, resume, self.lock))
+        state = open_run(self.accelerator, recipe, folder, resume, self.lock)
+        self._start_or_resume(state)
+        if self.accelerator.is_main_process and self.step < self.total_steps:  # a finished run keeps its record
+            write_recipe(recipe, folder, made_with(recipe, data_folder, self.world), resumed=state is not None)
         self._start_reporting()
 
     def _open_data_and_network(self, train_path: Path, val_path: Path) -> None:
@@ -143,9 +145,8 @@ class Run:
             f"{self.steps_per_epoch} steps an epoch, from step {self.step} to {self.total_steps}, "
             f"{self.world} process(es) on {self.device}"
         )
-        classes, usual = self.card["num_classes"], KNOWN.get(recipe.dataset, (0, 0, 0))[2]
-        if usual and classes != usual:
-            self.progress.say(f"note: {recipe.dataset} has {usual} classes, these data have {classes}")
+        if note := class_note(recipe, self.card["num_classes"]):
+            self.progress.say(f"note: {note}")
         self.received: list[int] = []  # signals
         # A lambda that holds this run would keep it, its network and its lock alive after an error.
         self.sums: dict[str, Tensor] = defaultdict(partial(torch.zeros, (), device=self.device))  # of the loss terms
@@ -167,6 +168,8 @@ class Run:
             rate = self.train_step(batches, weights)
             if self.step % self.recipe.log_every == 0 or self.step == last:
                 self.log_terms(epoch, rate)
+            elif self.progress.due():
+                self.progress.show(epoch, self.mean_terms(), rate)
             if self.step == last:  # the epoch is validated before the run may stop
                 break
             if self.world == 1 or self.step % 10 == 0:
@@ -213,15 +216,23 @@ class Run:
         self.progress.step(images=len(target) * self.world * recipe.grad_accumulation)
         return rate
 
-    def log_terms(self, epoch: int, rate: float) -> None:
-        """Logs the mean of each loss term since the last call; raises SkdError if one is not finite."""
-        terms = {key: value.item() / (self.step - self.logged) for key, value in self.sums.items()}
-        wrong = [key for key, value in terms.items() if not math.isfinite(value)]
+    def mean_terms(self) -> dict[str, float]:
+        """The mean of each loss term since it was logged."""
+        return {key: value.item() / (self.step - self.logged) for key, value in self.sums.items()}
+
+    def check_finite(self, what: str, values: dict[str, float]) -> None:
+        """Raises SkdError if a value is not finite."""
+        wrong = [key for key, value in values.items() if not math.isfinite(value)]
         if wrong:
             raise SkdError(
-                f"the loss is not finite at step {self.step} (terms: {', '.join(wrong)}); {self.folder / 'last.pt'} is "
-                "from before, if there is one; lower lr, or use precision=bf16 or no"
+                f"the {what} is not finite at step {self.step} (terms: {', '.join(wrong)}); "
+                f"{self.folder / 'last.pt'} is from before, if there is one; lower lr, or use precision=bf16 or no"
             )
+
+    def log_terms(self, epoch: int, rate: float) -> None:
+        """Logs the mean of each loss term since the last call; raises SkdError if one is not finite."""
+        terms = self.mean_terms()
+        self.check_finite("loss", terms)
         self.sums.clear()
         self.logged = self.step
         self.log.write("train", self.step, epoch, terms | {"lr": rate} | self.progress.rates())
@@ -233,12 +244,8 @@ class Run:
         if done % self.recipe.validate_every == 0 or self.step == self.total_steps:
             ema = bool(self.recipe.ema_decay)
             metrics = validate(self.accelerator, self.task, self.val_loader, self.progress, ema=ema)
+            self.check_finite("validation", metrics)
             self.log.write("validate", self.step, epoch, metrics)
-            if not math.isfinite(metrics["nll"]):
-                raise SkdError(
-                    f"the validation loss is not finite at step {self.step}; {self.folder / 'last.pt'} is from before, "
-                    "if there is one; lower lr, or use precision=bf16 or no"
-                )
             if metrics["top1"] > self.best:
                 self.best, self.best_epoch = metrics["top1"], epoch
                 names.append("best.pt")
@@ -271,6 +278,7 @@ class Run:
         if any_process(self.received, self.world, self.device):
             if not saved:
                 self.save()
+            self.accelerator.wait_for_everyone()  # a launcher ends the first process when another one has ended
             self._close(f"stopped by signal at step {self.step}; continue with --resume: {self.folder}")
             raise SystemExit(128 + (self.received[0] if self.received else signal.SIGTERM))
 
@@ -325,5 +333,5 @@ def _card(recipe: Recipe, num_classes: int, loader: Loader) -> dict[str, Any]:
         "model": recipe.model, "model_args": recipe.model_args, "num_classes": num_classes, "classes": loader.classes,
         "input_size": [3, recipe.image_size, recipe.image_size], "mean": list(recipe.mean), "std": list(recipe.std),
         "crop_pct": recipe.crop_pct, "interpolation": recipe.interpolation, "color": "RGB", "recipe": recipe.to_json(),
-        "environment": environment(Path(loader.data.path.name)),
+        "environment": made_with(recipe, Path(loader.data.path.name)),
     }  # fmt: skip

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..common.errors import SkdError
 from ..data.augment import Augmentation
+from ..data.datasets import KNOWN
 from ..data.loader import Loader, make_loader
 from ..data.order import Division
 from ..methods import Method
@@ -99,6 +100,12 @@ def check_mixing(recipe: Recipe, method: Method) -> None:
         raise SkdError(f"mixup={recipe.mixup:g}, cutmix={recipe.cutmix:g}: {method.refuses['mixup']}; leave them out")
 
 
+def class_note(recipe: Recipe, classes: int) -> str:
+    """A line if the data has not the classes that the recipe's data set has; else an empty one."""
+    expected = KNOWN[recipe.dataset][2] if recipe.dataset in KNOWN else classes
+    return "" if classes == expected else f"{recipe.dataset} has {expected} classes, this data {classes}"
+
+
 def build_optimizer(recipe: Recipe, module: nn.Module | None) -> torch.optim.Optimizer:
     """timm's optimizer of that name over all parameters of the method."""
     assert module is not None
@@ -116,9 +123,11 @@ def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_
     if recipe.schedule == "constant" and not recipe.warmup_epochs:
         return None
     constant = recipe.schedule == "constant"  # timm's "none" has no warm-up
+    cosine = recipe.schedule == "cosine"  # it begins at the top, after the warm-up, and ends with the last epoch
     milestones = () if constant else recipe.milestones
     scheduler: Scheduler | None = create_scheduler_v2(
-        optimizer, sched="multistep" if constant else recipe.schedule, num_epochs=recipe.epochs,
+        optimizer, sched="multistep" if constant else recipe.schedule, warmup_prefix=cosine,
+        num_epochs=max(recipe.epochs - recipe.warmup_epochs, 1) if cosine else recipe.epochs,
         # timm lowers the rate one update before a milestone; half an update more puts it at the milestone.
         decay_milestones=[epoch + 0.5 / steps_per_epoch for epoch in milestones],  # type: ignore[misc]  # int: timm
         decay_rate=recipe.lr_decay, min_lr=recipe.min_lr,

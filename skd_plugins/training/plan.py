@@ -15,7 +15,7 @@ from ..data.order import Division, TrainingOrder
 from ..methods import Method, create_method
 from ..networks.create import build_network, check_image_size
 from ..recipe import Recipe
-from .parts import build_criterion, build_optimizer, check_mixing, mixes
+from .parts import build_criterion, build_optimizer, build_scheduler, check_mixing, class_note, mixes
 
 
 def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
@@ -34,6 +34,8 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
         classes = len(train_data.classes or ()) or int(targets.max()) + 1
         found = f"{train_data.path}, {val_data.path}"
     num_classes = recipe.num_classes or classes
+    if note := class_note(recipe, classes):
+        found += f"; {note}"
 
     # The meta device computes shapes only.
     with torch.device("meta"):
@@ -66,6 +68,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
         "optimizer": f"{type(optimizer).__name__}, lr {recipe.lr:g}, momentum {recipe.momentum:g}, weight decay "
         f"{recipe.weight_decay:g}{'' if recipe.decay_norm_and_bias else ' (not on norms and biases)'}",
         "schedule": _schedule(recipe),
+        "rates": _rates(recipe, optimizer, order.steps, steps),
         "memory a process": estimate_memory(recipe, method, anchors * len(method.segments)),
     }
 
@@ -140,6 +143,16 @@ def _schedule(recipe: Recipe) -> str:
     }
     warmup = f", {recipe.warmup_epochs} epochs warm-up" if recipe.warmup_epochs else ""
     return f"{recipe.epochs} epochs, {texts[recipe.schedule]}{warmup}"
+
+
+def _rates(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_epoch: int, steps: int) -> str:
+    """The rates of the first and the last step, and the highest one, which an epoch begins with."""
+    scheduler, rates = build_scheduler(recipe, optimizer, steps_per_epoch), []
+    for step in (*range(0, steps, steps_per_epoch), steps - 1):
+        if scheduler is not None:
+            scheduler.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    return f"{rates[0]:.3g} first, {max(rates):.3g} highest, {rates[-1]:.3g} last"
 
 
 def _size(count: int) -> str:

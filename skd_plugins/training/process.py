@@ -69,16 +69,23 @@ def seed_step(seed: int, step: int, part: int) -> None:
 
 @contextmanager
 def collected_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT; a second signal ends the process at once."""
+    """Collects SIGTERM, SIGUSR1 (SLURM's notice before the time limit) and SIGINT.
+
+    Repeated ones do not end the process: a scheduler signals all processes, and torchrun passes its own signal on to
+    those that already have it. Only the third SIGINT does, from a person who doesn't want the checkpoint.
+    """
     received: list[int] = []
     old: dict[int, Any] = {}
 
     def note(number: int, frame: Any) -> None:
         received.append(number)
-        signal.signal(number, old[number])
+        if number == signal.SIGINT and received.count(number) == 2:
+            # Not print, which may be what the signal interrupts.
+            os.write(2, b"a checkpoint is being written; Ctrl-C once more ends the run without it\n")
+            signal.signal(number, old[number])
 
     if threading.current_thread() is threading.main_thread():  # no other thread may handle signals
-        old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     for number in old:
         signal.signal(number, note)
     try:

@@ -65,9 +65,15 @@ class Progress:
         self._reset()
         return dict(self._last)
 
+    def due(self) -> bool:
+        """Whether the live line is still empty, or without a terminal nothing was printed for minutes."""
+        return not self._last or (not self.live and time.monotonic() - self._said >= _PAUSE)
+
     def show(self, epoch: int, terms: dict[str, float], lr: float) -> None:
         """Updates the live line."""
         self._terms = terms
+        if not self._last:
+            self.rates()
         speed, wait = self._last.values()
         text = f"epoch {epoch + 1}  {_losses(terms)}  lr {lr:.2e}  {speed:.0f} img/s  data {wait:.0%}"
         self.bar.update(self.task, text=text)

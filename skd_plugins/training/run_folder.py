@@ -10,28 +10,28 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from ..common.environment import environment
 from ..common.errors import SkdError
-from ..common.files import atomic, jsonable, write_text
+from ..common.files import atomic, json_text, write_json
 from ..common.locks import only_one
+from ..methods.method import all_arguments
 from ..recipe import Recipe, load_recipe
 from ..weights import checkpoint
 
 
 def open_run(
-    accelerator: Accelerator, recipe: Recipe, run: Path, data: Path, resume: bool, lock: ExitStack
+    accelerator: Accelerator, recipe: Recipe, run: Path, resume: bool, lock: ExitStack
 ) -> dict[str, Any] | None:
-    """Checks the run's folder, writes ``recipe.json``, and returns the checkpoint to continue from, if there is one.
+    """Checks the run's folder, and returns the checkpoint to continue from, if there is one.
 
     `lock` then holds the folder, so that the same training cannot be started twice.
     """
     message: list[str | None] = [None]
+    state = None
     if accelerator.is_main_process:
         try:
             lock.enter_context(only_one(run))
-            _check_run(recipe, run, resume)
             run.mkdir(parents=True, exist_ok=True)
-            if not (run / "last.pt").exists():
-                record = recipe.to_json() | {"environment": environment(data, accelerator.num_processes)}
-                write_text(run / "recipe.json", json.dumps(record, indent=1) + "\n")
+            if _has_run(recipe, run, resume):
+                state = checkpoint.load_last(run / "last.pt")
         except SkdError as error:
             message = [str(error)]
         except OSError as error:
@@ -39,7 +39,8 @@ def open_run(
     broadcast_object_list(message)
     if message[0]:
         raise SkdError(message[0])
-    state = checkpoint.load(run / "last.pt") if resume and (run / "last.pt").exists() else None
+    if not accelerator.is_main_process and resume and (run / "last.pt").exists():
+        state = checkpoint.load(run / "last.pt")
     # On machines with different folders the processes would train different networks.
     steps = gather_object([state["step"] if state else 0])
     if len(set(steps)) > 1:
@@ -55,22 +56,38 @@ _HARMLESS = {"epochs", "max_steps", "workers", "eval_batch_size", "trackers", "l
              "validate_every", "skip_broken", "compile", "timeout_minutes"}  # fmt: skip
 
 
-def _check_run(recipe: Recipe, run: Path, resume: bool) -> None:
-    if not (run / "last.pt").exists():
-        kept = sorted(path.name for path in run.glob("*.pt"))
-        if kept:
-            raise SkdError(
-                f"{run} has {', '.join(kept)}, but no last.pt to continue from; a new run would replace them: move "
-                "them away, or give another --out, name or seed"
-            )
-        return
+def _has_run(recipe: Recipe, run: Path, resume: bool) -> bool:
+    """Whether there is a run to continue; an error if it can't be, or must not be overwritten."""
+    found = sorted(path.name for path in run.glob("*.pt"))
+    if not found:
+        return False
     if not resume:
         raise SkdError(f"{run} holds a run already; continue it with --resume, or give another --out, name or seed")
+    if not {"last.pt", checkpoint.PREVIOUS} & set(found):
+        raise SkdError(
+            f"{run} has no last.pt to continue from, only {', '.join(found)}; copy one of them to last.pt, or give "
+            "another --out, name or seed"
+        )
     old, new = load_recipe(run / "recipe.json").to_json(), recipe.to_json()
     changed = [name for name in new if name not in _HARMLESS and old[name] != new[name]]
     if changed:
         what = ", ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in changed)
         raise SkdError(f"{run} can't be continued with another recipe ({what})")
+    return True
+
+
+def made_with(recipe: Recipe, data: Path, processes: int = 1) -> dict[str, Any]:
+    """The record that ``recipe.json`` and cards get: the environment, and all of the method's arguments."""
+    return environment(data, processes) | {"method_args": all_arguments(recipe.method, recipe.method_args)}
+
+
+def write_recipe(recipe: Recipe, run: Path, made: dict[str, Any], *, resumed: bool) -> None:
+    """Writes ``recipe.json``; what earlier parts of a continued run were made with stays in a list."""
+    path, earlier = run / "recipe.json", []
+    if resumed:
+        last = json.loads(path.read_text())["environment"]
+        earlier = [*last.pop("earlier", []), last]
+    write_json(path, recipe.to_json() | {"environment": made | ({"earlier": earlier} if earlier else {})})
 
 
 def check_same_data(state: dict[str, Any], card: dict[str, Any], steps_per_epoch: int, run: Path) -> None:
@@ -100,8 +117,7 @@ class RunLog:
         if self.file is None:
             return
         try:
-            line = jsonable({"event": event, "step": step, "epoch": epoch, **values})
-            self.file.write(json.dumps(line, allow_nan=False) + "\n")
+            self.file.write(json_text({"event": event, "step": step, "epoch": epoch, **values}, indent=None))
             self.accelerator.log({f"{event}/{key}": value for key, value in values.items()}, step=step)
         except OSError as error:
             raise SkdError(

@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import sys
 import zipfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,9 +14,13 @@ import torch
 
 from ..common.errors import SkdError
 
+PREVIOUS = "previous.pt"  # beside last.pt
+
 
 def save(state: dict[str, Any], path: Path, also: Iterable[str] = ()) -> None:
     """Writes `state` so that `path` is always the old file or the new one, even after a power cut.
+
+    The old file stays as `PREVIOUS`.
 
     Args:
         also: further names for the file, in its folder. They exist before `path` is replaced, so a run that resumes
@@ -30,6 +35,8 @@ def save(state: dict[str, Any], path: Path, also: Iterable[str] = ()) -> None:
             os.fsync(file.fileno())
         for name in also:
             keep_as(part, name)
+        if path.exists():
+            keep_as(path, PREVIOUS)
         os.replace(part, path)
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)  # so that the new name is on the disk too
@@ -63,6 +70,20 @@ def load(path: Path) -> dict[str, Any]:
     if "state_dict" not in state:
         raise SkdError(f"{path} is not a checkpoint: it has no 'state_dict'")
     return state
+
+
+def load_last(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint. If it is damaged or gone, the previous one takes its place, and a line says so."""
+    previous = path.with_name(PREVIOUS)
+    try:
+        return load(path)
+    except SkdError as error:
+        if not previous.exists():
+            raise
+        state = load(previous)
+        keep_as(previous, path.name)
+        print(f"{error}; continuing from {PREVIOUS}, step {state['step']}", file=sys.stderr)
+        return state
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Export of trained networks: a plain state dict with a card, or weights for detectron2's own ResNet."""
 
-import json
 import pickle
 import re
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..common.errors import SkdError
-from ..common.files import atomic, file_sha256
+from ..common.files import atomic, file_sha256, json_text
 from .load import Which, load_network, read_weights
 
 # (blocks a stage, convolutions a block): depth
@@ -58,7 +57,7 @@ def export_weights(
         with atomic(path) as part, atomic(path.with_name(f"{name}.json")) as card_part:
             save_file({key: value.contiguous() for key, value in weights.items()}, part, metadata={"format": "pt"})
             card = card | {"name": name, "sha256": file_sha256(part), "size": part.stat().st_size}
-            card_part.write_text(json.dumps(card, indent=1) + "\n")
+            card_part.write_text(json_text(card))
     except (OSError, SafetensorError) as error:
         raise SkdError(f"can't write {path}: {error}; make room, or give another --out") from None
     return path

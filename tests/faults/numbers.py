@@ -60,7 +60,7 @@ FINITE: dict[str, tuple[Change, dict[str, Any], tuple[str, ...]]] = {
     "loss is NaN, logged later": (_times("loss", NAN), {"log_every": 50}, ("not finite", "step 12")),
     "gradients are infinite": (_infinite_gradients, {"log_every": 50}, ("not finite after step 12",)),
     "gradients are infinite in the last step of an epoch": (
-        _infinite_gradients, {"batch_size": 10, "save_minutes": 0.0}, ("loss is not finite at step 12",),
+        _infinite_gradients, {"batch_size": 10, "save_minutes": 0.0}, ("validation is not finite at step 12",),
     ),
     "a weight is NaN, without checkpoints in an epoch": (
         _nan_weight, {"save_minutes": 0.0}, ("not finite", "step 13"),  # the first loss that comes of it

@@ -1,7 +1,6 @@
 """Writes `.beton` files with FFCV's writer: verified, described, and either complete or absent."""
 
 import hashlib
-import json
 import os
 import tempfile
 import zlib
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ...common.errors import SkdError
-from ...common.files import file_sha256
+from ...common.files import file_sha256, json_text
 from ...common.locks import only_one
 from ...common.meter import tracked
 from ..sources import Source
@@ -98,7 +97,7 @@ def _describe(source: Source, parts: dict[str, Path], options: WriterOptions) ->
         "skd_plugins": version("skd_plugins"),
     }
     parts[".crc32"].write_bytes(checks)
-    parts[".json"].write_text(json.dumps(info, indent=1) + "\n")
+    parts[".json"].write_text(json_text(info))
 
 
 def write_folder(source: Source, path: Path) -> Path:
