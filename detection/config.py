@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Sequence
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import IO, Any
@@ -72,16 +73,17 @@ def find_config(name: str) -> Path:
 
 
 class _Yaml(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """YAML, and the formulas in the anchor sizes of detectron2's RetinaNet."""
+    """YAML, and the formulas in the anchor sizes of detectron2's RetinaNet, whose own loader runs any code in a file."""
 
     def formula(self, node: yaml.SequenceNode) -> Any:
-        """The value of ``[[x, x * 2**(1.0/3)] for x in [32, 64]]``; names of functions and attributes are refused."""
+        """The value of ``[[x, x * 2**(1.0/3)] for x in [32, 64]]``; no functions, no attributes."""
         (text,) = self.construct_sequence(node)
-        tree = ast.parse(text, mode="eval")
-        strange = [part for part in ast.walk(tree) if not isinstance(part, _ARITHMETIC)]
-        if strange:
-            raise ValueError(f"{text!r} is more than numbers and lists; write the values themselves")
-        return eval(compile(tree, "<formula>", "eval"), {"__builtins__": {}})
+        with suppress(SyntaxError, NameError):
+            if all(isinstance(part, _ARITHMETIC) for part in ast.walk(ast.parse(text, mode="eval"))):
+                return eval(text, {"__builtins__": {}})
+        raise SkdError(
+            f"{node.start_mark.name}: {text!r} is not a formula of numbers and lists; write the values themselves"
+        )
 
 
 _ARITHMETIC = (
@@ -97,6 +99,8 @@ class _File(CfgNode):  # type: ignore[misc]  # detectron2 has no types
         """The file with its formulas computed, and with the whole path of a ``_BASE_`` that is one of ours."""
         with super()._open_cfg(filename) as file:
             content = yaml.load(file, _Yaml) or {}
+        if not isinstance(content, dict):
+            raise SkdError(f"{filename}: keys and values are expected, as in the files of {CONFIGS}")
         base = content.get("_BASE_")
         if isinstance(base, str) and (CONFIGS / base).is_file():
             beside = Path(filename).parent / base

@@ -71,7 +71,11 @@ def test_what_is_wrong_is_named(name: str, overrides: list[str], message: str) -
         ("MODEL: [\n", "parsing"),
         ("_BASE_: nowhere.yaml\n", "nowhere.yaml"),
         ("DATASETS:\n  TRAIN: (my_train,)\n", r'DATASETS.TRAIN; write a list: \[1, 2\], or \["name"\]'),
-        ("VERSION: !!python/object/apply:eval ['[x for x in ().__class__]']\n", "more than numbers and lists"),
+        (
+            "VERSION: !!python/object/apply:eval ['[x for x in ().__class__]']\n",
+            "is not a formula of numbers and lists",
+        ),
+        ("some text\n", "keys and values are expected"),
         ("VERSION: !!python/object/apply:os.system ['exit 1']\n", "could not determine a constructor"),
     ],
 )
