@@ -73,7 +73,7 @@ def find_config(name: str) -> Path:
 
 
 class _Yaml(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """YAML, and the formulas in the anchor sizes of detectron2's RetinaNet, whose own loader runs any code in a file."""
+    """YAML, and the formulas in the anchor sizes of detectron2's RetinaNet, whose loader runs any code in a file."""
 
     def formula(self, node: yaml.SequenceNode) -> Any:
         """The value of ``[[x, x * 2**(1.0/3)] for x in [32, 64]]``; no functions, no attributes."""

@@ -41,7 +41,7 @@ class FolderData:
                 size = os.stat(file).st_size
             except OSError:  # a link to nowhere; `skip_broken` takes it
                 size = -1
-            digest.update(f"{os.path.relpath(file, self.path)} {size}\n".encode(errors="surrogateescape"))
+            digest.update(f"{file.removeprefix(str(self.path))} {size}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def name_of(self, index: int) -> str:
