@@ -1,10 +1,16 @@
 """Trained classifiers as backbones in detectron2: a detectron2 project.
 
-Importing it registers the backbones ``build_timm_resnet_backbone`` and ``build_timm_resnet_fpn_backbone``, the heads
-``SDDropoutROIHeads`` and ``SDDropoutRes5ROIHeads``, and the digits detection set.
+Importing it registers the backbones ``build_timm_resnet_backbone``, ``build_timm_resnet_fpn_backbone`` and
+``build_timm_resnet_retinanet_fpn_backbone``, the heads ``SDDropoutROIHeads`` and ``SDDropoutRes5ROIHeads``, and the
+digits detection set.
 """
 
-from .backbone import TimmResNet, build_timm_resnet_backbone, build_timm_resnet_fpn_backbone
+from .backbone import (
+    TimmResNet,
+    build_timm_resnet_backbone,
+    build_timm_resnet_fpn_backbone,
+    build_timm_resnet_retinanet_fpn_backbone,
+)
 from .config import add_skd_config
 from .digits import register_digits
 from .roi_heads import SDDropoutRes5ROIHeads, SDDropoutROIHeads
@@ -18,5 +24,6 @@ __all__ = [
     "add_skd_config",
     "build_timm_resnet_backbone",
     "build_timm_resnet_fpn_backbone",
+    "build_timm_resnet_retinanet_fpn_backbone",
     "register_digits",
 ]

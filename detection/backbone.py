@@ -6,7 +6,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
@@ -124,6 +124,11 @@ def _check_fits(cfg: CfgNode) -> None:
     heads = cfg.MODEL.ROI_HEADS.NAME
     if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and issubclass(ROI_HEADS_REGISTRY.get(heads), Res5ROIHeads):
         raise SkdError(f"{heads} (C4) makes a res5 of its own, so the network's would be lost; {way_out}")
+    if cfg.MODEL.WEIGHTS.startswith("detectron2://ImageNetPretrained"):
+        raise SkdError(
+            f'MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is of detectron2\'s own ResNet; set MODEL.WEIGHTS "" and name the '
+            "network's weights in MODEL.TIMM.WEIGHTS, for example timm/resnet50.tv_in1k"
+        )
     own = cfg.MODEL.RESNETS
     if own.RES5_DILATION != 1 or any(own.DEFORM_ON_PER_STAGE):
         raise SkdError(
@@ -157,11 +162,33 @@ def build_timm_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmResN
 @BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]  # the same
 def build_timm_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """``MODEL.BACKBONE.NAME: build_timm_resnet_fpn_backbone``: `build_timm_resnet_backbone` under detectron2's FPN."""
-    return FPN(
-        bottom_up=build_timm_resnet_backbone(cfg, input_shape),
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelMaxPool(),
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    return _with_fpn(cfg, input_shape, retinanet=False)
+
+
+@BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]  # the same
+def build_timm_resnet_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """The same with RetinaNet's ``p6`` and ``p7``, which are made of ``res5``."""
+    return _with_fpn(cfg, input_shape, retinanet=True)
+
+
+def _with_fpn(cfg: CfgNode, input_shape: ShapeSpec, *, retinanet: bool) -> FPN:
+    settings, bottom_up = cfg.MODEL.FPN, build_timm_resnet_backbone(cfg, input_shape)
+    stages = bottom_up.output_shape()
+    needed = [*settings.IN_FEATURES, *(["res5"] if retinanet else [])]
+    if lacking := [name for name in needed if name not in stages]:
+        raise SkdError(f"the feature pyramid needs {lacking[0]}; add it to MODEL.TIMM.OUT_FEATURES")
+    fpn = FPN(
+        bottom_up=bottom_up,
+        in_features=settings.IN_FEATURES,
+        out_channels=settings.OUT_CHANNELS,
+        norm=settings.NORM,
+        top_block=LastLevelP6P7(stages["res5"].channels, settings.OUT_CHANNELS) if retinanet else LastLevelMaxPool(),
+        fuse_type=settings.FUSE_TYPE,
     )
+    lacking = [name for name in cfg.MODEL.RETINANET.IN_FEATURES if name not in fpn.output_shape()]
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and lacking:
+        raise SkdError(
+            f"{cfg.MODEL.BACKBONE.NAME} makes no {', '.join(lacking)} for MODEL.RETINANET.IN_FEATURES; take "
+            "build_timm_resnet_retinanet_fpn_backbone, and res3 to res5 as MODEL.FPN.IN_FEATURES"
+        )
+    return fpn

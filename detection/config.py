@@ -1,8 +1,11 @@
 """Our keys in detectron2's configuration, and reading config files."""
 
+import ast
 from collections.abc import Sequence
+from contextlib import suppress
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -69,13 +72,54 @@ def find_config(name: str) -> Path:
     raise unknown("config", name, [path.name for path in CONFIGS.glob("*.yaml") if not path.name.startswith("base")])
 
 
+class _Yaml(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    """YAML, and the formulas in the anchor sizes of detectron2's RetinaNet, whose loader runs any code in a file."""
+
+    def formula(self, node: yaml.SequenceNode) -> Any:
+        """The value of ``[[x, x * 2**(1.0/3)] for x in [32, 64]]``; no functions, no attributes."""
+        (text,) = self.construct_sequence(node)
+        with suppress(SyntaxError, NameError):
+            if all(isinstance(part, _ARITHMETIC) for part in ast.walk(ast.parse(text, mode="eval"))):
+                return eval(text, {"__builtins__": {}})
+        raise SkdError(
+            f"{node.start_mark.name}: {text!r} is not a formula of numbers and lists; write the values themselves"
+        )
+
+
+_ARITHMETIC = (
+    ast.Expression, ast.List, ast.ListComp, ast.comprehension, ast.Name, ast.Constant, ast.BinOp, ast.operator,
+    ast.expr_context,
+)  # fmt: skip
+_Yaml.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _Yaml.formula)
+
+
+class _File(CfgNode):  # type: ignore[misc]  # detectron2 has no types
+    @classmethod
+    def _open_cfg(cls, filename: str) -> IO[str]:
+        """The file with its formulas computed, and with the whole path of a ``_BASE_`` that is one of ours."""
+        with super()._open_cfg(filename) as file:
+            content = yaml.load(file, _Yaml) or {}
+        if not isinstance(content, dict):
+            raise SkdError(f"{filename}: keys and values are expected, as in the files of {CONFIGS}")
+        base = content.get("_BASE_")
+        if isinstance(base, str) and (CONFIGS / base).is_file():
+            beside = Path(filename).parent / base
+            content["_BASE_"] = str(beside if beside.is_file() and beside != Path(filename) else CONFIGS / base)
+        return StringIO(yaml.safe_dump(content))
+
+
+def classes_key(cfg: CfgNode) -> str:
+    """Where the detector's number of classes stands, under ``MODEL``."""
+    return "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+
+
 def load_config(name: str, overrides: Sequence[str] = ()) -> CfgNode:
     """The defaults of detectron2 and ours, then the file, then the overrides ``KEY VALUE KEY VALUE ...``."""
     path = find_config(name)
     cfg = get_cfg()
     add_skd_config(cfg)
     try:
-        loaded = CfgNode(CfgNode.load_yaml_with_base(str(path)))
+        loaded = CfgNode(_File.load_yaml_with_base(str(path)))
         if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise SkdError(f"{path} has VERSION {loaded.VERSION}; detectron2's current one is {cfg.VERSION}")
         _let_integers_be_floats(cfg, loaded)
@@ -130,6 +174,8 @@ def _keys(node: CfgNode, prefix: str = "") -> list[str]:
 def _reason(error: Exception) -> str:
     # A KeyError's text is its argument's repr.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if text.startswith("Type mismatch (<class 'tuple'>"):
+        text += '; write a list: [1, 2], or ["name"]'
     return " ".join(text.split()) or type(error).__name__
 
 

@@ -14,6 +14,7 @@ from typing_extensions import NotRequired, TypedDict
 from skd_plugins.common.errors import SkdError, unknown
 from skd_plugins.common.typed import first_problem
 
+from .config import classes_key
 from .trainer import fast_evaluation
 
 # For a plan without the data: the published numbers of images, and of images with at least one non-crowd box.
@@ -141,7 +142,7 @@ def _problem(box: _Box, categories: set[_Number]) -> str:
 
 def check_datasets(cfg: CfgNode) -> None:
     """Raises `SkdError` for what would stop the training or the evaluation, or spoil them silently."""
-    head = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    head = classes_key(cfg)
     wanted: int = cfg.MODEL[head].NUM_CLASSES
     known: list[str] = []
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):

@@ -8,7 +8,7 @@ from rich.table import Table
 from skd_plugins.common.errors import SkdError
 
 from . import weights
-from .config import plain
+from .config import classes_key, plain
 from .datasets import check_datasets, size_of
 from .schedule import schedule
 
@@ -37,13 +37,14 @@ def make_plan(cfg: CfgNode, decided: str) -> dict[str, str]:
     bare = cfg.clone()
     bare.MODEL.WEIGHTS, bare.MODEL.TIMM.WEIGHTS, bare.MODEL.DEVICE = "", "", "cpu"
     model = build_model(bare)
-    arguments = plain(cfg.MODEL.TIMM.ARGS)
+    arguments, key = plain(cfg.MODEL.TIMM.ARGS), classes_key(cfg)
+    heads = cfg.MODEL.ROI_HEADS.NAME if key == "ROI_HEADS" else cfg.MODEL.META_ARCHITECTURE
     rows |= {
         "backbone": f"{cfg.MODEL.TIMM.NAME}{f' {arguments}' if arguments else ''}, {cfg.MODEL.TIMM.NORM}, "
         f"{cfg.MODEL.BACKBONE.FREEZE_AT} stages frozen"
         if cfg.MODEL.BACKBONE.NAME.startswith("build_timm_")
         else cfg.MODEL.BACKBONE.NAME,
-        "heads": f"{cfg.MODEL.ROI_HEADS.NAME}, {cfg.MODEL.ROI_HEADS.NUM_CLASSES} classes",
+        "heads": f"{heads}, {cfg.MODEL[key].NUM_CLASSES} classes",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}, of them "
         f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained",
         "pixels": f"{cfg.INPUT.FORMAT}, mean {list(cfg.MODEL.PIXEL_MEAN)}, std {list(cfg.MODEL.PIXEL_STD)}",

@@ -92,7 +92,7 @@ def draw_predictions(cfg: CfgNode, dataset: str) -> list[Path]:
     if not cfg.SKD.VISUALIZE or not file.exists():
         return []
     about = MetadataCatalog.get(dataset)
-    classes = about.get("thing_dataset_id_to_contiguous_id") or {n: n for n in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)}
+    classes = about.get("thing_dataset_id_to_contiguous_id") or {n: n for n in range(len(about.thing_classes))}
     predictions: dict[int, list[dict[str, Any]]] = {}
     for box in json.loads(file.read_text()):
         if box["score"] >= cfg.SKD.VISUALIZE_SCORE:

@@ -158,7 +158,8 @@ def replace(recipe: Recipe, **changes: Any) -> Recipe:
 def override(recipe: Recipe, texts: list[str]) -> Recipe:
     """Applies ``field=value`` texts. ``method_args.weight=0.2`` changes one entry; ``method_args={...}`` replaces all.
 
-    A new ``method`` drops the old ``method_args`` and appends its name to the recipe's, so that it gets its own folder.
+    A new ``method`` drops the old ``method_args``, and the recipe's name gets ``_method=`` and its name, so that it has
+    its own folder. Without ``method=``, the name would read like a combination of the two.
     """
     changes = parse_assignments(texts)
     try:
@@ -168,7 +169,7 @@ def override(recipe: Recipe, texts: list[str]) -> Recipe:
             f"{error}; an argument of the method or network is method_args.NAME=, model_args.NAME="
         ) from None
     if "method" in changes and changes["method"] != recipe.method:
-        recipe = dataclasses.replace(recipe, method_args={}, name=f"{recipe.name}_{changes['method']}")
+        recipe = dataclasses.replace(recipe, method_args={}, name=f"{recipe.name}_method={changes['method']}")
     whole = {text.partition("=")[0] for text in texts}
     for name in ("method_args", "model_args"):
         if name in changes and name not in whole:

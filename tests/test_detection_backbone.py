@@ -116,22 +116,28 @@ def test_what_can_not_be_a_backbone(
     [
         ("MODEL.ROI_HEADS.NAME", "SDDropoutRes5ROIHeads", "SDDropoutRes5ROIHeads (C4) makes a res5 of its own"),
         ("MODEL.RESNETS.RES5_DILATION", "2", "RES5_DILATION (DC5) and DEFORM_ON_PER_STAGE do not reach"),
+        ("MODEL.WEIGHTS", "detectron2://ImageNetPretrained/MSRA/R-50.pkl", "R-50.pkl is of detectron2's own ResNet"),
     ],
 )
 def test_what_only_detectron2s_own_resnet_has_is_refused(key: str, value: str, message: str) -> None:
-    with pytest.raises(SkdError, match=re.escape(message) + ".*use FPN"):
+    with pytest.raises(SkdError, match=re.escape(message)):
         build_backbone(load_config("digits_demo", [key, value, "MODEL.BACKBONE.NAME", "build_timm_resnet_backbone"]))
 
 
-@pytest.mark.parametrize(("name", "first"), [("resnet", "res2"), ("resnet_fpn", "p2")])
+@pytest.mark.parametrize(("name", "first"), [("resnet", "res2"), ("resnet_fpn", "p2"), ("resnet_retinanet_fpn", "p2")])
 def test_registered(name: str, first: str) -> None:
     channels = ["MODEL.TIMM.ARGS.channels", "[8, 16, 24, 32]", "MODEL.FPN.OUT_CHANNELS", "16"]
     cfg = load_config("digits_demo", [*channels, "MODEL.BACKBONE.NAME", f"build_timm_{name}_backbone"])
     backbone = build_backbone(cfg)
     features = backbone(IMAGES)
     assert next(iter(features)) == first
-    assert len(features) == (5 if first == "p2" else 4)
+    assert len(features) == {"resnet": 4, "resnet_fpn": 5, "resnet_retinanet_fpn": 6}[name]
     for key, shape in backbone.output_shape().items():
-        assert features[key].shape == (2, shape.channels, 64 // shape.stride, 64 // shape.stride)
+        size = max(64 // shape.stride, 1)
+        assert features[key].shape == (2, shape.channels, size, size)
+    if name != "resnet":
+        cfg.MODEL.TIMM.OUT_FEATURES = ["res3", "res4"]
+        with pytest.raises(SkdError, match="the feature pyramid needs res2; add it to MODEL.TIMM.OUT_FEATURES"):
+            build_backbone(cfg)
     with pytest.raises(SkdError, match="takes 3 channels, but MODEL.PIXEL_MEAN has 1"):
         build_backbone(cfg, ShapeSpec(channels=1))

@@ -42,7 +42,7 @@ def test_faster_rcnn(path: Path) -> None:
 def test_bare_names_paths_and_overrides(tmp_path: Path) -> None:
     assert find_config("digits_demo") == find_config("digits_demo.yaml") == CONFIGS / "digits_demo.yaml"
     own = tmp_path / "own.yaml"
-    own.write_text(f"_BASE_: {CONFIGS / 'faster_rcnn_ce.yaml'}\nSOLVER:\n  IMS_PER_BATCH: 4\nSKD:\n  BASE_LR: 1e-2\n")
+    own.write_text("_BASE_: faster_rcnn_ce.yaml\nSOLVER:\n  IMS_PER_BATCH: 4\nSKD:\n  BASE_LR: 1e-2\n")
     cfg = load_config(str(own), ["MODEL.TIMM.ARGS.channels", "[8, 8, 8, 8]", "OUTPUT_DIR", "here"])
     assert cfg.SKD.BASE_LR == 0.01  # which PyYAML alone reads as a string
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.OUTPUT_DIR, cfg.MODEL.TIMM.ARGS.channels) == (4, "here", [8, 8, 8, 8])
@@ -70,6 +70,13 @@ def test_what_is_wrong_is_named(name: str, overrides: list[str], message: str) -
         ("SKD:\n  BASE_LR: fast\n", "Type mismatch"),
         ("MODEL: [\n", "parsing"),
         ("_BASE_: nowhere.yaml\n", "nowhere.yaml"),
+        ("DATASETS:\n  TRAIN: (my_train,)\n", r'DATASETS.TRAIN; write a list: \[1, 2\], or \["name"\]'),
+        (
+            "VERSION: !!python/object/apply:eval ['[x for x in ().__class__]']\n",
+            "is not a formula of numbers and lists",
+        ),
+        ("some text\n", "keys and values are expected"),
+        ("VERSION: !!python/object/apply:os.system ['exit 1']\n", "could not determine a constructor"),
     ],
 )
 def test_damaged_files(text: str, message: str, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from skd_plugins.common.errors import SkdError
 from skd_plugins.data import Source, open_source, write_beton
 from skd_plugins.data.augment import Augmentation
 from skd_plugins.data.beton.write import write_folder
+from skd_plugins.data.sources import image_folder
 from skd_plugins.training import engine
 from skd_plugins.training.process import seed_step
 
@@ -253,6 +254,42 @@ def test_a_run_is_continued_with_its_own_data_only(fit: Fit, tmp_path: Path) -> 
         with pytest.raises(SkdError, match=message):
             fit(on=tmp_path / other, num_classes=10, epochs=4, resume=True)
     assert (run / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["beton", "foreign", "folder"])
+def test_data_of_the_same_size_are_told_apart(kind: str, data: dict[str, Path], fit: Fit, tmp_path: Path) -> None:
+    """The same data elsewhere, touched, written again or as another kind continue a run; other images do not."""
+    source, here = open_source("digits", True), tmp_path / "here"
+    shutil.copytree(data["folder" if kind == "folder" else "beton"], here)
+    if kind == "foreign":  # as FFCV alone writes it
+        for extra in (*here.glob("*.json"), *here.glob("*.crc32")):
+            extra.unlink()
+    run = fit(on=here, num_classes=10, epochs=1)
+    there = here.rename(tmp_path / "there")
+    for file in there.rglob("*.*"):
+        file.touch()
+    assert checkpoint(fit(on=there, num_classes=10, epochs=2, resume=True))["step"] == 10
+    before = (run / "last.pt").read_bytes()
+    for half, count in (("train", 56), ("val", 13)):
+        targets = image_folder(data["folder"] / half).targets
+        other = _take(source, np.stack([np.flatnonzero(source.targets == label)[50:56] for label in range(10)], axis=1)
+                      .ravel()[:count])  # fmt: skip
+        assert np.array_equal(np.sort(other.targets), np.sort(targets)), "the same numbers of images and steps"
+        changed = shutil.copytree(there, tmp_path / half)
+        if kind == "folder":
+            shutil.rmtree(changed / half)
+            write_folder(other, changed / half)
+        else:
+            written = write_beton(other, changed / f"{half}.beton", raw_share=1.0, workers=1)
+            for extra in (".json", ".crc32") if kind == "foreign" else ():
+                written.with_name(written.name + extra).unlink()
+        part = f"{'training' if half == 'train' else 'validation'} {'folder' if kind == 'folder' else 'file'}"
+        with pytest.raises(SkdError, match=f"began with another {part} .*; continue it with the data it began with"):
+            fit(on=changed, num_classes=10, epochs=3, resume=True)
+    assert (run / "last.pt").read_bytes() == before
+    if kind != "foreign":  # which does not name its classes
+        again = data["beton" if kind == "folder" else "folder"]
+        assert checkpoint(fit(on=again, num_classes=10, epochs=3, resume=True))["step"] == 15
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_previous_one(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:

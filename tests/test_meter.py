@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from skd_plugins.common import meter
 from skd_plugins.common.meter import Meter, clock, tracked
@@ -132,6 +133,22 @@ def test_a_training_without_a_terminal(seconds: None, capsys: pytest.CaptureFixt
     assert re.search(r"ETA 0:0\d:\d\d$", lines[0])
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_live_line_has_room_for_the_bar_and_the_clock(width: int) -> None:
+    shown = Progress(enabled=True, total=78_000, start=39_000, name="preact_resnet18.cskd_cifar100")
+    shown.step(images=8)
+    shown.show(11, {"loss": 3.0, "ce": 2.0, "kd": 1.0}, 0.1)
+    console = Console(width=width, color_system=None)
+    with console.capture() as printed:
+        console.print(shown.bar.get_renderable())
+    bar, text = printed.get().splitlines()
+    done = re.fullmatch(r"preact_resnet18.cskd_cifar100 (━+)╸?( *) 39001/78000 0:00:0\d ETA -:--:--", bar)
+    assert done is not None
+    assert len(bar) == width
+    assert len(done[1]) == pytest.approx(len(done[2]), abs=1)
+    assert text.startswith("epoch 12  loss 3.000 ce 2.000 kd 1.000  lr 1.00e-01  ")
+
+
 def test_a_long_epoch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = 0.0
     monkeypatch.setattr(meter.time, "monotonic", lambda: now)
@@ -141,7 +158,7 @@ def test_a_long_epoch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         shown.step(images=8)
         if shown.due():
             shown.show(0, {"loss": 1.0}, 0.1)
-        assert "loss 1.000" in shown.bar.tasks[0].fields["text"], "from the first step on"
+        assert "loss 1.000" in shown.bar.text, "from the first step on"
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["step 3/100", "step 6/100", "step 9/100"]
     assert [line.rpartition("ETA ")[2] for line in lines] == [clock(9700), clock(9400), clock(9100)]

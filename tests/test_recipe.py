@@ -143,7 +143,7 @@ def test_overrides() -> None:
     assert override(BASE, ["method_args.temperature=2"]).method_args == {"weight": 0.1, "temperature": 2}
     assert override(BASE, ['method_args={"temperature": 2}']).method_args == {"temperature": 2}
     assert override(BASE, ["method=cs_kd"]).method_args == {}
-    assert override(BASE, ["method=cs_kd"]).name == f"{BASE.name}_cs_kd"
+    assert override(BASE, ["method=cs_kd"]).name == f"{BASE.name}_method=cs_kd"
     assert override(BASE, ["method=cs_kd", "name=a.b"]).name == "a.b"
     assert override(BASE, ["method=cs_kd", "method_args.pairing=bank"]).method_args == {"pairing": "bank"}
     assert override(BASE, ["method_args.base=cs_kd", "method_args.base_args.pairing=bank"]).method_args == {

@@ -155,6 +155,46 @@ def test_evaluation_alone_gives_the_same_numbers_and_the_saved_config_the_same_s
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.BASE_LR) == (4, (3,), 0.02)
 
 
+def test_retinanet_of_detectron2s_model_zoo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The settings of its configs/Base-RetinaNet.yaml, with its formula, on our backbone."""
+    own, out = tmp_path / "retinanet.yaml", tmp_path / "out"
+    own.write_text("""
+_BASE_: digits_demo.yaml
+MODEL:
+  META_ARCHITECTURE: "RetinaNet"
+  BACKBONE:
+    NAME: "build_timm_resnet_retinanet_fpn_backbone"
+  ANCHOR_GENERATOR:
+    SIZES: !!python/object/apply:eval ["[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"]
+  FPN:
+    IN_FEATURES: ["res3", "res4", "res5"]
+  RETINANET:
+    IOU_THRESHOLDS: [0.4, 0.5]
+    IOU_LABELS: [0, -1, 1]
+    SMOOTH_L1_LOSS_BETA: 0.0
+    NUM_CLASSES: 10
+    NUM_CONVS: 1
+    SCORE_THRESH_TEST: 0.0
+""")
+    sizes = load_config(str(own)).MODEL.ANCHOR_GENERATOR.SIZES
+    assert sizes == [[x, x * 2 ** (1 / 3), x * 2 ** (2 / 3)] for x in (32, 64, 128, 256, 512)]
+    arguments = ["--config", str(own), "OUTPUT_DIR", str(out), "SOLVER.MAX_ITER", "2", *TINY]
+    script.main([*arguments[:2], "--dry-run", *arguments[2:]])
+    assert "RetinaNet, 10 classes" in capsys.readouterr().out
+    script.main(arguments)
+    assert iterations(out) == 2
+    state = torch.load(out / "model_final.pth", weights_only=True)["model"]
+    assert state["backbone.top_block.p6.weight"].shape[:2] == (16, 512)  # made of res5, as detectron2 does
+    assert "AP50" in json.loads((out / "results.json").read_text())["bbox"]
+    for change, message in (
+        (["MODEL.BACKBONE.NAME", "build_timm_resnet_fpn_backbone"], "makes no p7 for MODEL.RETINANET.IN_FEATURES"),
+        (["MODEL.RETINANET.NUM_CLASSES", "3"], "has 10 classes, but MODEL.RETINANET.NUM_CLASSES is 3"),
+    ):
+        with pytest.raises(SystemExit):
+            script.main([*arguments, *change, "OUTPUT_DIR", str(tmp_path / "other")])
+        assert message in capsys.readouterr().err
+
+
 def test_two_machines_train_one_detector(tmp_path: Path) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

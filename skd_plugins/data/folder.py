@@ -1,5 +1,7 @@
 """Image folders, read by PIL."""
 
+import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from ..common.errors import SkdError
+from ..common.meter import tracked
 from .augment import Augmentation, training_boxes
 from .sources import read_folder, read_rgb
 
@@ -29,6 +32,17 @@ class FolderData:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def fingerprint(self) -> str:
+        """A digest of the files' names in the folder, and of their sizes."""
+        digest = hashlib.sha256()
+        for file, _ in tracked(self.samples, "sizes of the images"):
+            try:
+                size = os.stat(file).st_size
+            except OSError:  # a link to nowhere; `skip_broken` takes it
+                size = -1
+            digest.update(f"{file.removeprefix(str(self.path))} {size}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     def name_of(self, index: int) -> str:
         """What messages call a sample."""

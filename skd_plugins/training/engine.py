@@ -36,7 +36,7 @@ from .parts import (
 )
 from .process import any_process, collected_signals, seed_step, start_accelerator, use_deterministic_algorithms
 from .progress import Progress
-from .run_folder import RunLog, check_same_data, made_with, open_run, write_recipe
+from .run_folder import RunLog, check_same_data, fingerprints, made_with, open_run, write_recipe
 from .validation import validate
 
 
@@ -106,6 +106,7 @@ class Run:
         self.steps_per_epoch = self.order.steps
         self.total_steps = min(recipe.epochs * self.steps_per_epoch, recipe.max_steps or math.inf)
         self.card = _card(recipe, num_classes, self.train_loader)
+        self.data = fingerprints(self.accelerator, self.train_loader.data, self.val_loader.data)
 
     def _build_optimizer(self) -> None:
         recipe, task = self.recipe, self.task
@@ -122,7 +123,7 @@ class Run:
 
     def _start_or_resume(self, state: dict[str, Any] | None) -> None:
         if state is not None:
-            check_same_data(state, self.card, self.steps_per_epoch, self.folder)
+            check_same_data(state, self.card, self.data, self.steps_per_epoch, self.folder)
             self.step, self.best, self.best_epoch = state["step"], state["best"], state["best_epoch"]
             self.task.load_checkpoint_state(state["state_dict"], state.get("task_state"))
             if self.recipe.ema_decay:
@@ -269,6 +270,7 @@ class Run:
                 **({"scaler": scaler.state_dict()} if scaler is not None else {}),
                 "epoch": self.step // self.steps_per_epoch, "step": self.step, "steps_per_epoch": self.steps_per_epoch,
                 "best": self.best, "best_epoch": self.best_epoch, "card": self.card,
+                "data": self.data,
             }  # fmt: skip
             checkpoint.save(state, self.folder / "last.pt", also=names)
         self.last_saved = time.monotonic()

@@ -5,12 +5,24 @@ from collections.abc import Generator, Iterable, Iterator
 from typing import TypeVar
 
 from rich import progress as rich
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.text import Text
 
 from ..common.meter import clock
 
 T = TypeVar("T")
 _PAUSE = 300.0  # seconds between two lines within an epoch, without a terminal
+
+
+class _Bar(rich.Progress):
+    """A bar, and the latest numbers in a line of their own: beside it, they left no room for it and the clock."""
+
+    text = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The two lines."""
+        yield from super().get_renderables()
+        yield Text(self.text, no_wrap=True, overflow="ellipsis")
 
 
 class Progress:
@@ -22,10 +34,10 @@ class Progress:
         self.live = enabled and self.console.is_terminal
         columns = (
             rich.TextColumn("[bold]{task.description}"), rich.BarColumn(None), rich.MofNCompleteColumn(),
-            rich.TextColumn("{task.fields[text]}"), rich.TimeElapsedColumn(), "ETA", rich.TimeRemainingColumn(),
+            rich.TimeElapsedColumn(), "ETA", rich.TimeRemainingColumn(),
         )  # fmt: skip
-        self.bar = rich.Progress(*columns, console=self.console, disable=not self.live)
-        self.task = self.bar.add_task(name, total=total, completed=start, text="")
+        self.bar = _Bar(*columns, console=self.console, disable=not self.live)
+        self.task = self.bar.add_task(name, total=total, completed=start)
         self._reset()
         self._last: dict[str, float] = {}  # rates
         self._terms: dict[str, float] = {}
@@ -52,7 +64,7 @@ class Progress:
 
     def validation(self, batches: Iterable[T], total: int) -> Iterator[T]:
         """The same batches, with a live line."""
-        task = self.bar.add_task("validation", total=total, text="")
+        task = self.bar.add_task("validation", total=total)
         for batch in batches:
             yield batch
             self.bar.advance(task)
@@ -76,7 +88,7 @@ class Progress:
             self.rates()
         speed, wait = self._last.values()
         text = f"epoch {epoch + 1}  {_losses(terms)}  lr {lr:.2e}  {speed:.0f} img/s  data {wait:.0%}"
-        self.bar.update(self.task, text=text)
+        self.bar.text = text
         if not self.live and time.monotonic() - self._said >= _PAUSE:
             self.say(f"step {self._done}/{self._total}  {text}  ETA {self._left()}")
 

@@ -3,7 +3,7 @@
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
@@ -12,9 +12,13 @@ from ..common.environment import environment
 from ..common.errors import SkdError
 from ..common.files import atomic, json_text, write_json
 from ..common.locks import only_one
+from ..data.beton.file import BetonFile
+from ..data.folder import FolderData
 from ..methods.method import all_arguments
 from ..recipe import Recipe, load_recipe
 from ..weights import checkpoint
+
+Data: TypeAlias = BetonFile | FolderData
 
 
 def open_run(
@@ -90,8 +94,25 @@ def write_recipe(recipe: Recipe, run: Path, made: dict[str, Any], *, resumed: bo
     write_json(path, recipe.to_json() | {"environment": made | ({"earlier": earlier} if earlier else {})})
 
 
-def check_same_data(state: dict[str, Any], card: dict[str, Any], steps_per_epoch: int, run: Path) -> None:
-    """Refuses a checkpoint that was trained on other data."""
+def fingerprints(accelerator: Accelerator, train: Data, val: Data) -> dict[str, str]:
+    """Digests of the data that do not depend on where they lie; the first process reads the files for all."""
+    found: list[dict[str, str]] = [{}]
+    if accelerator.is_main_process:
+        for half, data in (("training", train), ("validation", val)):
+            kind = "folder" if isinstance(data, FolderData) else "file"
+            found[0][f"{half} {kind}"] = data.fingerprint()
+    broadcast_object_list(found)
+    return found[0]
+
+
+def check_same_data(
+    state: dict[str, Any], card: dict[str, Any], data: dict[str, str], steps_per_epoch: int, run: Path
+) -> None:
+    """Refuses a checkpoint that was trained on other data. A file and the folder it was written from are not compared.
+
+    Args:
+        data: the `fingerprints`, which checkpoints of earlier versions lack.
+    """
     if state["card"]["classes"] != card["classes"]:
         raise SkdError(f"{run} was trained on data with other classes; continue it with the data it began with")
     if state["steps_per_epoch"] != steps_per_epoch:
@@ -99,6 +120,12 @@ def check_same_data(state: dict[str, Any], card: dict[str, Any], steps_per_epoch
             f"{run} was trained with {state['steps_per_epoch']} steps an epoch, there would be {steps_per_epoch} now; "
             "continue it with the data and the number of processes it began with"
         )
+    for part, before in state.get("data", {}).items():
+        if data.get(part, before) != before:
+            raise SkdError(
+                f"{run} began with another {part} (other images or labels); continue it with the data it began with, "
+                "or give another --out"
+            )
 
 
 class RunLog:

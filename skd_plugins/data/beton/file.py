@@ -81,6 +81,20 @@ class BetonFile:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def fingerprint(self) -> str:
+        """A digest of the labels and the images' CRC-32s; without these, of the tables, the size and some images.
+
+        Two writes of the same images have the same CRC-32s, but may place the images differently.
+        """
+        digest = hashlib.sha256(self.targets.tobytes())
+        if self._crc32 is not None:
+            digest.update(self._crc32.tobytes())
+        else:
+            digest.update(f"{self.tables_sha256} {len(self._data)}".encode())
+            for index in range(0, len(self), -(-len(self) // 64)):
+                digest.update(self.stored(index).data)
+        return digest.hexdigest()
+
     def name_of(self, index: int) -> str:
         """What messages call a sample."""
         return f"image {index} of {self.path}"
