@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from .common.errors import SkdError, unknown
-from .common.typed import check_value, parse_assignments
+from .common.typed import check_value, parse_assignments, read_json
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Whole: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -178,13 +178,20 @@ def override(recipe: Recipe, texts: list[str]) -> Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Reads a run's ``recipe.json``, without its record of the environment."""
-    try:
-        values = json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise SkdError(f"{path} does not exist") from None
-    except ValueError as error:
-        raise SkdError(f"{path} is not a recipe: {error}") from None
-    if not isinstance(values, dict):
-        raise SkdError(f"{path} is not a recipe: expected an object")
+    values = recorded(Path(path))
     values.pop("environment", None)
     return Recipe.from_json(values, where=str(path))
+
+
+class _Environment(BaseModel):
+    earlier: list[dict[str, Any]] = []
+
+
+class _Recorded(BaseModel):
+    name: str = ""
+    environment: _Environment = _Environment()
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    """The values in a run's ``recipe.json``, some of which this version may not know, and what it was made with."""
+    return read_json(path, _Recorded, what="a recipe")

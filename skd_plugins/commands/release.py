@@ -1,6 +1,5 @@
 """``skd release``: turns a run into a folder that others can use, with an entry for the manifest."""
 
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..networks import NETWORKS
 from ..weights import export_detectron2, export_weights, load_network
 from ..weights.download import one_line_errors
 from ..weights.load import Which
+from ..weights.run_files import read_metrics
 from ..weights.manifest import CARD_FILE, WEIGHTS_FILE, Release, add_entry, check_addable, check_name, check_url
 
 _DATA = {
@@ -158,7 +158,7 @@ def _same_logits(one: nn.Module, other: nn.Module, card: dict[str, Any]) -> bool
 def _measure(folder: Path, data: str | None) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as out:
         evaluate_weights(folder, data=data, out=Path(out))
-        metrics = json.loads((Path(out) / "metrics.json").read_text())["metrics"]
+        metrics = read_metrics(Path(out) / "metrics.json")["metrics"]
     return {key: value for key, value in metrics.items() if value is not None}
 
 

@@ -1,7 +1,6 @@
 """``skd study``: methods compared on the same data and seeds."""
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from ..recipe import Recipe, override, replace
 from ..training.engine import train
 from ..training.plan import make_plan
 from ..training.project import recipe_in
+from ..weights.run_files import read_metrics
 
 # key: title, and the factor with which it is printed
 COLUMNS = {
@@ -144,7 +144,7 @@ def measure(run: Path, data: Path, test: Path | None) -> dict[str, float]:
             if not all((folder / file).exists() for file in ("predictions.safetensors", "metrics.json")):
                 evaluate_weights(run, data=str(source), out=folder, workers=1, save_predictions=True)
             predictions[name] = Predictions.load(folder / "predictions.safetensors")
-            numbers[name] = json.loads((folder / "metrics.json").read_text())["metrics"]
+            numbers[name] = read_metrics(folder / "metrics.json")["metrics"]
     values = numbers["evaluation-test" if test else "evaluation"]
     result = {"error": 1 - values["top1"], "top5_error": 1 - values["top5"], "nll": values["nll"], "ece": values["ece"],
               "recall_error": 1 - values["recall_at_1"]}  # fmt: skip
