@@ -139,7 +139,10 @@ class Recipe:
         _check_names(values, f"field of {where}")
         if "name" not in values:
             raise SkdError(f"{where} has no field 'name'")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except SkdError as error:
+            raise SkdError(f"{where}: {error}") from None
 
 
 def _check_names(values: dict[str, Any], what: str) -> None:

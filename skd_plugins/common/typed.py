@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,8 @@ def first_problem(error: ValidationError) -> str:
     """The place and the reason of the first error."""
     first: Any = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    return f"{place or 'content'}: {first['msg'].removeprefix('Value error, ')}"
+    reason = re.sub(r"^Value error, | or instance of \w+$", "", first["msg"])  # the names of our classes say nothing
+    return f"{place or 'content'}: {reason}"
 
 
 def check_fields(values: object, fields: type[BaseModel], *, what: str) -> dict[str, Any]:

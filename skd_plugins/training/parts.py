@@ -58,7 +58,9 @@ def build_task(
     """The network with its initial weights, and the method around it; says if the weights' classifier is not used."""
     model = build_network(recipe.model, num_classes=num_classes, **recipe.model_args)
     if recipe.initial_weights:
-        say(load_body(model, load_weights(recipe.initial_weights), what=recipe.initial_weights))
+        note = load_body(model, load_weights(recipe.initial_weights), what=recipe.initial_weights)
+        if note:
+            say(note)
     model.to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads

@@ -63,7 +63,7 @@ def load_network(
         source: as for `read_weights`, like `which` and `ema`.
         recipe: says which network weights without a card are of.
     """
-    if not Path(source).exists() and is_published(str(source)):
+    if recipe is None and not Path(source).exists() and is_published(str(source)):
         model, card = create_published(str(source))
         return model.eval(), card
     weights, card = read_any(source, which=which, ema=ema)
@@ -184,7 +184,7 @@ def _plain(content: dict[str, Any], path: Path, ema: bool | None) -> dict[str, T
 
 def _present(card: dict[str, Any] | None, source: str | Path) -> dict[str, Any]:
     if card is None:
-        raise SkdError(f"{source} has no card, so its network has to be named: skd evaluate {source} --recipe FILE")
+        raise SkdError(f"{source} has no card that names its network; skd evaluate takes it with --recipe FILE")
     return card
 
 
@@ -231,11 +231,11 @@ def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None
         raise SkdError(f"{path} does not exist") from None
     except (SafetensorError, ValueError, OSError) as error:
         raise SkdError(f"{path} is damaged: {error}") from None
-    if not card_path.exists():
+    card = read_json(card_path, what="a weights card") if card_path.exists() else None
+    if released and card:  # the file is timm's and may contain our card
+        card = card.get("skd")
+    if card is None:
         return _plain(weights, path, None), None
-    card = read_json(card_path, what="a weights card")
-    if released:  # the file is timm's and contains our card
-        card = card.get("skd", {})
     check_fields(card, Card, what=f"{card_path} is not a weights card")
     if card.get("sha256", content) != content:
         raise SkdError(f"{path} is damaged, or not the one that {card_path} is for (SHA-256 differs); export it again")

@@ -14,6 +14,10 @@ _Whole = Annotated[StrictInt, Field(ge=0)]
 _State = Annotated[dict[str, Tensor], Field(min_length=1)]
 
 
+class _Recipe(BaseModel):
+    name: str
+
+
 class Card(BaseModel):
     """Fields that a card must have, and the types of those it may have."""
 
@@ -28,12 +32,14 @@ class Card(BaseModel):
     crop_pct: _Positive = 1
     interpolation: str = ""
     color: Literal["RGB", "BGR"] = "RGB"
-    recipe: dict[str, Any] | None = None
+    recipe: _Recipe | None = None
     environment: dict[str, Any] | None = None
 
 
 class _OwnCard(Card):
     model: str  # whatever network the run was trained with
+    classes: list[str] | None
+    recipe: _Recipe
 
 
 class Trained(BaseModel):
