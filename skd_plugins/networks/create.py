@@ -111,7 +111,7 @@ def classifier_of(model: nn.Module) -> Classifier:
 def classifier_name(model: nn.Module) -> str:
     """The name of `classifier_of` in the network."""
     head = classifier_of(model)
-    return next(name for name, module in model.named_modules() if module is head)
+    return str(next(name for name, module in model.named_modules() if module is head))
 
 
 def num_classes_of(model: nn.Module) -> int:

@@ -66,12 +66,10 @@ def load_network(
     if recipe is None and not Path(source).exists() and is_published(str(source)):
         model, card = create_published(str(source))
         return model.eval(), card
-    weights, card = read_any(source, which=which, ema=ema)
-    if recipe is not None:
-        if card is not None:
-            raise SkdError(f"{source} has a card that says its network; leave the recipe out")
-        card = _card(recipe, weights, Path(source).name.partition(".")[0])
-    card = _present(card, source)
+    weights, found = read_any(source, which=which, ema=ema)
+    if recipe and found:
+        raise SkdError(f"{source} has a card that names its network; leave the recipe out")
+    card = _card(recipe, weights, Path(source).name.partition(".")[0]) if recipe else _present(found, source)
     try:
         model = _build(source, weights, card)
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
