@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from .common.errors import SkdError, unknown
-from .common.typed import check_value, parse_assignments, read_json
+from .common.run_files import read_recipe
+from .common.typed import check_value, parse_assignments
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Whole: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -181,20 +182,6 @@ def override(recipe: Recipe, texts: list[str]) -> Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Reads a run's ``recipe.json``, without its record of the environment."""
-    values = recorded(Path(path))
+    values = read_recipe(Path(path))
     values.pop("environment", None)
     return Recipe.from_json(values, where=str(path))
-
-
-class _Environment(BaseModel):
-    earlier: list[dict[str, Any]] = []
-
-
-class _Recorded(BaseModel):
-    name: str = ""
-    environment: _Environment = _Environment()
-
-
-def recorded(path: Path) -> dict[str, Any]:
-    """The values in a run's ``recipe.json``, some of which this version may not know, and what it was made with."""
-    return read_json(path, _Recorded, what="a recipe")

@@ -13,13 +13,13 @@ from torch import nn
 
 from ..common.errors import SkdError
 from ..common.files import file_sha256, json_text, write_json
+from ..common.run_files import read_metrics
 from ..evaluation.evaluate import evaluate_weights
 from ..networks import NETWORKS
 from ..weights import export_detectron2, export_weights, load_network
 from ..weights.download import one_line_errors
 from ..weights.load import Which
 from ..weights.manifest import CARD_FILE, WEIGHTS_FILE, Release, add_entry, check_addable, check_name, check_url
-from ..weights.run_files import read_metrics
 
 _DATA = {
     "digits": "scikit-learn's digits: 8 x 8 pixels, 200 to train and 797 to validate, from UCI's Optical Recognition "

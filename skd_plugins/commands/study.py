@@ -22,6 +22,7 @@ from ..common.environment import environment
 from ..common.errors import SkdError
 from ..common.files import write_json
 from ..common.meter import tracked
+from ..common.run_files import read_metrics
 from ..evaluation import metrics
 from ..evaluation.evaluate import evaluate_weights
 from ..evaluation.predictions import Predictions
@@ -30,7 +31,6 @@ from ..recipe import Recipe, override, replace
 from ..training.engine import train
 from ..training.plan import make_plan
 from ..training.project import recipe_in
-from ..weights.run_files import read_metrics
 
 # key: title, and the factor with which it is printed
 COLUMNS = {

@@ -16,8 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..common.errors import SkdError
-from ..recipe import recorded
-from ..weights.run_files import read_log, read_metrics
+from ..common.run_files import read_log, read_metrics, read_recipe
 from .html import write_page
 from .metrics import Reliability
 from .svg import Series, curve_plot, key_sample, reliability_plot
@@ -119,7 +118,7 @@ def read_run(path: str | Path) -> Run:
     inside = not (folder / "recipe.json").exists() and (folder.parent / "recipe.json").exists()
     root = folder.parent if inside else folder
     variant = folder.name.removeprefix("evaluation").removeprefix("-") if inside else ""
-    recipe = recorded(root / "recipe.json") if (root / "recipe.json").is_file() else {}
+    recipe = read_recipe(root / "recipe.json") if (root / "recipe.json").is_file() else {}
     recipe.pop("environment", None)  # differs between any two runs
     reliability, validation = Reliability.from_json(saved["reliability"]), _validation(root / "metrics.jsonl")
     return Run(folder, variant, metrics, reliability, saved["info"], recipe, validation)

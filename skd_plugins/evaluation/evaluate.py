@@ -12,6 +12,7 @@ from torch import nn
 from ..common.environment import environment
 from ..common.errors import SkdError
 from ..common.meter import tracked
+from ..common.run_files import read_metrics
 from ..data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
 from ..data.find import find_split, resolve_data
 from ..data.loader import Loader
@@ -22,7 +23,6 @@ from ..training.project import recipe_in
 from ..weights import load_network
 from ..weights.load import weights_file
 from ..weights.manifest import WEIGHTS_FILE
-from ..weights.run_files import read_metrics
 from .attacks import FGSM, PGD
 from .comparison import metrics_line
 from .corruptions import Corruption, photographs

@@ -11,10 +11,10 @@ from ..common.environment import environment
 from ..common.errors import SkdError
 from ..common.files import atomic, json_text, write_json
 from ..common.locks import only_one
+from ..common.run_files import read_log, read_recipe
 from ..methods.method import all_arguments
-from ..recipe import Recipe, load_recipe, recorded
+from ..recipe import Recipe, load_recipe
 from ..weights import checkpoint
-from ..weights.run_files import read_log
 
 
 def open_run(
@@ -85,7 +85,7 @@ def write_recipe(recipe: Recipe, run: Path, made: dict[str, Any], *, resumed: bo
     """Writes ``recipe.json``; what earlier parts of a continued run were made with stays in a list."""
     path, earlier = run / "recipe.json", []
     if resumed:
-        last = recorded(path).get("environment", {})
+        last = read_recipe(path).get("environment", {})
         earlier = [*last.pop("earlier", []), last]
     write_json(path, recipe.to_json() | {"environment": made | ({"earlier": earlier} if earlier else {})})
 

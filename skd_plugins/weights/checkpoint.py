@@ -15,7 +15,7 @@ import torch
 
 from ..common.errors import SkdError
 from ..common.typed import check_fields
-from .run_files import Checkpoint
+from .fields import Checkpoint
 
 PREVIOUS = "previous.pt"  # beside last.pt
 

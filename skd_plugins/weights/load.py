@@ -14,8 +14,8 @@ from ..networks.create import build_network, classifier_name, constructor_errors
 from ..recipe import Recipe
 from . import checkpoint as checkpoints
 from .download import download
+from .fields import Card, Trained
 from .manifest import CARD_FILE, WEIGHTS_FILE, all_releases, check_name
-from .run_files import Card, Trained
 from .upstream import create_published, is_published
 
 Which = Literal["last", "best"]

@@ -1,13 +1,9 @@
-"""What a run's files have to contain. Whoever reads one of them checks it here; ``recipe.json`` is in ``recipe.py``."""
+"""What cards and checkpoints have to contain."""
 
-from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictInt
 from torch import Tensor
-
-from ..common.typed import read_json
 
 _Positive = Annotated[FiniteFloat, Field(gt=0)]
 _Whole = Annotated[StrictInt, Field(ge=0)]
@@ -63,44 +59,3 @@ class Checkpoint(Trained):
     optimizer: dict[str, Any]
     task_state: dict[str, Any] | None = None
     scaler: dict[str, Any] = {}
-
-
-class _Info(BaseModel):
-    data: str = ""
-
-
-class _Bins(BaseModel):
-    edges: list[float]
-    counts: list[int]
-    accuracy: list[float | None]
-    confidence: list[float | None]
-
-
-class _Metrics(BaseModel):
-    metrics: dict[str, float | None]
-    reliability: _Bins
-    info: _Info
-
-
-def read_metrics(path: Path) -> dict[str, Any]:
-    """The content of a ``metrics.json``."""
-    return read_json(path, _Metrics, what="a file of metrics (delete it, and skd evaluate writes it again)")
-
-
-class LogLine(BaseModel):
-    """What is read of a line of ``metrics.jsonl``."""
-
-    event: str = ""
-    step: int = 0
-    epoch: int = 0
-    top1: float | None = None
-    nll: float | None = None
-
-
-def read_log(path: Path) -> list[tuple[bytes, LogLine]]:
-    """The lines of a ``metrics.jsonl``, without damaged ones: a killed process cuts its last one short."""
-    found = []
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        with suppress(ValueError):
-            found.append((line + b"\n", LogLine.model_validate_json(line)))
-    return found
