@@ -108,7 +108,7 @@ def train(args: argparse.Namespace, cfg: CfgNode, schedule: str) -> None:
     """Runs in every process."""
     record = Path(cfg.OUTPUT_DIR) / "config.yaml"
     last = last_checkpoint(Path(cfg.OUTPUT_DIR))
-    start = int(checkpoint.read(last)["iteration"]) + 1 if last and args.resume else 0
+    start = int(checkpoint.read(last).get("iteration", -1)) + 1 if last and args.resume else 0
     # Keep the configuration that the training started with; only a new training replaces it.
     before = record.read_text() if record.exists() and (args.eval_only or start) else None
     default_setup(cfg, args)

@@ -12,27 +12,21 @@ from torch import Tensor, nn
 
 from skd_plugins.common.errors import SkdError
 from skd_plugins.networks.create import build_network
-from skd_plugins.weights import checkpoint, read_weights
-from skd_plugins.weights.load import NoCardError, load_into
+from skd_plugins.weights import checkpoint
+from skd_plugins.weights.load import load_body, read_any
 
 from .config import plain
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "color": "RGB"}
-_NODES = (
-    "state_dict_ema",
-    "model_ema",
-    "state_dict",
-    "model",
-)  # where timm's and torchvision's checkpoints keep the state
 
 
 @dataclass(frozen=True)
 class BackboneWeights:
-    """A network's weights, its classifier included."""
+    """A network's weights; the classifier may be missing."""
 
     source: str  # as the user named them
     state: dict[str, Tensor]
-    card: dict[str, Any] | None  # None for a bare ``.pth``
+    card: dict[str, Any] | None  # None for another program's
 
     @property
     def num_classes(self) -> int | None:
@@ -45,20 +39,7 @@ class BackboneWeights:
 
 def read_backbone_weights(source: str) -> BackboneWeights:
     """Reads what ``MODEL.TIMM.WEIGHTS`` names (see `add_skd_config`)."""
-    try:
-        state, card = read_weights(source)
-        return BackboneWeights(source, state, card)
-    except NoCardError:
-        pass
-    content = checkpoint.read(Path(source))
-    state = next((content[node] for node in _NODES if isinstance(content.get(node), dict)), content)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    if strange or not state:
-        raise SkdError(
-            f"{source} is no state dict: {strange[0]!r} is not a tensor" if strange else f"{source} is empty"
-        )
-    return BackboneWeights(source, state, None)
+    return BackboneWeights(source, *read_any(source))
 
 
 def wanted_weights(cfg: CfgNode) -> BackboneWeights | None:
@@ -159,7 +140,7 @@ def create_classifier(cfg: CfgNode, weights: BackboneWeights | None) -> nn.Modul
     classes = (weights.num_classes if weights else None) or 1000
     network = build_network(timm.NAME, num_classes=classes, **plain(timm.ARGS))
     if weights:
-        load_into(network, weights.state, what=weights.source)
+        load_body(network, weights.state, what=weights.source)  # a detector has no use for the classifier
         logging.getLogger("detectron2.skd").info(
             "backbone: all %d tensors of %s matched; of them, the stem and the stages to %s are kept",
             len(weights.state), weights.source, max(timm.OUT_FEATURES, default="none"),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 from pydantic import Field
 
 from .common.errors import SkdError, unknown
+from .common.run_files import read_recipe
 from .common.typed import check_value, parse_assignments
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -28,7 +29,7 @@ class Recipe:
         dataset: what the recipe is meant for; ``digits`` is embedded and used if no data is given.
         model: timm's name, or ``torchvision/NAME``.
         num_classes: outputs of the network; None takes the number from the data. It must match the data.
-        initial_weights: exported weights or a checkpoint to start from.
+        initial_weights: weights to start from, also of another program; their classifier is used if it fits.
         epochs: passes over the anchors.
         batch_size: anchors per optimizer step, over all processes and micro-batches; pairs and views come on top.
         grad_accumulation: micro-batches per step.
@@ -139,7 +140,10 @@ class Recipe:
         _check_names(values, f"field of {where}")
         if "name" not in values:
             raise SkdError(f"{where} has no field 'name'")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except SkdError as error:
+            raise SkdError(f"{where}: {error}") from None
 
 
 def _check_names(values: dict[str, Any], what: str) -> None:
@@ -179,13 +183,6 @@ def override(recipe: Recipe, texts: list[str]) -> Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Reads a run's ``recipe.json``, without its record of the environment."""
-    try:
-        values = json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise SkdError(f"{path} does not exist") from None
-    except ValueError as error:
-        raise SkdError(f"{path} is not a recipe: {error}") from None
-    if not isinstance(values, dict):
-        raise SkdError(f"{path} is not a recipe: expected an object")
+    values = read_recipe(Path(path))
     values.pop("environment", None)
     return Recipe.from_json(values, where=str(path))

@@ -25,7 +25,8 @@ FROZEN = {
     "data": "--root --out --part --download --subset --max-resolution --jpeg-quality --raw-share --workers --folder",
     "demo": "--out --seeds",
     "doctor": "",
-    "evaluate": "--data --out --which --raw --batch-size --workers --skip-broken --save-predictions --attack --eps",
+    "evaluate": "--data --out --which --raw --recipe --batch-size --workers --skip-broken --save-predictions "
+    "--attack --eps",
     "export": "--out --name --format --which --raw",
     "init": "",
     "list": "",

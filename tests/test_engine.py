@@ -314,6 +314,31 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(fit: Fit, capsys: p
     }  # fmt: skip
 
 
+def test_a_run_with_damaged_files_is_refused_or_continued(fit: Fit) -> None:
+    run = fit(epochs=1)
+    whole, log, record = ((run / name).read_bytes() for name in ("last.pt", "metrics.jsonl", "recipe.json"))
+    (run / "previous.pt").unlink(missing_ok=True)
+    state = checkpoint(run)
+    other = create_model("resnet10t", num_classes=7, channels=[8, 8, 16, 16])
+    for change, message in [
+        ({"state_dict": other.state_dict()}, r"last\.pt is not of this network .*size mismatch for fc\.weight"),
+        ({"optimizer": torch.optim.SGD(other.fc.parameters()).state_dict()}, r"last\.pt is not of this network"),
+        ({"steps_per_epoch": 0}, r"last\.pt is not a run's checkpoint: steps_per_epoch"),
+    ]:
+        torch.save(state | change, run / "last.pt")
+        with pytest.raises(SkdError, match=message):
+            fit(epochs=2, resume=True)
+    (run / "last.pt").write_bytes(whole)
+    (run / "recipe.json").write_bytes(b'{"environment":' * 10**5)
+    with pytest.raises(SkdError, match=r"recipe\.json is not a recipe: recursion limit"):
+        fit(epochs=2, resume=True)
+    (run / "recipe.json").write_bytes(record)
+    (run / "metrics.jsonl").write_bytes(b'[1]\n\xff\n{"step": "a"}\n' + b"[" * 10**5 + b"\n" + log + b'{"step')
+    fit(epochs=2, resume=True)
+    assert (run / "metrics.jsonl").read_bytes().startswith(log)
+    assert [entry["epoch"] for entry in lines(run, "validate")] == [0, 1]
+
+
 def test_a_folder_with_other_checkpoints_is_not_overwritten(fit: Fit) -> None:
     run = fit(epochs=1)
     (run / "last.pt").unlink()
@@ -482,6 +507,32 @@ def test_initial_weights_and_resume_without_a_run(fit: Fit) -> None:
     for key, value in checkpoint(first)["state_dict"].items():
         if "running" not in key and "num_" not in key:
             assert torch.equal(checkpoint(second)["state_dict"][key], value), key
+
+
+def test_initial_weights_of_other_classes_get_a_new_classifier(
+    fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(3)
+    body = {
+        f"module.{key}": value
+        for key, value in create_model("resnet10t", num_classes=7, channels=[8, 8, 16, 16]).state_dict().items()
+    }
+    headless = {key: value for key, value in body.items() if ".fc." not in key}
+    trained = []
+    for name, weights, reason in (
+        ("other", body, "2 of another shape: fc.weight"),
+        ("none", headless, "2 missing: fc.bias"),
+    ):
+        torch.save(weights, tmp_path / f"{name}.pth")
+        run = fit(name, initial_weights=str(tmp_path / f"{name}.pth"), max_steps=1, lr=0.0, weight_decay=0.0)
+        assert re.search(
+            f"note: .*{reason}.*; all others do, and the classifier starts at random",
+            " ".join(capsys.readouterr().out.split()),
+        )
+        trained.append(checkpoint(run)["state_dict"])
+        assert torch.equal(trained[-1]["layer4.0.conv2.weight"], body["module.layer4.0.conv2.weight"])
+    assert torch.equal(trained[0]["fc.weight"], trained[1]["fc.weight"])
+    assert trained[0]["fc.weight"].shape == (10, 16)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

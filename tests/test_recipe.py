@@ -190,7 +190,9 @@ def test_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     with pytest.raises(SkdError, match="does not exist"):
         load_recipe(path)
-    for text, message in [("{", "is not a recipe"), ('{"nam": 1}', "did you mean 'name'"), ("{}", "no field 'name'")]:
+    for text, message in [("{", "is not a recipe"), ('{"nam": 1}', "did you mean 'name'"), ("{}", "no field 'name'"),
+                          ('{"a":' * 10**5, "is not a recipe: recursion limit"), ("[]", "is not a recipe: content: "),
+                          ('{"name": "a.b", "epochs": 0}', r"recipe\.json: epochs should be")]:  # fmt: skip
         path.write_text(text)
         with pytest.raises(SkdError, match=message):
             load_recipe(path)

@@ -351,11 +351,14 @@ def test_validation_log_of_a_run_that_crashed(tmp_path: Path) -> None:
         {"event": "step", "epoch": 2, "top1": 9.0},
         {"event": "validate", "epoch": 2, "top1": 0.5, "nll": 0.9},  # once more, after the resume
     ]
-    text = "\n".join(map(json.dumps, entries)) + '\n{"event": "validate", "epoch": 3, "to'
+    text = (
+        "\n".join(map(json.dumps, [[1], *entries, {"event": "validate", "top1": None}]))
+        + '\n{"event": "validate", "epoch": 3, "to'
+    )
     (run / "metrics.jsonl").write_text(text)
     assert read_run(run).validation == {"top1": [(2, 0.2), (3, 0.5)], "nll": [(3, 0.9)]}, "from 1, as on the console"
     assert "Validation top-1" in compare([run], tmp_path).read_text()
-    (run / "metrics.jsonl").write_text(text.splitlines()[0])
+    (run / "metrics.jsonl").write_text(text.splitlines()[1])
     assert "Validation top-1" not in compare([run], tmp_path).read_text(), "a single validation is no curve"
 
 
@@ -363,8 +366,9 @@ def test_validation_log_of_a_run_that_crashed(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, r"run/metrics.json is missing; `skd evaluate .*run --data \.\.\.` writes it"),
-        ("{", "run/evaluation/metrics.json is not a file of metrics.*skd evaluate .*run --data"),
-        ('{"metrics": {}}', "is not a file of metrics"),
+        ("{", r"run/evaluation/metrics.json is not a file of metrics \(delete it, and skd evaluate writes it again\)"),
+        ("[" * 10**5, "is not a file of metrics .*recursion limit"),
+        ('{"metrics": {}}', "is not a file of metrics .*reliability: Field required"),
     ],
 )
 def test_missing_and_broken_metrics_name_the_file_and_the_command(

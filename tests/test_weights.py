@@ -1,5 +1,6 @@
 """Export: the file loads in plain timm and torchvision, and evaluates to what the run did."""
 
+import argparse
 import hashlib
 import json
 import shutil
@@ -12,7 +13,7 @@ import torch
 from conftest import TINY_RECIPE
 from safetensors.torch import load_file, save_file
 
-from skd_plugins import Recipe, SkdError, create_model, create_task, export_weights, replace, train
+from skd_plugins import Recipe, SkdError, create_model, create_task, export_weights, load_weights, replace, train
 from skd_plugins.evaluation.comparison import group_runs, read_run
 from skd_plugins.evaluation.evaluate import evaluate_weights
 from skd_plugins.networks.features import forward_with_features
@@ -140,6 +141,40 @@ def test_no_evaluation_replaces_another(
     assert names == [("resnet10t_digits.tiny, raw", 1), ("resnet10t_digits.tiny, best", 1)]
 
 
+def test_checkpoints_of_other_programs(run: Path, digits_beton: Path, tmp_path: Path) -> None:
+    state = torch.load(run / "last.pt", weights_only=True)["state_dict"]
+
+    def under(prefix: str) -> dict[str, torch.Tensor]:
+        return {f"{prefix}{key}": value for key, value in state.items()}
+
+    average = {"n_averaged": torch.tensor(3), **under("module.")}
+    zeros = {key: torch.zeros_like(value) for key, value in state.items()}
+    contents: dict[str, dict[str, Any]] = {
+        "plain": state, "compiled": under("_orig_mod."), "compiled_ddp": under("_orig_mod.module."),
+        "ddp_compiled": under("module._orig_mod."), "averaged": average, "torchvision": {"model": zeros, "epoch": 3,
+        "optimizer": {}, "args": argparse.Namespace(lr=0.1), "model_ema": average},
+        "lightning": {"state_dict": under("model._orig_mod.") | {"criterion.weight": torch.ones(10)}, "epoch": 1},
+        "timm": {"state_dict": zeros, "state_dict_ema": state, "arch": "resnet10t", "args": argparse.Namespace()},
+    }  # fmt: skip
+    for name, content in contents.items():
+        torch.save(content, tmp_path / f"{name}.pth.tar")
+        found = load_weights(tmp_path / f"{name}.pth.tar")
+        assert list(found) == list(state), name
+        assert all(torch.equal(found[key], value) for key, value in state.items()), name
+    (tmp_path / "own.py").write_text(f"from skd_plugins import Recipe\nrecipe = Recipe(**{RECIPE.to_json()!r})")
+    with pytest.raises(SkdError, match=r"timm.pth.tar has no card that names its network; .* with --recipe FILE"):
+        evaluate_weights(tmp_path / "timm.pth.tar", data=str(digits_beton))
+    with pytest.raises(SkdError, match=r"last.pt has a card that names its network; leave the recipe out"):
+        evaluate_weights(run / "last.pt", data=str(digits_beton), recipe=tmp_path / "own.py")
+    found, expected = (
+        json.loads(
+            evaluate_weights(file, data=str(digits_beton), out=tmp_path, **how).with_name("metrics.json").read_text()
+        )
+        for file, how in ((run, {"raw": True}), (tmp_path / "timm.pth.tar", {"recipe": tmp_path / "own.py"}))
+    )
+    assert found["metrics"] == expected["metrics"]
+
+
 def test_errors(run: Path, digits_beton: Path, jpeg_folder: Path, tmp_path: Path) -> None:
     exported = export_weights(run, tmp_path)
     for name in (tmp_path / "no.safetensors", tmp_path / "no.pt", tmp_path, "no.tag"):
@@ -174,5 +209,5 @@ def test_errors(run: Path, digits_beton: Path, jpeg_folder: Path, tmp_path: Path
         with pytest.raises(SkdError, match=f"is not a weights card: {reason}"):
             load_network(exported)
     card.unlink()
-    with pytest.raises(SkdError, match="does not exist"):
+    with pytest.raises(SkdError, match="has no card that names its network"):
         load_network(exported)

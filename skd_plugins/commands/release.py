@@ -1,6 +1,5 @@
 """``skd release``: turns a run into a folder that others can use, with an entry for the manifest."""
 
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import nn
 
 from ..common.errors import SkdError
 from ..common.files import file_sha256, json_text, write_json
+from ..common.run_files import read_metrics
 from ..evaluation.evaluate import evaluate_weights
 from ..networks import NETWORKS
 from ..weights import export_detectron2, export_weights, load_network
@@ -158,7 +158,7 @@ def _same_logits(one: nn.Module, other: nn.Module, card: dict[str, Any]) -> bool
 def _measure(folder: Path, data: str | None) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as out:
         evaluate_weights(folder, data=data, out=Path(out))
-        metrics = json.loads((Path(out) / "metrics.json").read_text())["metrics"]
+        metrics = read_metrics(Path(out) / "metrics.json")["metrics"]
     return {key: value for key, value in metrics.items() if value is not None}
 
 

@@ -1,7 +1,6 @@
 """``skd study``: methods compared on the same data and seeds."""
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from ..common.environment import environment
 from ..common.errors import SkdError
 from ..common.files import write_json
 from ..common.meter import tracked
+from ..common.run_files import read_metrics
 from ..evaluation import metrics
 from ..evaluation.evaluate import evaluate_weights
 from ..evaluation.predictions import Predictions
@@ -144,8 +144,10 @@ def measure(run: Path, data: Path, test: Path | None) -> dict[str, float]:
             if not all((folder / file).exists() for file in ("predictions.safetensors", "metrics.json")):
                 evaluate_weights(run, data=str(source), out=folder, workers=1, save_predictions=True)
             predictions[name] = Predictions.load(folder / "predictions.safetensors")
-            numbers[name] = json.loads((folder / "metrics.json").read_text())["metrics"]
+            numbers[name] = read_metrics(folder / "metrics.json")["metrics"]
     values = numbers["evaluation-test" if test else "evaluation"]
+    if missing := [key for key in ("top1", "top5", "nll", "ece", "recall_at_1") if values.get(key) is None]:
+        raise SkdError(f"{folder / 'metrics.json'} has no {', '.join(missing)}, which a study compares")
     result = {"error": 1 - values["top1"], "top5_error": 1 - values["top5"], "nll": values["nll"], "ece": values["ece"],
               "recall_error": 1 - values["recall_at_1"]}  # fmt: skip
     if test:

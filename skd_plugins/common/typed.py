@@ -2,11 +2,14 @@
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from .errors import SkdError, unknown
 
@@ -24,7 +27,33 @@ def first_problem(error: ValidationError) -> str:
     """The place and the reason of the first error."""
     first: Any = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    return f"{place or 'content'}: {first['msg'].removeprefix('Value error, ')}"
+    reason = re.sub(r"^Value error, | or instance of \w+$", "", first["msg"])  # the names of our classes say nothing
+    return f"{place or 'content'}: {reason}"
+
+
+def check_fields(values: object, fields: type[BaseModel], *, what: str) -> dict[str, Any]:
+    """The object as it is, if it has the fields of `fields`; `what` begins the error."""
+    try:
+        fields.model_validate(values)
+    except ValidationError as error:
+        raise SkdError(f"{what}: {first_problem(error)}") from None
+    assert isinstance(values, dict)
+    return values
+
+
+class _Object(BaseModel):
+    """Any object."""
+
+
+def read_json(path: Path, fields: type[BaseModel] = _Object, *, what: str) -> dict[str, Any]:
+    """The object in a JSON file, see `check_fields`; `what` says what the file should be."""
+    try:
+        content = from_json(path.read_bytes())  # also refuses deep nesting, on which json.loads and others give up
+    except FileNotFoundError:
+        raise SkdError(f"{path} does not exist") from None
+    except (ValueError, OSError) as error:
+        raise SkdError(f"{path} is not {what}: {error}") from None
+    return check_fields(content, fields, what=f"{path} is not {what}")
 
 
 @cache  # making an adapter takes longer than all its checks in a plan of hundreds of recipes

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..common.errors import SkdError
+from ..common.run_files import read_log, read_metrics, read_recipe
 from .html import write_page
 from .metrics import Reliability
 from .svg import Series, curve_plot, key_sample, reliability_plot
@@ -49,7 +50,7 @@ METRICS = (
 
 def metrics_line(path: Path) -> str:
     """A ``metrics.json`` as one line of text."""
-    metrics = json.loads(path.read_text())["metrics"]
+    metrics = read_metrics(path)["metrics"]
     shown = [(metric, metrics[metric.key]) for metric in METRICS if metrics.get(metric.key) is not None]
     texts = [f"{metric.name} {metric.show(value)} {metric.unit}".rstrip() for metric, value in shown]
     return f"{', '.join(texts)} ({metrics['num_samples']} images)"
@@ -112,36 +113,25 @@ def read_run(path: str | Path) -> Run:
     found = [file for file in (folder / "metrics.json", folder / "evaluation" / "metrics.json") if file.is_file()]
     if not found:
         raise SkdError(f"{folder / 'metrics.json'} is missing; `skd evaluate {folder} --data ...` writes it")
-    try:
-        saved = json.loads(found[0].read_text(encoding="utf-8"))
-        metrics = {name: float(value) for name, value in saved["metrics"].items() if value is not None}
-        reliability = Reliability.from_json(saved["reliability"])
-        info = saved["info"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SkdError(
-            f"{found[0]} is not a file of metrics ({type(error).__name__}: {error}); "
-            f"`skd evaluate {folder} --data ...` writes it again"
-        ) from None
+    saved = read_metrics(found[0])
+    metrics = {name: float(value) for name, value in saved["metrics"].items() if value is not None}
     inside = not (folder / "recipe.json").exists() and (folder.parent / "recipe.json").exists()
     root = folder.parent if inside else folder
     variant = folder.name.removeprefix("evaluation").removeprefix("-") if inside else ""
-    recipe = json.loads((root / "recipe.json").read_text("utf-8")) if (root / "recipe.json").is_file() else {}
+    recipe = read_recipe(root / "recipe.json") if (root / "recipe.json").is_file() else {}
     recipe.pop("environment", None)  # differs between any two runs
-    return Run(folder, variant, metrics, reliability, info, recipe, _validation(root / "metrics.jsonl"))
+    reliability, validation = Reliability.from_json(saved["reliability"]), _validation(root / "metrics.jsonl")
+    return Run(folder, variant, metrics, reliability, saved["info"], recipe, validation)
 
 
 def _validation(log: Path) -> Mapping[str, list[tuple[float, float]]]:
-    """The validation entries of a log. It skips a line torn by a crash; of a repeated epoch the last entry counts."""
+    """The validation entries of a log; of a repeated epoch the last one counts."""
     curves: dict[str, dict[float, float]] = {"top1": {}, "nll": {}}
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if entry.get("event") == "validate":
-            for name, curve in curves.items():
-                if math.isfinite(entry[name]):
-                    curve[entry["epoch"] + 1] = entry[name]  # the log counts from 0
+    for _, entry in read_log(log):
+        for name, curve in curves.items():
+            value = getattr(entry, name)
+            if entry.event == "validate" and value is not None and math.isfinite(value):
+                curve[entry.epoch + 1] = value  # the log counts from 0
     return {name: sorted(curve.items()) for name, curve in curves.items()}
 
 

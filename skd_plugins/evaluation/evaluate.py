@@ -1,6 +1,5 @@
 """``skd evaluate``: from weights and data to a report."""
 
-import json
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -13,12 +12,14 @@ from torch import nn
 from ..common.environment import environment
 from ..common.errors import SkdError
 from ..common.meter import tracked
+from ..common.run_files import read_metrics
 from ..data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
 from ..data.find import find_split, resolve_data
 from ..data.loader import Loader
 from ..recipe import Recipe, replace
 from ..training.failures import explains
 from ..training.parts import evaluation_loader
+from ..training.project import recipe_in
 from ..weights import load_network
 from ..weights.load import weights_file
 from ..weights.manifest import WEIGHTS_FILE
@@ -39,6 +40,7 @@ class Options:
     Args:
         which: which checkpoint of a run's folder.
         raw: the raw weights, if the checkpoint also has averaged ones.
+        recipe: recipe file with the network and the pixels of a checkpoint of another program.
         batch_size: images a batch.
         workers: decoding threads or processes.
         skip_broken: leave undecodable images out and count them.
@@ -50,6 +52,7 @@ class Options:
 
     which: Literal["last", "best"] = "last"
     raw: tyro.conf.FlagCreatePairsOff[bool] = False
+    recipe: Path | None = None
     batch_size: int = 256
     workers: int = 4
     skip_broken: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -70,7 +73,8 @@ def evaluate(
 
     Args:
         weights: a run's folder, a checkpoint (.pt), exported weights (.safetensors), or a name: of released weights
-            (skd weights list), timm/NAME.TAG, torchvision/NAME.WEIGHTS.
+            (skd weights list), timm/NAME.TAG, torchvision/NAME.WEIGHTS. With --recipe also a checkpoint of timm's
+            train.py, torchvision's or Lightning's, or a plain state dict.
         data: folder with val.beton or val/, or that file or folder itself; the embedded digits by default if the
             network was trained on them.
         out: where the report goes; by default "evaluation" beside the weights, or evaluation/NAME for a name. Other
@@ -92,8 +96,10 @@ def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path 
         raise SkdError(f"--attack {how.attack} and --corruptions are two evaluations; give one at a time")
     if how.corruptions:
         photographs()  # raises if they are missing
-    model, card = load_network(weights, which=how.which, ema=False if how.raw else None)
-    recipe = replace(_recipe(card), eval_batch_size=how.batch_size, workers=how.workers, skip_broken=how.skip_broken)
+    wanted = recipe_in(how.recipe) if how.recipe else None
+    model, card = load_network(weights, which=how.which, ema=False if how.raw else None, recipe=wanted)
+    recipe = _recipe(card, wanted)
+    recipe = replace(recipe, eval_batch_size=how.batch_size, workers=how.workers, skip_broken=how.skip_broken)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loader = evaluation_loader(recipe, _validation_half(recipe.dataset, data), device=device)
     if not loader.fits(card["num_classes"]):
@@ -154,10 +160,15 @@ def corrupted_top1(model: nn.Module, loader: Loader) -> dict[str, list[float]]:
     return found
 
 
-def _recipe(card: dict[str, Any]) -> Recipe:
-    """The recipe of a trained network, or what the evaluation of a published one needs."""
+def _recipe(card: dict[str, Any], wanted: Recipe | None) -> Recipe:
+    """The recipe of a trained network, or what the evaluation of another one needs."""
+    if wanted:
+        return replace(wanted, name=card["name"])
     if card["recipe"]:
-        return Recipe.from_json(card["recipe"])
+        return Recipe.from_json(card["recipe"], where="the card's recipe")
+    missing = [key for key in ("input_size", "mean", "std", "crop_pct", "interpolation") if key not in card]
+    if missing:
+        raise SkdError(f"the card of {card['name']} does not say {', '.join(missing)}, which an evaluation needs")
     _, height, width = card["input_size"]
     if height != width:
         raise SkdError(f"{card['name']} takes images of {height} x {width} pixels; only square ones can be evaluated")
@@ -189,7 +200,7 @@ def _beside(weights: str | Path, how: Options, *, raw: bool) -> Path:
 
 def _check_same_data(metrics: Path, data: Path) -> None:
     """Raises if there are results of other data, which must not be replaced silently."""
-    before = json.loads(metrics.read_text())["info"]["data"] if metrics.exists() else data
+    before = read_metrics(metrics)["info"].get("data", data) if metrics.exists() else data
     if Path(before).resolve() != data.resolve():
         raise SkdError(f"{metrics.parent} has the evaluation on {before}; give another folder for {data}: --out")
 

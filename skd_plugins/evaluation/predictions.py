@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 import torch.distributed as dist
+from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class Predictions:
         """Reads what `save` wrote."""
         try:
             with safe_open(path, framework="pt") as file:
-                skipped = json.loads((file.metadata() or {})["skipped"])
+                skipped = from_json((file.metadata() or {})["skipped"])
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise SkdError(f"{path} holds no predictions ({error}); `skd evaluate` writes them") from None

@@ -64,8 +64,7 @@ def with_classifier(model: nn.Module, name: str, classifier: str) -> nn.Module:
     head = classifier_of(model)
     if not isinstance(head, nn.Linear):
         raise SkdError(f"the classifier of {name!r} is a convolution; classifier={classifier!r} replaces linear ones")
-    place = next(place for place, module in model.named_modules() if module is head)
-    model.set_submodule(place, CLASSIFIERS[classifier](head.in_features, head.out_features))
+    model.set_submodule(classifier_name(model), CLASSIFIERS[classifier](head.in_features, head.out_features))
     return model
 
 
@@ -107,6 +106,12 @@ def classifier_of(model: nn.Module) -> Classifier:
             "use a network with a linear classifier"
         )
     return layers[0]  # type: ignore[no-any-return]  # one of those two
+
+
+def classifier_name(model: nn.Module) -> str:
+    """The name of `classifier_of` in the network."""
+    head = classifier_of(model)
+    return str(next(name for name, module in model.named_modules() if module is head))
 
 
 def num_classes_of(model: nn.Module) -> int:

@@ -94,7 +94,8 @@ class Run:
         num_classes = recipe.num_classes or self.val_loader.num_classes
         if not recipe.num_classes and not self.val_loader.classes:  # without names, one half may lack the last class
             num_classes = max(num_classes, int(open_data(train_path).targets.max()) + 1)
-        self.task = build_task(recipe, num_classes, self.device)
+        self.notes: list[str] = []
+        self.task = build_task(recipe, num_classes, self.device, self.notes.append)
         self.method = self.task.method
         check_image_size(self.method.model, recipe.image_size)
         check_mixing(recipe, self.method)
@@ -125,14 +126,21 @@ class Run:
         if state is not None:
             check_same_data(state, self.card, self.data, self.steps_per_epoch, self.folder)
             self.step, self.best, self.best_epoch = state["step"], state["best"], state["best_epoch"]
-            self.task.load_checkpoint_state(state["state_dict"], state.get("task_state"))
-            if self.recipe.ema_decay:
-                self.task.load_checkpoint_state(state["state_dict_ema"], ema=True)
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.accelerator.scaler is not None:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
+            try:
+                self._load_parts(state)
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                raise SkdError(f"{self.folder / 'last.pt'} is not of this network and optimizer ({reason})") from error
         if self.scheduler is not None:
             self.scheduler.step_update(self.step)
+
+    def _load_parts(self, state: dict[str, Any]) -> None:
+        self.task.load_checkpoint_state(state["state_dict"], state.get("task_state"))
+        if self.recipe.ema_decay:
+            self.task.load_checkpoint_state(state["state_dict_ema"], ema=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def _start_reporting(self) -> None:
         recipe = self.recipe
@@ -146,8 +154,9 @@ class Run:
             f"{self.steps_per_epoch} steps an epoch, from step {self.step} to {self.total_steps}, "
             f"{self.world} process(es) on {self.device}"
         )
-        if note := class_note(recipe, self.card["num_classes"]):
-            self.progress.say(f"note: {note}")
+        for note in (class_note(recipe, self.card["num_classes"]), *self.notes):
+            if note:
+                self.progress.say(f"note: {note}")
         self.received: list[int] = []  # signals
         # A lambda that holds this run would keep it, its network and its lock alive after an error.
         self.sums: dict[str, Tensor] = defaultdict(partial(torch.zeros, (), device=self.device))  # of the loss terms

@@ -1,6 +1,7 @@
 """From a recipe's fields to loaders, network and method, optimizer and schedule."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from ..methods import Method
 from ..methods.task import MethodTask, create_task
 from ..networks.create import build_network
 from ..recipe import Recipe
-from ..weights.load import load_into, load_weights
+from ..weights.load import load_body, load_weights
 
 
 def training_loader(
@@ -51,11 +52,15 @@ def _workers(recipe: Recipe) -> int:
     return min(recipe.workers, os.cpu_count() or 1)
 
 
-def build_task(recipe: Recipe, num_classes: int, device: torch.device) -> MethodTask:
-    """The network with its initial weights, and the method around it."""
+def build_task(
+    recipe: Recipe, num_classes: int, device: torch.device, say: Callable[[str], object] = print
+) -> MethodTask:
+    """The network with its initial weights, and the method around it; says if the weights' classifier is not used."""
     model = build_network(recipe.model, num_classes=num_classes, **recipe.model_args)
     if recipe.initial_weights:
-        load_into(model, load_weights(recipe.initial_weights), what=recipe.initial_weights)
+        note = load_body(model, load_weights(recipe.initial_weights), what=recipe.initial_weights)
+        if note:
+            say(note)
     model.to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads

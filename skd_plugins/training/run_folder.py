@@ -1,6 +1,5 @@
 """A run's folder: checks at the start, ``recipe.json``, and the log."""
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,6 +11,7 @@ from ..common.environment import environment
 from ..common.errors import SkdError
 from ..common.files import atomic, json_text, write_json
 from ..common.locks import only_one
+from ..common.run_files import read_log, read_recipe
 from ..data.beton.file import BetonFile
 from ..data.folder import FolderData
 from ..methods.method import all_arguments
@@ -89,7 +89,7 @@ def write_recipe(recipe: Recipe, run: Path, made: dict[str, Any], *, resumed: bo
     """Writes ``recipe.json``; what earlier parts of a continued run were made with stays in a list."""
     path, earlier = run / "recipe.json", []
     if resumed:
-        last = json.loads(path.read_text())["environment"]
+        last = read_recipe(path).get("environment", {})
         earlier = [*last.pop("earlier", []), last]
     write_json(path, recipe.to_json() | {"environment": made | ({"earlier": earlier} if earlier else {})})
 
@@ -134,9 +134,9 @@ class RunLog:
     def __init__(self, accelerator: Accelerator, path: Path, step: int) -> None:
         self.accelerator, self.path, self.file = accelerator, path, None
         if accelerator.is_main_process:
-            kept = _lines_until(path, step) if path.exists() else []
+            kept = [line for line, values in read_log(path) if values.step <= step]  # later ones are logged again
             with atomic(path) as part:  # a full disk does not lose the earlier log
-                part.write_text("".join(kept))
+                part.write_bytes(b"".join(kept))
             self.file = path.open("a", buffering=1)
 
     def write(self, event: str, step: int, epoch: int, values: dict[str, float]) -> None:
@@ -155,16 +155,3 @@ class RunLog:
         """Closes the file."""
         if self.file is not None:
             self.file.close()
-
-
-def _lines_until(path: Path, step: int) -> list[str]:
-    """Lines up to the checkpoint's step; the continuation logs later ones again."""
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        try:
-            if json.loads(line)["step"] > step:
-                break
-        except (ValueError, KeyError):  # a line that was cut short when the process was killed
-            break
-        kept.append(line)
-    return kept

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import zipfile
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 
 from ..common.errors import SkdError
+from ..common.typed import check_fields
+from .fields import Checkpoint
 
 PREVIOUS = "previous.pt"  # beside last.pt
 
@@ -65,11 +68,8 @@ def keep_as(path: Path, name: str) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint that has a ``state_dict``."""
-    state = read(path)
-    if "state_dict" not in state:
-        raise SkdError(f"{path} is not a checkpoint: it has no 'state_dict'")
-    return state
+    """Reads a checkpoint that a training can continue from."""
+    return check_fields(read(path), Checkpoint, what=f"{path} is not a run's checkpoint")
 
 
 def load_last(path: Path) -> dict[str, Any]:
@@ -98,7 +98,10 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise SkdError(f"checkpoint {path} does not exist") from None
     except Exception as error:  # torch's unpickler raises whatever the file's bytes lead to
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        text = str(error)  # torch's often begins with the advice to run the file's code
+        reason = (re.findall(r"Unsupported \w+ \d+", text) or text.splitlines() or [type(error).__name__])[0]
+        if culprit := re.search(r"GLOBAL (\S+)", text):
+            reason = f"it contains a {culprit[1]}, which could run code; save it again without, as a plain state_dict"
         raise SkdError(f"{path} is not a readable checkpoint: {reason}") from None
     if not isinstance(state, dict):
         raise SkdError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")

@@ -1,47 +1,27 @@
 """Networks from a run, a checkpoint, an exported file, a release or a published name."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..common.errors import SkdError
 from ..common.files import file_sha256
-from ..common.typed import first_problem
-from ..networks.create import build_network, constructor_errors, with_classes, with_classifier
+from ..common.typed import check_fields, read_json
+from ..networks.create import build_network, classifier_name, constructor_errors, with_classes, with_classifier
+from ..recipe import Recipe
 from . import checkpoint as checkpoints
 from .download import download
+from .fields import Card, Trained
 from .manifest import CARD_FILE, WEIGHTS_FILE, all_releases, check_name
 from .upstream import create_published, is_published
 
 Which = Literal["last", "best"]
-_Positive = Annotated[FiniteFloat, Field(gt=0)]
-
-
-class _Card(BaseModel):
-    """Fields that a card must have, and the types of those it may have."""
-
-    model: Annotated[str, Field(pattern=r"^(torchvision/|timm/)?[\w.-]+$", max_length=200)]  # never hf-hub:, local-dir:
-    model_args: dict[str, Any]
-    num_classes: Annotated[int, Field(gt=0, le=1_000_000)]
-    name: str = ""
-    classes: list[str] | None = None
-    input_size: tuple[Literal[3], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (3, 1, 1)
-    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = (0, 0, 0)
-    std: tuple[_Positive, _Positive, _Positive] = (1, 1, 1)
-    crop_pct: _Positive = 1
-    interpolation: str = ""
-    color: Literal["RGB", "BGR"] = "RGB"
-    recipe: dict[str, Any] | None = None
-    environment: dict[str, Any] | None = None
-
-
-class NoCardError(SkdError):
-    """The file can be read, but does not say which network its weights are for."""
+# Where timm and Lightning, and torchvision, keep averaged weights and raw ones.
+_AVERAGED, _RAW = ("state_dict_ema", "model_ema"), ("state_dict", "model")
+_WRAPPERS = ("module.", "model.")  # before the names of DDP's and averaged networks, and of Lightning's
 
 
 def create_model(
@@ -75,13 +55,21 @@ def create_model(
 
 
 def load_network(
-    source: str | Path, *, which: Which = "last", ema: bool | None = None
+    source: str | Path, *, which: Which = "last", ema: bool | None = None, recipe: Recipe | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The network in evaluation mode, and its card; for the arguments see `read_weights`."""
-    if not Path(source).exists() and is_published(str(source)):
+    """The network in evaluation mode, and its card.
+
+    Args:
+        source: as for `read_weights`, like `which` and `ema`.
+        recipe: says which network weights without a card are of.
+    """
+    if recipe is None and not Path(source).exists() and is_published(str(source)):
         model, card = create_published(str(source))
         return model.eval(), card
-    weights, card = read_weights(source, which=which, ema=ema)
+    weights, found = read_any(source, which=which, ema=ema)
+    if recipe and found:
+        raise SkdError(f"{source} has a card that names its network; leave the recipe out")
+    card = _card(recipe, weights, Path(source).name.partition(".")[0]) if recipe else _present(found, source)
     try:
         model = _build(source, weights, card)
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
@@ -91,7 +79,7 @@ def load_network(
 
 def load_weights(source: str | Path) -> dict[str, Tensor]:
     """The plain timm or torchvision state dict: ``model.load_state_dict(load_weights("resnet10t_digits.sdd"))``."""
-    return read_weights(source)[0]
+    return read_any(source)[0]
 
 
 def read_weights(
@@ -106,9 +94,17 @@ def read_weights(
             (``timm/resnet152.tv_in1k``, ``torchvision/resnet50.IMAGENET1K_V1``).
         which: which checkpoint of a run's folder.
         ema: the averaged weights or the raw ones; None takes the average if there is one.
+    """
+    weights, card = read_any(source, which=which, ema=ema)
+    return weights, _present(card, source)
 
-    Raises:
-        NoCardError: the checkpoint is not one of ours.
+
+def read_any(
+    source: str | Path, *, which: Which = "last", ema: bool | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """`read_weights`, also from files of other programs: timm's train.py, torchvision's, Lightning. Their card is None.
+
+    The keys are the plain network's, without what DDP, torch.compile, averages and Lightning put before them.
     """
     path = Path(source)
     if not path.exists():
@@ -121,7 +117,8 @@ def read_weights(
         return _read_exported(path)
     state = checkpoints.read(path)
     if "card" not in state:
-        raise NoCardError(f"{path} is not a checkpoint of skd_plugins: it has no card")
+        return _plain(state, path, ema), None
+    check_fields(state, Trained, what=f"{path} is not a run's checkpoint")
     if ema is None:
         ema = "state_dict_ema" in state
     elif ema and "state_dict_ema" not in state:
@@ -155,6 +152,52 @@ def load_into(model: nn.Module, weights: dict[str, Tensor], *, what: str) -> Non
     model.load_state_dict(weights)
 
 
+def load_body(model: nn.Module, weights: dict[str, Tensor], *, what: str) -> str:
+    """`load_into`, but a classifier that is missing or of another shape keeps the network's values; returns a note."""
+    try:
+        load_into(model, weights, what=what)
+        return ""
+    except SkdError as error:
+        head = f"{classifier_name(model)}."
+        body = {key: value for key, value in weights.items() if not key.startswith(head)}
+        own = {key: value for key, value in model.state_dict().items() if key.startswith(head)}
+        load_into(model, body | own, what=what)
+        return f"{error}; all others do, and the classifier starts at random"
+
+
+def _plain(content: dict[str, Any], path: Path, ema: bool | None) -> dict[str, Tensor]:
+    """The state dict in a file of another program, with the plain network's keys."""
+    places = {None: _AVERAGED + _RAW, True: _AVERAGED, False: _RAW}[ema]
+    state = next((content[place] for place in places if isinstance(content.get(place), dict)), content)
+    strange = [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if strange or not state:
+        problem = f"no state dict: {strange[0]!r} is not a tensor" if strange else "empty"
+        raise SkdError(f"{path} is {problem}")
+    state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}  # torch.compile's
+    while wrapper := next((word for word in _WRAPPERS if any(key.startswith(word) for key in state)), None):
+        # What is beside the network, such as an average's n_averaged and Lightning's losses, is left out.
+        state = {key.removeprefix(wrapper): value for key, value in state.items() if key.startswith(wrapper)}
+    return state
+
+
+def _present(card: dict[str, Any] | None, source: str | Path) -> dict[str, Any]:
+    if card is None:
+        raise SkdError(f"{source} has no card that names its network; skd evaluate takes it with --recipe FILE")
+    return card
+
+
+def _card(recipe: Recipe, weights: dict[str, Tensor], name: str) -> dict[str, Any]:
+    """The card of weights of the recipe's network, which have their own number of classes."""
+    head = f"{classifier_name(build_network(recipe.model, **recipe.model_args))}."
+    sizes = [len(value) for key, value in weights.items() if key.startswith(head) and value.ndim > 1]
+    return {
+        "name": name, "model": recipe.model, "model_args": recipe.model_args, "color": "RGB", "classes": None,
+        "num_classes": sizes[-1] if sizes else recipe.num_classes or 1000, "recipe": None,
+        "input_size": [3, recipe.image_size, recipe.image_size], "mean": recipe.mean, "std": recipe.std,
+        "crop_pct": recipe.crop_pct, "interpolation": recipe.interpolation,
+    }  # fmt: skip
+
+
 def _build(source: str | Path, weights: dict[str, Tensor], card: dict[str, Any], **arguments: Any) -> nn.Module:
     model = build_network(card["model"], num_classes=card["num_classes"], **(card["model_args"] | arguments))
     load_into(model, weights, what=str(source))
@@ -177,21 +220,21 @@ def _named(name: str) -> Path:
     )
 
 
-def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     released = path.name == WEIGHTS_FILE and path.with_name(CARD_FILE).exists()
     card_path = path.with_name(CARD_FILE) if released else path.with_suffix(".json")
     try:
         content, weights = file_sha256(path), load_file(path)
-        card: dict[str, Any] = json.loads(card_path.read_text())
-        if released:  # the file is timm's and contains our card
-            card = card.get("skd", {})
-        _Card.model_validate(card)
-    except FileNotFoundError as error:
-        raise SkdError(f"{error.filename or path} does not exist (weights come with a card beside them)") from None
-    except ValidationError as error:
-        raise SkdError(f"{card_path} is not a weights card: {first_problem(error)}") from None
-    except (SafetensorError, ValueError, AttributeError, OSError) as error:
-        raise SkdError(f"{path} or its card is damaged: {error}") from None
+    except FileNotFoundError:
+        raise SkdError(f"{path} does not exist") from None
+    except (SafetensorError, ValueError, OSError) as error:
+        raise SkdError(f"{path} is damaged: {error}") from None
+    card = read_json(card_path, what="a weights card") if card_path.exists() else None
+    if released and card:  # the file is timm's and may contain our card
+        card = card.get("skd")
+    if card is None:
+        return _plain(weights, path, None), None
+    check_fields(card, Card, what=f"{card_path} is not a weights card")
     if card.get("sha256", content) != content:
         raise SkdError(f"{path} is damaged, or not the one that {card_path} is for (SHA-256 differs); export it again")
-    return weights, card
+    return weights, {"name": path.stem, "classes": None, "recipe": None, "color": "RGB"} | card

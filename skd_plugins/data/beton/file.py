@@ -7,7 +7,6 @@ compiles for 5-8 s in every process.
 
 import hashlib
 import importlib.util
-import json
 import zlib
 from mmap import mmap
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import from_json
 
 from ...common.errors import SkdError
 from . import decode
@@ -196,7 +196,7 @@ class BetonFile:
         if not path.exists():
             return {}
         try:
-            info: dict[str, Any] = json.loads(path.read_text())
+            info: dict[str, Any] = from_json(path.read_bytes())
             expected, classes = info["tables_sha256"], len(info["classes"])
         except (ValueError, KeyError, TypeError) as error:
             raise SkdError(f"{path} is damaged ({error}); write the data again, or delete it") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.files import file_sha256
+from ...common.typed import read_json
 from ...data.find import find_split
 from ...recipe import Recipe
 
@@ -47,7 +48,7 @@ def _half(path: Path) -> str:
     if path.is_dir():
         return _image_folder(path)
     description = path.with_name(f"{path.name}.json")
-    noted = json.loads(description.read_text()).get("sha256") if description.is_file() else None
+    noted = read_json(description, what="a description of data").get("sha256") if description.is_file() else None
     return noted or file_sha256(path)
 
 

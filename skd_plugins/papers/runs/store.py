@@ -1,12 +1,12 @@
 """The folder with all runs of a scale, each under its address, and the pages made of them."""
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
+from pydantic_core import from_json
 
 from ...common.environment import machine
 from ...common.errors import SkdError
@@ -96,7 +96,7 @@ class Store:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The content of a JSON file, None if it does not exist."""
     try:
-        values: dict[str, Any] = json.loads(path.read_text())
+        values: dict[str, Any] = from_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:
