@@ -11,10 +11,12 @@ from ..common.errors import SkdError
 from ..common.files import write_json
 from ..data.datasets.cifar100c import CORRUPTIONS
 from .html import data_uri, write_page
-from .metrics import Scores, bin_confidences, score
+from .metrics import Scores, bin_confidences, calibration_intervals, score
 from .predictions import Predictions
 from .retrieval import recall_at_1
-from .svg import confidence_plot, reliability_plot
+from .svg import confidence_plot, confusion_plot, reliability_plot
+
+_MOST_DRAWN = 64  # classes in a confusion matrix; of more, the names could not be read
 
 
 def summarize(predictions: Predictions) -> dict[str, float]:
@@ -74,7 +76,12 @@ def write_report(
     metrics = summarize(predictions)
     scores = score(predictions.logits, predictions.targets)
     bins = bin_confidences(scores.confidence, scores.correct, 20)
-    saved = {"metrics": metrics, "reliability": vars(bins), "info": info, "skipped": len(predictions.skipped)}
+    intervals = calibration_intervals(scores)
+    saved = {"metrics": metrics, "intervals": intervals, "reliability": vars(bins), "info": info,
+             "skipped": len(predictions.skipped)}  # fmt: skip
+    # [C, C] images: rows are the classes, columns the predictions
+    confusion = np.bincount(predictions.targets.numpy() * outputs + scores.predicted, minlength=outputs**2)
+    confusion = confusion.reshape(outputs, outputs)
     mean_top1 = corruption_accuracy(corrupted) if corrupted else {}
     if corrupted:
         metrics["mca"] = mean_top1["mca"]
@@ -87,11 +94,13 @@ def write_report(
         title=title,
         metrics=metrics,
         bins=bins,
+        intervals=intervals,
         overconfidence=float(scores.confidence.mean() - scores.correct.mean()),
         reliability_plot=reliability_plot(bins),
         confidence_plot=confidence_plot(bins),
         class_count=outputs,
-        worst_classes=_worst_classes(scores, predictions.targets.numpy(), names),
+        worst_classes=_worst_classes(confusion, names),
+        confusion_plot=confusion_plot(confusion, names) if outputs <= _MOST_DRAWN else None,
         wrong_count=int((~scores.correct).sum()),
         worst_images=_worst_images(predictions, scores, names, images) if images is not None else None,
         corrupted=corrupted,
@@ -103,17 +112,16 @@ def write_report(
     return page
 
 
-def _worst_classes(scores: Scores, targets: NDArray[np.int64], names: list[str]) -> list[tuple[Any, ...]]:
+def _worst_classes(confusion: NDArray[np.int64], names: list[str]) -> list[tuple[Any, ...]]:
     """Up to 15 classes with errors, lowest accuracy first (of equals the larger): name, images, accuracy, confusion."""
-    images = np.bincount(targets, minlength=len(names))
-    right = np.bincount(targets[scores.correct], minlength=len(names))
+    images, right = confusion.sum(axis=1), confusion.diagonal()
+    wrong = confusion - np.diag(right)
     accuracy = right / np.maximum(images, 1)
     order = np.lexsort((-images, accuracy))
-    rows = []
-    for number in order[right[order] < images[order]][:15]:
-        confused = np.bincount(scores.predicted[(targets == number) & ~scores.correct])
-        rows.append((names[number], images[number], accuracy[number], names[confused.argmax()], confused.max()))
-    return rows
+    return [
+        (names[number], images[number], accuracy[number], names[wrong[number].argmax()], wrong[number].max())
+        for number in order[right[order] < images[order]][:15]
+    ]
 
 
 def _worst_images(
