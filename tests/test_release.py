@@ -68,7 +68,8 @@ def test_timm_loads_a_release_as_it_is(run: Path, digits_beton: Path, tmp_path: 
     assert entry["urls"] == [folder.as_uri()]
     text = (folder / "README.md").read_text()
     for expected in ("license: apache-2.0", f"| Top-1 | {100 * entry['metrics']['top1']:.2f} % |",
-                     f"| NLL | {entry['metrics']['nll']:.4f} |", "Trained on scikit-learn's digits", card["environment"]["command"],
+                     f"| NLL | {entry['metrics']['nll']:.4f} |", "Trained on scikit-learn's digits",
+                     card["environment"]["command"],
                      f"skd evaluate {folder.name} --data {digits_beton.name}", str(list(RECIPE.mean))):  # fmt: skip
         assert expected in text, expected
 

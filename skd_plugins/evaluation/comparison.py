@@ -44,6 +44,13 @@ METRICS = (
     Metric("ece_10", "ECE-10", "%", False),
     Metric("recall_at_1", "Recall@1", "%", True),
     Metric("mca", "mCA", "%", True),
+    Metric("superclass_error", "Superclass error", "%", False),
+    Metric("scaled_nll", "Scaled NLL", "", False),
+    Metric("scaled_ece", "Scaled ECE", "%", False),
+    Metric("msp_auroc", "AUROC", "%", True),
+    Metric("msp_fpr95", "FPR95", "%", False),
+    Metric("odin_auroc", "ODIN AUROC", "%", True),
+    Metric("odin_fpr95", "ODIN FPR95", "%", False),
 )
 
 
