@@ -238,7 +238,8 @@ def make_run(
     place.mkdir(parents=True)
     bins = {"edges": [0, 0.5, 1], "counts": [0, 4], "accuracy": [None, top1], "confidence": [None, 0.9]}
     metrics = {"top1": top1, "nll": nll, "ece": 0.02, "recall_at_1": None, "num_samples": more.get("num_samples", 4)}
-    saved = {"metrics": metrics, "reliability": bins, "info": {"data": more.get("data", "digits")}, "skipped": 0}
+    info = {"data": more.get("data", "digits"), "out of distribution": more.get("ood", [])}
+    saved = {"metrics": metrics, "reliability": bins, "info": info, "skipped": 0}
     (place / "metrics.json").write_text(json.dumps(saved))
     if recipe is not None:
         (folder / "recipe.json").write_text(json.dumps(recipe))
@@ -349,11 +350,14 @@ def test_comparison_in_the_browser(
 def test_comparison_warns_of_different_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [
         make_run(tmp_path / "a", top1=0.9, recipe=recipe()),
-        make_run(tmp_path / "b", top1=0.8, num_samples=1000, data="train <set>"),
+        make_run(tmp_path / "b", top1=0.8, num_samples=1000, data="train <set>", ood=["svhn"]),
     ]
     text = text_of(compare(runs, tmp_path).read_text())
     printed = " ".join(capsys.readouterr().out.split())
-    for warning in ("different numbers of images (digits_ce: 4, b: 1,000)", "different data (digits, train <set>)"):
+    for warning in (
+        "different numbers of images (digits_ce: 4, b: 1,000)", "different data (digits, train <set>)",
+        "different images of no known class (['svhn'], [])",
+    ):  # fmt: skip
         assert warning in printed
         assert warning in text
 
