@@ -454,6 +454,15 @@ def test_what_a_run_leaves(fit: Fit, tmp_path: Path) -> None:
     assert last["card"]["classes"] == [str(label) for label in range(10)]
 
 
+def test_wandb_has_the_recipe_and_its_folder_is_in_the_run(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = fit(epochs=1, max_steps=1, trackers=("wandb",), method_args={"weight": 0.123}, method="cs_kd")
+    wandb.teardown()  # its process has written the file then
+    (record,) = run.glob("wandb/offline-run-*/run-*.wandb")
+    assert b"0.123" in record.read_bytes()
+
+
 def test_bf16_is_close_to_float32(fit: Fit) -> None:
     """One step of two images.
 

@@ -1,20 +1,35 @@
 """Out-of-distribution detection against brute force and torchmetrics; ODIN's scaling, sign and protocol."""
 
+import json
 import math
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+import tyro
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_attacks import MEAN, STD, Net, batch, normalised, pixels_of
 from torch import nn
 
+import skd_plugins
+from skd_plugins import Recipe
 from skd_plugins.common.errors import SkdError
+from skd_plugins.data import open_source
+from skd_plugins.data.beton.write import write_folder
 from skd_plugins.evaluation import predict
+from skd_plugins.evaluation.evaluate import evaluate, evaluate_weights
 from skd_plugins.evaluation.ood import ODIN, hold_out, max_softmax, odin_scores, ood_metrics, tune_odin
+from skd_plugins.training.main import HELP
+from skd_plugins.training.parts import evaluation_loader
+from skd_plugins.weights import load_network
 
 quick = settings(max_examples=50, deadline=None, derandomize=True)
 # Few different values: ties within and between the sides are the rule.
@@ -175,3 +190,68 @@ def test_ties_go_to_the_gentler_setting() -> None:
 def test_what_is_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(SkdError, match=message):
         call()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The released network of the digits, 40 of its validation digits with superclasses, others, and 20 letters."""
+    root = tmp_path_factory.mktemp("detection")
+    shutil.copytree(Path(skd_plugins.__file__).parent / "weights" / "released" / "resnet10t_digits.ce", root / "run")
+    write_folder(open_source("digits", False).subset(4, seed=0), root / "data" / "val")
+    write_folder(open_source("digits", True).subset(20, seed=5), root / "held")  # few of them were trained on
+    letters = open_source("glyphs_other", False)
+    letters = replace(letters, targets=letters.targets % 4, classes=list("abcd"))
+    write_folder(letters.subset(5, seed=0), root / "letters")
+    (root / "data" / "hierarchy.json").write_text(json.dumps({str(k): "high" if k > 4 else "low" for k in range(10)}))
+    return root
+
+
+def test_skd_evaluate_measures_detection_temperature_and_superclasses(folders: Path) -> None:
+    arguments = ["--data", "data", "--ood", "letters", "--odin", "--temperature-from", "held"]
+    paths = [text if text.startswith("--") else str(folders / text) for text in ["run", *arguments]]
+    tyro.cli(evaluate, args=[*paths, "--workers", "1"], config=HELP)
+    saved = json.loads((folders / "run" / "evaluation-odin-scaled" / "metrics.json").read_text())
+    model, card = load_network(folders / "run")
+    inside, held, outside = (
+        evaluation_loader(Recipe.from_json(card["recipe"]), folders / name) for name in ("data/val", "held", "letters")
+    )
+    own, other = predict(model, inside), predict(model, outside)
+    expected = ood_metrics(max_softmax(own.logits), max_softmax(other.logits))
+    found = saved["ood"][str(folders / "letters")]
+    assert found["msp"] == pytest.approx(expected)
+    assert saved["metrics"]["msp_auroc"] == pytest.approx(expected["auroc"])
+    assert (found["images"], found["odin"]["held_out"]) == (20, 10)
+    odin = ODIN(eps=found["odin"]["eps"], temperature=found["odin"]["temperature"], mean=inside.mean, std=inside.std)
+    scores = [odin_scores(model, part, odin)[~hold_out(part, 10)[1]] for part in (inside, outside)]
+    assert saved["metrics"]["odin_auroc"] == pytest.approx(ood_metrics(*scores)["auroc"])
+    temperature = saved["metrics"]["temperature"]
+    fitted = predict(model, held)
+    at = [float(F.cross_entropy(fitted.logits / (temperature * factor), fitted.targets)) for factor in (0.9, 1, 1.1)]
+    assert at[1] == min(at), "the best temperature of the other images"
+    scaled = F.cross_entropy(own.logits.double() / temperature, own.targets)
+    assert saved["metrics"]["scaled_nll"] == pytest.approx(float(scaled))
+    other_half = (own.logits.argmax(1) > 4) != (own.targets > 4)
+    assert other_half.any()
+    assert saved["metrics"]["superclass_error"] == pytest.approx(float(other_half.float().mean()))
+    page = (folders / "run" / "evaluation-odin-scaled" / "report.html").read_text()
+    assert f"{100 * expected['fpr95']:.2f}\u202f%" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"odin": True}, "give some: --ood DATA"),
+        ({"ood": ("letters",), "attack": "fgsm"}, "--attack fgsm and --ood are two evaluations"),
+        ({"ood": ("data",)}, "data is what is evaluated; give other images to --ood and --temperature-from"),
+        ({"temperature_from": "data"}, "data is what is evaluated; give other images"),
+        ({"temperature_from": "letters"}, "was trained for 10 classes, letters has 4"),
+        ({"ood": ("nowhere",)}, "nowhere does not exist"),
+    ],
+)
+def test_what_skd_evaluate_refuses(
+    options: dict[str, Any], message: str, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders)
+    with pytest.raises(SkdError, match=message):
+        evaluate_weights("run", data="data", **options)
+    assert not Path("run/evaluation").exists()

@@ -67,7 +67,9 @@ def test_timm_loads_a_release_as_it_is(run: Path, digits_beton: Path, tmp_path: 
     assert entry["metrics"]["num_samples"] == 797
     assert entry["urls"] == [folder.as_uri()]
     text = (folder / "README.md").read_text()
-    for expected in ("license: apache-2.0", f"| {entry['metrics']['top1']!r} |", card["environment"]["command"],
+    for expected in ("license: apache-2.0", f"| Top-1 | {100 * entry['metrics']['top1']:.2f} % |",
+                     f"| NLL | {entry['metrics']['nll']:.4f} |", "Trained on scikit-learn's digits",
+                     card["environment"]["command"],
                      f"skd evaluate {folder.name} --data {digits_beton.name}", str(list(RECIPE.mean))):  # fmt: skip
         assert expected in text, expected
 
@@ -157,11 +159,12 @@ def test_the_lines_of_the_readme_load_a_release(
     model: str, arguments: dict[str, object], words: list[str], digits_beton: Path, tmp_path: Path
 ) -> None:
     """Of one of our networks, and of one that timm lacks."""
-    recipe = replace(RECIPE, name="net.tiny", model=model, model_args=arguments, max_steps=1)
+    recipe = replace(RECIPE, name="net.tiny", dataset="mine", model=model, model_args=arguments, max_steps=1)
     run = train(recipe, data=str(digits_beton), out=tmp_path / "runs")
     folder = release(str(run), out=tmp_path, data=str(digits_beton))
     text = (folder / "README.md").read_text()
-    assert all(word in text for word in words)
+    trained = "Trained on the author's own data, called mine, with 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9."
+    assert all(word in text for word in [*words, trained])
     assert ("- timm\n" in text) == ("architecture" in (folder / "config.json").read_text())
     lines = text.partition("```python\n")[2].partition("```")[0].replace("FOLDER", str(folder))
     names: dict[str, Any] = {}

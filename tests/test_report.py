@@ -128,7 +128,7 @@ def test_report_in_the_browser(
     # Text from outside is shown as it is, and is text.
     for shown in (f"Digits {EVIL}", f"note {EVIL}", "not a JPEG <b>file</b>", "weights a&b", '{"torch": "2.13"}'):
         assert shown in text
-    assert dom.count("<svg") == 3
+    assert dom.count("<svg") == 4
     grounds = []
     for scheme in (0, 1):
         frames = measure(browse, path, f"--blink-settings=preferredColorScheme={scheme}")
@@ -141,7 +141,7 @@ def test_report_in_the_browser(
 def test_metrics_file(digits: tuple[Predictions, NDArray[np.uint8]], tmp_path: Path) -> None:
     assert report(digits, tmp_path) == tmp_path / "report.html"
     saved = json.loads((tmp_path / "metrics.json").read_text())
-    assert list(saved) == ["metrics", "reliability", "info", "skipped"]
+    assert list(saved) == ["metrics", "intervals", "reliability", "info", "skipped"]
     assert saved["metrics"] == summarize(digits[0])
     assert saved["skipped"] == 1
     info = {"weights": "a&b", "versions": {"torch": "2.13"}, "note": EVIL, "bad": None, "t": [1.0]}
@@ -171,11 +171,14 @@ def test_worst_classes_and_images(tmp_path: Path) -> None:
     )
     assert asked == [25, 21, 23, 24], "data set indices of the wrong ones, most confident first"
     text = text_of(path.read_text())
-    worst = text[text.index("Worst classes") : text.index("Most confidently wrong")]
+    worst = text[text.index("Worst classes") : text.index("Confusion matrix")]
     assert "C 3 0.0 % B 2× A 2 50.0 % C 1×" in worst
     assert "D" not in worst.split(), "a class without images"
     cells = text[text.index("Most confidently wrong") :]
     assert "✗ B 95.0 % ✓ C ✗ C 80.0 % ✓ A ✗ B 70.0 % ✓ C ✗ A 60.0 % ✓ C" in cells
+    cells = {"A: 1 of 2 taken for C (50.0%)", "A: 1 of 2 right (50.0%)", "B: 1 of 1 right (100.0%)",
+             "C: 2 of 3 taken for B (66.7%)", "C: 1 of 3 taken for A (33.3%)"}  # fmt: skip
+    assert set(re.findall(r"<title>(\w: \d.*?)</title>", path.read_text())) == cells, "the confusion matrix"
     assert "How this was made" not in text, "no info, no table"
 
 
@@ -191,6 +194,18 @@ def test_plots_show_the_counts(tmp_path: Path) -> None:
         "1 right at 45% to 50% confidence (25.0% of the right)",
     }
     assert "Most confidently wrong" not in path.read_text(), "no images, no grid"
+
+
+@pytest.mark.parametrize(("confidence", "verdict"), [(0.9, "agrees with accuracy"), (0.99, "Overconfident")])
+def test_a_gap_within_its_interval_is_no_verdict(tmp_path: Path, confidence: float, verdict: str) -> None:
+    """171 images, 154 right, all in one bin: its gap is a mean of independent draws, whose deviation is known."""
+    logits = [[math.log(confidence), math.log(1 - confidence)]] * 171
+    page = write_report(tiny(logits, [0] * 154 + [1] * 17), tmp_path, title="", info={})
+    accuracy, intervals = 154 / 171, json.loads((tmp_path / "metrics.json").read_text())["intervals"]
+    gap, width = confidence - accuracy, 1.96 * math.sqrt(accuracy * (1 - accuracy) / 171)
+    assert intervals["overconfidence"] == pytest.approx([gap - width, gap + width], abs=0.005)
+    assert intervals["ece"] == pytest.approx([max(0, abs(gap) - width), abs(gap) + width], abs=0.005)
+    assert verdict in page.read_text()
 
 
 @pytest.mark.parametrize("wrong", [False, True])
@@ -223,7 +238,8 @@ def make_run(
     place.mkdir(parents=True)
     bins = {"edges": [0, 0.5, 1], "counts": [0, 4], "accuracy": [None, top1], "confidence": [None, 0.9]}
     metrics = {"top1": top1, "nll": nll, "ece": 0.02, "recall_at_1": None, "num_samples": more.get("num_samples", 4)}
-    saved = {"metrics": metrics, "reliability": bins, "info": {"data": more.get("data", "digits")}, "skipped": 0}
+    info = {"data": more.get("data", "digits"), "out of distribution": more.get("ood", [])}
+    saved = {"metrics": metrics, "reliability": bins, "info": info, "skipped": 0}
     (place / "metrics.json").write_text(json.dumps(saved))
     if recipe is not None:
         (folder / "recipe.json").write_text(json.dumps(recipe))
@@ -334,11 +350,14 @@ def test_comparison_in_the_browser(
 def test_comparison_warns_of_different_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [
         make_run(tmp_path / "a", top1=0.9, recipe=recipe()),
-        make_run(tmp_path / "b", top1=0.8, num_samples=1000, data="train <set>"),
+        make_run(tmp_path / "b", top1=0.8, num_samples=1000, data="train <set>", ood=["svhn"]),
     ]
     text = text_of(compare(runs, tmp_path).read_text())
     printed = " ".join(capsys.readouterr().out.split())
-    for warning in ("different numbers of images (digits_ce: 4, b: 1,000)", "different data (digits, train <set>)"):
+    for warning in (
+        "different numbers of images (digits_ce: 4, b: 1,000)", "different data (digits, train <set>)",
+        "different images of no known class (['svhn'], [])",
+    ):  # fmt: skip
         assert warning in printed
         assert warning in text
 

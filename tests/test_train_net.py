@@ -15,10 +15,12 @@ import pytest
 import torch
 import yaml
 from faults.detectors import coco as make_coco
+from PIL import Image
 
 from detection import train_net as script
 from detection.config import load_config
 from detection.schedule import apply_schedule
+from detection.trainer import _panel
 from skd_plugins import SkdError, export_weights, train
 from skd_plugins.recipe import override
 from skd_plugins.training.project import recipe_of, train_detector
@@ -193,6 +195,18 @@ MODEL:
         with pytest.raises(SystemExit):
             script.main([*arguments, *change, "OUTPUT_DIR", str(tmp_path / "other")])
         assert message in capsys.readouterr().err
+
+
+def test_pictures_have_a_caption_and_labels_that_do_not_cover_each_other() -> None:
+    image, boxes = Image.new("RGB", (240, 160), "gray"), [([30, 40, 90, 90], 0, " 90%"), ([32, 41, 88, 91], 1, " 80%")]
+    black = []
+    for shown in ([], boxes[:1], boxes[1:], boxes):
+        panel = _panel(image, "Predictions", shown, ["cat", "dog"])
+        assert panel.shape == (320 + 22, 480, 3), "enlarged, with a line above"
+        assert panel[:22].max() == 255, "the caption"
+        black.append(int((panel == 0).all(axis=2).sum()))
+    caption, first, second, both = black
+    assert both - caption == (first - caption) + (second - caption) > 500
 
 
 def test_two_machines_train_one_detector(tmp_path: Path) -> None:

@@ -14,19 +14,14 @@ from torch import nn
 from ..common.errors import SkdError
 from ..common.files import file_sha256, json_text, write_json
 from ..common.run_files import read_metrics
+from ..data.datasets import KNOWN, find_dataset
+from ..evaluation.comparison import METRICS
 from ..evaluation.evaluate import evaluate_weights
 from ..networks import NETWORKS
 from ..weights import export_detectron2, export_weights, load_network
 from ..weights.download import one_line_errors
 from ..weights.load import Which
 from ..weights.manifest import CARD_FILE, WEIGHTS_FILE, Release, add_entry, check_addable, check_name, check_url
-
-_DATA = {
-    "digits": "scikit-learn's digits: 8 x 8 pixels, 200 to train and 797 to validate, from UCI's Optical Recognition "
-    "of Handwritten Digits (Alpaydin and Kaynak, 1998; CC BY 4.0)",
-    "imagenet-1k": "ImageNet-1k, ILSVRC 2012 (non-commercial research; see image-net.org)",
-}
-_PERCENT = ("top1", "top5", "ece", "ece_10", "recall_at_1")
 
 
 def release(
@@ -88,7 +83,7 @@ def release(
             "evaluation": f"skd evaluate {name}" + (f" --data {Path(data).name}" if data else ""),
             "recipe": card["environment"]["command"],
             "commit": card["environment"]["commit"],
-            "data": _DATA.get(card["recipe"]["dataset"], card["recipe"]["dataset"]),
+            "data": _data(card),
             "license": license,
         }
         _write_readme(part / "README.md", config, about)
@@ -162,6 +157,17 @@ def _measure(folder: Path, data: str | None) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if value is not None}
 
 
+def _data(card: dict[str, Any]) -> str:
+    """What the network was trained on, in words."""
+    name, count = card["recipe"]["dataset"], card["num_classes"]
+    if name in KNOWN and KNOWN[name][2] == count:
+        dataset = find_dataset(name)
+        return f"{dataset.title}, {KNOWN[name][0]:,} images (licence: {dataset.licence}; {dataset.homepage})"
+    classes = card["classes"] or []
+    listed = f": {', '.join(classes[:10])}{', ...' if count > 10 else ''}" if classes else ""
+    return f"the author's own data, called {name}, with {count} classes{listed}"
+
+
 def _write_readme(path: Path, config: dict[str, Any], about: dict[str, Any]) -> None:
     in_timm, card = "architecture" in config, config["skd"]
     data = ModelCardData(
@@ -172,7 +178,8 @@ def _write_readme(path: Path, config: dict[str, Any], about: dict[str, Any]) -> 
     )
     template = str(Path(__file__).with_name("model_card.md.jinja"))
     registered = config.get("architecture") in NETWORKS
+    shown = [metric for metric in METRICS if metric.key in about["metrics"]]
     readme = ModelCard.from_template(
-        data, template, card=card, about=about, in_timm=in_timm, registered=registered, percent=_PERCENT
+        data, template, card=card, about=about, in_timm=in_timm, registered=registered, shown=shown
     )
     path.write_text(f"{readme}\n")

@@ -23,10 +23,9 @@ from ..common.errors import SkdError
 from ..common.files import write_json
 from ..common.meter import tracked
 from ..common.run_files import read_metrics
-from ..evaluation import metrics
 from ..evaluation.evaluate import evaluate_weights
 from ..evaluation.predictions import Predictions
-from ..evaluation.significance import difference, fit_temperature, holm
+from ..evaluation.significance import difference, holm, temperature_scaled
 from ..recipe import Recipe, override, replace
 from ..training.engine import train
 from ..training.plan import make_plan
@@ -151,13 +150,7 @@ def measure(run: Path, data: Path, test: Path | None) -> dict[str, float]:
     result = {"error": 1 - values["top1"], "top5_error": 1 - values["top5"], "nll": values["nll"], "ece": values["ece"],
               "recall_error": 1 - values["recall_at_1"]}  # fmt: skip
     if test:
-        temperature = fit_temperature(predictions["evaluation"].logits, predictions["evaluation"].targets)
-        logits, targets = (
-            predictions["evaluation-test"].logits.double() / temperature,
-            predictions["evaluation-test"].targets,
-        )
-        result |= {"temperature": temperature, "scaled_nll": metrics.nll(logits, targets),
-                   "scaled_ece": metrics.ece(logits, targets)}  # fmt: skip
+        result |= temperature_scaled(predictions["evaluation"], predictions["evaluation-test"])
     return result
 
 

@@ -133,19 +133,19 @@ def image_folder(path: Path) -> Source:
     )
 
 
-FILE = "hierarchy.json"
+HIERARCHY = "hierarchy.json"
 
 
 def write_hierarchy(source: Source, folder: Path) -> None:
     """Writes the superclass of each class into a data folder, if the source has a hierarchy."""
     if source.hierarchy is not None:
         table = dict(zip(source.classes, source.hierarchy, strict=True))
-        write_json(folder / FILE, table)
+        write_json(folder / HIERARCHY, table)
 
 
 def read_hierarchy(folder: Path) -> dict[str, str]:
     """The superclass of each class, by its name, from a data folder."""
-    path = Path(folder) / FILE
+    path = Path(folder) / HIERARCHY
     if not path.exists():
         raise SkdError(f"{path} does not exist: these data have no hierarchy (those of skd data mixed have)")
     try:

@@ -45,6 +45,13 @@ METRICS = (
     Metric("ece_10", "ECE-10", "%", False),
     Metric("recall_at_1", "Recall@1", "%", True),
     Metric("mca", "mCA", "%", True),
+    Metric("superclass_error", "Superclass error", "%", False),
+    Metric("scaled_nll", "Scaled NLL", "", False),
+    Metric("scaled_ece", "Scaled ECE", "%", False),
+    Metric("msp_auroc", "AUROC", "%", True),
+    Metric("msp_fpr95", "FPR95", "%", False),
+    Metric("odin_auroc", "ODIN AUROC", "%", True),
+    Metric("odin_fpr95", "ODIN FPR95", "%", False),
 )
 
 
@@ -79,7 +86,9 @@ def compare(
     warnings = _warnings(groups)
     console = Console(markup=False, highlight=False)
     if show:
-        console.print(_table(groups, narrow=console.width < 100))
+        table = _table(groups, narrow=console.width < 100)
+        least = console.measure(table, options=console.options.update(width=1000)).minimum
+        Console(markup=False, highlight=False, width=max(console.width, least)).print(table)  # no number is cut off
         console.print("* best of the column, ± sample standard deviation over the seeds")
     for warning in warnings:
         console.print(f"note: {warning}")
@@ -207,9 +216,10 @@ def _warnings(groups: Sequence[Group]) -> list[str]:
     if len({run.metrics.get("num_samples") for run in runs}) > 1:
         counts = ", ".join(f"{g.name}: {g.mean('num_samples') or float('nan'):,.0f}" for g in groups)
         warnings.append(f"the runs were evaluated on different numbers of images ({counts})")
-    data = sorted({str(run.info.get("data")) for run in runs})
-    if len(data) > 1:
-        warnings.append(f"the runs were evaluated on different data ({', '.join(data)})")
+    for key, what in (("data", "data"), ("out of distribution", "images of no known class")):
+        data = sorted({str(run.info[key]) for run in runs if key in run.info})
+        if len(data) > 1:
+            warnings.append(f"the runs were evaluated on different {what} ({', '.join(data)})")
     return warnings
 
 
@@ -230,7 +240,7 @@ def _table(groups: Sequence[Group], *, narrow: bool) -> Table:
     table.add_column("run", overflow="fold", min_width=16)
     metrics = winners(groups)
     for metric in metrics:
-        table.add_column(f"{metric.name}\n{metric.unit}", justify="right", no_wrap=True)
+        table.add_column("\n".join([*metric.name.split(), metric.unit]), justify="right", no_wrap=True)
     for group in groups:
         count = len(group.runs)
         name = re.sub(r"^(\w+\.)(?=\w)", "\\1\n", group.name) if narrow else group.name

@@ -1,5 +1,6 @@
 """``skd evaluate``: from weights and data to a report."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..common.run_files import read_metrics
 from ..data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
 from ..data.find import find_split, resolve_data
 from ..data.loader import Loader
+from ..data.sources import HIERARCHY, read_hierarchy
 from ..recipe import Recipe, replace
 from ..training.failures import explains
 from ..training.parts import evaluation_loader
@@ -27,8 +29,10 @@ from .attacks import FGSM, PGD
 from .comparison import metrics_line
 from .corruptions import Corruption, photographs
 from .metrics import top1
-from .predictions import predict
-from .report import write_report
+from .ood import ODIN, max_softmax, odin_metrics, odin_scores, ood_metrics
+from .predictions import Predictions, predict
+from .report import Extras, write_report
+from .significance import temperature_scaled
 
 _EPS = 8 / 255
 
@@ -48,6 +52,10 @@ class Options:
         attack: evaluate on adversarial images instead.
         eps: how far the attack may change a pixel, in [0, 1]; 8/255 (0.0314) by default.
         corruptions: measure the accuracy under the 15 corruptions of ImageNet-C at 5 severities too, in 75 more passes.
+        ood: images of no known class (a folder, a .beton, or embedded data such as glyphs_other): measure how well the
+            confidence tells them from the evaluated ones.
+        odin: measure ODIN's score on them too, tuned on up to 1,000 held-out images of both.
+        temperature_from: fit a temperature on these images, never on the evaluated ones; measure NLL and ECE at it too.
     """
 
     which: Literal["last", "best"] = "last"
@@ -60,6 +68,9 @@ class Options:
     attack: Literal["fgsm", "pgd"] | None = None
     eps: float | None = None
     corruptions: tyro.conf.FlagCreatePairsOff[bool] = False
+    ood: tuple[str, ...] = ()
+    odin: tyro.conf.FlagCreatePairsOff[bool] = False
+    temperature_from: str | None = None
 
 
 def evaluate(
@@ -78,7 +89,7 @@ def evaluate(
         data: folder with val.beton or val/, or that file or folder itself; the embedded digits by default if the
             network was trained on them.
         out: where the report goes; by default "evaluation" beside the weights, or evaluation/NAME for a name. Other
-            checkpoints, raw weights, attacks and corruptions get their own folder, such as "evaluation-best-raw".
+            checkpoints, raw weights and further measurements get their own folder, such as "evaluation-best-raw".
         evaluation: which weights, and how.
     """
     report = evaluate_weights(weights, data=data, out=out, **vars(evaluation))
@@ -90,28 +101,33 @@ def evaluate(
 def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path | None = None, **options: Any) -> Path:
     """`evaluate`, with the fields of `Options` as arguments; returns the path of the report."""
     how = Options(**options)
-    if how.eps is not None and how.attack is None:
-        raise SkdError(f"eps={how.eps:g} is the budget of an attack; choose one: --attack fgsm")
-    if how.attack and how.corruptions:
-        raise SkdError(f"--attack {how.attack} and --corruptions are two evaluations; give one at a time")
-    if how.corruptions:
-        photographs()  # raises if they are missing
+    _check(how)
     wanted = recipe_in(how.recipe) if how.recipe else None
     model, card = load_network(weights, which=how.which, ema=False if how.raw else None, recipe=wanted)
     recipe = _recipe(card, wanted)
     recipe = replace(recipe, eval_batch_size=how.batch_size, workers=how.workers, skip_broken=how.skip_broken)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loader = evaluation_loader(recipe, _validation_half(recipe.dataset, data), device=device)
-    if not loader.fits(card["num_classes"]):
-        raise SkdError(
-            f"{weights} was trained for {card['num_classes']} classes, {loader.data.path} has {loader.num_classes}"
-        )
-    # Published networks name ImageNet's classes in words, folders by synsets; the order is the same.
-    if card["recipe"] and card["classes"] and loader.classes and card["classes"] != loader.classes:
-        raise SkdError(f"{weights} and {loader.data.path} name or order their classes differently")
+    path = _validation_half(recipe.dataset, data)
+    others = {name: _validation_half("", name) for name in (*how.ood, how.temperature_from) if name}
+    for name, other in others.items():
+        if other.resolve() == path.resolve():
+            raise SkdError(f"{name} is what is evaluated; give other images to --ood and --temperature-from")
+    loader = evaluation_loader(recipe, path, device=device)
+    _check_classes(loader, weights, card)
+    held = None
+    if how.temperature_from:
+        held = evaluation_loader(recipe, others[how.temperature_from], device=device)
+        _check_classes(held, weights, card)
+    outside = {name: evaluation_loader(recipe, others[name], device=device) for name in how.ood}
+    superclasses = _superclasses(loader)
+    sources = {
+        "data": str(path),
+        **({"out of distribution": [str(others[name]) for name in how.ood]} if how.ood else {}),
+        **({"temperature from": str(held.data.path)} if held else {}),
+    }
     folder = out or _beside(weights, how, raw=how.raw and not card.get("ema"))  # an exported average is not raw
     if out is None:
-        _check_same_data(folder / "metrics.json", loader.data.path)
+        _check_same_data(folder / "metrics.json", sources)
     model.to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
@@ -119,35 +135,94 @@ def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path 
     eps = _EPS if how.eps is None else how.eps
     attack = {"fgsm": FGSM, "pgd": PGD}[how.attack](eps=eps, mean=loader.mean, std=loader.std) if how.attack else None
     predictions = predict(model, loader, perturb=attack)
-    corrupted = corrupted_top1(model, loader) if how.corruptions else None
+    extras = Extras(
+        corrupted=corrupted_top1(model, loader) if how.corruptions else None,
+        superclasses=superclasses,
+        scaled=temperature_scaled(predict(model, held), predictions) if held else {},
+        ood={name: _detection(model, loader, predictions, other, odin=how.odin) for name, other in outside.items()},
+    )
     folder.mkdir(parents=True, exist_ok=True)
     if how.save_predictions:
         predictions.save(folder / "predictions.safetensors")
-    made = environment()
-    # Cards of older versions lack the default arguments.
-    arguments = (card.get("environment") or {}).get("method_args", recipe.method_args)
-    info = {
-        "network": card["model"],
-        "weights": str(weights),
-        "epoch": card.get("epoch"),
-        "averaged": card.get("ema"),
-        **({"method": recipe.method, "method_args": arguments} if card["recipe"] else {}),
-        "data": str(loader.data.path),
-        **({"attack": how.attack, "eps": eps} if how.attack else {}),
-        "images left out": len(loader.skipped),
-        "command": made["command"],
-        "commit": made["commit"],
-        **{f"{name} version": version for name, version in made["versions"].items()},
-    }
+    attacked = {"attack": how.attack, "eps": eps} if how.attack else {}
     return write_report(
         predictions,
         folder,
         title=recipe.name + (f" under {how.attack.upper()}" if how.attack else ""),
         classes=card["classes"] or loader.classes,
-        info=info,
+        info=_info(card, weights, recipe, sources | attacked | {"images left out": len(loader.skipped)}),
         images=loader.picture,
-        corrupted=corrupted,
+        extras=extras,
     )
+
+
+def _check(how: Options) -> None:
+    """Refuses options that do not go together."""
+    if how.eps is not None and how.attack is None:
+        raise SkdError(f"eps={how.eps:g} is the budget of an attack; choose one: --attack fgsm")
+    if how.odin and not how.ood:
+        raise SkdError("--odin is a score for images of no known class; give some: --ood DATA")
+    for option in ("corruptions", "ood", "temperature_from"):
+        if how.attack and getattr(how, option):
+            raise SkdError(
+                f"--attack {how.attack} and --{option.replace('_', '-')} are two evaluations; give one at a time"
+            )
+    if how.corruptions:
+        photographs()  # raises if they are missing
+
+
+def _check_classes(loader: Loader, weights: str | Path, card: dict[str, Any]) -> None:
+    if not loader.fits(card["num_classes"]):
+        raise SkdError(
+            f"{weights} was trained for {card['num_classes']} classes, {loader.data.path} has {loader.num_classes}"
+        )
+    # Published networks name ImageNet's classes in words, folders by synsets; the order is the same.
+    if card["recipe"] and card["classes"] and loader.classes and card["classes"] != loader.classes:
+        raise SkdError(f"{weights} and {loader.data.path} name or order their classes differently")
+
+
+def _superclasses(loader: Loader) -> list[str] | None:
+    """The superclass of each class, if there is a ``hierarchy.json`` beside the data."""
+    folder = loader.data.path.parent
+    if not loader.classes or not (folder / HIERARCHY).exists():
+        return None
+    table = read_hierarchy(folder)
+    for name in loader.classes:
+        if name not in table:
+            raise SkdError(f"{folder / HIERARCHY} has no superclass for the class {name}; add it")
+    return [table[name] for name in loader.classes]
+
+
+def _detection(
+    model: nn.Module, inside: Loader, predictions: Predictions, outside: Loader, *, odin: bool
+) -> dict[str, Any]:
+    """How well the maximum softmax probability, and ODIN's score, tell the images of `outside` from the evaluated."""
+    plain = ODIN(eps=0.0, temperature=1.0, mean=inside.mean, std=inside.std)  # that is MSP
+    scores = odin_scores(model, outside, plain)
+    found: dict[str, Any] = {"images": len(scores), "msp": ood_metrics(max_softmax(predictions.logits), scores)}
+    if odin:
+        count = min(1000, len(predictions) // 2, len(scores) // 2)
+        metrics, tuned = odin_metrics(model, inside, outside, count)
+        found["odin"] = metrics | {"temperature": tuned.temperature, "eps": tuned.eps, "held_out": count}
+    return found
+
+
+def _info(card: dict[str, Any], weights: str | Path, recipe: Recipe, how: Mapping[str, Any]) -> dict[str, Any]:
+    """What was evaluated, how, and with what versions."""
+    made = environment()
+    # Cards of older versions lack the default arguments.
+    arguments = (card.get("environment") or {}).get("method_args", recipe.method_args)
+    return {
+        "network": card["model"],
+        "weights": str(weights),
+        "epoch": card.get("epoch"),
+        "averaged": card.get("ema"),
+        **({"method": recipe.method, "method_args": arguments} if card["recipe"] else {}),
+        **how,
+        "command": made["command"],
+        "commit": made["commit"],
+        **{f"{name} version": version for name, version in made["versions"].items()},
+    }
 
 
 def corrupted_top1(model: nn.Module, loader: Loader) -> dict[str, list[float]]:
@@ -189,6 +264,10 @@ def _beside(weights: str | Path, how: Options, *, raw: bool) -> Path:
         marks += [how.attack] if how.eps in (None, _EPS) else [how.attack, f"eps{how.eps:g}"]
     if how.corruptions:
         marks.append("corruptions")
+    if how.ood:
+        marks.append("odin" if how.odin else "ood")
+    if how.temperature_from:
+        marks.append("scaled")
     path = Path(weights)
     if not path.exists():  # a name; nothing is written to the cache
         return Path("-".join(["evaluation", *marks])) / path
@@ -198,11 +277,14 @@ def _beside(weights: str | Path, how: Options, *, raw: bool) -> Path:
     return file.parent / "-".join(["evaluation", *marks])
 
 
-def _check_same_data(metrics: Path, data: Path) -> None:
+def _check_same_data(metrics: Path, sources: Mapping[str, Any]) -> None:
     """Raises if there are results of other data, which must not be replaced silently."""
-    before = read_metrics(metrics)["info"].get("data", data) if metrics.exists() else data
-    if Path(before).resolve() != data.resolve():
-        raise SkdError(f"{metrics.parent} has the evaluation on {before}; give another folder for {data}: --out")
+    before = read_metrics(metrics)["info"] if metrics.exists() else sources
+    for key, new in sources.items():
+        old = before.get(key, new)
+        paths = [[Path(path).resolve() for path in ([each] if isinstance(each, str) else each)] for each in (old, new)]
+        if paths[0] != paths[1]:
+            raise SkdError(f"{metrics.parent} has the evaluation on {old}; give another folder for {new}: --out")
 
 
 def _validation_half(dataset: str, data: str | None) -> Path:

@@ -147,6 +147,23 @@ def bin_confidences(confidence: NDArray[np.float64], correct: NDArray[np.bool_],
     return Reliability(edges, counts, accuracy, mean_confidence)
 
 
+def calibration_intervals(scores: Scores, bins: int = 20, draws: int = 1000) -> dict[str, list[float]]:
+    """95 % intervals of ``ece`` and of ``overconfidence``, mean confidence - accuracy, from images drawn anew.
+
+    Noise raises an ECE, and drawing anew raises it once more: quantiles of the drawn ECEs would lie above that of a
+    calibrated network. The ECE can be wrong by no more than the bins' gaps together, so its interval is the ECE plus
+    and minus the 95 % quantile of their changes; it holds the true value at least as often.
+    """
+    gap, generator = scores.confidence - scores.correct, np.random.default_rng(0)
+    index = np.searchsorted(np.arange(1, bins + 1) / bins, scores.confidence, side="left")
+    observed = np.bincount(index, gap, bins) / len(gap)
+    chosen = (generator.integers(0, len(gap), len(gap)) for _ in range(draws))
+    drawn = np.array([np.bincount(index[rows], gap[rows], bins) for rows in chosen]) / len(gap)
+    ece, error = np.abs(observed).sum(), np.quantile(np.abs(drawn - observed).sum(axis=1), 0.95)
+    overconfidence = np.quantile(drawn.sum(axis=1), (0.025, 0.975))
+    return {"ece": [max(0.0, float(ece - error)), float(ece + error)], "overconfidence": overconfidence.tolist()}
+
+
 def reliability(logits: Array, targets: Array, bins: int = 20) -> Reliability:
     """The reliability diagram of a classifier."""
     scores = score(logits, targets)
@@ -166,6 +183,12 @@ def top1(logits: Array, targets: Array) -> float:
 def top5(logits: Array, targets: Array) -> float:
     """Fraction of samples with the target among the five largest logits."""
     return float((score(logits, targets).rank < 5).mean())
+
+
+def superclass_error(predicted: NDArray[np.int64], targets: Array, superclasses: Sequence[str]) -> float:
+    """How often the predicted class ``[N]`` belongs to another superclass than the target."""
+    of_class = np.array(superclasses)
+    return float((of_class[predicted] != of_class[to_numpy(targets)]).mean())
 
 
 def nll(logits: Array, targets: Array) -> float:

@@ -162,6 +162,16 @@ def tune_odin(
     return ODIN(eps=best[1], temperature=best[0], mean=mean, std=std), table
 
 
+def odin_metrics(
+    model: nn.Module, inside: Loader, outside: Loader, count: int, **grid: Sequence[float]
+) -> tuple[dict[str, float], ODIN]:
+    """Tunes ODIN on `count` held-out images of each set; returns `ood_metrics` of the others, and the settings."""
+    (inside_held, inside_mask), (outside_held, outside_mask) = hold_out(inside, count), hold_out(outside, count)
+    odin, _ = tune_odin(model, inside_held, outside_held, mean=inside.mean, std=inside.std, **grid)
+    inside_scores, outside_scores = odin_scores(model, inside, odin), odin_scores(model, outside, odin)
+    return ood_metrics(inside_scores[~inside_mask], outside_scores[~outside_mask]), odin
+
+
 def hold_out(loader: Loader, count: int = 1000, seed: int = 0) -> tuple[Batches, NDArray[np.bool_]]:
     """Keeps `count` random samples of an evaluation loader (one process, all images decodable) in memory.
 

@@ -1,6 +1,8 @@
 """The report of one evaluation: ``metrics.json`` for programs, ``report.html`` for people."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ from ..common.errors import SkdError
 from ..common.files import write_json
 from ..data.datasets.cifar100c import CORRUPTIONS
 from .html import data_uri, write_page
-from .metrics import Scores, bin_confidences, score
+from .metrics import Array, Scores, bin_confidences, calibration_intervals, score, superclass_error
 from .predictions import Predictions
 from .retrieval import recall_at_1
-from .svg import confidence_plot, reliability_plot
+from .svg import confidence_plot, confusion_plot, reliability_plot
+
+_MOST_DRAWN = 64  # classes in a confusion matrix; of more, the names could not be read
 
 
 def summarize(predictions: Predictions) -> dict[str, float]:
@@ -48,6 +52,37 @@ def corruption_accuracy(top1: Mapping[str, Sequence[float]]) -> dict[str, float]
     return accuracy | {"mca": float(np.mean([accuracy[name] for name in CORRUPTIONS]))}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What an evaluation measured besides the predictions.
+
+    Args:
+        corrupted: what `corrupted_top1` returned, for a table of it and its mean, ``mca``.
+        superclasses: of each class, for ``superclass_error``.
+        scaled: what `temperature_scaled` returned.
+        ood: for each set of other images, their number (``images``) and, for each score (``msp``, ``odin``), what
+            `ood_metrics` returned. The report also has the scores' means over the sets.
+    """
+
+    corrupted: Mapping[str, Sequence[float]] | None = None
+    superclasses: Sequence[str] | None = None
+    scaled: Mapping[str, float] = field(default_factory=dict)
+    ood: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def metrics(self, predicted: NDArray[np.int64], targets: Array) -> dict[str, float]:
+        """One number for each, for ``metrics.json``, comparisons and the terminal."""
+        found = dict(self.scaled)
+        if self.corrupted:
+            found["mca"] = corruption_accuracy(self.corrupted)["mca"]
+        if self.superclasses:
+            found["superclass_error"] = superclass_error(predicted, targets, self.superclasses)
+        sets = list(self.ood.values())
+        for name, key in product(("msp", "odin"), ("auroc", "fpr95")):
+            if sets and name in sets[0]:
+                found[f"{name}_{key}"] = float(np.mean([one[name][key] for one in sets]))
+        return found
+
+
 def write_report(
     predictions: Predictions,
     out_dir: str | Path,
@@ -56,7 +91,7 @@ def write_report(
     classes: Sequence[str] | None = None,
     info: Mapping[str, Any],
     images: Callable[[int], NDArray[np.uint8]] | None = None,
-    corrupted: Mapping[str, Sequence[float]] | None = None,
+    extras: Extras | None = None,
 ) -> Path:
     """Writes ``metrics.json`` and one self-contained ``report.html``, and returns the path of the latter.
 
@@ -65,20 +100,25 @@ def write_report(
         classes: a name for every output of the model; numbers when None.
         info: what was evaluated and how (checkpoint, data, command, versions), shown as a table.
         images: returns the image at a position of the data set, uint8 ``[H, W, 3]``. None leaves out the images.
-        corrupted: what `corrupted_top1` returned, for a table of it and its mean, ``mca``.
     """
+    extras = extras or Extras()
     outputs = predictions.logits.shape[1]
     names = [f"class {k}" for k in range(outputs)] if classes is None else list(classes)
     if len(names) != outputs:
         raise SkdError(f"{len(names)} class names do not fit a model with {outputs} outputs")
-    metrics = summarize(predictions)
     scores = score(predictions.logits, predictions.targets)
+    metrics = summarize(predictions) | extras.metrics(scores.predicted, predictions.targets)
     bins = bin_confidences(scores.confidence, scores.correct, 20)
-    saved = {"metrics": metrics, "reliability": vars(bins), "info": info, "skipped": len(predictions.skipped)}
-    mean_top1 = corruption_accuracy(corrupted) if corrupted else {}
-    if corrupted:
-        metrics["mca"] = mean_top1["mca"]
-        saved["corruptions"] = corrupted
+    intervals = calibration_intervals(scores)
+    saved = {"metrics": metrics, "intervals": intervals, "reliability": vars(bins), "info": info,
+             "skipped": len(predictions.skipped)}  # fmt: skip
+    # [C, C] images: rows are the classes, columns the predictions
+    confusion = np.bincount(predictions.targets.numpy() * outputs + scores.predicted, minlength=outputs**2)
+    confusion = confusion.reshape(outputs, outputs)
+    if extras.corrupted:
+        saved["corruptions"] = extras.corrupted
+    if extras.ood:
+        saved["ood"] = extras.ood
     write_json(Path(out_dir) / "metrics.json", saved)
     page = Path(out_dir) / "report.html"
     write_page(
@@ -87,15 +127,18 @@ def write_report(
         title=title,
         metrics=metrics,
         bins=bins,
+        intervals=intervals,
         overconfidence=float(scores.confidence.mean() - scores.correct.mean()),
         reliability_plot=reliability_plot(bins),
         confidence_plot=confidence_plot(bins),
         class_count=outputs,
-        worst_classes=_worst_classes(scores, predictions.targets.numpy(), names),
+        worst_classes=_worst_classes(confusion, names),
+        confusion_plot=confusion_plot(confusion, names) if outputs <= _MOST_DRAWN else None,
         wrong_count=int((~scores.correct).sum()),
         worst_images=_worst_images(predictions, scores, names, images) if images is not None else None,
-        corrupted=corrupted,
-        mean_top1=mean_top1,
+        corrupted=extras.corrupted,
+        mean_top1=corruption_accuracy(extras.corrupted) if extras.corrupted else {},
+        ood=extras.ood,
         info=info,
         skipped=sorted(predictions.skipped.items())[:50],
         skipped_count=len(predictions.skipped),
@@ -103,17 +146,16 @@ def write_report(
     return page
 
 
-def _worst_classes(scores: Scores, targets: NDArray[np.int64], names: list[str]) -> list[tuple[Any, ...]]:
+def _worst_classes(confusion: NDArray[np.int64], names: list[str]) -> list[tuple[Any, ...]]:
     """Up to 15 classes with errors, lowest accuracy first (of equals the larger): name, images, accuracy, confusion."""
-    images = np.bincount(targets, minlength=len(names))
-    right = np.bincount(targets[scores.correct], minlength=len(names))
+    images, right = confusion.sum(axis=1), confusion.diagonal()
+    wrong = confusion - np.diag(right)
     accuracy = right / np.maximum(images, 1)
     order = np.lexsort((-images, accuracy))
-    rows = []
-    for number in order[right[order] < images[order]][:15]:
-        confused = np.bincount(scores.predicted[(targets == number) & ~scores.correct])
-        rows.append((names[number], images[number], accuracy[number], names[confused.argmax()], confused.max()))
-    return rows
+    return [
+        (names[number], images[number], accuracy[number], names[wrong[number].argmax()], wrong[number].max())
+        for number in order[right[order] < images[order]][:15]
+    ]
 
 
 def _worst_images(

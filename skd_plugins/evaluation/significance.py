@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special, stats
 
-from .metrics import Array, check_rows
+from .metrics import Array, check_rows, ece, nll
+from .predictions import Predictions
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,10 @@ def fit_temperature(logits: Array, targets: Array) -> float:
         return float(np.mean(special.logsumexp(scale * rows, axis=1) - scale * at_target))
 
     return float(np.exp(optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
+
+
+def temperature_scaled(held: Predictions, reported: Predictions) -> dict[str, float]:
+    """NLL and ECE of `reported` at the temperature that fits `held`, which are other images."""
+    temperature = fit_temperature(held.logits, held.targets)
+    logits, targets = reported.logits.double() / temperature, reported.targets
+    return {"temperature": temperature, "scaled_nll": nll(logits, targets), "scaled_ece": ece(logits, targets)}

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from .metrics import Reliability
 
@@ -145,6 +146,35 @@ def confidence_plot(bins: Reliability) -> Markup:
             hover = f"{kinds[kind][k]:,} {kind} at {low:.0%} to {high:.0%} confidence ({share:.1%} of the {kind})"
             plot.bar(kind, (low, high), (0, sign * share), hover)
     plot.add("line", "axis", x1=plot.left, x2=plot.right, y1=plot.y(0), y2=plot.y(0))
+    return plot.render()
+
+
+def confusion_plot(counts: NDArray[np.int64], names: Sequence[str]) -> Markup:
+    """The share of each class (row) that was taken for each (column); small matrices have the counts too."""
+    classes = len(names)
+    cell = max(14, min(44, 420 // classes))  # the names' lines are 14 pixels high
+    short = [name if len(name) <= 16 else f"{name[:15]}…" for name in names]
+    edge, side = 30 + 7 * max(map(len, short)), cell * classes  # 7 pixels a character
+    margins = (edge, 8, 8, edge)
+    plot = _Plot("Confusion matrix", (side + edge + 8, side + edge + 8), (0, classes), (classes, 0), margins)
+    plot.svg.attrib |= {"class": "plot matrix", "style": f"width: {side + edge + 8}px"}
+    for k, name in enumerate(short):
+        x, y = plot.x(k + 0.5) + 4, plot.y(k + 0.5) + 4
+        plot.text("tick end", name, plot.left - 6, y)
+        plot.text("tick end", name, x, plot.bottom + 8, transform=f"rotate(-90 {x:g} {plot.bottom + 8:g})")
+    plot.add("rect", "frame", x=plot.left, y=plot.top, width=side, height=side)
+    for row, column in np.argwhere(counts):
+        count, images = int(counts[row, column]), int(counts[row].sum())
+        kind, verb = ("right", "right") if row == column else ("wrong", f"taken for {names[column]}")
+        hover = f"{names[row]}: {count:,} of {images:,} {verb} ({count / images:.1%})"
+        share = 0.15 + 0.85 * count / images  # a single image can be seen too
+        place = {"x": plot.x(column) + 0.5, "y": plot.y(row) + 0.5, "width": cell - 1, "height": cell - 1}
+        plot.add("rect", kind, hover, **place, fill_opacity=share)
+        if cell >= 26:
+            ink = "inverse" if share > 0.6 else "count"
+            plot.text(f"{ink} middle", f"{count}", plot.x(column + 0.5), plot.y(row + 0.5) + 4, pointer_events="none")
+    plot.text("label middle", "taken for", plot.left + side / 2, plot.bottom + edge - 4)
+    plot.side_label("class")
     return plot.render()
 
 

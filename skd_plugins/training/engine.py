@@ -145,7 +145,8 @@ class Run:
     def _start_reporting(self) -> None:
         recipe = self.recipe
         if recipe.trackers:
-            self.accelerator.init_trackers(recipe.name)
+            wandb = {"dir": self.folder, "config": recipe.to_json()}  # TensorBoard takes no nested values
+            self.accelerator.init_trackers(recipe.name, init_kwargs={"wandb": wandb})
         self.log = RunLog(self.accelerator, self.folder / "metrics.jsonl", self.step)
         main = self.accelerator.is_main_process
         self.progress = Progress(enabled=main, total=int(self.total_steps), start=self.step, name=recipe.name)

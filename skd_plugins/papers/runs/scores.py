@@ -18,7 +18,7 @@ from ...data.find import find_split
 from ...data.loader import Loader
 from ...evaluation.attacks import FGSM
 from ...evaluation.metrics import top1
-from ...evaluation.ood import hold_out, odin_scores, ood_metrics, tune_odin
+from ...evaluation.ood import odin_metrics
 from ...evaluation.predictions import predict
 from ...evaluation.report import corruption_accuracy, summarize
 from ...recipe import Recipe, replace
@@ -114,21 +114,18 @@ def corruptions(subject: Subject) -> Values:
 def ood(subject: Subject) -> Values:
     """ODIN tuned on held-out images; its metrics on the others, for each set and as their plain mean."""
     model = subject.network()
-    held, grid = 1000, {}
+    held = 1000
+    grid: dict[str, tuple[float, ...]] = {}
     if subject.datasets.scale == "mini":
         held, grid = 60, {"temperatures": (1.0, 1000.0), "eps": (0.0, 0.002)}
     inside = subject.loader(subject.data)
-    inside_held, inside_mask = hold_out(inside, held)
     values: Values = {}
     metrics: list[dict[str, float]] = []
     for name, folder in OUTSIDE.items():
         outside = subject.loader(subject.datasets.existing(folder))
-        outside_held, outside_mask = hold_out(outside, held)
-        odin, _ = tune_odin(model, inside_held, outside_held, **subject.normalisation, **grid)
-        inside_scores = odin_scores(model, inside, odin)[~inside_mask]
-        outside_scores = odin_scores(model, outside, odin)[~outside_mask]
-        metrics.append(ood_metrics(inside_scores, outside_scores))
-        values |= {f"{name}/{key}": value for key, value in metrics[-1].items()}
+        found, odin = odin_metrics(model, inside, outside, held, **grid)
+        metrics.append(found)
+        values |= {f"{name}/{key}": value for key, value in found.items()}
         values |= {f"{name}/temperature": odin.temperature, f"{name}/eps": odin.eps}
     return values | {f"average/{key}": float(np.mean([one[key] for one in metrics])) for key in metrics[0]}
 
