@@ -162,7 +162,7 @@ def load_body(model: nn.Module, weights: dict[str, Tensor], *, what: str) -> str
         body = {key: value for key, value in weights.items() if not key.startswith(head)}
         own = {key: value for key, value in model.state_dict().items() if key.startswith(head)}
         load_into(model, body | own, what=what)
-        return f"{error}; all others do, and the classifier starts at random"
+        return f"{error}; the rest fits, and the classifier starts at random"
 
 
 def _plain(content: dict[str, Any], path: Path, ema: bool | None) -> dict[str, Tensor]:
