@@ -1,6 +1,7 @@
 """Comparisons over seeds: the statistics against scipy's and by hand, and the command on a tiny recipe."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +70,16 @@ def test_a_study(tmp_path: Path, digits_beton: Path, capsys: pytest.CaptureFixtu
     script = tmp_path / "tiny.py"
     script.write_text(RECIPE)
     out = tmp_path / "out"
+    for half in ("train", "val"):
+        (tmp_path / half).mkdir()
+        for file in digits_beton.glob(f"{half}.beton*"):
+            shutil.copy(file, tmp_path / half / file.name.replace("train", "val"))
     variants = ("ce max_steps=2", "cs_kd weight=0.5 max_steps=2")
 
-    def run() -> dict[str, object]:
-        study(script, data=digits_beton, test=digits_beton, variants=variants, seeds=2, first_seed=5, out=out, jobs=2)
+    def run(test: str = "train") -> dict[str, object]:
+        study(
+            script, data=digits_beton, test=tmp_path / test, variants=variants, seeds=2, first_seed=5, out=out, jobs=2
+        )
         result: dict[str, object] = json.loads((out / "study.json").read_text())["variants"]
         return result
 
@@ -91,6 +98,8 @@ def test_a_study(tmp_path: Path, digits_beton: Path, capsys: pytest.CaptureFixtu
     changed = (folder / "last.pt").stat().st_mtime_ns
     assert run() == first
     assert (folder / "last.pt").stat().st_mtime_ns == changed, "a complete run is not repeated"
+    other = run("val")[variants[1]]
+    assert other["error"]["values"] != first[variants[1]]["error"]["values"], "measured again on the other images"  # type: ignore[index]
     assert "cs_kd weight=0.5" in capsys.readouterr().out
     assert (out / "study.md").read_text().startswith("| variant | error % |")
 
@@ -111,3 +120,9 @@ def test_bad_input_is_said_before_hours_are_spent(
     with pytest.raises(SkdError, match=message):
         study(tmp_path / "tiny.py", **{"data": digits_beton, "out": tmp_path / "out", **changed})  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_temperature_is_never_fitted_on_what_is_reported(tmp_path: Path, digits_beton: Path) -> None:
+    (tmp_path / "tiny.py").write_text(RECIPE)
+    with pytest.raises(SkdError, match="--test .* has the images that fit the temperature"):
+        study(tmp_path / "tiny.py", data=digits_beton, test=digits_beton / "val.beton", out=tmp_path / "out")

@@ -23,7 +23,8 @@ from ..common.errors import SkdError
 from ..common.files import write_json
 from ..common.meter import tracked
 from ..common.run_files import read_metrics
-from ..evaluation.evaluate import evaluate_weights
+from ..data.loader import open_data
+from ..evaluation.evaluate import evaluate_weights, evaluation_half
 from ..evaluation.predictions import Predictions
 from ..evaluation.significance import difference, holm, temperature_scaled
 from ..recipe import Recipe, override, replace
@@ -68,6 +69,8 @@ def study(
     if seeds < 2:
         raise SkdError(f"--seeds is {seeds}, but a difference needs at least 2")
     plans = plans_of(recipe_in(recipe), variants, data)
+    if test is not None:
+        _check_test(data, test)
     work = [replace(varied, seed=first_seed + seed) for seed in range(seeds) for varied in plans.values()]
     runs = train_and_measure(work, data, test, out, jobs)
     numbers = {name: [run[1] for run in runs[number :: len(plans)]] for number, name in enumerate(plans)}
@@ -102,6 +105,14 @@ def plans_of(recipe: Recipe, variants: tuple[str, ...], data: Path) -> dict[str,
     if len(plans) < max(2, len(variants)):
         raise SkdError(f"--variants needs at least two different ones, got {', '.join(variants) or 'none'}")
     return plans
+
+
+def _check_test(data: Path, test: Path) -> None:
+    held, reported = (evaluation_half("", str(folder)) for folder in (data, test))
+    if held.resolve() == reported.resolve():
+        raise SkdError(f"--test {test} has the images that fit the temperature; give others, or leave it out")
+    if open_data(held).classes != open_data(reported).classes:
+        raise SkdError(f"--test {test} and --data {data} name or order their classes differently")
 
 
 def train_and_measure(
@@ -140,7 +151,7 @@ def measure(run: Path, data: Path, test: Path | None) -> dict[str, float]:
     for name, source in {"evaluation": data, "evaluation-test": test}.items():
         if source is not None:
             folder = run / name
-            if not all((folder / file).exists() for file in ("predictions.safetensors", "metrics.json")):
+            if not _is_evaluated(run, folder, source):
                 evaluate_weights(run, data=str(source), out=folder, workers=1, save_predictions=True)
             predictions[name] = Predictions.load(folder / "predictions.safetensors")
             numbers[name] = read_metrics(folder / "metrics.json")["metrics"]
@@ -152,6 +163,15 @@ def measure(run: Path, data: Path, test: Path | None) -> dict[str, float]:
     if test:
         result |= temperature_scaled(predictions["evaluation"], predictions["evaluation-test"])
     return result
+
+
+def _is_evaluated(run: Path, folder: Path, source: Path) -> bool:
+    """Whether the folder has the evaluation of the run as it is now, on these data."""
+    metrics = folder / "metrics.json"
+    if not metrics.exists() or not (folder / "predictions.safetensors").exists():
+        return False
+    same = Path(read_metrics(metrics)["info"]["data"]).resolve() == evaluation_half("", str(source)).resolve()
+    return same and metrics.stat().st_mtime_ns > (run / "last.pt").stat().st_mtime_ns
 
 
 def summarise(numbers: dict[str, list[dict[str, float]]]) -> dict[str, Any]:

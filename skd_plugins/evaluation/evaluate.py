@@ -107,8 +107,8 @@ def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path 
     recipe = _recipe(card, wanted)
     recipe = replace(recipe, eval_batch_size=how.batch_size, workers=how.workers, skip_broken=how.skip_broken)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    path = _validation_half(recipe.dataset, data)
-    others = {name: _validation_half("", name) for name in (*how.ood, how.temperature_from) if name}
+    path = evaluation_half(recipe.dataset, data)
+    others = {name: evaluation_half("", name) for name in (*how.ood, how.temperature_from) if name}
     for name, other in others.items():
         if other.resolve() == path.resolve():
             raise SkdError(f"{name} is what is evaluated; give other images to --ood and --temperature-from")
@@ -287,7 +287,8 @@ def _check_same_data(metrics: Path, sources: Mapping[str, Any]) -> None:
             raise SkdError(f"{metrics.parent} has the evaluation on {old}; give another folder for {new}: --out")
 
 
-def _validation_half(dataset: str, data: str | None) -> Path:
+def evaluation_half(dataset: str, data: str | None) -> Path:
+    """The file or folder whose images are evaluated; `dataset` is used without `data`."""
     folder = resolve_data(dataset, data)
     if folder.is_file():
         return folder
