@@ -1,13 +1,11 @@
-"""``skd evaluate``: from weights and data to a report."""
+"""From weights and data to a report."""
 
 import json
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import tyro
 from torch import nn
 
 from ..common.environment import environment
@@ -23,68 +21,18 @@ from ..weights import load_network
 from ..weights.load import weights_file
 from ..weights.manifest import WEIGHTS_FILE
 from .attacks import FGSM, PGD
-from .comparison import metrics_line
 from .corruptions import Corruption, photographs
 from .metrics import top1
+from .options import Options
 from .predictions import predict
 from .report import write_report
 
 _EPS = 8 / 255
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Which weights to evaluate, and how.
-
-    Args:
-        which: which checkpoint of a run's folder.
-        raw: the raw weights, if the checkpoint also has averaged ones.
-        batch_size: images a batch.
-        workers: decoding threads or processes.
-        skip_broken: leave undecodable images out and count them.
-        save_predictions: write logits, features and targets too (600 MB for ImageNet).
-        attack: evaluate on adversarial images instead.
-        eps: how far the attack may change a pixel, in [0, 1]; 8/255 (0.0314) by default.
-        corruptions: measure the accuracy under the 15 corruptions of ImageNet-C at 5 severities too, in 75 more passes.
-    """
-
-    which: Literal["last", "best"] = "last"
-    raw: tyro.conf.FlagCreatePairsOff[bool] = False
-    batch_size: int = 256
-    workers: int = 4
-    skip_broken: tyro.conf.FlagCreatePairsOff[bool] = False
-    save_predictions: tyro.conf.FlagCreatePairsOff[bool] = False
-    attack: Literal["fgsm", "pgd"] | None = None
-    eps: float | None = None
-    corruptions: tyro.conf.FlagCreatePairsOff[bool] = False
-
-
-def evaluate(
-    weights: tyro.conf.Positional[str],
-    *,
-    data: str | None = None,
-    out: Path | None = None,
-    evaluation: tyro.conf.OmitArgPrefixes[Options] = Options(),  # frozen
-) -> None:
-    """Evaluate a run, a checkpoint, a file or a name of weights: metrics.json and a report.html.
-
-    Args:
-        weights: a run's folder, a checkpoint (.pt), exported weights (.safetensors), or a name: of released weights
-            (skd weights list), timm/NAME.TAG, torchvision/NAME.WEIGHTS.
-        data: folder with val.beton or val/, or that file or folder itself; the embedded digits by default if the
-            network was trained on them.
-        out: where the report goes; by default "evaluation" beside the weights, or evaluation/NAME for a name. Other
-            checkpoints, raw weights, attacks and corruptions get their own folder, such as "evaluation-best-raw".
-        evaluation: which weights, and how.
-    """
-    report = evaluate_weights(weights, data=data, out=out, **vars(evaluation))
-    print(metrics_line(report.with_name("metrics.json")))
-    print(f"report: {report}")
-
-
 @explains()
 def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path | None = None, **options: Any) -> Path:
-    """`evaluate`, with the fields of `Options` as arguments; returns the path of the report."""
+    """``skd evaluate`` with the fields of `Options` as arguments; returns the path of the report."""
     how = Options(**options)
     if how.eps is not None and how.attack is None:
         raise SkdError(f"eps={how.eps:g} is the budget of an attack; choose one: --attack fgsm")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special, stats
+import scipy  # its parts are imported on first use
 
 from .metrics import Array, check_rows
 
@@ -25,7 +25,7 @@ def difference(values: Sequence[float], baseline: Sequence[float]) -> Difference
     if not differences.std():  # the t-test is not defined
         mean = float(differences.mean())
         return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0)
-    test = stats.ttest_1samp(differences, 0)
+    test = scipy.stats.ttest_1samp(differences, 0)
     low, high = test.confidence_interval()
     return Difference(float(differences.mean()), float(low), float(high), float(test.pvalue))
 
@@ -47,6 +47,6 @@ def fit_temperature(logits: Array, targets: Array) -> float:
 
     def loss(log_temperature: float) -> float:
         scale = np.exp(-log_temperature)
-        return float(np.mean(special.logsumexp(scale * rows, axis=1) - scale * at_target))
+        return float(np.mean(scipy.special.logsumexp(scale * rows, axis=1) - scale * at_target))
 
-    return float(np.exp(optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
+    return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from safetensors import SafetensorError
@@ -13,12 +13,12 @@ from ..common.errors import SkdError
 from ..common.files import file_sha256
 from ..common.typed import first_problem
 from ..networks.create import build_network, constructor_errors, with_classes, with_classifier
+from . import Which
 from . import checkpoint as checkpoints
 from .download import download
 from .manifest import CARD_FILE, WEIGHTS_FILE, all_releases, check_name
 from .upstream import create_published, is_published
 
-Which = Literal["last", "best"]
 _Positive = Annotated[FiniteFloat, Field(gt=0)]
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...common.errors import SkdError
 from ...common.meter import tracked
@@ -58,14 +57,15 @@ def run_writer(source: Source, part: Path, options: WriterOptions, *, workers: i
 
 def _ffcv() -> tuple[Any, Any]:
     """FFCV's modules; they are optional and take seconds to import."""
-    threads = torch.get_num_threads()
     try:
         import numba
+        import torch
 
         # FFCV starts numba's threads. With numba's default, TBB, a process that has forked never ends on a machine with
         # one processor (seen with numba 0.68: it waits for TBB's workers when Python unloads the module).
         if "NUMBA_THREADING_LAYER" not in os.environ:
             numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
+        threads = torch.get_num_threads()
         from ffcv import fields, writer
     except ImportError as error:
         raise SkdError(f"writing .beton files needs FFCV ({error}): install skd_plugins[ffcv]") from None
