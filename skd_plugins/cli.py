@@ -1,6 +1,7 @@
 """The ``skd`` command. It imports only the module of the command that runs, so that help and version are quick."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -66,6 +67,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"skd_plugins {version('skd_plugins')}")
         return
     quieten_bars()
+    if argv is None:  # in a process of our own: importing FFCV, to write files, would compile its loader for seconds
+        os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
     config = (*HELP, tyro.conf.FlagCreatePairsOff)
     name = arguments[0].replace("_", "-") if arguments else ""
     if name in COMMANDS:
