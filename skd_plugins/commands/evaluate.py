@@ -8,13 +8,15 @@ from .. import evaluation as evaluations
 from ..evaluation.comparison import metrics_line
 from ..evaluation.options import Options
 
+_DEFAULT = Options()
+
 
 def evaluate(
     weights: tyro.conf.Positional[str],
     *,
     data: str | None = None,
     out: Path | None = None,
-    evaluation: tyro.conf.OmitArgPrefixes[Options] = Options(),  # frozen
+    evaluation: tyro.conf.OmitArgPrefixes[Options] = _DEFAULT,
 ) -> None:
     """Evaluate a run, a checkpoint, a file or a name of weights: metrics.json and a report.html.
 

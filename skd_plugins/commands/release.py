@@ -109,7 +109,9 @@ def release(
     return folder
 
 
-def _export(run: str | Path, part: Path, tag: str | None, which: Which, raw: bool) -> tuple["nn.Module", dict[str, Any]]:
+def _export(
+    run: str | Path, part: Path, tag: str | None, which: Which, raw: bool
+) -> tuple["nn.Module", dict[str, Any]]:
     """Writes the weights; returns the network and its card, with the release's name."""
     exported = weights.export_weights(run, part, name=Path(WEIGHTS_FILE).stem, which=which, ema=False if raw else None)
     model, card = weights.load_network(exported)

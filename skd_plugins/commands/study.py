@@ -113,8 +113,7 @@ def train_and_measure(
     work = partial(_train_and_measure, data=data, test=test, out=out)
     jobs = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     try:
-        one_thread = dict(initializer=torch.set_num_threads, initargs=(1,))
-        with ProcessPoolExecutor(jobs, get_context("spawn"), **one_thread) as pool:
+        with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
             return list(tracked(pool.map(work, recipes), "training", len(recipes)))
     except BrokenProcessPool:
         raise SkdError(f"a training was killed, maybe for lack of memory; --jobs {jobs - 1 or 1} continues") from None

@@ -9,7 +9,9 @@ from ..common.lazy import lazy
 
 if TYPE_CHECKING:
     from .comparison import compare as compare
+    from .corruptions import Corruption as Corruption
     from .corruptions import corrupt as corrupt
+    from .corruptions import photographs as photographs
     from .evaluate import evaluate_weights as evaluate_weights
     from .metrics import Reliability as Reliability
     from .metrics import ece as ece
@@ -28,7 +30,7 @@ __getattr__ = lazy(
     __name__,
     {
         "comparison": ["compare"],
-        "corruptions": ["corrupt"],
+        "corruptions": ["Corruption", "corrupt", "photographs"],
         "evaluate": ["evaluate_weights"],
         "metrics": ["Reliability", "ece", "nll", "reliability", "top1", "top5"],
         "predictions": ["Predictions", "predict"],

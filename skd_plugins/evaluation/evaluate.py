@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import evaluation
 from ..common.environment import environment
 from ..common.errors import SkdError
 from ..common.meter import tracked
@@ -21,7 +22,6 @@ from ..weights import load_network
 from ..weights.load import weights_file
 from ..weights.manifest import WEIGHTS_FILE
 from .attacks import FGSM, PGD
-from .corruptions import Corruption, photographs
 from .metrics import top1
 from .options import Options
 from .predictions import predict
@@ -39,7 +39,7 @@ def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path 
     if how.attack and how.corruptions:
         raise SkdError(f"--attack {how.attack} and --corruptions are two evaluations; give one at a time")
     if how.corruptions:
-        photographs()  # raises if they are missing
+        evaluation.photographs()  # raises if they are missing
     model, card = load_network(weights, which=how.which, ema=False if how.raw else None)
     recipe = replace(_recipe(card), eval_batch_size=how.batch_size, workers=how.workers, skip_broken=how.skip_broken)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -96,7 +96,7 @@ def corrupted_top1(model: nn.Module, loader: Loader) -> dict[str, list[float]]:
     """Accuracy under each of the fifteen corruptions at severities 1 to 5, with a separate pass for each."""
     found: dict[str, list[float]] = {name: [] for name in CORRUPTIONS}
     for name, severity in tracked(list(product(CORRUPTIONS, SEVERITIES)), "corruptions"):
-        perturb = Corruption(name=name, severity=severity, mean=loader.mean, std=loader.std)
+        perturb = evaluation.Corruption(name=name, severity=severity, mean=loader.mean, std=loader.std)
         predictions = predict(model, loader, perturb=perturb)
         found[name].append(top1(predictions.logits, predictions.targets))
     return found

@@ -19,8 +19,8 @@ from ...common.rng import keys
 from ..sources import Image, Source
 
 # FFCV fails on an image larger than a page, and writes whole pages: one for the tables and at least one a process. So a
-# small set (in bytes of its pixels) gets the smallest page that FFCV allows and that holds its images. For a large one we
-# can afford a page that holds a photograph of tens of megapixels as JPEG.
+# small set (in bytes of its pixels) gets FFCV's smallest page, or one that holds its images. For many images we can
+# afford a page that holds a photograph of tens of megapixels as JPEG.
 _SMALL_PAGE, _SMALL_SET = 1 << 21, 1 << 25
 _PAGE, _LARGE_SET, _LARGE_PAGE = 1 << 23, 10_000, 1 << 25
 _JPEG_TABLES = 1000  # bytes; a JPEG of a tiny image is larger than its pixels
