@@ -3,30 +3,11 @@
 The public names. Each is imported on first use, so that ``import skd_plugins`` takes no time.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .common.lazy import lazy
 
 __version__ = "0.1.0"
-
-_PUBLIC = {
-    "Method": "methods",
-    "register_method": "methods",
-    "get_method": "methods",
-    "list_methods": "methods",
-    "MethodTask": "methods.task",
-    "create_task": "methods.task",
-    "create_model": "weights.load",
-    "make_loader": "data",
-    "Recipe": "recipe",
-    "main": "training.main",
-    "replace": "recipe",
-    "train": "training.engine",
-    "predict": "evaluation.predictions",
-    "Predictions": "evaluation.predictions",
-    "export_weights": "weights",
-    "load_weights": "weights",
-    "SkdError": "common.errors",
-}
 __all__ = [
     "Method",
     "MethodTask",
@@ -50,20 +31,28 @@ __all__ = [
 if TYPE_CHECKING:
     from .common.errors import SkdError
     from .data import make_loader
-    from .evaluation.predictions import Predictions, predict
+    from .evaluation import Predictions, predict
     from .methods import Method, get_method, list_methods, register_method
     from .methods.task import MethodTask, create_task
     from .recipe import Recipe, replace
-    from .training.engine import train
+    from .training import train
     from .training.main import main
-    from .weights import export_weights, load_weights
-    from .weights.load import create_model
+    from .weights import create_model, export_weights, load_weights
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'skd_plugins' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+__getattr__ = lazy(
+    __name__,
+    {
+        "common.errors": ["SkdError"],
+        "data": ["make_loader"],
+        "evaluation": ["Predictions", "predict"],
+        "methods": ["Method", "get_method", "list_methods", "register_method"],
+        "methods.task": ["MethodTask", "create_task"],
+        "recipe": ["Recipe", "replace"],
+        "training": ["train"],
+        "training.main": ["main"],
+        "weights": ["create_model", "export_weights", "load_weights"],
+    },
+)
 
 
 def __dir__() -> list[str]:

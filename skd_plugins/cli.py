@@ -1,6 +1,7 @@
 """The ``skd`` command. It imports only the module of the command that runs, so that help and version are quick."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -37,12 +38,12 @@ class Command(NamedTuple):
 COMMANDS = {
     "write": Command("commands.prepare", "write", "Write images as .beton files (FFCV), or as folders."),
     "data": Command("commands.prepare", "data", "Say what a data set needs, check it, or write it for training."),
-    "evaluate": Command("evaluation.evaluate", "evaluate", "Evaluate a run, a checkpoint or weights, with a report."),
+    "evaluate": Command("commands.evaluate", "evaluate", "Evaluate a run, a checkpoint or weights, with a report."),
     "compare": Command("evaluation.comparison", "compare", "Put evaluated runs side by side."),
     "export": Command("commands.weights", "export", "Export a network for timm, torchvision or detectron2."),
     "release": Command("commands.release", "release", "Prepare weights for others: config, card and checksums."),
-    "weights": Command("commands.weights", "weights", "List, download, verify or locate released weights."),
-    "timm-train": Command("timm_train.inject", "timm_train", "Run timm's own, unmodified train.py with a method."),
+    "weights": Command("commands.weights", "released", "List, download, verify or locate released weights."),
+    "timm-train": Command("commands.timm_train", "timm_train", "Run timm's own, unmodified train.py with a method."),
     "list": Command("commands.listing", "list_names", "List the methods, our networks or the data sets."),
     "demo": Command("commands.demo", "demo", "Train and compare three methods on embedded typefaces."),
     "study": Command("commands.study", "study", "Compare methods on your data, with seeds and p-values."),
@@ -68,6 +69,8 @@ def main(argv: list[str] | None = None) -> None:
     quieten_bars()
     config = (*HELP, tyro.conf.FlagCreatePairsOff)
     name = arguments[0].replace("_", "-") if arguments else ""
+    if argv is None and name in ("write", "data"):  # they import FFCV to write, which would compile its loader
+        os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
     if name in COMMANDS:
         tyro.cli(COMMANDS[name].load(), prog=f"skd {name}", args=arguments[1:], config=config)
         return

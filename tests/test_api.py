@@ -1,5 +1,6 @@
 """The public names, and what their import costs."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,29 @@ def test_every_public_name_is_there() -> None:
     assert set(skd_plugins.__all__) <= set(dir(skd_plugins))
     with pytest.raises(AttributeError, match="nothing"):
         _ = skd_plugins.nothing
+
+
+COMMANDS = """if True:
+    import sys
+    from skd_plugins.cli import COMMANDS, main
+    for arguments in [*([name, "--help"] for name in COMMANDS), ["list"], ["list", "models"], ["list", "datasets"],
+                      ["weights", "list"], ["reproduce", "--list"]]:
+        try:
+            main(arguments)
+        except SystemExit as exited:
+            assert not exited.code, arguments
+        print("heavy:", arguments, [name for name in ("torch", "ffcv", "sklearn", "matplotlib") if name in sys.modules])
+"""
+
+
+def test_help_and_lists_start_without_torch(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
+    )
+    found = [line for line in done.stdout.splitlines() if line.startswith("heavy:")]
+    assert len(found) == 19
+    assert [line for line in found if not line.endswith("[]")] == []
 
 
 def test_importing_the_package_and_the_help_of_skd_import_nothing_heavy() -> None:

@@ -15,6 +15,7 @@ import pytest
 import skd_plugins
 from skd_plugins import list_methods
 from skd_plugins.cli import COMMANDS, main
+from skd_plugins.commands.listed import found
 from skd_plugins.methods.overview import method_rows
 
 ROOT = Path(__file__).parents[1]
@@ -147,6 +148,8 @@ def test_the_methods_rows_are_right() -> None:
     assert rows["cs_kd_e"][2:] == (("anchor", "pair", "clean"), 0, pytest.approx(5 / 3))
     assert rows["dml"][2:] == (("anchor",), 25_557_032, 2), "a ResNet-50"
     assert rows["byot"].extra > 0
+    listed = json.loads((ROOT / "skd_plugins/commands/listed.json").read_text())
+    assert listed == json.loads(json.dumps(found())), "run: python -m skd_plugins.commands.listed"
 
 
 @pytest.mark.parametrize(

@@ -46,18 +46,20 @@ def test_a_bad_image_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
-def dies() -> None:
+def dies() -> Pixels:
     """The end of a writer's process, as by the kernel when memory runs out; never of the tests' own."""
-    assert os.getpid() != MAIN
+    if os.getpid() == MAIN:  # which looks at small images beforehand
+        return np.zeros((4, 4, 3), np.uint8)
     os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
 
 def fills_the_disk() -> Pixels:
     """What is written after this fails, as on a full disk, though every sample has been counted."""
     import resource
 
-    assert os.getpid() != MAIN
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    if os.getpid() != MAIN:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     return np.zeros((4, 4, 3), np.uint8)
 
 
@@ -93,7 +95,7 @@ def _interrupted(path: Path, whom: str) -> None:
     main = os.getpid()
 
     def load(index: int) -> Pixels:
-        if index == 30:
+        if index == 30 and os.getpid() != main:  # which looks at small images beforehand
             time.sleep(0.3)
             os.killpg(main, signal.SIGINT) if whom == "group" else os.kill(main, signal.SIGINT)
             time.sleep(600)

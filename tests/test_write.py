@@ -101,6 +101,19 @@ def test_raw_images_larger_than_a_page(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored_pixels(path, 1), large[:50, :60])
 
 
+def test_the_page_fits_the_data(tmp_path: Path) -> None:
+    """A file has a page for its tables and at least one for its images; FFCV's smallest page has 2 MiB."""
+    from ffcv.reader import Reader  # slow to import
+
+    tiny, large = np.full((28, 28, 3), 7, np.uint8), np.zeros((2000, 2000, 3), np.uint8)
+    for images, page, workers in (([tiny] * 400, 1 << 21, 0), ([tiny, large], 1 << 24, 0), ([large] * 3, 1 << 23, 1)):
+        path = write_beton(source_of(images), tmp_path / "a.beton", workers=workers)
+        written = Reader(str(path))
+        assert (written.page_size, written.num_samples) == (page, len(images))
+        assert 2 * page <= path.stat().st_size < 2.1 * page
+        np.testing.assert_allclose(stored_pixels(path, len(images) - 1), images[-1], atol=1)
+
+
 def test_max_resolution(photographs: list[Pixels], tmp_path: Path) -> None:
     path = write_beton(source_of(photographs), tmp_path / "a.beton", max_resolution=100, raw_share=1.0, workers=1)
     data = BetonFile(path)

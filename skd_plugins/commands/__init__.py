@@ -1,1 +1,1 @@
-"""The subcommands of `skd` that build on all other parts: doctor, demo, list, data, write, release, weights."""
+"""The subcommands of `skd` that build on all other parts. Their files load no torch, so that their help is quick."""

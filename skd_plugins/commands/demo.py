@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from .. import weights
 from ..common.errors import SkdError
 from ..data.find import embedded
-from ..evaluation import compare
+from ..evaluation.comparison import compare
 from ..recipe import replace
 from ..training.project import recipe_of
-from ..weights import export_weights
 from .study import print_table, summarise, train_and_measure
 
 RECIPES = ("glyphs_ce", "glyphs_cskd", "glyphs_sddropout")
@@ -27,12 +27,12 @@ def demo(*, out: Path = Path("runs/demo"), seeds: int = 3) -> None:
     recipes = [replace(recipe_of(name), seed=seed) for seed in range(seeds) for name in RECIPES]
     measured = train_and_measure(recipes, data, test, out)
     runs = [run for run, _ in measured]
-    weights = [export_weights(run, out / "weights") for run in runs[: len(RECIPES)]]
+    exported = [weights.export_weights(run, out / "weights") for run in runs[: len(RECIPES)]]
     print_table(summarise({
         name: [numbers for _, numbers in measured[number :: len(RECIPES)]] for number, name in enumerate(RECIPES)
     }))  # fmt: skip
     print(f"compare: {compare([run / 'evaluation-test' for run in runs], out / 'compare.html', show=False)}")
     for run in runs[: len(RECIPES)]:
         print(f"report: {run / 'evaluation-test' / 'report.html'}")
-    for path in weights:
+    for path in exported:
         print(f"weights: {path}")

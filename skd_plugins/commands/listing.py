@@ -1,17 +1,17 @@
 """``skd list``: methods, networks and data sets by name."""
 
+import json
+from importlib.resources import files
 from typing import Literal
 
-import timm
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from ..data.datasets import list_datasets
-from ..methods.overview import method_rows
-from ..networks import NETWORKS
-from ..networks.create import build_network
+
+# What `listed.py` has found, since to build every method and network takes seconds.
+_LISTED = json.loads(files(__package__).joinpath("listed.json").read_text())
 
 
 def list_names(what: tyro.conf.Positional[Literal["methods", "models", "datasets"]] = "methods") -> None:
@@ -24,9 +24,8 @@ def list_names(what: tyro.conf.Positional[Literal["methods", "models", "datasets
 
 def _methods() -> tuple[Table, str]:
     table = Table("method", "source", "segments", "extra parameters", "step", box=None, pad_edge=False)
-    for row in method_rows():
-        source = row.source.partition(": ")[0].rstrip(".")
-        table.add_row(row.name, source, " ".join(row.segments), f"{row.extra:,}", f"{row.cost:.2f}")
+    for name, source, segments, extra, cost in _LISTED["methods"]:
+        table.add_row(name, source.partition(": ")[0].rstrip("."), " ".join(segments), f"{extra:,}", f"{cost:.2f}")
     return table, (
         "Segments: the parts of a batch, each with the same number of images. Extra parameters: in training only, for "
         "a ResNet-50 with 1,000 classes. Step: passes through the network relative to cross-entropy, counted (forward "
@@ -37,16 +36,11 @@ def _methods() -> tuple[Table, str]:
 
 def _models() -> tuple[Table, str]:
     table = Table("model", "parameters", "input", box=None, pad_edge=False)
-    for name in NETWORKS:
-        config = timm.get_pretrained_cfg(name)
-        assert config is not None  # all of ours have one
-        with torch.device("meta"):
-            model = build_network(name, num_classes=config.num_classes)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        table.add_row(name, f"{parameters:,} ({config.num_classes} classes)", f"{config.input_size[-1]} px")
+    for name, parameters, classes, pixels in _LISTED["models"]:
+        table.add_row(name, f"{parameters:,} ({classes} classes)", f"{pixels} px")
     return table, (
-        f"and {len(timm.list_models()) - len(NETWORKS):,} networks of timm (timm.list_models()), and torchvision's as "
-        "torchvision/NAME (torchvision.models.list_models())"
+        "and the networks of timm (timm.list_models()), and torchvision's as torchvision/NAME "
+        "(torchvision.models.list_models())"
     )
 
 

@@ -3,25 +3,23 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
-import torch
+import huggingface_hub
 import tyro
-from huggingface_hub import HfApi, ModelCard, ModelCardData
-from torch import nn
 
+from .. import evaluation, weights
 from ..common.errors import SkdError
-from ..common.files import file_sha256, json_text, write_json
+from ..common.files import file_sha256, json_text
 from ..common.run_files import read_metrics
 from ..data.datasets import KNOWN, find_dataset
 from ..evaluation.comparison import METRICS
-from ..evaluation.evaluate import evaluate_weights
-from ..networks import NETWORKS
-from ..weights import export_detectron2, export_weights, load_network
+from ..weights import Which
 from ..weights.download import one_line_errors
-from ..weights.load import Which
-from ..weights.manifest import CARD_FILE, WEIGHTS_FILE, Release, add_entry, check_addable, check_name, check_url
+from ..weights.manifest import WEIGHTS_FILE, Release, add_entry, check_addable, check_name, check_url
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def release(
@@ -71,10 +69,10 @@ def release(
             check_addable(manifest, name)
         if push:  # now, because the evaluation can take hours
             with one_line_errors(f"can't push to {push}", "log in with: hf auth login"):
-                HfApi().create_repo(push, exist_ok=True)
-        config = _write_config(part, model, card)
+                huggingface_hub.HfApi().create_repo(push, exist_ok=True)
+        config = weights.write_config(part, model, card)
         if detectron2:
-            pickled = export_detectron2(part, part, name=name)
+            pickled = weights.export_detectron2(part, part, name=name)
             settings = pickled.with_suffix(".detectron2.yaml")
             settings.write_text(settings.read_text().replace(str(pickled), pickled.name))
         about = {
@@ -101,15 +99,17 @@ def release(
         add_entry(manifest, entry)
     if push:
         with one_line_errors(f"can't push to {push}", "log in with: hf auth login"):
-            HfApi().upload_folder(repo_id=push, folder_path=folder, commit_message=f"Add {name}")
+            huggingface_hub.HfApi().upload_folder(repo_id=push, folder_path=folder, commit_message=f"Add {name}")
     print(f"{text}release: {folder}")
     return folder
 
 
-def _export(run: str | Path, part: Path, tag: str | None, which: Which, raw: bool) -> tuple[nn.Module, dict[str, Any]]:
+def _export(
+    run: str | Path, part: Path, tag: str | None, which: Which, raw: bool
+) -> tuple["nn.Module", dict[str, Any]]:
     """Writes the weights; returns the network and its card, with the release's name."""
-    exported = export_weights(run, part, name=Path(WEIGHTS_FILE).stem, which=which, ema=False if raw else None)
-    model, card = load_network(exported)
+    exported = weights.export_weights(run, part, name=Path(WEIGHTS_FILE).stem, which=which, ema=False if raw else None)
+    model, card = weights.load_network(exported)
     exported.with_suffix(".json").unlink()  # the card goes into config.json
     if not card["recipe"]:
         raise SkdError(f"{run} was not trained by a recipe; release a run's folder or a checkpoint")
@@ -117,42 +117,9 @@ def _export(run: str | Path, part: Path, tag: str | None, which: Which, raw: boo
     return model, card | {"name": check_name(f"{arch}.{tag or recipes_tag}")}
 
 
-def _write_config(part: Path, model: nn.Module, card: dict[str, Any]) -> dict[str, Any]:
-    """Writes and returns ``config.json``, with which timm makes the network from ``local-dir:`` and ``hf-hub:``.
-
-    Our card is in it as ``skd``. If timm does not get the same logits (it lacks torchvision's network, say, or another
-    classifier), the file has no ``architecture``, so that timm refuses it instead of making a wrong network.
-    """
-    config = {"num_classes": card["num_classes"], "skd": card}
-    if card["classes"]:
-        config["label_names"] = card["classes"]
-    arch = card["model"].removeprefix("torchvision/").partition(".")[0]
-    own = timm.get_pretrained_cfg(arch) if timm.is_model(arch) else None
-    if own is not None:
-        about = {key: card[key] for key in ("input_size", "mean", "std", "crop_pct", "interpolation", "num_classes")}
-        # timm needs these to change the number of channels or classes.
-        about |= {key: getattr(own, key) for key in ("fixed_input_size", "first_conv", "classifier")}
-        in_timm = {"architecture": arch, "model_args": card["model_args"], "pretrained_cfg": about, **config}
-        write_json(part / CARD_FILE, in_timm)
-        try:
-            if _same_logits(model, timm.create_model(f"local-dir:{part}", pretrained=True), card):
-                return in_timm
-        except (RuntimeError, TypeError):  # timm's network has other layers or arguments
-            pass
-    write_json(part / CARD_FILE, config)
-    return config
-
-
-@torch.no_grad()
-def _same_logits(one: nn.Module, other: nn.Module, card: dict[str, Any]) -> bool:
-    """Whether two networks give the same logits for a random image, up to float32's rounding."""
-    input = torch.randn(1, *card["input_size"], generator=torch.Generator().manual_seed(0))
-    return torch.allclose(one.eval()(input), other.eval()(input), rtol=1e-4, atol=1e-4)
-
-
 def _measure(folder: Path, data: str | None) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as out:
-        evaluate_weights(folder, data=data, out=Path(out))
+        evaluation.evaluate_weights(folder, data=data, out=Path(out))
         metrics = read_metrics(Path(out) / "metrics.json")["metrics"]
     return {key: value for key, value in metrics.items() if value is not None}
 
@@ -170,16 +137,16 @@ def _data(card: dict[str, Any]) -> str:
 
 def _write_readme(path: Path, config: dict[str, Any], about: dict[str, Any]) -> None:
     in_timm, card = "architecture" in config, config["skd"]
-    data = ModelCardData(
+    data = huggingface_hub.ModelCardData(
         license=about["license"].lower(),
         library_name="timm" if in_timm else None,
         pipeline_tag="image-classification",
         tags=["image-classification", *(["timm"] if in_timm else []), "self-knowledge-distillation"],
     )
     template = str(Path(__file__).with_name("model_card.md.jinja"))
-    registered = config.get("architecture") in NETWORKS
+    registered = weights.is_ours(config.get("architecture"))
     shown = [metric for metric in METRICS if metric.key in about["metrics"]]
-    readme = ModelCard.from_template(
+    readme = huggingface_hub.ModelCard.from_template(
         data, template, card=card, about=about, in_timm=in_timm, registered=registered, shown=shown
     )
     path.write_text(f"{readme}\n")

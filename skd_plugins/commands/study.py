@@ -13,23 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+from .. import data as skd_data
+from .. import evaluation, training
 from ..common.environment import environment
 from ..common.errors import SkdError
 from ..common.files import write_json
 from ..common.meter import tracked
 from ..common.run_files import read_metrics
-from ..data.loader import open_data
-from ..evaluation.evaluate import evaluate_weights, evaluation_half
-from ..evaluation.predictions import Predictions
+from ..data.find import evaluation_half
 from ..evaluation.significance import difference, holm, temperature_scaled
 from ..recipe import Recipe, override, replace
-from ..training.engine import train
-from ..training.plan import make_plan
 from ..training.project import recipe_in
 
 # key: title, and the factor with which it is printed
@@ -100,7 +97,7 @@ def plans_of(recipe: Recipe, variants: tuple[str, ...], data: Path) -> dict[str,
             texts.append(word)
         texts.append(f"name={recipe.name}.{re.sub(r'[^A-Za-z0-9_=.-]+', '-', variant)}")
         varied = override(recipe, texts)
-        make_plan(varied, data=str(data))
+        training.make_plan(varied, data=str(data))
         plans[variant] = varied
     if len(plans) < max(2, len(variants)):
         raise SkdError(f"--variants needs at least two different ones, got {', '.join(variants) or 'none'}")
@@ -111,7 +108,7 @@ def _check_test(data: Path, test: Path) -> None:
     held, reported = (evaluation_half("", str(folder)) for folder in (data, test))
     if held.resolve() == reported.resolve():
         raise SkdError(f"--test {test} has the images that fit the temperature; give others, or leave it out")
-    if open_data(held).classes != open_data(reported).classes:
+    if skd_data.open_data(held).classes != skd_data.open_data(reported).classes:
         raise SkdError(f"--test {test} and --data {data} name or order their classes differently")
 
 
@@ -122,22 +119,23 @@ def train_and_measure(
 
     What a training prints goes to ``out/NAME/seedN.log``.
     """
+    import torch  # the help does not need it
+
     work = partial(_train_and_measure, data=data, test=test, out=out)
     jobs = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     try:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
             return list(tracked(pool.map(work, recipes), "training", len(recipes)))
     except BrokenProcessPool:
         raise SkdError(f"a training was killed, maybe for lack of memory; --jobs {jobs - 1 or 1} continues") from None
 
 
 def _train_and_measure(recipe: Recipe, data: Path, test: Path | None, out: Path) -> tuple[Path, dict[str, float]]:
-    torch.set_num_threads(1)
     log = out / recipe.name / f"seed{recipe.seed}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
         with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
-            run = train(recipe, data=str(data), out=out, resume=True)
+            run = training.train(recipe, data=str(data), out=out, resume=True)
             return run, measure(run, data, test)
     except SystemExit:  # stopped by a signal, after a checkpoint; this process must not begin the next run
         os._exit(1)
@@ -152,8 +150,8 @@ def measure(run: Path, data: Path, test: Path | None) -> dict[str, float]:
         if source is not None:
             folder = run / name
             if not _is_evaluated(run, folder, source):
-                evaluate_weights(run, data=str(source), out=folder, workers=1, save_predictions=True)
-            predictions[name] = Predictions.load(folder / "predictions.safetensors")
+                evaluation.evaluate_weights(run, data=str(source), out=folder, workers=1, save_predictions=True)
+            predictions[name] = evaluation.Predictions.load(folder / "predictions.safetensors")
             numbers[name] = read_metrics(folder / "metrics.json")["metrics"]
     values = numbers["evaluation-test" if test else "evaluation"]
     if missing := [key for key in ("top1", "top5", "nll", "ece", "recall_at_1") if values.get(key) is None]:

@@ -8,12 +8,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from .. import weights
 from ..common.errors import SkdError
-from ..weights import export_detectron2, export_weights
+from ..weights import Which
 from ..weights.download import download, is_downloaded, verify
-from ..weights.load import Which
 from ..weights.manifest import WEIGHTS_FILE, all_releases, find_release
-from ..weights.upstream import is_published, published_file
 
 
 def export(
@@ -35,14 +34,14 @@ def export(
         which: which checkpoint of a run's folder.
         raw: the raw weights, even if the run has averaged ones too.
     """
-    write = export_weights if format == "safetensors" else export_detectron2
+    write = weights.export_weights if format == "safetensors" else weights.export_detectron2
     path = write(checkpoint, out, name=name, which=which, ema=False if raw else None)
     print(path)
     if format == "detectron2":
         print(f"\n{path.with_suffix('.detectron2.yaml').read_text()}", end="")
 
 
-def weights(
+def released(
     action: tyro.conf.Positional[Literal["list", "download", "verify", "path"]],
     names: tyro.conf.Positional[tuple[str, ...]] = (),
 ) -> None:
@@ -63,8 +62,8 @@ def weights(
     elif not names:
         raise SkdError(f"skd weights {action} needs a name; skd weights list prints them")
     for name in names:
-        if is_published(name):
-            path = published_file(name, download=action != "verify")
+        if weights.is_published(name):
+            path = weights.published_file(name, download=action != "verify")
         else:
             path = (verify if action == "verify" else download)(find_release(name)) / WEIGHTS_FILE
         print(f"{name}: verified, {path}" if action == "verify" else path)

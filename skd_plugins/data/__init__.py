@@ -3,8 +3,9 @@
 `folder` reads image folders, `mixing` is mixup, `find` finds a recipe's data, `datasets` has the known sets.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..common.lazy import lazy
 
 if TYPE_CHECKING:
     from .augment import Augmentation as Augmentation
@@ -17,18 +18,14 @@ if TYPE_CHECKING:
     from .order import TrainingOrder as TrainingOrder
     from .sources import Source as Source
 
-_PUBLIC = {
-    "augment": ("Augmentation",),
-    "beton.write": ("write_beton",),
-    "datasets": ("open_source",),
-    "loader": ("Loader", "make_loader", "open_data"),
-    "order": ("Division", "TrainingOrder"),
-    "sources": ("Source",),
-}
-
-
-def __getattr__(name: str) -> Any:  # imported on first use: listing the data sets needs no torch
-    for module, names in _PUBLIC.items():
-        if name in names:
-            return getattr(importlib.import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(
+    __name__,
+    {
+        "augment": ["Augmentation"],
+        "beton.write": ["write_beton"],
+        "datasets": ["open_source"],
+        "loader": ["Loader", "make_loader", "open_data"],
+        "order": ["Division", "TrainingOrder"],
+        "sources": ["Source"],
+    },
+)

@@ -52,6 +52,19 @@ def resolve_data(dataset: str, data: str | None) -> Path:
     return Path(data)
 
 
+def evaluation_half(dataset: str, data: str | None) -> Path:
+    """The file or folder whose images are evaluated; `dataset` is used without `data`."""
+    folder = resolve_data(dataset, data)
+    if folder.is_file():
+        return folder
+    try:
+        return find_split(folder, train=False)
+    except SkdError:
+        if folder.is_dir() and any(child.is_dir() for child in folder.iterdir()):
+            return folder  # the class folders themselves
+        raise
+
+
 def embedded(name: str, folder: Path) -> Path:
     """Writes embedded data as `.beton` (as PNG folders without FFCV) unless they are there; returns the folder."""
     halves = ("train", "val") if find_dataset(name).train else ("val",)

@@ -3,25 +3,16 @@
 `attacks` and `corruptions` perturb images for `predict`; `ood` detects data of no known class.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-_PUBLIC = {
-    "Predictions": "predictions",
-    "Reliability": "metrics",
-    "compare": "comparison",
-    "ece": "metrics",
-    "nll": "metrics",
-    "predict": "predictions",
-    "recall_at_1": "retrieval",
-    "reliability": "metrics",
-    "summarize": "report",
-    "top1": "metrics",
-    "top5": "metrics",
-    "write_report": "report",
-}
+from ..common.lazy import lazy
+
 if TYPE_CHECKING:
     from .comparison import compare as compare
+    from .corruptions import Corruption as Corruption
+    from .corruptions import corrupt as corrupt
+    from .corruptions import photographs as photographs
+    from .evaluate import evaluate_weights as evaluate_weights
     from .metrics import Reliability as Reliability
     from .metrics import ece as ece
     from .metrics import nll as nll
@@ -33,9 +24,18 @@ if TYPE_CHECKING:
     from .report import summarize as summarize
     from .report import write_report as write_report
     from .retrieval import recall_at_1 as recall_at_1
+    from .significance import fit_temperature as fit_temperature
 
-
-def __getattr__(name: str) -> Any:  # imported on first use: comparing and plain metrics need no torch
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+__getattr__ = lazy(
+    __name__,
+    {
+        "comparison": ["compare"],
+        "corruptions": ["Corruption", "corrupt", "photographs"],
+        "evaluate": ["evaluate_weights"],
+        "metrics": ["Reliability", "ece", "nll", "reliability", "top1", "top5"],
+        "predictions": ["Predictions", "predict"],
+        "report": ["summarize", "write_report"],
+        "retrieval": ["recall_at_1"],
+        "significance": ["fit_temperature"],
+    },
+)

@@ -1,21 +1,20 @@
-"""``skd evaluate``: from weights and data to a report."""
+"""From weights and data to a report."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import tyro
 from torch import nn
 
+from .. import evaluation
 from ..common.environment import environment
 from ..common.errors import SkdError
 from ..common.meter import tracked
 from ..common.run_files import read_metrics
 from ..data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
-from ..data.find import find_split, resolve_data
+from ..data.find import evaluation_half
 from ..data.loader import Loader
 from ..data.sources import HIERARCHY, read_hierarchy
 from ..recipe import Recipe, replace
@@ -26,10 +25,9 @@ from ..weights import load_network
 from ..weights.load import weights_file
 from ..weights.manifest import WEIGHTS_FILE
 from .attacks import FGSM, PGD
-from .comparison import metrics_line
-from .corruptions import Corruption, photographs
 from .metrics import top1
 from .ood import ODIN, max_softmax, odin_metrics, odin_scores, ood_metrics
+from .options import Options
 from .predictions import Predictions, predict
 from .report import Extras, write_report
 from .significance import temperature_scaled
@@ -37,69 +35,9 @@ from .significance import temperature_scaled
 _EPS = 8 / 255
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Which weights to evaluate, and how.
-
-    Args:
-        which: which checkpoint of a run's folder.
-        raw: the raw weights, if the checkpoint also has averaged ones.
-        recipe: recipe file with the network and the pixels of a checkpoint of another program.
-        batch_size: images a batch.
-        workers: decoding threads or processes.
-        skip_broken: leave undecodable images out and count them.
-        save_predictions: write logits, features and targets too (600 MB for ImageNet).
-        attack: evaluate on adversarial images instead.
-        eps: how far the attack may change a pixel, in [0, 1]; 8/255 (0.0314) by default.
-        corruptions: measure the accuracy under the 15 corruptions of ImageNet-C at 5 severities too, in 75 more passes.
-        ood: images of no known class (a folder, a .beton, or embedded data such as glyphs_other): measure how well the
-            confidence tells them from the evaluated ones.
-        odin: measure ODIN's score on them too, tuned on up to 1,000 held-out images of both.
-        temperature_from: fit a temperature on these images, never on the evaluated ones; measure NLL and ECE at it too.
-    """
-
-    which: Literal["last", "best"] = "last"
-    raw: tyro.conf.FlagCreatePairsOff[bool] = False
-    recipe: Path | None = None
-    batch_size: int = 256
-    workers: int = 4
-    skip_broken: tyro.conf.FlagCreatePairsOff[bool] = False
-    save_predictions: tyro.conf.FlagCreatePairsOff[bool] = False
-    attack: Literal["fgsm", "pgd"] | None = None
-    eps: float | None = None
-    corruptions: tyro.conf.FlagCreatePairsOff[bool] = False
-    ood: tuple[str, ...] = ()
-    odin: tyro.conf.FlagCreatePairsOff[bool] = False
-    temperature_from: str | None = None
-
-
-def evaluate(
-    weights: tyro.conf.Positional[str],
-    *,
-    data: str | None = None,
-    out: Path | None = None,
-    evaluation: tyro.conf.OmitArgPrefixes[Options] = Options(),  # frozen
-) -> None:
-    """Evaluate a run, a checkpoint, a file or a name of weights: metrics.json and a report.html.
-
-    Args:
-        weights: a run's folder, a checkpoint (.pt), exported weights (.safetensors), or a name: of released weights
-            (skd weights list), timm/NAME.TAG, torchvision/NAME.WEIGHTS. With --recipe also a checkpoint of timm's
-            train.py, torchvision's or Lightning's, or a plain state dict.
-        data: folder with val.beton or val/, or that file or folder itself; the embedded digits by default if the
-            network was trained on them.
-        out: where the report goes; by default "evaluation" beside the weights, or evaluation/NAME for a name. Other
-            checkpoints, raw weights and further measurements get their own folder, such as "evaluation-best-raw".
-        evaluation: which weights, and how.
-    """
-    report = evaluate_weights(weights, data=data, out=out, **vars(evaluation))
-    print(metrics_line(report.with_name("metrics.json")))
-    print(f"report: {report}")
-
-
 @explains()
 def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path | None = None, **options: Any) -> Path:
-    """`evaluate`, with the fields of `Options` as arguments; returns the path of the report."""
+    """``skd evaluate`` with the fields of `Options` as arguments; returns the path of the report."""
     how = Options(**options)
     _check(how)
     wanted = recipe_in(how.recipe) if how.recipe else None
@@ -168,7 +106,7 @@ def _check(how: Options) -> None:
                 f"--attack {how.attack} and --{option.replace('_', '-')} are two evaluations; give one at a time"
             )
     if how.corruptions:
-        photographs()  # raises if they are missing
+        evaluation.photographs()  # raises if they are missing
 
 
 def _check_classes(loader: Loader, weights: str | Path, card: dict[str, Any]) -> None:
@@ -229,7 +167,7 @@ def corrupted_top1(model: nn.Module, loader: Loader) -> dict[str, list[float]]:
     """Accuracy under each of the fifteen corruptions at severities 1 to 5, with a separate pass for each."""
     found: dict[str, list[float]] = {name: [] for name in CORRUPTIONS}
     for name, severity in tracked(list(product(CORRUPTIONS, SEVERITIES)), "corruptions"):
-        perturb = Corruption(name=name, severity=severity, mean=loader.mean, std=loader.std)
+        perturb = evaluation.Corruption(name=name, severity=severity, mean=loader.mean, std=loader.std)
         predictions = predict(model, loader, perturb=perturb)
         found[name].append(top1(predictions.logits, predictions.targets))
     return found
@@ -285,16 +223,3 @@ def _check_same_data(metrics: Path, sources: Mapping[str, Any]) -> None:
         paths = [[Path(path).resolve() for path in ([each] if isinstance(each, str) else each)] for each in (old, new)]
         if paths[0] != paths[1]:
             raise SkdError(f"{metrics.parent} has the evaluation on {old}; give another folder for {new}: --out")
-
-
-def evaluation_half(dataset: str, data: str | None) -> Path:
-    """The file or folder whose images are evaluated; `dataset` is used without `data`."""
-    folder = resolve_data(dataset, data)
-    if folder.is_file():
-        return folder
-    try:
-        return find_split(folder, train=False)
-    except SkdError:
-        if folder.is_dir() and any(child.is_dir() for child in folder.iterdir()):
-            return folder  # the class folders themselves
-        raise

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import optimize, special, stats
+import scipy  # its parts are imported on first use
 
 from .metrics import Array, check_rows, ece, nll
-from .predictions import Predictions
+
+if TYPE_CHECKING:
+    from .predictions import Predictions  # with torch
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ def difference(values: Sequence[float], baseline: Sequence[float]) -> Difference
     if not differences.std():  # the t-test is not defined
         mean = float(differences.mean())
         return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0)
-    test = stats.ttest_1samp(differences, 0)
+    test = scipy.stats.ttest_1samp(differences, 0)
     low, high = test.confidence_interval()
     return Difference(float(differences.mean()), float(low), float(high), float(test.pvalue))
 
@@ -48,12 +51,12 @@ def fit_temperature(logits: Array, targets: Array) -> float:
 
     def loss(log_temperature: float) -> float:
         scale = np.exp(-log_temperature)
-        return float(np.mean(special.logsumexp(scale * rows, axis=1) - scale * at_target))
+        return float(np.mean(scipy.special.logsumexp(scale * rows, axis=1) - scale * at_target))
 
-    return float(np.exp(optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
+    return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
 
 
-def temperature_scaled(held: Predictions, reported: Predictions) -> dict[str, float]:
+def temperature_scaled(held: "Predictions", reported: "Predictions") -> dict[str, float]:
     """NLL and ECE of `reported` at the temperature that fits `held`, which are other images."""
     temperature = fit_temperature(held.logits, held.targets)
     logits, targets = reported.logits.double() / temperature, reported.targets

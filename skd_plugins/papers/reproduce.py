@@ -7,13 +7,12 @@ from pathlib import Path
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
+from .. import papers
 from ..common.errors import SkdError
-from .pages.output import would_lose_runs, write_artefact, write_index
-from .runs.estimate import Estimator
-from .runs.execute import Workers, commands, execute
 from .runs.inputs import Datasets, Scale
 from .runs.jobs import Job, Plan
 from .runs.store import State, Store
+from .runs.workers import Workers
 from .tables.artefact import Artefact, Entry, Training
 from .tables.index import ARTEFACTS, find_artefact
 from .tables.published import Published
@@ -72,19 +71,19 @@ def reproduce(
     elif show.dry_run:
         _print_plan(plan, store)
     elif show.commands:
-        print("\n".join(commands(plan, store)))
+        print("\n".join(papers.commands(plan, store)))
     else:
-        execute(plan, store, workers)
+        papers.execute(plan, store, workers)
         _write_pages(plan, store)
 
 
 def _write_pages(plan: Plan, store: Store) -> None:
     for artefact in plan.artefacts:
-        if would_lose_runs(artefact, plan, store):
+        if papers.would_lose_runs(artefact, plan, store):
             print(f"{artefact.id}: its page stays as it was, since data of runs in it are not there now", flush=True)
         else:
-            print(f"{artefact.id}: {write_artefact(artefact, plan, store)}", flush=True)
-    print(f"index: {write_index(store, plan.datasets.scale)}")
+            print(f"{artefact.id}: {papers.write_artefact(artefact, plan, store)}", flush=True)
+    print(f"index: {papers.write_index(store, plan.datasets.scale)}")
     failed = [job for job in plan.jobs.values() if store.state(job) == "failed"]
     absent = [job for job in plan.jobs.values() if not job.present and store.state(job) != "done"]
     if failed:
@@ -122,7 +121,7 @@ def _state_of(artefact: Artefact, states: Counter[State], store: Store) -> str:
 
 
 def _print_plan(plan: Plan, store: Store) -> None:
-    estimator = Estimator(store.root / "steps.json")
+    estimator = papers.Estimator(store.root / "steps.json")
 
     def hours(jobs: Sequence[Job]) -> str:
         left = estimator.hours(job for job in jobs if store.network(job.address) is None)

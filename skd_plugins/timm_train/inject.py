@@ -9,12 +9,11 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import timm.data
 import timm.task
 import torch
-import tyro
 from timm.data.mixup import FastCollateMixup
 
 from ..common.errors import SkdError
@@ -29,23 +28,8 @@ from .pairs import PairedMixup, paired_loader, paired_order
 _logger = logging.getLogger(__name__)
 
 
-def timm_train(
-    script: Annotated[Path, tyro.conf.arg(name="timm")],
-    method: str,
-    method_args: Sequence[str] = (),
-    arguments: tyro.conf.Positional[Sequence[str]] = (),
-) -> None:
-    """Run timm's own, unmodified train.py with a method. timm's arguments follow after --.
-
-    Example: skd timm-train --timm train.py --method sd_dropout --method-args weight=0.1 -- --data-dir DATA
-
-    Args:
-        script: timm's train.py, 1.0.27 or later. It is in timm's repository, not in the package: take it from the tag
-            of the version that is installed.
-        method: its name; skd list methods shows all.
-        method_args: name=value for the method, e.g. base=cs_kd base_args.pairing=bank
-        arguments: timm's arguments, after --.
-    """
+def run_with_method(script: Path, method: str, method_args: Sequence[str], arguments: Sequence[str]) -> None:
+    """``skd timm-train``."""
     injection = _Injection(script, method, parse_assignments(method_args))
     with ExitStack() as restore:
         for owner, name, value in [(sys, "argv", [str(script), *arguments]), *injection.patches()]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 
+from .. import training  # with torch on first use, which the help does not need
 from ..common.errors import one_line
 from ..recipe import Recipe, override
 
@@ -51,10 +52,6 @@ def _command(
     """
     changed = override(recipe, list(overrides))
     if dry_run:
-        from .plan import print_plan  # with torch, which the command line's help does not need
-
-        print_plan(changed, data=data)
+        training.print_plan(changed, data=data)
     else:
-        from .engine import train
-
-        train(changed, data=data, out=out, resume=resume)
+        training.train(changed, data=data, out=out, resume=resume)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..common.errors import SkdError
 from ..common.files import atomic, file_sha256, json_text
-from .load import Which, load_network, read_weights
+from . import Which
+from .load import load_network, read_weights
 
 # (blocks a stage, convolutions a block): depth
 _DEPTHS: dict[tuple[tuple[int, ...], int], int] = {

@@ -1,7 +1,7 @@
 """Networks from a run, a checkpoint, an exported file, a release or a published name."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -12,13 +12,13 @@ from ..common.files import file_sha256
 from ..common.typed import check_fields, read_json
 from ..networks.create import build_network, classifier_name, constructor_errors, with_classes, with_classifier
 from ..recipe import Recipe
+from . import Which
 from . import checkpoint as checkpoints
 from .download import download
 from .fields import Card, Trained
 from .manifest import CARD_FILE, WEIGHTS_FILE, all_releases, check_name
 from .upstream import create_published, is_published
 
-Which = Literal["last", "best"]
 # Where timm and Lightning, and torchvision, keep averaged weights and raw ones.
 _AVERAGED, _RAW = ("state_dict_ema", "model_ema"), ("state_dict", "model")
 _WRAPPERS = ("module.", "model.")  # before the names of DDP's and averaged networks, and of Lightning's

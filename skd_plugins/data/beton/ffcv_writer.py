@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...common.errors import SkdError
 from ...common.meter import tracked
 from ...common.rng import keys
 from ..sources import Image, Source
 
-# FFCV fails on an image larger than a page, and the file's size is a multiple of the page's. For a large set we can
+# FFCV fails on an image larger than a page, and writes whole pages: one for the tables and at least one a process. So a
+# small set (in bytes of its pixels) gets FFCV's smallest page, or one that holds its images. For many images we can
 # afford a page that holds a photograph of tens of megapixels as JPEG.
+_SMALL_PAGE, _SMALL_SET = 1 << 21, 1 << 25
 _PAGE, _LARGE_SET, _LARGE_PAGE = 1 << 23, 10_000, 1 << 25
+_JPEG_TABLES = 1000  # bytes; a JPEG of a tiny image is larger than its pixels
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,8 @@ def run_writer(source: Source, part: Path, options: WriterOptions, *, workers: i
         jpeg_quality=options.jpeg_quality, compress_probability=1 - raw_share,
     )  # fmt: skip
     reported = _Reported(source, resolution)
-    workers = min(workers or os.cpu_count() or 1, len(source.targets))
-    largest = _largest_image(source, resolution) if raw_share else 0
-    page = _LARGE_PAGE if len(source.targets) >= _LARGE_SET and resolution is None else _PAGE
-    page = max(page, 1 << int(np.ceil(np.log2(largest + 1))))
+    page, useful = _page_size(source, resolution, raw_share)
+    workers = min(workers or min(os.cpu_count() or 1, useful), len(source.targets))
     dataset = writer.DatasetWriter(
         str(part), {"image": images, "label": fields.IntField()}, page_size=page, num_workers=workers
     )
@@ -57,14 +57,15 @@ def run_writer(source: Source, part: Path, options: WriterOptions, *, workers: i
 
 def _ffcv() -> tuple[Any, Any]:
     """FFCV's modules; they are optional and take seconds to import."""
-    threads = torch.get_num_threads()
     try:
         import numba
+        import torch
 
         # FFCV starts numba's threads. With numba's default, TBB, a process that has forked never ends on a machine with
         # one processor (seen with numba 0.68: it waits for TBB's workers when Python unloads the module).
         if "NUMBA_THREADING_LAYER" not in os.environ:
             numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
+        threads = torch.get_num_threads()
         from ffcv import fields, writer
     except ImportError as error:
         raise SkdError(f"writing .beton files needs FFCV ({error}): install skd_plugins[ffcv]") from None
@@ -72,12 +73,21 @@ def _ffcv() -> tuple[Any, Any]:
     return writer, fields
 
 
-def _largest_image(source: Source, max_resolution: int | None) -> int:
-    """Bytes of the largest image as pixels."""
-    if max_resolution is not None:
-        return 3 * max_resolution**2
-    indices = tracked(range(len(source.targets)), "looking for the largest image")
-    return max(_load(source, index).nbytes for index in indices)
+def _page_size(source: Source, max_resolution: int | None, raw_share: float) -> tuple[int, int]:
+    """Bytes of a page, and how many processes can fill one each."""
+    count, total, largest = len(source.targets), 0, 0
+    bound = float("inf") if max_resolution is None else 3 * max_resolution**2
+    for index in tracked(range(count), "looking for the largest image"):
+        size = int(min(_load(source, index).nbytes, bound))
+        total, largest = total + size + _JPEG_TABLES, max(largest, size)
+        if total > _SMALL_SET and (not raw_share or max_resolution is not None):
+            largest = 3 * max_resolution**2 if raw_share and max_resolution is not None else 0
+            break
+    if total <= _SMALL_SET:
+        page = max(_SMALL_PAGE, 1 << (largest + _JPEG_TABLES).bit_length())
+        return page, -(-total // page)
+    page = _LARGE_PAGE if count >= _LARGE_SET and max_resolution is None else _PAGE
+    return max(page, 1 << largest.bit_length()), count
 
 
 def _load(source: Source, index: int, max_resolution: int | None = None) -> Image:

@@ -9,8 +9,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from torchvision.datasets.utils import download_url
-
 from ...common.errors import SkdError
 from ...common.files import checksum
 from ...common.meter import Meter, tracked
@@ -36,6 +34,8 @@ def provide(archive: Archive, root: Path, *, download: bool) -> str:
             way = "add --download, or fetch it by hand" if archive.free else "fetch it by hand"
             raise SkdError(f"{wanted} does not exist; {way}: put {archive.url} at {root / archive.name}")
         found = folder / archive.name
+        from torchvision.datasets.utils import download_url  # with torch, which only a download needs
+
         try:
             download_url(archive.url, str(folder), filename=archive.name)
         except (OSError, RuntimeError) as error:

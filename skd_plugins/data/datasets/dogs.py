@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from scipy.io import loadmat
+import scipy  # its parts are imported on first use
 
 from ...common.errors import SkdError
 from ..sources import Source
@@ -20,7 +20,7 @@ TRAIN, TEST = "train_list.mat", "test_list.mat"
 def read_list(path: Path) -> list[tuple[str, int]]:
     """Images, such as ``n02085620-Chihuahua/x.jpg``, and labels from 1."""
     with reading(path, "lists.tar"):
-        content = loadmat(str(path), squeeze_me=True)
+        content = scipy.io.loadmat(str(path), squeeze_me=True)
         files, numbers = (np.atleast_1d(content[name]) for name in ("file_list", "labels"))
         labels = numbers.astype(np.int64)  # MATLAB may store them as any type
         if len(files) != len(labels) or (labels != numbers).any():

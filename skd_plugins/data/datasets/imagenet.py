@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
+import scipy  # its parts are imported on first use
 
 from ...common.errors import SkdError
 from ..sources import Source, image_folder, split_folder
@@ -17,7 +17,7 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 def read_synsets(path: Path) -> dict[int, str]:
     """The WordNet id of each ILSVRC2012_ID in ``meta.mat``, for the leaves: the 1,000 classes."""
     with reading(path, f"{DEVKIT}.tar.gz"):
-        table: Any = np.atleast_1d(loadmat(str(path), squeeze_me=True)["synsets"])
+        table: Any = np.atleast_1d(scipy.io.loadmat(str(path), squeeze_me=True)["synsets"])
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table if int(row["num_children"]) == 0}
 
 

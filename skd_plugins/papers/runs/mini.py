@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image as PIL
-from sklearn.datasets import load_sample_images
 
+from ... import evaluation
 from ...data.beton.write import write_folder
 from ...data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
 from ...data.datasets.digits import digits
 from ...data.sources import Image, Source, write_hierarchy
-from ...evaluation.corruptions import corrupt
 from ...recipe import Recipe, replace
 
 EPOCHS = 8
@@ -93,6 +92,8 @@ def write_mini(folder: Path, name: str) -> None:
 
 def _pieces_of_a_photograph(name: str, which: int, side: int) -> Source:
     """32-pixel pieces of one of scikit-learn's photographs, cropped or scaled down."""
+    from sklearn.datasets import load_sample_images  # slow to import
+
     photograph = load_sample_images().images[which]
     draw = np.random.default_rng([which, side])
     places = [tuple(int(draw.integers(size - side)) for size in photograph.shape[:2]) for _ in range(_OUTSIDE)]
@@ -111,7 +112,7 @@ def _write_corrupted(folder: Path) -> None:
     source = digits(False).subset(_VAL, seed=_SEEDS["cifar100"]).subset(_CORRUPTED, seed=0)
 
     def load(index: int, name: str, severity: int) -> Image:
-        return corrupt(source.load(index), name, severity)
+        return evaluation.corrupt(source.load(index), name, severity)
 
     for name, severity in product(CORRUPTIONS, SEVERITIES):
         description, load_one = f"{source.description}, {name} {severity}", partial(load, name=name, severity=severity)
