@@ -17,6 +17,8 @@ _PUBLIC = {
     "create_task": "methods.task",
     "create_model": "weights.load",
     "make_loader": "data",
+    "PairBatchSampler": "data.samplers",
+    "CoupleBatchSampler": "data.samplers",
     "Recipe": "recipe",
     "main": "training.main",
     "replace": "recipe",
@@ -28,8 +30,10 @@ _PUBLIC = {
     "SkdError": "common.errors",
 }
 __all__ = [
+    "CoupleBatchSampler",
     "Method",
     "MethodTask",
+    "PairBatchSampler",
     "Predictions",
     "Recipe",
     "SkdError",
@@ -50,6 +54,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .common.errors import SkdError
     from .data import make_loader
+    from .data.samplers import CoupleBatchSampler, PairBatchSampler
     from .evaluation.predictions import Predictions, predict
     from .methods import Method, get_method, list_methods, register_method
     from .methods.task import MethodTask, create_task

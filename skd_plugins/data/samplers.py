@@ -14,8 +14,9 @@ class OrderSampler(Sampler[list[int]]):
     """A batch sampler that follows a `TrainingOrder`. All batches have one size, as DDP and accelerate want it.
 
     Each pass is the next epoch, with another order. ``state_dict()`` says how many batches were taken;
-    torchdata's StatefulDataLoader saves and restores it. A plain DataLoader with workers takes batches ahead, so there
-    count your own steps, and resume with ``load_state_dict({"epoch": epoch, "step": step})``.
+    torchdata's StatefulDataLoader saves and restores it. (With workers and a state from the very end of an epoch, it
+    leaves out one epoch's order.) A plain DataLoader with workers takes batches ahead, so there count your own steps,
+    and resume with ``load_state_dict({"epoch": epoch, "step": step})``.
     """
 
     drop_last = True  # accelerate reads it and batch_size
