@@ -10,7 +10,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from torch import Tensor
 
 from skd_plugins.common.typed import check_value
-from skd_plugins.methods.losses import dropped, self_distillation
+from skd_plugins.losses import dropped, self_distillation
 from skd_plugins.methods.method import DropRate, Temperature, Weight
 
 

@@ -9,8 +9,10 @@ from .common.lazy import lazy
 
 __version__ = "0.1.0"
 __all__ = [
+    "CoupleBatchSampler",
     "Method",
     "MethodTask",
+    "PairBatchSampler",
     "Predictions",
     "Recipe",
     "SkdError",
@@ -31,6 +33,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .common.errors import SkdError
     from .data import make_loader
+    from .data.samplers import CoupleBatchSampler, PairBatchSampler
     from .evaluation import Predictions, predict
     from .methods import Method, get_method, list_methods, register_method
     from .methods.task import MethodTask, create_task
@@ -44,6 +47,7 @@ __getattr__ = lazy(
     {
         "common.errors": ["SkdError"],
         "data": ["make_loader"],
+        "data.samplers": ["CoupleBatchSampler", "PairBatchSampler"],
         "evaluation": ["Predictions", "predict"],
         "methods": ["Method", "get_method", "list_methods", "register_method"],
         "methods.task": ["MethodTask", "create_task"],

@@ -16,6 +16,7 @@ from conftest import CLASSES, Pixels, overwrite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skd_plugins import PairBatchSampler
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data.augment import Augmentation, center_boxes
 from skd_plugins.data.beton.decode import jpeg_shape, shifted
@@ -105,6 +106,70 @@ def test_stock_ffcv_gives_the_same_centre_crops(mixed_beton: Path, foreign: Path
         boxes = center_boxes(Augmentation(crop_pct=ratio), *sizes.T)
         stock = [get_center_crop(height, width, None, ratio) for height, width in sizes.tolist()]
         assert boxes[boxes[:, 2] > 1].tolist() == [list(box) for box in stock if box[2] > 1]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_our_orders_in_stock_ffcv(digits_beton: Path) -> None:
+    import torch
+    from ffcv.fields.decoders import CenterCropRGBImageDecoder, IntDecoder
+    from ffcv.loader import Loader
+
+    from skd_plugins.data.beton.ffcv_order import CoupleOrder, PairOrder
+
+    path = digits_beton / "train.beton"
+
+    def load(order: PairOrder, **options: Any) -> Loader:
+        pipelines = {"image": [CenterCropRGBImageDecoder((8, 8), 1.0)], "label": [IntDecoder()]}
+        options = {"batch_size": 20, "num_workers": 1, "seed": 3} | options
+        return Loader(str(path), order=order, pipelines=pipelines, **options)
+
+    targets = BetonFile(path).targets
+    chosen = np.arange(5, len(targets), 2)
+    loader = load(PairOrder(), indices=chosen)
+    sampler = PairBatchSampler(targets[chosen], 10, seed=3)
+    for _ in range(2):  # epochs
+        labels = [batch[1].ravel().tolist() for batch in loader]
+        assert labels == [targets[chosen][batch].tolist() for batch in sampler]
+    for _, labels in load(CoupleOrder()):
+        assert np.bincount(labels.ravel())[labels.ravel()].min() >= 2
+    del loader
+    gc.collect()
+    torch.set_num_threads(1)
+    with pytest.raises(SkdError, match="batch_size=21 does not divide into anchor . pair"):
+        load(PairOrder(), batch_size=21)
+
+
+_RANK = """
+import sys
+import numpy as np
+import torch.distributed as dist
+from ffcv.fields.decoders import IntDecoder
+from ffcv.loader import Loader
+from skd_plugins import SkdError
+from skd_plugins.data.beton.ffcv_order import PairOrder
+dist.init_process_group("gloo")
+settings = dict(order=PairOrder(), distributed=True, num_workers=1, pipelines={"image": None, "label": [IntDecoder()]})
+loader = Loader(sys.argv[1], 20, seed=3, **settings)
+np.save(sys.argv[2] + str(dist.get_rank()), loader.traversal_order.sample_order(0))
+try:
+    Loader(sys.argv[1], 20, **settings)
+except SkdError as error:
+    assert "give each Loader the same seed=" in str(error)
+else:
+    raise AssertionError("each process drew its own seed")
+dist.destroy_process_group()
+"""
+
+
+def test_our_orders_in_stock_ffcv_in_two_processes(digits_beton: Path, tmp_path: Path) -> None:
+    (tmp_path / "rank.py").write_text(_RANK)
+    path = digits_beton / "train.beton"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    subprocess.run([*launch, str(tmp_path / "rank.py"), str(path), str(tmp_path / "order")], check=True, timeout=240)
+    targets = BetonFile(path).targets
+    for rank in range(2):
+        wanted = PairBatchSampler(targets, 10, seed=3, rank=rank, world=2)
+        np.testing.assert_array_equal(np.load(tmp_path / f"order{rank}.npy"), np.concatenate(list(wanted)))
 
 
 def test_pixels_are_exact(raw_beton: Path, photographs: list[Pixels]) -> None:
@@ -204,6 +269,7 @@ import numpy as np
 sys.path[:0] = [{tests!r}, {tests!r} + "/.."]
 from conftest import overwrite
 from skd_plugins.data.beton.file import BetonFile
+from skd_plugins import PairBatchSampler
 from skd_plugins.common.errors import SkdError
 from test_beton import crops, layout
 

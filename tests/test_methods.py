@@ -175,7 +175,7 @@ def test_checkpoint_restores_task_and_network(variant: str) -> None:
     for key, value in task.method.state_dict().items():
         assert torch.equal(other.method.state_dict()[key], value), key
     parts = {key.split(".")[0 if "base" not in key else 1] for key in task.get_task_state()}
-    owns: dict[str, set[str]] = {"bank": {"bank", "bank_filled"}, "byot": {"branches"}, "dml": {"peer"}}
+    owns: dict[str, set[str]] = {"bank": {"bank"}, "byot": {"branches"}, "dml": {"peer"}}
     owns |= {name: set() for name in ("ce", "cs_kd", "kd", "sd_dropout", "label_smoothing", "dropout", "layer1")}
     assert parts == owns.get(variant.rpartition("-")[2], parts)
     assert ("task_state" in state) == bool(parts)

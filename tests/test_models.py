@@ -9,8 +9,8 @@ from test_methods import BATCH, CLASSES, MODELS, make_batch
 from torch import nn
 
 from skd_plugins import Method, SkdError, create_model, create_task
+from skd_plugins.losses import self_distillation
 from skd_plugins.methods import method
-from skd_plugins.methods.losses import self_distillation
 from skd_plugins.networks.create import classifier_of
 from skd_plugins.networks.features import extra_rows, forward_with_features
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from skd_plugins.methods import create_method, kl_divergence, list_methods
-from skd_plugins.methods.cs_kd import next_of_class
-from skd_plugins.methods.losses import self_distillation
+from skd_plugins.losses import kl_divergence, next_of_class, self_distillation
+from skd_plugins.methods import create_method, list_methods
 from skd_plugins.networks.classifiers import CosineClassifier
 
 CASES = [(4, 3, 1.0), (8, 10, 4.0), (5, 100, 3.0), (2, 2, 0.5)]
@@ -150,9 +149,9 @@ def test_cs_kd_bank_keeps_the_last_logits_of_each_class() -> None:
     first, target = batch(4)[0], torch.tensor([1, 3, 1, 0])
     out = method(first, target)
     assert out["kd"].item() == 0, "the first visit adds no term"
-    assert method.bank_filled.tolist() == [True, True, False, True, False]
+    assert method.bank.filled.tolist() == [True, True, False, True, False]
     z1 = logits_of(first, w, b)
-    np.testing.assert_allclose(method.bank[1].numpy(), z1[2], rtol=1e-4, atol=1e-5)  # the later of two
+    np.testing.assert_allclose(method.bank.logits[1].numpy(), z1[2], rtol=1e-4, atol=1e-5)  # the later of two
 
     second, target2 = batch(3, seed=5)[0], torch.tensor([1, 2, 0])
     z2 = logits_of(second, w, b)
@@ -160,9 +159,9 @@ def test_cs_kd_bank_keeps_the_last_logits_of_each_class() -> None:
     p = softmax(np.stack([z1[2], z2[1], z1[3]]) / 4)  # class 2 is new: its own prediction, no divergence
     assert out["kd"].item() == pytest.approx(16 * kl(p, softmax(z2 / 4)), rel=1e-4)
     method.eval()
-    before = method.bank.clone()
+    before = method.bank.logits.clone()
     method(first, target)
-    assert torch.equal(method.bank, before), "evaluation does not write"
+    assert torch.equal(method.bank.logits, before), "evaluation does not write"
 
 
 @pytest.mark.parametrize("base", ["ce", "cs_kd"])

@@ -38,8 +38,8 @@ def test_moving_the_task_moves_the_bank() -> None:
     assert isinstance(task, timm.task.TrainingTask)
     assert (task.device, task.has_ema(), task.get_eval_model(ema=True)) == (torch.device("cpu"), False, None)
     task.to(torch.float64)
-    assert task.dtype == task.method.bank.dtype == torch.float64
-    assert task.method.bank_filled.dtype == torch.bool
+    assert task.dtype == task.method.bank.logits.dtype == torch.float64
+    assert task.method.bank.filled.dtype == torch.bool
     assert task(torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 0, 1, 2]))["loss"].isfinite()
 
 

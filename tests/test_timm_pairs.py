@@ -10,7 +10,7 @@ from timm.data.mixup import FastCollateMixup
 
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data.order import Division
-from skd_plugins.timm_train.batches import whole_batches
+from skd_plugins.data.samplers import whole_batches
 from skd_plugins.timm_train.pairs import PairedCollateMixup, labels_of
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..common.errors import SkdError
 from ..common.meter import tracked
 from ..data.loader import Loader
-from ..methods.losses import full_precision
+from ..losses import full_precision
 from .attacks import check_eps, input_gradient
 from .metrics import Array, to_numpy
 from .pixels import Normalised

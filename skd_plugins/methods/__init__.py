@@ -10,7 +10,6 @@ from .dml import DML as DML
 from .dropout import Dropout as Dropout
 from .kd import KD as KD
 from .label_smoothing import LabelSmoothing as LabelSmoothing
-from .losses import kl_divergence as kl_divergence
 from .max_entropy import MaxEntropy as MaxEntropy
 from .method import Method as Method
 from .method import create_method as create_method

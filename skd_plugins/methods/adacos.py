@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ..common.errors import SkdError
+from ..common.gather import gather_rows
 from ..networks.classifiers import CosineClassifier
 from ..networks.create import classifier_of
-from .method import NEEDS_INDICES, Criterion, Method, gather_rows, register_method
+from .method import NEEDS_INDICES, Criterion, Method, register_method
 
 
 @register_method("adacos")

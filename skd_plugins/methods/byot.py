@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.errors import SkdError
+from ..losses import full_precision, sum_of_divergences
 from ..networks.create import num_classes_of, num_features_of
 from ..networks.stages import StageTap, stage_modules, stage_shapes, watching
-from .losses import full_precision, sum_of_divergences
 from .method import Criterion, Method, Temperature, Weight, register_method
 
 

@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..losses import ClassBank, cs_kd_loss, next_of_class
 from ..networks.create import classifier_of, num_classes_of
-from .losses import kl_divergence
-from .method import NEEDS_INDICES, Criterion, Method, Temperature, Weight, gather_rows, register_method
+from .method import NEEDS_INDICES, Criterion, Method, Temperature, Weight, register_method
 
 
 @register_method("cs_kd")
@@ -35,9 +35,6 @@ class CSKD(Method):
     Logs: ``ce`` and ``kd``.
     """
 
-    bank: Tensor
-    bank_filled: Tensor
-
     def __init__(
         self,
         model: nn.Module,
@@ -57,9 +54,7 @@ class CSKD(Method):
         if pairing == "batch":
             self.couples = True
         else:
-            classes, device = num_classes_of(model), next(classifier_of(model).parameters()).device
-            self.register_buffer("bank", torch.zeros(classes, classes, device=device))
-            self.register_buffer("bank_filled", torch.zeros(classes, dtype=torch.bool, device=device))
+            self.bank = ClassBank(num_classes_of(model), next(classifier_of(model).parameters()).device)
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         inputs, targets = self.split(input, target)
@@ -72,36 +67,11 @@ class CSKD(Method):
         if self.pairing == "sampled":
             with torch.no_grad():
                 pair_logits = self.model(inputs[1])
-            return kl_divergence(pair_logits, logits, self.temperature)
+            return cs_kd_loss(logits, pair_logits, self.temperature)
         labels = self.class_indices(targets[0])
-        if self.pairing == "batch":
-            partner, has_target = next_of_class(labels)
-            pair_logits = logits.detach()[partner]
-        else:
-            pair_logits, has_target = self.bank[labels], self.bank_filled[labels]
-            self._remember(logits.detach(), labels)
-        # Where there is no target, the anchor's own detached prediction stands in: its divergence and gradient are 0.
-        pair_logits = torch.where(has_target[:, None], pair_logits, logits.detach())
-        return kl_divergence(pair_logits, logits, self.temperature)
-
-    def _remember(self, logits: Tensor, labels: Tensor) -> None:
-        if not self.training:
-            return
-        logits, labels = gather_rows(logits), gather_rows(labels)
-        # The last image of each class wins; with a plain indexed write, the winner on a GPU would be undefined.
-        position = torch.arange(len(labels), device=labels.device)
-        last = torch.full((len(self.bank),), -1, device=labels.device).scatter_reduce(0, labels, position, "amax")
-        seen = last >= 0
-        # Out of place: the old values may still be needed by autograd or a compiled graph.
-        self.bank.copy_(torch.where(seen[:, None], logits[last.clamp(min=0)].to(self.bank.dtype), self.bank))
-        self.bank_filled.logical_or_(seen)
-
-
-def next_of_class(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """For each image the position of the next one of its class, cyclically, and whether that is a different image."""
-    size = len(labels)
-    position = torch.arange(size, device=labels.device)
-    distance = (position[None, :] - position[:, None] - 1) % size  # to the right, 0 for the direct neighbour
-    distance = torch.where(labels[None, :] == labels[:, None], distance, size)
-    partner = distance.argmin(dim=1)
-    return partner, partner != position
+        if self.pairing == "bank":
+            return cs_kd_loss(logits, self.bank(logits, labels), self.temperature)
+        partner, found = next_of_class(labels)
+        fixed = logits.detach()
+        # Without a partner, the anchor's own detached prediction stands in: its divergence and gradient are 0.
+        return cs_kd_loss(logits, torch.where(found[:, None], fixed[partner], fixed), self.temperature)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .losses import kl_divergence
+from ..losses import kl_divergence
 from .method import Criterion, Method, Temperature, Weight, register_method
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from .losses import full_precision, self_distillation
+from ..losses import full_precision, self_distillation
 from .method import Criterion, Method, Temperature, Weight, register_method
 
 

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from .losses import full_precision, self_distillation
+from ..losses import full_precision, self_distillation
 from .method import Criterion, Method, Temperature, Weight, register_method
 
 

@@ -7,8 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..losses import dropped, full_precision
 from ..networks.features import extra_rows
-from .losses import dropped, full_precision
 from .method import Criterion, DropRate, Method, register_method
 
 

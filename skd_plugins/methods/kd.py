@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..common.errors import SkdError
+from ..losses import kl_divergence
 from ..networks.create import num_classes_of
 from ..weights import load_network
-from .losses import kl_divergence
 from .method import AddOn, Criterion, Temperature, Weight, register_method
 
 

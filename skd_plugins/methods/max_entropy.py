@@ -1,8 +1,8 @@
 """Maximum entropy: confident predictions are penalised."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..losses import mean_entropy
 from .method import Criterion, Method, Weight, register_method
 
 
@@ -29,6 +29,5 @@ class MaxEntropy(Method):
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         out, logits = self.anchor_forward(input)
         ce = self.criterion(logits, target)
-        log_p = F.log_softmax(logits, dim=-1)
-        entropy = -(log_p.exp() * log_p).sum(dim=-1).mean()
+        entropy = mean_entropy(logits)
         return out | {"loss": ce - self.weight * entropy, "ce": ce.detach(), "entropy": entropy.detach()}

@@ -4,15 +4,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
-import torch
-import torch.distributed as dist
 from pydantic import Field, FiniteFloat
 from torch import Tensor, nn
 
 from ..common.errors import SkdError, unknown
 from ..common.typed import check_arguments
+from ..losses import full_precision
 from ..networks.features import forward_with_features, tap_classifier
-from .losses import full_precision
 
 M = TypeVar("M", bound=type)
 Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor] | None
@@ -122,26 +120,6 @@ class AddOn(Method):
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         self.base.begin_epoch(epoch, epochs)
-
-
-def gather_rows(tensor: Tensor) -> Tensor:
-    """The rows ``[n, ...]`` of all processes in rank order, without gradient. n may differ between processes."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        gathered: Tensor = _gather(tensor)
-        return gathered
-    return tensor
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # collectives would break the graph and warn that nobody waits
-def _gather(tensor: Tensor) -> Tensor:
-    sizes = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([len(tensor)], device=tensor.device))
-    longest = max(int(size) for size in sizes)
-    padded = tensor.new_zeros(longest, *tensor.shape[1:])
-    padded[: len(tensor)] = tensor
-    gathered = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(gathered, padded)
-    return torch.cat([rows[: int(size)] for rows, size in zip(gathered, sizes, strict=True)])
 
 
 def register_method(name: str) -> Callable[[M], M]:

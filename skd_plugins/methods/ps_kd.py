@@ -8,7 +8,7 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 
-from .losses import full_precision
+from ..losses import full_precision
 from .method import Criterion, Method, register_method
 
 

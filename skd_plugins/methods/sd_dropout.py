@@ -1,16 +1,15 @@
 """SD-Dropout: a network teaches itself through two dropout samples of its features."""
 
 from collections.abc import Mapping
-from itertools import combinations
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..losses import between_samples, dropped
 from ..networks.features import extra_rows
 from ..networks.stages import STAGES, StageTap, check_resumable, resume_after, stage_modules, watching
-from .losses import dropped, full_precision, self_distillation
 from .method import AddOn, Criterion, DropRate, Temperature, Weight, register_method
 
 
@@ -89,6 +88,5 @@ class SDDropout(AddOn):
             with watching(self._tap):
                 out = self.base(input, target)
             logits = resume_after(self.model, self._tap.name, torch.cat(sampled(self._tap.take())))
-        pairs = combinations(full_precision(logits).chunk(self.samples), 2)
-        sdd = torch.stack([self_distillation(u, v, self.temperature, self.direction) for u, v in pairs]).mean()
+        sdd = between_samples(logits, self.samples, self.temperature, self.direction)
         return out | {"loss": out["loss"] + self.weight * sdd, "sdd": sdd.detach()}

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..common.errors import SkdError
+from ..losses import full_precision
 from ..networks.create import classifier_of
-from .losses import full_precision
 from .method import NEEDS_INDICES, Criterion, Method, register_method
 
 

@@ -9,28 +9,8 @@ from numpy.typing import NDArray
 from timm.data.mixup import FastCollateMixup
 
 from ..common.errors import SkdError
-from ..data.order import UNDIVIDED, Division, TrainingOrder
-
-
-def whole_batches(
-    targets: NDArray[np.int64], *, batch_size: int, division: Division = UNDIVIDED, **others: Any
-) -> TrainingOrder:
-    """An order of whole batches, like timm's training loaders (``drop_last=True``).
-
-    Each epoch leaves out the images that do not fill a batch. (With `couples`, the only image of a class comes last
-    in every shuffle, so it may never be used.)
-
-    Args:
-        targets: each sample's class ``[N]``.
-        batch_size: anchors per process, as timm counts.
-    """
-    anchors = batch_size * division.world
-    if len(targets) < anchors:
-        raise SkdError(
-            f"{len(targets)} training images are less than one batch of {batch_size} on {division.world} process(es); "
-            "timm's train.py leaves out incomplete batches, so choose a smaller --batch-size"
-        )
-    return TrainingOrder(targets, batch_size=anchors, division=division, drop_last=True, **others)
+from ..data.order import Division, TrainingOrder
+from ..data.samplers import whole_batches
 
 
 def training_order(
@@ -39,8 +19,8 @@ def training_order(
     """The order for a call of timm's ``create_loader`` with the arguments `options`."""
     rank, world = processes(options)
     division = Division(rank=rank, world=world, even=isinstance(options["collate_fn"], FastCollateMixup))
-    kind = {"segments": segments, "couples": couples, "seed": seed}
-    return whole_batches(targets, batch_size=options["batch_size"], division=division, **kind)
+    size = options["batch_size"]
+    return whole_batches(targets, size, division=division, segments=segments, couples=couples, seed=seed)
 
 
 def processes(options: Mapping[str, Any]) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Batches with pairs for timm's train.py, from timm's own loaders."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from timm.data.loader import PrefetchLoader
 from timm.data.mixup import FastCollateMixup, Mixup
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, IterableDataset
 
 from ..common.errors import SkdError
 from ..data.mixup import from_same_state
 from ..data.order import TrainingOrder
+from ..data.samplers import OrderSampler
 from .batches import refuse, training_order
 
 
@@ -40,7 +41,7 @@ def paired_loader(create_loader: Callable[..., Any], options: Mapping[str, Any],
     """
     timms = create_loader(**options)
     inner: DataLoader[Any] = timms.loader if isinstance(timms, PrefetchLoader) else timms
-    sampler, collate = PairedSampler(order), inner.collate_fn
+    sampler, collate = OrderSampler(order), inner.collate_fn
     if isinstance(collate, FastCollateMixup) and len(order.segments) > 1:
         collate = PairedCollateMixup(collate, len(order.segments))
     rebuilt = DataLoader(
@@ -53,25 +54,6 @@ def paired_loader(create_loader: Callable[..., Any], options: Mapping[str, Any],
         return rebuilt
     timms.loader = rebuilt
     return timms
-
-
-class PairedSampler(Sampler[list[int]]):
-    """A batch sampler that follows a `TrainingOrder`."""
-
-    def __init__(self, order: TrainingOrder) -> None:
-        self.order, self.epoch = order, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Sets the next epoch; without calls epochs count 0, 1, ..."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.order.steps
-
-    def __iter__(self) -> Iterator[list[int]]:
-        epoch, self.epoch = self.epoch, self.epoch + 1  # at the first batch: a DataLoader may ask for an iterator twice
-        for batch in self.order.batches(epoch):
-            yield batch.indices.tolist()
 
 
 class PairedCollateMixup(FastCollateMixup):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...common.errors import SkdError
 from ...common.meter import tracked
 from ...evaluation.predictions import evaluation_mode
-from ...methods.losses import full_precision, self_distillation
+from ...losses import full_precision, self_distillation
 from ...networks.create import classifier_of
 from ...networks.features import extra_rows, forward_with_features
 
