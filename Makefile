@@ -98,7 +98,7 @@ distclean: clean ## and the environment
 OLDEST := .setup/oldest
 oldest: setup-tests ## the tests of methods, tasks and networks with the oldest versions pyproject.toml allows
 	@scripts/uv.sh venv --quiet --clear --python $(BIN)/python $(OLDEST)
-	@scripts/uv.sh pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -e ".[dev]"
+	@scripts/uv.sh pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -e ".[train,dev]"
 	@$(OLDEST)/bin/python -m pytest -n $(JOBS) --dist loadfile tests/test_methods.py tests/test_task.py \
 		tests/test_stages.py tests/test_kd.py tests/test_numerics.py \
 		tests/test_models.py tests/test_networks.py $(ARGS)
@@ -106,7 +106,7 @@ oldest: setup-tests ## the tests of methods, tasks and networks with the oldest 
 NEWEST := .setup/newest
 newest: setup-tests ## the tests with the newest versions pyproject.toml allows, not the locked ones
 	@scripts/uv.sh venv --quiet --clear --python $(BIN)/python $(NEWEST)
-	@scripts/uv.sh pip install --quiet --python $(NEWEST)/bin/python --upgrade -e ".[ffcv,corruptions,detection,docs,dev]"
+	@scripts/uv.sh pip install --quiet --python $(NEWEST)/bin/python --upgrade -e ".[train,ffcv,corruptions,detection,docs,dev]"
 	@$(BIN)/python scripts/install_detectron2.py $(NEWEST)/bin/python
 	@PATH="$$PWD/$(NEWEST)/bin:$$PATH" OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -m "not slow" -n $(JOBS) \
 		--dist loadfile $(ARGS)

@@ -17,6 +17,14 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+# What the package does without extras.
+own_loop='
+import timm, torch
+from skd_plugins import create_task
+task = create_task("sd_dropout", timm.create_model("resnet10t", num_classes=10))
+task(torch.randn(4, 3, 64, 64), torch.arange(4))["loss"].backward()
+'
+
 # use PYTHON: stops at the first step that fails; its last line says what was used.
 use() {
   local environment=$work/env ffcv="with FFCV" format=
@@ -24,10 +32,12 @@ use() {
   mkdir "$work/use"
   cd "$work/use"
   "$uv" venv --quiet --python "$1" "$environment"
+  "$uv" pip install --quiet --python "$environment" "$wheel"
+  "$environment/bin/python" -c "$own_loop"
   export PATH=$environment/bin:$PATH SKD_CACHE=$work/use/cache
-  if ! "$uv" pip install --quiet --python "$environment" "$wheel[ffcv,detection]"; then
+  if ! "$uv" pip install --quiet --python "$environment" "$wheel[train,ffcv,detection]"; then
     ffcv="without FFCV" format=--folder
-    "$uv" pip install --quiet --python "$environment" "$wheel[detection]"
+    "$uv" pip install --quiet --python "$environment" "$wheel[train,detection]"
   fi
   "$environment/bin/python" "$scripts/install_detectron2.py" "$environment/bin/python"
   python -c 'import skd_plugins; print([getattr(skd_plugins, name) for name in skd_plugins.__all__])'

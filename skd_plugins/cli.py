@@ -7,7 +7,10 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-import tyro
+try:
+    import tyro
+except ModuleNotFoundError:
+    raise SystemExit("error: the command skd needs more packages: pip install 'skd_plugins[train]'") from None
 
 from .common.errors import one_line
 from .common.meter import quieten_bars

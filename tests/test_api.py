@@ -45,6 +45,33 @@ def test_help_and_lists_start_without_torch(tmp_path: Path) -> None:
     assert [line for line in found if not line.endswith("[]")] == []
 
 
+WITHOUT_EXTRAS = """if True:
+    import sys
+    for name in ("accelerate", "jinja2", "matplotlib", "sklearn", "scipy", "submitit", "tensorboard", "tyro"):
+        sys.modules[name] = None  # as if it were not installed
+    import timm, torch, skd_plugins
+    from skd_plugins.losses import cs_kd_loss
+    for method in skd_plugins.list_methods():
+        if method not in ("adacos", "kd", "virtual_softmax", "ps_kd"):  # they want more than a plain network
+            net = timm.create_model("resnet10t", num_classes=4, channels=(8, 8, 16, 16))
+            task = skd_plugins.create_task(method, net)
+            count = len(task.method.segments)
+            task(torch.randn(4 * count, 3, 32, 32), torch.arange(4).repeat(count))["loss"].backward()
+    try:
+        skd_plugins.train
+    except ModuleNotFoundError as error:
+        print(error)
+    import skd_plugins.cli
+"""
+
+
+def test_without_extras_there_are_the_methods_and_a_way_to_the_rest() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS], capture_output=True, text=True, env=environment)
+    assert done.stdout == "train needs accelerate, which is not installed: pip install 'skd_plugins[train]'\n"
+    assert done.stderr.endswith("error: the command skd needs more packages: pip install 'skd_plugins[train]'\n")
+
+
 def test_importing_the_package_and_the_help_of_skd_import_nothing_heavy() -> None:
     code = f"""if True:
         import sys, skd_plugins

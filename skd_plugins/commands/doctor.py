@@ -59,7 +59,7 @@ def _packages() -> Iterator[Finding]:
     yield Finding("package", str(Path(__file__).parents[1]))
     yield from (Finding(name, version) for name, version in versions().items())
     for requirement in map(Requirement, metadata.requires("skd_plugins") or ()):
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+        if requirement.marker and not requirement.marker.evaluate({"extra": "train"}):
             continue
         try:
             installed = metadata.version(requirement.name)

@@ -12,6 +12,12 @@ def lazy(package: str, names: Mapping[str, Sequence[str]]) -> Callable[[str], An
     def load(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f".{modules[name]}", package), name)
+        try:
+            return getattr(importlib.import_module(f".{modules[name]}", package), name)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            raise ModuleNotFoundError(
+                f"{name} needs {missing}, which is not installed: pip install 'skd_plugins[train]'", name=missing
+            ) from error
 
     return load
