@@ -54,7 +54,8 @@ coverage: setup-tests ## the share of lines that the tests run, their sub-proces
 	@rm -f .coverage .coverage.*
 	@$(BIN)/pytest -m "not slow" -n $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
 
-slow: setup-tests ## the slow tests, one after the other
+slow: setup-tests ## the slow tests, one after the other; installs Lightning and transformers
+	@scripts/uv.sh pip install --quiet --python $(BIN)/python "lightning>=2.4" "transformers>=4.50"
 	@$(BIN)/pytest -m slow $(ARGS)
 
 faults: export OMP_NUM_THREADS = 1
