@@ -28,7 +28,8 @@ class Recipe:
         name: ``arch.tag``, for the run's folder and the exported weights.
         dataset: what the recipe is meant for; ``digits`` is embedded and used if no data is given.
         model: timm's name, or ``torchvision/NAME``.
-        num_classes: outputs of the network; None takes the number from the data. It must match the data.
+        num_classes: outputs of the network; None takes the number from the data, which may have fewer if they do
+            not name their classes.
         initial_weights: weights to start from, also of another program; their classifier is used if it fits.
         epochs: passes over the anchors.
         batch_size: anchors per optimizer step, over all processes and micro-batches; pairs and views come on top.
