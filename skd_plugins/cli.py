@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     quieten_bars()
     config = (*HELP, tyro.conf.FlagCreatePairsOff)
     name = arguments[0].replace("_", "-") if arguments else ""
-    if argv is None and name in ("write", "data"):  # they import FFCV to write, which would compile its loader
+    if argv is None and name in ("write", "data", "demo"):  # importing FFCV to write would compile its loader
         os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
     if name in COMMANDS:
         tyro.cli(COMMANDS[name].load(), prog=f"skd {name}", args=arguments[1:], config=config)
