@@ -15,7 +15,10 @@ TREES = {
     for path in (ROOT / folder).rglob("*.py")
 }
 # What else may be raised: Python's protocols, the operating system's own errors, the end of a command.
-OTHERS = {"AssertionError", "AttributeError", "ConnectionError", "NotImplementedError", "OSError", "SystemExit"}
+OTHERS = {
+    "AssertionError", "AttributeError", "ConnectionError", "ModuleNotFoundError", "NotImplementedError", "OSError",
+    "SystemExit",
+}  # fmt: skip
 # Files whose ValueError is caught nearby or is a programmer's mistake, which deserves a traceback.
 VALUE_ERRORS = {
     "skd_plugins/data/datasets/dogs.py",

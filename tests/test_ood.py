@@ -21,11 +21,12 @@ from torch import nn
 
 import skd_plugins
 from skd_plugins import Recipe
+from skd_plugins.commands.evaluate import evaluate
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data import open_source
 from skd_plugins.data.beton.write import write_folder
 from skd_plugins.evaluation import predict
-from skd_plugins.evaluation.evaluate import evaluate, evaluate_weights
+from skd_plugins.evaluation.evaluate import evaluate_weights
 from skd_plugins.evaluation.ood import ODIN, hold_out, max_softmax, odin_scores, ood_metrics, tune_odin
 from skd_plugins.training.main import HELP
 from skd_plugins.training.parts import evaluation_loader
