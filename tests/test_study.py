@@ -1,7 +1,12 @@
 """Comparisons over seeds: the statistics against scipy's and by hand, and the command on a tiny recipe."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +125,30 @@ def test_bad_input_is_said_before_hours_are_spent(
     with pytest.raises(SkdError, match=message):
         study(tmp_path / "tiny.py", **{"data": digits_beton, "out": tmp_path / "out", **changed})  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_study_ends_its_trainings_with_a_checkpoint(tmp_path: Path, digits_beton: Path) -> None:
+    (tmp_path / "tiny.py").write_text(RECIPE)
+    command = ["study", "tiny.py", "--data", str(digits_beton), "--variants", "ce epochs=900", "cs_kd epochs=900"]
+    process = subprocess.Popen([sys.executable, "-m", "skd_plugins.cli", *command, "--seeds", "2"], cwd=tmp_path,
+                               env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])})  # fmt: skip
+
+    def logs() -> list[Path]:
+        return [log for log in tmp_path.glob("runs/study/*/seed0/metrics.jsonl") if log.stat().st_size]
+
+    wait_until(logs)
+    process.kill()
+    process.wait()
+    run = logs()[0].parent
+    wait_until(lambda: "stopped by signal" in run.with_name("seed0.log").read_text())
+    assert (run / "last.pt").exists()
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_a_temperature_is_never_fitted_on_what_is_reported(tmp_path: Path, digits_beton: Path) -> None:

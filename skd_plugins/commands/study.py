@@ -1,8 +1,10 @@
 """``skd study``: methods compared on the same data and seeds."""
 
+import ctypes
 import dataclasses
 import os
 import re
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -29,6 +31,7 @@ from ..evaluation.significance import difference, holm, temperature_scaled
 from ..recipe import Recipe, override, replace
 from ..training.project import recipe_in
 
+_PR_SET_PDEATHSIG = 1
 # key: title, and the factor with which it is printed
 COLUMNS = {
     "error": ("error %", 100), "top5_error": ("top-5 error %", 100), "nll": ("NLL", 1), "ece": ("ECE %", 100),
@@ -124,10 +127,18 @@ def train_and_measure(
     work = partial(_train_and_measure, data=data, test=test, out=out)
     jobs = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     try:
-        with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker) as pool:
             return list(tracked(pool.map(work, recipes), "training", len(recipes)))
     except BrokenProcessPool:
         raise SkdError(f"a training was killed, maybe for lack of memory; --jobs {jobs - 1 or 1} continues") from None
+
+
+def _begin_worker() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    # If the study is killed, its trainings save and end too; else they would go on and hold their runs.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _train_and_measure(recipe: Recipe, data: Path, test: Path | None, out: Path) -> tuple[Path, dict[str, float]]:
