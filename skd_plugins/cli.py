@@ -47,6 +47,9 @@ COMMANDS = {
     "release": Command("commands.release", "release", "Prepare weights for others: config, card and checksums."),
     "weights": Command("commands.weights", "released", "List, download, verify or locate released weights."),
     "timm-train": Command("commands.timm_train", "timm_train", "Run timm's own, unmodified train.py with a method."),
+    "torchvision-train": Command(
+        "commands.torchvision_train", "torchvision_train", "Run torchvision's own train.py with a method."
+    ),
     "list": Command("commands.listing", "list_names", "List the methods, our networks or the data sets."),
     "demo": Command("commands.demo", "demo", "Train and compare three methods on embedded typefaces."),
     "study": Command("commands.study", "study", "Compare methods on your data, with seeds and p-values."),

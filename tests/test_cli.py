@@ -35,6 +35,7 @@ FROZEN = {
     "reproduce": "--scale --data --out --seeds --jobs --slurm --dry-run --commands --list",
     "study": "--data --variants --test --seeds --first-seed --out --jobs",
     "timm-train": "--timm --method --method-args",
+    "torchvision-train": "--references --method --method-args",
     "weights": "",
     "write": "--out --root --split --per-class --max-resolution --jpeg-quality --raw-share --workers --folder",
 }

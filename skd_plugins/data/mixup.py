@@ -1,7 +1,8 @@
 """timm's mixup and cutmix, alike on every segment of a batch."""
 
+import random
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -39,11 +40,29 @@ def mix_segments(mixup: Mixup, input: Tensor, target: Tensor, segments: int) -> 
     return input, torch.cat(from_same_state(mix, parts))
 
 
+def collate_segments(
+    collate: Callable[[list[Any]], tuple[Tensor, Tensor]], segments: int, batch: list[Any]
+) -> tuple[Tensor, Tensor]:
+    """Collates ``S * B`` samples, each segment by itself but with the same random numbers, so that all mix alike."""
+    size = len(batch) // segments
+    return joined(from_same_state(collate, [batch[first : first + size] for first in range(0, len(batch), size)]))
+
+
+def joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The segments' inputs and targets, one after another."""
+    return torch.cat([input for input, _ in parts]), torch.cat([target for _, target in parts])
+
+
 def from_same_state(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """Applies `function` to each part, with NumPy's global generator (which timm's mixup uses) in the same state."""
-    state = np.random.get_state()
+    """Applies `function` to each part, with the global generators in the same state.
+
+    timm's mixup draws from NumPy's, torchvision's from torch's and Python's.
+    """
+    states = np.random.get_state(), torch.get_rng_state(), random.getstate()
     results = []
     for part in parts:
-        np.random.set_state(state)
+        np.random.set_state(states[0])
+        torch.set_rng_state(states[1])
+        random.setstate(states[2])
         results.append(function(part))
     return results

@@ -37,6 +37,6 @@ class LabelSmoothing(CE):
         if criterion is not None and not plain:
             raise SkdError(
                 "label_smoothing brings its own cross-entropy, but another criterion is set already; leave out the "
-                "recipe's label_smoothing (in timm's train.py: --smoothing 0), or use method ce"
+                "recipe's label_smoothing (timm's train.py: --smoothing 0, torchvision's: --label-smoothing 0)"
             )
         super().__init__(model, nn.CrossEntropyLoss(label_smoothing=label_smoothing))

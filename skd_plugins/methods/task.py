@@ -141,9 +141,11 @@ class MethodTask(TrainingTask):
             return
         own, given = self.get_task_state().keys(), state or {}
         if strict and own != given.keys():
+            problems = {"missing": sorted(own - given.keys()), "unexpected": sorted(given.keys() - own)}
+            texts = [f"{len(keys)} {kind}: {', '.join(keys[:3])}" for kind, keys in problems.items() if keys]
             raise SkdError(
-                f"the checkpoint's task state does not fit method {self.method.name!r}: "
-                f"missing {sorted(own - given.keys())}, unexpected {sorted(given.keys() - own)}"
+                f"the checkpoint's task state does not fit method {self.method.name!r} ({'; '.join(texts)}); "
+                "continue with the method that it was trained with"
             )
         self.method.load_state_dict({key: given[key] for key in own & given.keys()}, strict=False)
 

@@ -2,13 +2,9 @@
 
 import inspect
 import logging
-import runpy
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NoReturn
 
 import timm.data
@@ -17,8 +13,10 @@ import torch
 from timm.data.mixup import FastCollateMixup
 
 from ..common.errors import SkdError
+from ..common.scripts import Patch, check_script, run_patched
 from ..common.typed import parse_assignments
-from ..methods import Method, create_method, get_method
+from ..methods import Method
+from ..methods.probe import probe
 from ..methods.task import MethodTask, create_task
 from ..networks import NETWORKS  # noqa: F401  registers them, so that --model finds them
 from ..networks.create import num_classes_of
@@ -26,21 +24,18 @@ from .beton_dataset import BetonDataset, find_beton
 from .pairs import PairedMixup, paired_loader, paired_order
 
 _logger = logging.getLogger(__name__)
+_HINT = "get train.py from https://github.com/huggingface/pytorch-image-models, tag of your timm (1.0.27 or later)"
 
 
 def run_with_method(script: Path, method: str, method_args: Sequence[str], arguments: Sequence[str]) -> None:
     """``skd timm-train``."""
     injection = _Injection(script, method, parse_assignments(method_args))
-    with ExitStack() as restore:
-        for owner, name, value in [(sys, "argv", [str(script), *arguments]), *injection.patches()]:
-            restore.callback(setattr, owner, name, getattr(owner, name))
-            setattr(owner, name, value)
-        try:
-            runpy.run_path(str(script), run_name="__main__")
-        except ImportError as error:
-            if not (error.name or "").startswith("timm"):
-                raise
-            raise injection.misfit(str(error)) from error
+    try:
+        run_patched(script, arguments, injection.patches())
+    except ImportError as error:
+        if not (error.name or "").startswith("timm"):
+            raise
+        raise injection.misfit(str(error)) from error
     if not injection.created_task:
         raise SkdError(f"{script} ended without creating its ClassificationTask, so method {method!r} was not used")
 
@@ -57,9 +52,11 @@ class _Injection:
 
     def __init__(self, script: Path, method: str, arguments: dict[str, Any]) -> None:
         self.script, self.method, self.arguments = script, method, arguments
-        probe = _probe(method, arguments)
-        self.segments, self.couples, self.refuses = probe.segments, probe.couples, probe.refuses
-        _check_script(script)
+        made = probe(method, arguments, "timm's train.py")
+        if any(part.needs_epoch for part in made.modules() if isinstance(part, Method)):
+            raise SkdError(f"{method} needs the epoch, which timm's train.py does not tell it; train it with a recipe")
+        self.segments, self.couples, self.refuses = made.segments, made.couples, made.refuses
+        check_script(script, "timm.task.ClassificationTask", _HINT)
         self.created_task = False
         self.seed = 42  # train.py's default, for a script that does not pass its seed on
         self._largest_label = -1
@@ -67,9 +64,9 @@ class _Injection:
         self._timm_loader: Callable[..., Any] = timm.data.create_loader
         self._timm_task: Callable[..., Any] = timm.task.ClassificationTask
 
-    def patches(self) -> list[tuple[ModuleType, str, Any]]:
+    def patches(self) -> list[Patch]:
         naflex = "--naflex-loader makes batches of patches, but the methods take images; leave it out"
-        patches: list[tuple[ModuleType, str, Any]] = [
+        patches: list[Patch] = [
             (timm.data, "create_dataset", self.create_dataset),
             (timm.data, "create_loader", self.create_loader),
             (timm.data, "create_naflex_loader", partial(_refuse, naflex)),
@@ -158,29 +155,3 @@ class _Injection:
 
 def _refuse(message: str, *args: Any, **kwargs: Any) -> NoReturn:
     raise SkdError(message)
-
-
-def _probe(method: str, arguments: dict[str, Any]) -> Method:
-    """The method on a tiny network, to check every argument and see which segments it needs before the run."""
-    if get_method(method).classifier != "linear":
-        raise SkdError(
-            f"{method} needs a network with a {get_method(method).classifier} classifier, which timm's train.py can't "
-            "make; train it with a recipe"
-        )
-    network = timm.create_model("test_resnet", num_classes=2)
-    if isinstance(arguments.get("teacher"), str):
-        arguments = arguments | {"teacher": network}  # the real teacher has the real number of classes
-    made = create_method(method, network, **arguments)
-    if any(part.needs_epoch for part in made.modules() if isinstance(part, Method)):
-        raise SkdError(f"{method} needs the epoch, which timm's train.py does not tell it; train it with a recipe")
-    return made
-
-
-def _check_script(script: Path) -> None:
-    hint = "get train.py from https://github.com/huggingface/pytorch-image-models, tag of your timm (1.0.27 or later)"
-    try:
-        text = script.read_text(errors="replace")
-    except OSError as error:
-        raise SkdError(f"can't read {script} ({error.strerror}); {hint}") from None
-    if "timm.task" not in text or "ClassificationTask" not in text:
-        raise SkdError(f"{script} does not use timm.task.ClassificationTask; {hint}")

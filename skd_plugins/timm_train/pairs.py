@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from timm.data.loader import PrefetchLoader
 from timm.data.mixup import FastCollateMixup, Mixup
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..common.errors import SkdError
-from ..data.mixup import from_same_state
+from ..data.mixup import collate_segments, from_same_state, joined
 from ..data.order import TrainingOrder
 from ..data.samplers import OrderSampler
 from .batches import refuse, training_order
@@ -65,9 +64,7 @@ class PairedCollateMixup(FastCollateMixup):
 
     def __call__(self, batch: list[Any], _: Any = None) -> tuple[Tensor, Tensor]:
         """Collates ``S * B`` samples to input ``[S * B, 3, H, W]`` uint8 and target ``[S * B, C]``."""
-        size = len(batch) // self.segments
-        parts = [batch[first : first + size] for first in range(0, len(batch), size)]
-        return _joined(from_same_state(super().__call__, parts))
+        return collate_segments(super().__call__, self.segments, batch)
 
 
 class PairedMixup(Mixup):
@@ -83,11 +80,7 @@ class PairedMixup(Mixup):
             raise SkdError(f"mixup needs an even --batch-size, got {len(x) // self.segments}")
         parts = list(zip(x.chunk(self.segments), target.chunk(self.segments), strict=True))
         mix: Callable[..., tuple[Tensor, Tensor]] = super().__call__
-        return _joined(from_same_state(lambda part: mix(*part), parts))
-
-
-def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.cat([input for input, _ in parts]), torch.cat([target for _, target in parts])
+        return joined(from_same_state(lambda part: mix(*part), parts))
 
 
 def labels_of(dataset: Any) -> NDArray[np.int64]:

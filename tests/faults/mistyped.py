@@ -17,8 +17,8 @@ from skd_plugins.training.main import main as recipe_main
 
 from .common import TINY, Report
 
-# What may follow a command; `demo` and `timm-train` would do long work, were they right by chance.
-_NAMES = sorted(set(COMMANDS) - {"demo", "timm-train", "reproduce"})
+# What may follow a command; `demo` and `timm-train`, say, would do long work, were they right by chance.
+_NAMES = sorted(set(COMMANDS) - {"demo", "timm-train", "torchvision-train", "reproduce"})
 _PLACES = """
 . / /dev/null no/where .. * file.json folder hf-hub:a/b timm/no torchvision/resnet18.NO resnet10t_digits.no
 local-dir:folder ~ - $HOME cub200 digits mit67 list path verify methods 0 -1 1e400 nan true
