@@ -181,6 +181,21 @@ def test_the_archives_as_they_are_fetched(tmp_path: Path, capsys: pytest.Capture
     assert "fine: Stanford Dogs training set, 9 images, 3 classes" in printed
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_header_is_never_read_into_memory_whatever_its_size(first: bool, tmp_path: Path) -> None:
+    """tarfile would read it at once: 2 GB for a file of 1.5 MB."""
+    (tmp_path / "image").write_bytes(b"x")
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        if not first:
+            archive.add(tmp_path / "image", "other")
+        member = archive.gettarinfo(tmp_path / "image", "image")
+        member.pax_headers = {"comment": "x" * (3 << 20)}
+        archive.addfile(member, (tmp_path / "image").open("rb"))
+    with pytest.raises(SkdError, match=r"a.tar.gz is damaged: (?s:.*)a header of 3 MB"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "train")
+    assert not (tmp_path / "train").exists()
+
+
 @pytest.mark.parametrize("kind", ["folder", "dangling link", "taken"])
 def test_what_is_no_archive_in_an_archive(kind: str, tmp_path: Path) -> None:
     inner = tmp_path / "n1.tar"

@@ -102,7 +102,7 @@ def _extract(path: Path, folder: Path) -> None:
                     count(member.file_size)
                 for member in tracked(archive.infolist(), f"unpacking {path.name}"):
                     archive.extract(member, folder)  # keeps every name inside the folder
-        elif tarfile.is_tarfile(path):
+        elif _is_tar(path):
             _extract_tar(path, folder, count)
         else:
             raise SkdError(f"{path} is neither a tar nor a zip archive; fetch it again")
@@ -116,9 +116,33 @@ def _extract(path: Path, folder: Path) -> None:
         raise SkdError(f"{path} is damaged: {error}") from None
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose extended header, which tarfile reads into memory at once, has at most 1 MB."""
+
+    def _proc_pax(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size > 1 << 20:
+            raise tarfile.ReadError(f"a header of {self.size >> 20} MB")
+        found: tarfile.TarInfo = super()._proc_pax(archive)  # type: ignore[misc]  # not in typeshed
+        return found
+
+
+class _Tar(tarfile.TarFile):
+    tarinfo = _Member
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        with _Tar.open(path):
+            return True
+    except tarfile.ReadError as error:
+        if "a header of" in str(error):
+            raise
+        return False
+
+
 def _extract_tar(path: Path, folder: Path, count: Callable[[int], None]) -> None:
     meter = Meter(f"unpacking {path.name}", path.stat().st_size)
-    with path.open("rb") as file, tarfile.open(fileobj=file) as archive, meter:
+    with path.open("rb") as file, _Tar.open(fileobj=file) as archive, meter:
 
         def checked(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
             count(member.size)
