@@ -41,7 +41,7 @@ def test_help_and_lists_start_without_torch(tmp_path: Path) -> None:
         [sys.executable, "-c", COMMANDS], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
     )
     found = [line for line in done.stdout.splitlines() if line.startswith("heavy:")]
-    assert len(found) == 19
+    assert len(found) == 20
     assert [line for line in found if not line.endswith("[]")] == []
 
 
