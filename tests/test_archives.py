@@ -191,7 +191,7 @@ def test_a_header_is_never_read_into_memory_whatever_its_size(first: bool, tmp_p
         member = archive.gettarinfo(tmp_path / "image", "image")
         member.pax_headers = {"comment": "x" * (3 << 20)}
         archive.addfile(member, (tmp_path / "image").open("rb"))
-    with pytest.raises(SkdError, match=r"a.tar.gz is damaged: (?s:.*)a header of 3 MB"):
+    with pytest.raises(SkdError, match="a.tar.gz has a header of 3 MB; it is no data set"):
         unpack(tmp_path / "a.tar.gz", tmp_path / "train")
     assert not (tmp_path / "train").exists()
 
