@@ -134,7 +134,7 @@ def train_and_measure(
 
 
 def _begin_worker() -> None:
-    import torch
+    import torch  # the help does not need it
 
     torch.set_num_threads(1)
     # If the study is killed, its trainings save and end too; else they would go on and hold their runs.
