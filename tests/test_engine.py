@@ -1,6 +1,7 @@
 """The training loop: it learns, it resumes bit-equally, and several processes do what one does."""
 
 import dataclasses
+import functools
 import gc
 import json
 import multiprocessing
@@ -28,6 +29,7 @@ from skd_plugins.data import Source, open_source, write_beton
 from skd_plugins.data.augment import Augmentation
 from skd_plugins.data.beton.write import write_folder
 from skd_plugins.data.sources import image_folder
+from skd_plugins.methods.task import MethodTask
 from skd_plugins.training import engine
 from skd_plugins.training.process import seed_step
 
@@ -461,6 +463,27 @@ def test_wandb_has_the_recipe_and_its_folder_is_in_the_run(fit: Fit, monkeypatch
     wandb.teardown()  # its process has written the file then
     (record,) = run.glob("wandb/offline-run-*/run-*.wandb")
     assert b"0.123" in record.read_bytes()
+
+
+def test_compiled_full_batches_keep_their_own_graph(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a smaller batch; in training, in validation and of the average."""
+    used: list[str] = []
+
+    def watched(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        of_all_sizes = any(isinstance(item, torch.SymInt) for item in inputs)
+        images = next(item for item in inputs if isinstance(item, torch.Tensor) and item.shape[1:] == (3, 16, 16))
+
+        def run(*args: Any) -> Any:
+            used.append("any" if of_all_sizes else str(len(images)))
+            return graph(*args)
+
+        return run
+
+    for name in ("compile", "compile_ema"):
+        compile = getattr(MethodTask, name)
+        monkeypatch.setattr(MethodTask, name, functools.partialmethod(compile, backend=watched))
+    fit(compile=True, epochs=2, eval_batch_size=5, ema_decay=0.9)
+    assert used == ["12", "12", "12", "12", "8", "5", "5", "3"] * 2
 
 
 def test_bf16_is_close_to_float32(fit: Fit) -> None:

@@ -94,8 +94,13 @@ class MethodTask(TrainingTask):
     def compile(  # type: ignore[override]  # timm's signature, not nn.Module's
         self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any
     ) -> nn.Module:
-        """Compiles the step and, for validation, the plain network. Returns the latter."""
-        compile: Callable[..., Any] = partial(torch.compile, backend=backend, mode=mode, **compile_kwargs)
+        """Compiles the step and, for validation, the plain network. Returns the latter.
+
+        Each size of batch gets a graph of its own (``dynamic=False``). torch's default makes one for all sizes when it
+        meets an epoch's smaller last batch, and takes that slower one for the full batches too from then on.
+        """
+        options = {"backend": backend, "mode": mode, "dynamic": False} | compile_kwargs
+        compile: Callable[..., Any] = partial(torch.compile, **options)
         eval_model: nn.Module = compile(self.method.model)
         self.eval_model = eval_model
         self.trainable_module = compile(self.trainable_module)

@@ -118,7 +118,7 @@ class Run:
         if recipe.compile:
             task.compile()
             if recipe.ema_decay:
-                task.compile_ema()
+                task.compile_ema(dynamic=False)
         if self.world > 1:
             task.prepare_distributed(device_ids=[self.accelerator.local_process_index])
 
