@@ -324,7 +324,7 @@ def run_rank(out: Path, variants: list[str]) -> None:
     collected = {}
     for variant in variants:
         task = make_task(variant, **GROUP_NORM)
-        task.prepare_distributed()
+        task.prepare_distributed(broadcast_buffers=False, gradient_as_bucket_view=True)  # as in training
         for step in range(2):
             torch.manual_seed(100 * step + rank)
             task.zero_grad()

@@ -120,7 +120,9 @@ class Run:
             if recipe.ema_decay:
                 task.compile_ema(dynamic=False)
         if self.world > 1:
-            task.prepare_distributed(device_ids=[self.accelerator.local_process_index])
+            # Only the first process's buffers are used, so DDP need not send them: validation takes its BatchNorm
+            # statistics, checkpoints are its own, and what methods keep is equal on all.
+            task.prepare_distributed([self.device], broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def _start_or_resume(self, state: dict[str, Any] | None) -> None:
         if state is not None:
