@@ -31,7 +31,7 @@ from skd_plugins.data.beton.write import write_folder
 from skd_plugins.data.sources import image_folder
 from skd_plugins.methods.task import MethodTask
 from skd_plugins.training import engine
-from skd_plugins.training.process import seed_step
+from skd_plugins.training.process import choose_kernels, seed_step
 
 ROOT = Path(__file__).parents[1]
 RUN = Path("tiny.test", "seed0")
@@ -524,6 +524,21 @@ def test_errors_come_early_and_lose_nothing(fit: Fit, tmp_path: Path) -> None:
             fit(**({"seed": 1} | changes))
     assert (run / "last.pt").read_bytes() == before
     assert not list(tmp_path.rglob("seed1/*.pt")), "nothing of what is not finite"
+
+
+def test_kernels_of_a_gpu_are_fast_or_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, name in ((torch.backends.cudnn, "deterministic"), (torch.backends.cudnn, "benchmark")):
+        monkeypatch.setattr(place, name, getattr(place, name))
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    tf32 = torch.backends.cuda.matmul
+    try:
+        for deterministic in (False, True):
+            choose_kernels(deterministic=deterministic)
+            assert torch.backends.cudnn.benchmark is tf32.allow_tf32 is not deterministic
+            assert torch.are_deterministic_algorithms_enabled() is deterministic
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -34,7 +34,7 @@ from .parts import (
     evaluation_loader,
     training_loader,
 )
-from .process import any_process, collected_signals, seed_step, start_accelerator, use_deterministic_algorithms
+from .process import any_process, choose_kernels, collected_signals, seed_step, start_accelerator
 from .progress import Progress
 from .run_folder import RunLog, check_same_data, fingerprints, made_with, open_run, write_recipe
 from .validation import validate
@@ -73,8 +73,7 @@ class Run:
         self.accelerator = start_accelerator(recipe, folder)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device
-        if recipe.deterministic:
-            use_deterministic_algorithms()
+        choose_kernels(deterministic=recipe.deterministic)
         with self.accelerator.main_process_first():  # the embedded digits may have to be written
             data_folder = resolve_data(recipe.dataset, data)
         seed_step(recipe.seed, 0, 0)  # every process builds the same network
