@@ -73,7 +73,8 @@ class ClassBank(nn.Module):
         logits = logits.detach()
         pair_logits = torch.where(self.filled[labels][:, None], self.logits[labels], logits)
         if self.training:
-            self._store(gather_rows(logits), gather_rows(labels))
+            rows = gather_rows(torch.cat([full_precision(logits), labels[:, None]], dim=1))  # exact below 2^24 classes
+            self._store(rows[:, :-1], rows[:, -1].long())
         return pair_logits
 
     def _store(self, logits: Tensor, labels: Tensor) -> None:

@@ -14,6 +14,7 @@ from timm.utils import unwrap_model
 
 from skd_plugins import create_model, create_task, get_method, list_methods
 from skd_plugins.common.errors import SkdError
+from skd_plugins.common.gather import gather_rows
 from skd_plugins.methods.task import MethodTask
 
 CLASSES, BATCH, SIZE = 5, 4, 32
@@ -314,6 +315,17 @@ def learned_state(task: MethodTask) -> dict[str, torch.Tensor]:
     return {key: value for key, value in task.get_task_state().items() if "running_" not in key and "num_b" not in key}
 
 
+def distributed_steps(task: MethodTask, rank: int) -> dict[str, dict[str, torch.Tensor]]:
+    task.prepare_distributed(broadcast_buffers=False, gradient_as_bucket_view=True)  # as in training
+    for step in range(2):
+        torch.manual_seed(100 * step + rank)
+        task.zero_grad()
+        task(*rank_batch(task, rank, 2, step))["loss"].backward()
+    found = {"gradients": gradients(task), "state": learned_state(task)}
+    task.end_distributed()
+    return found
+
+
 def run_rank(out: Path, variants: list[str]) -> None:
     """One process of `test_two_processes`; started by torchrun."""
     import torch.distributed as dist
@@ -321,16 +333,15 @@ def run_rank(out: Path, variants: list[str]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank = dist.get_rank()
-    collected = {}
-    for variant in variants:
+    collected: dict[str, Any] = {
+        variant: distributed_steps(make_task(variant, **GROUP_NORM), rank) for variant in variants
+    }
+    collected["gathered"] = gather_rows(torch.arange(rank + 1))
+    for variant in ("adacos", "cs_kd-bank"):  # they exchange something in every step, as a part of the graph
         task = make_task(variant, **GROUP_NORM)
-        task.prepare_distributed(broadcast_buffers=False, gradient_as_bucket_view=True)  # as in training
-        for step in range(2):
-            torch.manual_seed(100 * step + rank)
-            task.zero_grad()
-            task(*rank_batch(task, rank, 2, step))["loss"].backward()
-        collected[variant] = {"gradients": gradients(task), "state": learned_state(task)}
-        task.end_distributed()
+        task.equal_batches = True
+        task.compile(backend="aot_eager", fullgraph=True)
+        collected[f"{variant} compiled"] = distributed_steps(task, rank)
     torch.save(collected, out / f"rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -355,6 +366,12 @@ def test_two_processes(nodes: int, variants: list[str], tmp_path: Path) -> None:
     assert [process.wait(timeout=240) for process in running] == [0] * nodes
 
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    assert first["gathered"].tolist() == second["gathered"].tolist() == [0, 0, 1]
+    for variant in ("adacos", "cs_kd-bank"):
+        for key, value in first[f"{variant} compiled"]["gradients"].items():
+            torch.testing.assert_close(value, first[variant]["gradients"][key], msg=f"{variant} {key}")
+        for key, value in first[f"{variant} compiled"]["state"].items():
+            torch.testing.assert_close(value, first[variant]["state"][key], msg=f"{variant} {key}")
     for variant in variants:
         for name, value in first[variant]["gradients"].items():
             assert torch.equal(value, second[variant]["gradients"][name]), (variant, name)

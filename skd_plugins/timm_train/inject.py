@@ -131,6 +131,7 @@ class _Injection:
             )
         verbose, dtype = options["verbose"], options["dtype"]
         task = create_task(self.method, model, criterion, device=device, dtype=dtype, verbose=verbose, **self.arguments)
+        task.equal_batches = True  # timm's loaders drop an incomplete last batch
         self.created_task = True
         if verbose:
             settings = ", ".join(f"{name}={value}" for name, value in self.arguments.items())

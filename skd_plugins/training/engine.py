@@ -119,8 +119,7 @@ class Run:
             if recipe.ema_decay:
                 task.compile_ema(dynamic=False)
         if self.world > 1:
-            # Only the first process's buffers are used, so DDP need not send them: validation takes its BatchNorm
-            # statistics, checkpoints are its own, and what methods keep is equal on all.
+            # Only the first process's buffers count, in validation and checkpoints, so DDP need not send them.
             task.prepare_distributed([self.device], broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def _start_or_resume(self, state: dict[str, Any] | None) -> None:
@@ -195,6 +194,7 @@ class Run:
     def train_step(self, batches: Iterator[tuple[Tensor, Tensor]], weights: Iterator[float]) -> float:
         """One optimizer step over all micro-batches; returns the learning rate it was made with."""
         recipe = self.recipe
+        self.task.equal_batches = self.order.equal(self.step % self.steps_per_epoch)
         for micro in range(recipe.grad_accumulation):
             seed_step(recipe.seed, self.step + 1, self.rank * recipe.grad_accumulation + micro)
             try:
