@@ -589,10 +589,12 @@ def test_channels_last(channels_last: bool, fit: Fit) -> None:
     def look(module: torch.nn.Module, input: tuple[torch.Tensor], output: torch.Tensor) -> None:
         if isinstance(module, torch.nn.Conv2d) and output.shape[-1] > 1 and torch.is_grad_enabled():
             seen.add(output.is_contiguous(memory_format=torch.channels_last))
+            if max(module.kernel_size) > 1 and module.in_channels > 3:  # other weights are both
+                seen.add(module.weight.is_contiguous(memory_format=torch.channels_last))
 
     handle = torch.nn.modules.module.register_module_forward_hook(look)
     try:
-        fit(channels_last=channels_last, max_steps=1)
+        fit(channels_last=channels_last, max_steps=1, method="byot", image_size=64)  # its branches too
     finally:
         handle.remove()
     assert seen == {channels_last}

@@ -62,8 +62,6 @@ def build_task(
         if note:
             say(note)
     model.to(device)
-    if recipe.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
     synchronised = recipe.sync_bn and device.type == "cuda"
     if synchronised:
         model = convert_sync_batchnorm(model)
@@ -71,6 +69,8 @@ def build_task(
     task = create_task(recipe.method, model, criterion, device=device, verbose=False, **recipe.method_args)
     if synchronised:
         synchronise_own_parts(task.method)
+    if recipe.channels_last:  # with what the method adds, such as branches and a teacher
+        task.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's
     return task
 
 
