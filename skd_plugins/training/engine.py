@@ -116,8 +116,7 @@ class Run:
             task.setup_ema(decay=recipe.ema_decay)
         if recipe.compile:
             task.compile()
-            if recipe.ema_decay:
-                task.compile_ema(dynamic=False)
+            task.compile_ema(dynamic=False)
         if self.world > 1:
             # Only the first process's buffers count, in validation and checkpoints, so DDP need not send them.
             task.prepare_distributed([self.device], broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -332,12 +331,13 @@ def _check_classes(train_loader: Loader, val_loader: Loader, num_classes: int) -
 
 def _check_finite(method: Method, step: int, run: Path) -> None:
     """Raises SkdError for weights that are not finite: they would replace good ones in the checkpoint."""
-    for name, value in method.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise SkdError(
-                f"{name} is not finite after step {step} and is not saved; {run / 'last.pt'} is from before, if there "
-                "is one; lower lr, set clip_grad, or use precision=bf16 or no"
-            )
+    values = {name: value for name, value in method.state_dict().items() if value.is_floating_point()}
+    finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()  # waits for the device once
+    if not all(finite):
+        raise SkdError(
+            f"{list(values)[finite.index(False)]} is not finite after step {step} and is not saved; "
+            f"{run / 'last.pt'} is from before, if there is one; lower lr, set clip_grad, or use precision=bf16 or no"
+        )
 
 
 def _card(recipe: Recipe, num_classes: int, loader: Loader) -> dict[str, Any]:

@@ -40,8 +40,9 @@ def evaluation_loader(
     recipe: Recipe, path: Path, *, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
 ) -> Loader:
     """Centre crops of `path` with the recipe's pre-processing."""
+    size = recipe.eval_batch_size or min(recipe.batch_size, max(recipe.batch_size // world, 256))
     return make_loader(
-        path, train=False, batch_size=recipe.eval_batch_size or max(recipe.batch_size // world, 1),
+        path, train=False, batch_size=size,
         augmentation=Augmentation.of(recipe), workers=_workers(recipe),
         division=Division(rank=rank, world=world), skip_broken=recipe.skip_broken, device=device,
     )  # fmt: skip

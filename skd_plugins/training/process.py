@@ -101,7 +101,11 @@ def collected_signals() -> Iterator[list[int]]:
 
 
 def any_process(received: list[int], world: int, device: torch.device) -> bool:
-    """Whether a signal reached any process. All processes have to ask at the same step."""
+    """Whether a signal reached any process. All processes have to ask at the same step.
+
+    The host waits for the device. In every tenth step that costs the launch of a step's first kernels, and a second
+    group of processes on gloo, which would save it, needs a network that gloo finds.
+    """
     if world == 1:
         return bool(received)
     flag = torch.tensor(len(received), device=device)
