@@ -24,7 +24,7 @@ from .beton_dataset import BetonDataset, find_beton
 from .pairs import PairedMixup, paired_loader, paired_order
 
 _logger = logging.getLogger(__name__)
-_HINT = "get train.py from https://github.com/huggingface/pytorch-image-models, tag of your timm (1.0.27 or later)"
+_HINT = "get train.py from https://github.com/huggingface/pytorch-image-models, tag of your timm (1.0.30 or later)"
 
 
 def run_with_method(script: Path, method: str, method_args: Sequence[str], arguments: Sequence[str]) -> None:
