@@ -125,6 +125,23 @@ def self_distillation(u: Tensor, v: Tensor, temperature: float, direction: str =
     return sum_of_divergences(pairs[direction], temperature)
 
 
+def tf_kd_loss(logits: Tensor, target: Tensor, temperature: float = 20.0, correct: float = 0.99) -> Tensor:
+    """Tf-KD_reg's term (Yuan et al. 2020): ``KL(softmax(q / T) || softmax(logits))``, averaged over the batch.
+
+    q is `correct` for the image's class and ``(1 - correct) / (C - 1)`` for every other one. Take 0.1 of it and 0.9 of
+    the cross-entropy.
+
+    Args:
+        logits: ``[B, C]``.
+        target: class indices ``[B]`` or probabilities ``[B, C]``.
+    """
+    logits = full_precision(logits)
+    classes = logits.shape[1]
+    hard = (F.one_hot(target, classes) if target.ndim == 1 else target).to(logits.dtype)
+    other = (1 - correct) / (classes - 1)
+    return kl_divergence((other + (correct - other) * hard) / temperature, logits, 1.0)
+
+
 def mean_entropy(logits: Tensor) -> Tensor:
     """``-sum_k p_k log p_k`` of logits ``[B, C]``, averaged over the batch; `max_entropy` subtracts a part of it."""
     log_p = F.log_softmax(full_precision(logits), dim=-1)

@@ -18,4 +18,5 @@ from .method import list_methods as list_methods
 from .method import register_method as register_method
 from .ps_kd import PSKD as PSKD
 from .sd_dropout import SDDropout as SDDropout
+from .tf_kd import TfKD as TfKD
 from .virtual_softmax import VirtualSoftmax as VirtualSoftmax
