@@ -20,3 +20,4 @@ from .ps_kd import PSKD as PSKD
 from .sd_dropout import SDDropout as SDDropout
 from .tf_kd import TfKD as TfKD
 from .virtual_softmax import VirtualSoftmax as VirtualSoftmax
+from .zipf_ls import ZipfLS as ZipfLS
