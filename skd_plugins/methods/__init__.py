@@ -16,6 +16,7 @@ from .method import create_method as create_method
 from .method import get_method as get_method
 from .method import list_methods as list_methods
 from .method import register_method as register_method
+from .ols import OLS as OLS
 from .ps_kd import PSKD as PSKD
 from .sd_dropout import SDDropout as SDDropout
 from .tf_kd import TfKD as TfKD
