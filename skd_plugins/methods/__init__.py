@@ -20,5 +20,6 @@ from .ols import OLS as OLS
 from .ps_kd import PSKD as PSKD
 from .sd_dropout import SDDropout as SDDropout
 from .tf_kd import TfKD as TfKD
+from .uskd import USKD as USKD
 from .virtual_softmax import VirtualSoftmax as VirtualSoftmax
 from .zipf_ls import ZipfLS as ZipfLS
