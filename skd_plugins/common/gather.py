@@ -13,6 +13,14 @@ def gather_rows(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def rows_before(tensor: Tensor) -> int:
+    """How many rows `gather_rows` of this tensor puts before this process's own."""
+    if not dist.is_available() or not dist.is_initialized():
+        return 0
+    counts = gather_rows(torch.tensor([len(tensor)], device=tensor.device))
+    return int(counts[: dist.get_rank()].sum())
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # collectives would break the graph and warn that nobody waits
 def _gather(tensor: Tensor) -> Tensor:
     sizes = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(dist.get_world_size())]

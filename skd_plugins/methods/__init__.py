@@ -1,6 +1,7 @@
 """Training methods, one file each. A new one is a file here and a line below: importing the file registers it."""
 
 from .adacos import AdaCos as AdaCos
+from .bake import BAKE as BAKE
 from .byot import BYOT as BYOT
 from .ce import CE as CE
 from .cs_kd import CSKD as CSKD
