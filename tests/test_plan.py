@@ -90,7 +90,7 @@ def test_without_momentum_nothing_is_kept_and_the_average_is_the_networks() -> N
         ({"method": "virtual_softmax", "mixup": 0.2}, r"mixup=0\.2, cutmix=0: virtual_softmax needs class indices .*"),
         ({"method": "label_smoothing", "label_smoothing": 0.1}, "label_smoothing brings"),
         ({"model": "torchvision/alexnet", "image_size": 3}, r"image_size=3: \w+ can't take such images: .+[Ss]ize"),
-        ({"method": "byot", "image_size": 16}, "byot: image_size is too small, a stage's maps of 4 x 4 .* 8 times"),
+        ({"method": "byot", "image_size": 16}, "image_size is too small, a stage's maps of 4 x 4 .* 8 times"),
         ({"batch_size": 7, "grad_accumulation": 2}, "batch_size=7"),
         ({"dataset": "cifar1000"}, "unknown dataset 'cifar1000'"),
     ],

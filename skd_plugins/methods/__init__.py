@@ -7,6 +7,7 @@ from .ce import CE as CE
 from .cs_kd import CSKD as CSKD
 from .cs_kd_e import CSKDE as CSKDE
 from .ddgsd import DDGSD as DDGSD
+from .dks import DKS as DKS
 from .dml import DML as DML
 from .dropout import Dropout as Dropout
 from .kd import KD as KD
