@@ -1,5 +1,6 @@
 """BAKE: an image's soft target is an ensemble of the batch's predictions, by the likeness of their features."""
 
+from contextlib import nullcontext
 from typing import Annotated, Literal
 
 import torch
@@ -69,7 +70,8 @@ class BAKE(Method):
 @torch.no_grad()
 def ensembled(features: Tensor, p: Tensor, omega: float) -> Tensor:
     """BAKE's soft targets ``[B, C]``, from features ``[B, D]`` and probabilities ``[B, C]``."""
-    with torch.autocast(features.device.type, enabled=False):
+    # A plan runs on the meta device, which has no autocast.
+    with nullcontext() if features.is_meta else torch.autocast(features.device.type, enabled=False):
         features = F.normalize(features)
         eye = torch.eye(len(features), dtype=features.dtype, device=features.device)
         affinity = (features @ features.T).masked_fill(eye.bool(), -torch.inf).softmax(dim=1)
