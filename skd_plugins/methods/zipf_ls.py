@@ -56,7 +56,7 @@ class ZipfLS(Method):
         with watching(self._tap):
             out, logits = self.anchor_forward(input)
         ce = self.criterion(logits, labels)
-        zipf = zipf_ls_loss(logits, labels, self._dense_logits(self._tap.take()))
+        zipf = zipf_ls_loss(logits, labels, self._dense_logits(self._tap.take().detach()))
         return out | {"loss": ce + self.weight * zipf, "ce": ce.detach(), "zipf": zipf.detach()}
 
     @torch.no_grad()
