@@ -30,8 +30,9 @@ def test_imagenet_without_data() -> None:
 def test_every_method_has_a_plan(method: str) -> None:
     model_args = {"classifier": get_method(method).classifier}
     plan = make_plan(replace(R152, model="resnet50", model_args=model_args, method=method, method_args={}))
-    assert plan["training-only parameters"] == {"dml": 25_557_032, "byot": 32_257_976}.get(method, 0)
-    segments = {"cs_kd": 2, "cs_kd_e": 3, "ddgsd": 2}.get(method, 1)
+    extra = {"dml": 25_557_032, "byot": 32_257_976, "dks": 32_257_976, "uskd": 1_025_000}
+    assert plan["training-only parameters"] == extra.get(method, 0)
+    segments = {"bake": 2, "cs_kd": 2, "cs_kd_e": 3, "ddgsd": 2}.get(method, 1)
     assert plan["images decoded an epoch"] == 1_281_167 * segments
 
 
