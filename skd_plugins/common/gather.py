@@ -35,6 +35,14 @@ def gather_rows(tensor: Tensor) -> Tensor:
     return gathered
 
 
+def rows_before(tensor: Tensor) -> int:
+    """How many rows `gather_rows` of this tensor puts before this process's own."""
+    if not dist.is_available() or not dist.is_initialized():
+        return 0
+    counts = gather_rows(torch.tensor([len(tensor)], device=tensor.device))
+    return int(counts[: dist.get_rank()].sum())
+
+
 def _gather(tensor: Tensor) -> Tensor:
     gathered = tensor.new_empty(dist.get_world_size() * len(tensor), *tensor.shape[1:])
     dist.all_gather_into_tensor(gathered, tensor.contiguous())
