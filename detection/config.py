@@ -145,7 +145,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> CfgNode:
         raise SkdError(f"{path}: {_reason(error)}") from None
     merge_overrides(cfg, overrides)
     if (cfg.MODEL.TIMM.NAME or cfg.MODEL.TIMM.WEIGHTS) and cfg.MODEL.BACKBONE.NAME in _OURS:
-        _use_timm(cfg.MODEL)
+        _use_timm(cfg)
         merge_overrides(cfg, overrides)
     if cfg.OUTPUT_DIR == "./output":  # detectron2's default, which two configs must not share
         cfg.OUTPUT_DIR = f"runs/detection/{path.stem}"
@@ -159,13 +159,17 @@ _OURS = {
 }
 
 
-def _use_timm(model: CfgNode) -> None:
+def _use_timm(cfg: CfgNode) -> None:
+    model = cfg.MODEL
     model.BACKBONE.NAME = _OURS[model.BACKBONE.NAME]
     model.TIMM.OUT_FEATURES, model.TIMM.NORM = list(model.RESNETS.OUT_FEATURES), model.RESNETS.NORM
     if model.ROI_HEADS.NAME == "Res5ROIHeads":
         model.ROI_HEADS.NAME = "TimmRes5ROIHeads"
     if model.WEIGHTS.startswith("detectron2://ImageNetPretrained"):
         model.WEIGHTS = ""
+        usual = get_cfg()  # the file's pixels are of its weights
+        model.PIXEL_MEAN, model.PIXEL_STD = usual.MODEL.PIXEL_MEAN, usual.MODEL.PIXEL_STD
+        cfg.INPUT.FORMAT = usual.INPUT.FORMAT
 
 
 def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:

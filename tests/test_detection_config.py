@@ -72,7 +72,11 @@ def test_a_file_of_detectron2_gets_the_network_and_keeps_its_learning_rate(tmp_p
     apply_schedule(cfg, 160)
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.BASE_LR) == (20, (13, 18), 0.01)
     assert cfg.SOLVER.WARMUP_ITERS == 6
-    file.write_text(zoo.C4)
+    file.write_text(zoo.C4.replace("MODEL:", "MODEL:\n  PIXEL_STD: [57.375, 57.120, 58.395]"))
+    assert load_config(str(file)).MODEL.PIXEL_STD == [57.375, 57.12, 58.395]
+    cfg = load_config(str(file), ["MODEL.TIMM.NAME", "resnet18"])
+    take_from_card(cfg, None)
+    assert (cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT) == ([58.395, 57.12, 57.375], "RGB"), "the file's were of its weights"
     settings = ["MODEL.TIMM.NORM", "BN", "MODEL.TIMM.WEIGHTS", "some.pth", "MODEL.RESNETS.NORM", "SyncBN"]
     cfg = load_config(str(file), settings)
     assert (cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.TIMM.OUT_FEATURES) == ("TimmRes5ROIHeads", ["res4"])
