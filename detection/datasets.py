@@ -218,6 +218,8 @@ def _checked_classes(name: str, *, trained: bool, evaluated: bool) -> list[str]:
             raise SkdError(f"dataset {name}: {file}, which {path} lists, is not there")
     needed = ("area",) if fast_evaluation() else ("area", "iscrowd")
     for _, box in _boxes(content) if evaluated else ():
+        if box["id"] == 0:
+            raise SkdError(f"{path}: an annotation has the id 0, which COCO's evaluation takes for none; count from 1")
         for field in needed:
             if not isinstance(box.get(field), int | float):
                 raise SkdError(f"{path}: annotation {box['id']} has no {field}, which the evaluation needs")

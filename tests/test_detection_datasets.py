@@ -88,6 +88,11 @@ def test_what_detectron2_would_trip_over_is_named(change: Any, reason: str, regi
         ({"categories": [{"id": n, "name": str(n)} for n in range(3)]}, {}, "has 3 classes, but MODEL.ROI_HEADS.NUM_"),
         ({}, {"categories": [{"id": 1, "name": "y"}]}, f"{OTHER} has the class 'y' where {NAME} has 'x'"),
         ({}, box(), rf"{OTHER}\.json: annotation 5 has no area, which the evaluation needs"),
+        (
+            {},
+            box(id=0, area=12, iscrowd=0),
+            rf"{OTHER}\.json: an annotation has the id 0, which COCO's evaluation takes",
+        ),
         ({}, {"images": [SOUND["images"][0] | {"file_name": "2.jpg"}]}, r"2\.jpg, which .* lists, is not there"),
         (box(bbox=[1, 2, 0, 0]), {}, rf"no box of .*{NAME}\.json has an area inside its image"),
         (box(bbox=[9, 2, 3, 3]), {}, rf"no box of .*{NAME}\.json has an area inside its image"),
