@@ -12,7 +12,7 @@ from ...data.find import find_split
 from ...recipe import Recipe
 
 # Raised with every change that can move the numbers of a training (the changelog's "Numbers"): all runs are repeated.
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 # Fields that leave the final weights as they are. The name and the data set are labels: the data have a checksum.
 _WITHOUT_EFFECT = frozenset({
     "name", "dataset", "eval_batch_size", "workers", "validate_every", "save_every", "save_minutes", "log_every",
