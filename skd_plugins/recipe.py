@@ -40,12 +40,14 @@ class Recipe:
         decay_norm_and_bias: decay one-dimensional parameters too, like the papers' code and unlike timm.
         schedule: timm's scheduler, stepped after every optimizer step.
         milestones: epochs at which ``multistep`` multiplies the learning rate by `lr_decay`.
-        min_lr: lower end of ``cosine``.
+        min_lr: lower end of ``cosine`` and ``linear``.
         clip_grad: largest gradient norm; None does not clip.
         ema_decay: decay of an exponential moving average (EMA) of the weights; if set, the EMA is validated. None for
             no EMA.
         mixup: alpha of timm's mixup; `cutmix` likewise; 0 for none.
         image_size: side of the input in pixels.
+        train_sizes: progressive resizing: ``(share, side)`` pairs, training images of that side from epoch
+            int(share * `epochs`) on; `image_size` is then that of evaluation. Empty for `image_size` throughout.
         augment: ``rrc`` (random resized crop) or ``shift``; see `Augmentation` for this and the next six.
         mean: channel means of images in [0, 1]; `std` likewise.
         eval_batch_size: images per batch and process in validation; None takes a training step's anchors, but not
@@ -82,7 +84,7 @@ class Recipe:
     momentum: Number = 0.9
     weight_decay: Number = 1e-4
     decay_norm_and_bias: bool = True
-    schedule: Literal["multistep", "cosine", "constant"] = "multistep"
+    schedule: Literal["multistep", "cosine", "linear", "constant"] = "multistep"
     milestones: tuple[int, ...] = (30, 60)
     lr_decay: float = 0.1
     min_lr: Number = 0.0
@@ -93,6 +95,7 @@ class Recipe:
     mixup: Number = 0.0
     cutmix: Number = 0.0
     image_size: Count = 224
+    train_sizes: tuple[tuple[Annotated[float, Field(ge=0, lt=1)], Count], ...] = ()
     augment: Literal["rrc", "shift"] = "rrc"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -128,8 +131,16 @@ class Recipe:
                 raise SkdError(f"{name} should be JSON values: {error}") from None
         if list(self.milestones) != sorted(self.milestones):
             raise SkdError(f"milestones should be in ascending order, got {self.milestones!r}")
+        shares = [share for share, _ in self.train_sizes]
+        if shares != sorted(set(shares)) or shares[:1] not in ([], [0]):
+            raise SkdError(f"train_sizes should begin with share 0 and ascend, got {self.train_sizes!r}")
         if "/" in self.name or self.name in ("", ".", "..") or not self.name.isprintable():
             raise SkdError(f"name should be a plain file name, got {self.name!r}")
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Sides of all images, of evaluation and training, in pixels."""
+        return tuple(sorted({self.image_size, *(side for _, side in self.train_sizes)}))
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""

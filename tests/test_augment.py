@@ -177,6 +177,7 @@ WRONG: list[dict[str, Any]] = [
     {"image_size": 0}, {"mode": "mirror"}, {"scale": (0.5, 0.1)}, {"scale": (-0.1, 1.0)}, {"ratio": (0.0, 1.0)},
     {"ratio": (2.0, 1.0)}, {"ratio": (1.0, math.inf)}, {"padding": -1}, {"hflip": 1.5}, {"crop_pct": 0.0},
     {"crop_pct": 1.1}, {"crop_pct": math.nan}, {"std": (0.1, 0.0, 0.1)},
+    {"sizes": ((0, 0),)}, {"sizes": ((2, 16), (0, 24))},
 ]  # fmt: skip
 assert WRONG
 

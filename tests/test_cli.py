@@ -27,7 +27,7 @@ FROZEN = {
     "demo": "--out --seeds",
     "doctor": "",
     "evaluate": "--data --out --which --raw --recipe --batch-size --workers --skip-broken --save-predictions "
-    "--attack --eps",
+    "--attack --eps --image-size --flip",
     "export": "--out --name --format --which --raw",
     "init": "",
     "list": "",

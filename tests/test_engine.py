@@ -208,6 +208,24 @@ def test_killed_and_resumed_is_bit_equal(name: str, data: dict[str, Path], fit: 
         assert logs[0] == logs[1], "the log of the resumed run has every step once"
 
 
+@pytest.mark.parametrize("kind", ["beton", "folder"])
+def test_resumes_bit_equal_across_a_change_of_size(kind: str, fit: Fit) -> None:
+    """5 steps an epoch; sizes change after steps 5 and 10. Stopped within an epoch before, at, and after a change."""
+    changes: dict[str, Any] = {
+        "epochs": 4, "method": "cs_kd", "ema_decay": 0.9, "image_size": 24,
+        "train_sizes": ((0, 16), (0.25, 20), (0.5, 24)),
+    }  # fmt: skip
+    whole = fit("whole", on=kind, **changes)
+    for stop in (3, 5, 12):
+        fit("parts", on=kind, max_steps=stop, resume=True, **changes)
+    parts = fit("parts", on=kind, resume=True, **changes)
+    assert checkpoint(parts)["step"] == 20
+    assert_same(checkpoint(parts), checkpoint(whole))
+    assert [line["loss"] for line in lines(parts, "train")] == [line["loss"] for line in lines(whole, "train")]
+    fixed = fit("fixed", on=kind, **changes | {"train_sizes": ()})
+    assert not torch.equal(checkpoint(fixed)["state_dict"]["fc.weight"], checkpoint(whole)["state_dict"]["fc.weight"])
+
+
 @pytest.mark.parametrize(("number", "processes"), [(signal.SIGUSR1, 1), (signal.SIGTERM, 2)])
 def test_repeated_signals_to_all_processes_save(
     number: int, processes: int, data: dict[str, Path], tmp_path: Path
@@ -510,6 +528,10 @@ def test_errors_come_early_and_lose_nothing(fit: Fit, tmp_path: Path) -> None:
         ({"model": "resnet11"}, "unknown model 'resnet11'"),
         ({"model_args": {"chanels": 3}}, "model_args"),
         ({"model": "densenet121", "model_args": {}, "image_size": 3}, "image_size=3: DenseNet can't"),
+        (
+            {"train_sizes": ((0, 3),), "image_size": 64, "model": "densenet121", "model_args": {}},
+            "image_size=3: DenseNet can't",
+        ),
         ({"optimizer": "sdg"}, "sdg"),
         ({"trackers": ("tensorbord",)}, "tracker 'tensorbord' is unknown or not installed; available: "),
         ({"batch_size": 100, "grad_accumulation": 30}, "batch_size=100"),

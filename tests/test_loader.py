@@ -101,6 +101,22 @@ def test_epochs_follow_one_another_and_differ(data: Path) -> None:
     assert_same(epoch_of(it), second)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sizes_by_epoch(data: Path, workers: int) -> None:
+    """Each epoch is that of a loader of its size: order, boxes and flips do not change. Evaluation has its own size."""
+    options: dict[str, Any] = {"segments": ("anchor", "pair", "clean"), "workers": workers, "image_size": 20}
+    spec = Augmentation(sizes=((0, 16), (2, SIZE)))
+    progressive = loader(data, augmentation=spec, **options)
+    for epoch, side in enumerate((16, 16, SIZE, SIZE)):
+        batches = epoch_of(progressive)
+        assert {input.shape[-2:] for input, _ in batches} == {(side, side)}
+        assert_same(batches, epoch_of(loader(data, **options | {"image_size": side}), epoch))
+    assert_same(epoch_of(progressive, 1, 1), epoch_of(loader(data, **options | {"image_size": 16}), 1, 1))
+    evaluation = loader(data, train=False, augmentation=spec, **options)
+    for _ in range(2):
+        assert_same(epoch_of(evaluation), epoch_of(loader(data, train=False, **options)))
+
+
 @pytest.mark.parametrize(("train", "image_size", "mean", "worst"), [(True, 32, 2, 5), (False, 28, 6, 13)])
 def test_back_ends_agree(
     png_folder: Path, raw_beton: Path, train: bool, image_size: int, mean: float, worst: float

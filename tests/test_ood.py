@@ -243,6 +243,8 @@ def test_skd_evaluate_measures_detection_temperature_and_superclasses(folders: P
     [
         ({"odin": True}, "give some: --ood DATA"),
         ({"ood": ("letters",), "attack": "fgsm"}, "--attack fgsm and --ood are two evaluations"),
+        ({"flip": True, "attack": "fgsm"}, "--flip averages two predictions, .*; leave one out"),
+        ({"flip": True, "ood": ("letters",)}, "--flip averages two predictions, .*; leave one out"),
         ({"ood": ("data",)}, "data is what is evaluated; give other images to --ood and --temperature-from"),
         ({"temperature_from": "data"}, "data is what is evaluated; give other images"),
         ({"temperature_from": "letters"}, "was trained for 10 classes, letters has 4"),

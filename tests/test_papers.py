@@ -169,7 +169,7 @@ OTHER: dict[str, Any] = {
     "clip_grad": 1.0, "ema_decay": 0.9, "augment": "shift", "interpolation": "bicubic", "precision": "bf16",
     "scale": (0.5, 1.0), "ratio": (1.0, 2.0), "mean": (0.1, 0.2, 0.3), "std": (0.1, 0.2, 0.3), "trackers": (),
     "method_args": {"weight": 2.0}, "model_args": {"channels": [8]}, "hflip": 0.25, "crop_pct": 0.5,
-    "label_smoothing": 0.2, "eval_batch_size": 8,
+    "label_smoothing": 0.2, "eval_batch_size": 8, "train_sizes": ((0.0, 32), (0.5, 64)),
 }  # fmt: skip
 HARMLESS = {
     "name", "dataset", "eval_batch_size", "workers", "validate_every", "save_every", "save_minutes", "log_every",

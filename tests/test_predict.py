@@ -112,6 +112,18 @@ def test_perturb_gets_gradients_and_its_result_is_used() -> None:
     torch.testing.assert_close(attacked.logits, model(stepped).detach())
 
 
+def test_flip_averages_an_image_and_its_mirror_image() -> None:
+    model, loader = network(), Loader(list(range(10)))
+    result = predict(model, loader, flip=True)
+    input = loader.input[:10]
+    with torch.no_grad():
+        both = [model.eval()(each) for each in (input, torch.from_numpy(input.numpy()[..., ::-1].copy()))]
+        features = [model.body(each) for each in (input, input.flip(3))]
+    torch.testing.assert_close(result.logits, (both[0] + both[1]) / 2)
+    torch.testing.assert_close(result.features, (features[0] + features[1]) / 2)
+    assert (both[0] - both[1]).abs().max() > 0.01, "the network tells them apart"
+
+
 def test_autocast_reaches_the_network_only_when_asked() -> None:
     seen: list[torch.dtype] = []
     model = network()

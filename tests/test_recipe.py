@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,6 +21,7 @@ from skd_plugins.data.datasets import find_dataset
 from skd_plugins.papers.tables.published import published
 from skd_plugins.recipe import load_recipe, override
 from skd_plugins.training.main import main as run_recipe
+from skd_plugins.training.parts import build_scheduler
 from skd_plugins.training.project import recipe_of
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +86,7 @@ def test_the_small_sets_recipes_state_the_papers_settings(name: str) -> None:
     assert (recipe.method, recipe.method_args) == (("sd_dropout", sdd) if paper == "sdd" else ("cs_kd", cs_kd))
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(("digits", "glyphs"))])
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(("digits", "glyphs", "fast"))])
 def test_plans_need_no_data(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The data set is registered, the network is built for its classes, and the steps are counted."""
     recipe = recipe_of(name)
@@ -94,6 +96,30 @@ def test_plans_need_no_data(name: str, capsys: pytest.CaptureFixture[str]) -> No
     assert f"{recipe.model}, {classes} classes, {recipe.image_size} x {recipe.image_size} px" in printed
     assert f"assumed to be {recipe.dataset}" in printed
     assert f"steps an epoch {STEPS[recipe.dataset]:,} steps {recipe.epochs * STEPS[recipe.dataset]:,} " in printed
+
+
+@pytest.mark.parametrize(("epochs", "start", "end"), [(16, 11, 13), (40, 29, 34), (88, 65, 76)])
+def test_fast_recipes_have_ffcv_imagenets_sizes_and_rates(
+    epochs: int, start: int, end: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its ramp from 160 to 192 px, in multiples of 32, and its rate: linear to 1.7 in 2 epochs, then to 0."""
+    recipe = replace(recipe_of("fast_r50_ce"), epochs=epochs)
+    spec = Augmentation.of(recipe)
+    ramp = np.interp(range(epochs), [start, end], [160, 192])
+    assert [spec.size(epoch) for epoch in range(epochs)] == [32 * int(np.round(side / 32)) for side in ramp]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=recipe.lr)
+    scheduler = build_scheduler(recipe, optimizer, 10)
+    assert scheduler is not None
+    rates = []
+    for step in range(10 * epochs):
+        scheduler.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    np.testing.assert_allclose(rates, np.interp(np.arange(10 * epochs) / 10, [0, 2, epochs], [0, 1.7, 0]), atol=1e-12)
+    run_recipe(recipe_of("fast_r50_cskd_bank"), ["--dry-run", f"epochs={epochs}"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "resnetblur50, 1000 classes, 256 x 256 px training images 160 x 160 px, after " in printed
+    assert f"after {spec.sizes[1][0]} epochs 192 x 192 px" in printed
+    assert f"steps an epoch 313 steps {313 * epochs:,} " in printed
 
 
 LABELS = {
@@ -110,7 +136,7 @@ TABLES = {  # of top-1 errors and accuracies
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in FILES if not name.startswith(("digits", "glyphs")) and name != "cskd_mixed"]
+    "name", [name for name in FILES if not name.startswith(("digits", "glyphs", "fast")) and name != "cskd_mixed"]
 )
 def test_expected_numbers_are_the_published_ones(name: str) -> None:
     recipe, expected = recipe_of(name), part(name, "Expected:", "Run:")
@@ -171,6 +197,9 @@ BAD = {
     'name="a\\u0000b"': "name should be a plain file name",
     "clip_grad=0": "clip_grad should be greater than 0",
     "milestones=[60,30]": "milestones should be in ascending order",
+    "train_sizes=[[0.5,64]]": "train_sizes should begin with share 0 and ascend",
+    "train_sizes=[[0,64],[0,96]]": "train_sizes should begin with share 0 and ascend",
+    "train_sizes=[[0,0]]": "train_sizes should be greater than or equal to 1",
 }
 
 
@@ -263,5 +292,5 @@ def test_random_sized_crops_are_torchvisions() -> None:
         if fields["augment"] == "rrc":
             spec = spec_of(preset)
             assert (spec.scale, spec.ratio) == (crop.scale, pytest.approx(crop.ratio))
-            assert spec.image_size == (32 if "tiny" in preset else crop.size[0])
+            assert spec.image_size == {"cskd/tinyimagenet": 32, "fast/imagenet-1k": 256}.get(preset, crop.size[0])
             assert spec.interpolation == crop.interpolation.value == "bilinear"

@@ -17,6 +17,7 @@ from skd_plugins import Recipe, SkdError, create_model, create_task, export_weig
 from skd_plugins.evaluation.comparison import group_runs, read_run
 from skd_plugins.evaluation.evaluate import evaluate_weights
 from skd_plugins.networks.features import forward_with_features
+from skd_plugins.recipe import load_recipe
 from skd_plugins.weights import load_network
 
 RECIPE = replace(
@@ -116,17 +117,20 @@ def test_no_evaluation_replaces_another(
         (copy / "epoch0020.pt", {}, "run/evaluation-epoch0020"),
         (copy, {"attack": "fgsm", "eps": 8 / 255}, "run/evaluation-fgsm"),
         (copy, {"attack": "fgsm", "eps": 0.1}, "run/evaluation-fgsm-eps0.1"),
+        (copy, {"image_size": 40, "flip": True}, "run/evaluation-40px-flip"),
         (exported[0], {}, "weights/evaluation-resnet10t.one"),
         (exported[1], {"raw": True}, "weights/evaluation-resnet10t.two"),
         ("resnet10t.one", {"attack": "fgsm"}, "evaluation-fgsm/resnet10t.one"),
     ]
     data = str(digits_beton / "train.beton")  # fewer images than val.beton
-    nll = {}
+    nll, recipe_side = {}, load_recipe(copy / "recipe.json").image_size
     for weights, how, place in asked:
         report = evaluate_weights(weights, data=data, **how)
         assert report.parent.resolve() == tmp_path / place
         content = json.loads((report.parent / "metrics.json").read_text())
         assert content["info"].get("attack") == how.get("attack")
+        assert content["info"]["image size"] == how.get("image_size", recipe_side)
+        assert content["info"].get("flip") == how.get("flip")
         nll[place.removeprefix("run/evaluation")] = content["metrics"]["nll"]
     assert nll[""] < nll["-fgsm"] < nll["-fgsm-eps0.1"]
     with pytest.raises(
@@ -135,6 +139,8 @@ def test_no_evaluation_replaces_another(
         evaluate_weights(copy, data=str(digits_beton))
     with pytest.raises(SkdError, match="choose one: --attack fgsm"):
         evaluate_weights(copy, data=data, eps=0.1)
+    with pytest.raises(SkdError, match="image_size should be greater than or equal to 1"):
+        evaluate_weights(copy, data=data, image_size=0)
     with pytest.raises(SkdError, match="8/255"):
         evaluate_weights(copy, data=data, attack="fgsm", eps=8)
     names = [(group.name, len(group.runs)) for group in group_runs([read_run(place) for _, _, place in asked[1:3]])]

@@ -19,6 +19,8 @@ class Augmentation:
 
     Attributes:
         image_size: side of the square input, in pixels.
+        sizes: (first epoch, side) of the training images, in ascending order, if their side is not `image_size` in all
+            epochs. Boxes and flips do not depend on it.
         mode: the training crop. ``rrc`` is torchvision's RandomResizedCrop; ``shift`` is RandomCrop with `padding`
             black pixels around the image, as for CIFAR.
         scale: range of the crop's area relative to the image (``rrc``).
@@ -35,6 +37,7 @@ class Augmentation:
     """
 
     image_size: int = 224
+    sizes: tuple[tuple[int, int], ...] = ()
     mode: Literal["rrc", "shift"] = "rrc"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -50,6 +53,8 @@ class Augmentation:
         # An empty box, or an evaluation box that reaches outside the image, would make OpenCV end the process.
         for name, fine, what in (
             ("image_size", self.image_size >= 1, "at least 1"),
+            ("sizes", all(side >= 1 for _, side in self.sizes), "pairs of an epoch and a side of at least 1"),
+            ("sizes", [*self.sizes] == sorted(self.sizes, key=lambda pair: pair[0]), "in ascending order of epochs"),
             ("mode", self.mode in ("rrc", "shift"), "'rrc' or 'shift'"),
             ("scale", 0 <= self.scale[0] <= self.scale[1] <= 1, "two ascending numbers from 0 to 1"),
             ("ratio", 0 < self.ratio[0] <= self.ratio[1] < np.inf, "two ascending numbers above 0"),
@@ -64,8 +69,13 @@ class Augmentation:
     @classmethod
     def of(cls, recipe: Any) -> "Augmentation":
         """The augmentation that a `Recipe` describes; its fields have the same names, and `augment` is the mode."""
-        names = {field.name for field in fields(cls)} - {"mode", "scaled_decoding"}
-        return cls(mode=recipe.augment, **{name: getattr(recipe, name) for name in names})
+        names = {field.name for field in fields(cls)} - {"mode", "sizes", "scaled_decoding"}
+        sizes = tuple((int(share * recipe.epochs), side) for share, side in recipe.train_sizes)
+        return cls(mode=recipe.augment, sizes=sizes, **{name: getattr(recipe, name) for name in names})
+
+    def size(self, epoch: int) -> int:
+        """Side of an epoch's training images, in pixels."""
+        return next((side for first, side in reversed(self.sizes) if first <= epoch), self.image_size)
 
 
 def training_boxes(
@@ -90,9 +100,9 @@ def training_boxes(
     draws = uniform(keys(seed, epoch, positions, segments), 2 * _TRIES + 3)
     flips = draws[:, -1] < spec.hflip
     if spec.mode == "shift":
-        # The image is scaled to the output first, so a shift of one output pixel is height / image_size pixels.
+        # The image is scaled to the output first, so a shift of one output pixel is height / size pixels.
         steps = np.floor(draws[:, :2] * (2 * spec.padding + 1)).astype(np.int64) - spec.padding
-        top, left = (np.rint(steps[:, i] * side / spec.image_size) for i, side in enumerate((heights, widths)))
+        top, left = (np.rint(steps[:, i] * side / spec.size(epoch)) for i, side in enumerate((heights, widths)))
         return np.stack([top, left, heights, widths], axis=1).astype(np.int64), flips
     return _resized_crops(spec, heights.astype(np.float64), widths.astype(np.float64), draws), flips
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ class FolderData:
         return f"{self.samples[index][0]} (index {index})"
 
 
+@cache
+def _evaluation(size: int, crop_pct: float, interpolation: str) -> Callable[[Image.Image], Any]:
+    transform: Callable[[Image.Image], Any] = create_transform(
+        (3, size, size), use_prefetcher=True, crop_pct=crop_pct, interpolation=interpolation
+    )
+    return transform
+
+
 class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
     """What the loader's workers index: a request gives an image, and the reason if it can't be decoded.
 
@@ -58,21 +67,18 @@ class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
 
     def __init__(self, data: FolderData, spec: Augmentation, *, seed: int, clean: tuple[bool, ...]) -> None:
         self.data, self.spec, self.seed, self.clean = data, spec, seed, clean
-        size = spec.image_size
-        self.evaluation: Callable[[Image.Image], Any] = create_transform(
-            (3, size, size), use_prefetcher=True, crop_pct=spec.crop_pct, interpolation=spec.interpolation
-        )
 
     def __getitem__(self, request: Request) -> tuple[torch.Tensor, str]:
         """The image as uint8 ``[H, W, 3]``, or a black one and why it can't be decoded."""
-        index, _, _, segment = request
+        index, epoch, _, segment = request
+        size = self.spec.size(epoch)
         try:
             image = read_rgb(self.data.samples[index][0])
         except Exception as error:  # PIL's plugins raise anything; the main process reports it
-            size = self.spec.image_size
             return torch.zeros(size, size, 3, dtype=torch.uint8), f"{type(error).__name__}: {error}"
         if self.clean[segment]:
-            return torch.as_tensor(self.evaluation(image)).permute(1, 2, 0), ""
+            evaluation = _evaluation(size, self.spec.crop_pct, self.spec.interpolation)
+            return torch.as_tensor(evaluation(image)).permute(1, 2, 0), ""
         return torch.from_numpy(self._augmented(image, request)), ""
 
     def _augmented(self, image: Image.Image, request: Request) -> NDArray[np.uint8]:
@@ -82,7 +88,7 @@ class FolderImages(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
             positions=np.array([position]), segments=np.array([segment]),
         )  # fmt: skip
         top, left, height, width = (int(value) for value in boxes[0])
-        size, resample = self.spec.image_size, Image.Resampling[self.spec.interpolation.upper()]
+        size, resample = self.spec.size(epoch), Image.Resampling[self.spec.interpolation.upper()]
         # Not `resize(box=...)`, which uses pixels around the box. `crop` is black outside the image.
         image = image.crop((left, top, left + width, top + height)).resize((size, size), resample)
         pixels = np.array(image)

@@ -192,7 +192,7 @@ def make_loader(
         couples: see `TrainingOrder`. Training only.
         batch_size: training: anchors a step over all processes and micro-batches; evaluation: images a batch.
         augmentation: crop, flip and normalisation; ImageNet's by default.
-        image_size: overrides the augmentation's.
+        image_size: overrides the augmentation's (not its `sizes`).
         seed: of order, pairs, crops and flips.
         workers: decoding threads (`.beton`) or processes (folder; 0 decodes in this process).
         skip_broken: leave undecodable images out and count them, instead of an error that names the image.
@@ -211,5 +211,6 @@ def make_loader(
             data.targets, segments=segments, batch_size=batch_size, seed=seed, couples=couples, division=division
         )
     else:
+        spec = replace(spec, sizes=())
         order = EvaluationOrder(evaluation_shard(len(data), division.rank, division.world), batch_size)
     return Loader(data, spec, order, workers=workers, skip_broken=skip_broken, device=torch.device(device), dtype=dtype)

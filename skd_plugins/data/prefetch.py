@@ -70,14 +70,15 @@ class BetonBatches:
 
     def one(self, index: int, epoch: int, position: int, segment: int) -> tuple[Tensor, str]:
         """One image ``[H, W, 3]`` and why it can't be decoded (empty if it can)."""
-        pixels = torch.empty(1, self.spec.image_size, self.spec.image_size, 3, dtype=torch.uint8)
+        size = self.spec.size(epoch)
+        pixels = torch.empty(1, size, size, 3, dtype=torch.uint8)
         decode = self._decoder(np.array([index]), np.array([position]), np.array([segment]), epoch, pixels.numpy())
         return pixels[0], decode(range(1)).get(0, "")
 
     def _submit(
         self, pool: ThreadPoolExecutor, batch: Batch, epoch: int
     ) -> tuple[Tensor, list[Future[dict[int, str]]]]:
-        size, rows = self.spec.image_size, len(batch.indices)
+        size, rows = self.spec.size(epoch), len(batch.indices)
         # A fresh buffer each time: torch's pinned allocator reuses one only after the copy from it has ended.
         pixels = torch.empty(rows, size, size, 3, dtype=torch.uint8, pin_memory=self.pin)
         decode = self._decoder(batch.indices, *_rows(batch), epoch, pixels.numpy())
@@ -128,7 +129,7 @@ class FolderBatches:
 
     def fetch(self, batches: Iterator[Batch], epoch: int) -> Generator[tuple[Batch, Raw], None, None]:
         """The batches with their pixels, in order; torch's workers run ahead."""
-        pending = self._requests.start(self._checked(batches), epoch)
+        pending = self._requests.start(self._checked(batches, epoch), epoch)
         try:
             for pixels, broken in self._loader:
                 yield pending.popleft(), (pixels, dict(zip(*broken, strict=True)))
@@ -140,12 +141,13 @@ class FolderBatches:
             self._loader._iterator._shutdown_workers()  # type: ignore[union-attr]  # it is not None while iterating
             raise SkdError(f"{READER_ADVICE} [{type(error).__name__}: {error}]") from error
 
-    def _checked(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _checked(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
         """The same batches, or an error where torch's workers would wait for ever for shared memory."""
         for number, batch in enumerate(batches):
             if number == 0 and self._loader.num_workers and _SHARED.is_dir():
                 ahead = 2 * self._loader.num_workers  # torch's prefetch_factor
-                needed, free = ahead * len(batch.indices) * 3 * self.images.spec.image_size**2, disk_usage(_SHARED).free
+                needed = ahead * len(batch.indices) * 3 * self.images.spec.size(epoch) ** 2
+                free = disk_usage(_SHARED).free
                 if needed > free:
                     raise SkdError(
                         f"{_SHARED} has {free >> 20} MB free, but {self._loader.num_workers} workers need up to "

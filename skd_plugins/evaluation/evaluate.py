@@ -17,6 +17,7 @@ from ..data.datasets.cifar100c import CORRUPTIONS, SEVERITIES
 from ..data.find import evaluation_half
 from ..data.loader import Loader
 from ..data.sources import HIERARCHY, read_hierarchy
+from ..networks.create import check_image_size
 from ..recipe import Recipe, replace
 from ..training.failures import explains
 from ..training.parts import evaluation_loader
@@ -43,6 +44,9 @@ def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path 
     wanted = recipe_in(how.recipe) if how.recipe else None
     model, card = load_network(weights, which=how.which, ema=False if how.raw else None, recipe=wanted)
     recipe = _recipe(card, wanted)
+    if how.image_size is not None:
+        recipe = replace(recipe, image_size=how.image_size)
+        check_image_size(model, how.image_size)
     recipe = replace(recipe, eval_batch_size=how.batch_size, workers=how.workers, skip_broken=how.skip_broken)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     path = evaluation_half(recipe.dataset, data)
@@ -72,23 +76,24 @@ def evaluate_weights(weights: str | Path, *, data: str | None = None, out: Path 
 
     eps = _EPS if how.eps is None else how.eps
     attack = {"fgsm": FGSM, "pgd": PGD}[how.attack](eps=eps, mean=loader.mean, std=loader.std) if how.attack else None
-    predictions = predict(model, loader, perturb=attack)
+    predictions = predict(model, loader, perturb=attack, flip=how.flip)
     extras = Extras(
-        corrupted=corrupted_top1(model, loader) if how.corruptions else None,
+        corrupted=corrupted_top1(model, loader, flip=how.flip) if how.corruptions else None,
         superclasses=superclasses,
-        scaled=temperature_scaled(predict(model, held), predictions) if held else {},
+        scaled=temperature_scaled(predict(model, held, flip=how.flip), predictions) if held else {},
         ood={name: _detection(model, loader, predictions, other, odin=how.odin) for name, other in outside.items()},
     )
     folder.mkdir(parents=True, exist_ok=True)
     if how.save_predictions:
         predictions.save(folder / "predictions.safetensors")
     attacked = {"attack": how.attack, "eps": eps} if how.attack else {}
+    seen = {"image size": recipe.image_size, **({"flip": True} if how.flip else {})}
     return write_report(
         predictions,
         folder,
         title=recipe.name + (f" under {how.attack.upper()}" if how.attack else ""),
         classes=card["classes"] or loader.classes,
-        info=_info(card, weights, recipe, sources | attacked | {"images left out": len(loader.skipped)}),
+        info=_info(card, weights, recipe, sources | attacked | seen | {"images left out": len(loader.skipped)}),
         images=loader.picture,
         extras=extras,
     )
@@ -105,6 +110,8 @@ def _check(how: Options) -> None:
             raise SkdError(
                 f"--attack {how.attack} and --{option.replace('_', '-')} are two evaluations; give one at a time"
             )
+    if how.flip and (how.attack or how.ood):
+        raise SkdError("--flip averages two predictions, which attacks and scores of --ood do not know; leave one out")
     if how.corruptions:
         evaluation.photographs()  # raises if they are missing
 
@@ -163,12 +170,12 @@ def _info(card: dict[str, Any], weights: str | Path, recipe: Recipe, how: Mappin
     }
 
 
-def corrupted_top1(model: nn.Module, loader: Loader) -> dict[str, list[float]]:
+def corrupted_top1(model: nn.Module, loader: Loader, *, flip: bool = False) -> dict[str, list[float]]:
     """Accuracy under each of the fifteen corruptions at severities 1 to 5, with a separate pass for each."""
     found: dict[str, list[float]] = {name: [] for name in CORRUPTIONS}
     for name, severity in tracked(list(product(CORRUPTIONS, SEVERITIES)), "corruptions"):
         perturb = evaluation.Corruption(name=name, severity=severity, mean=loader.mean, std=loader.std)
-        predictions = predict(model, loader, perturb=perturb)
+        predictions = predict(model, loader, perturb=perturb, flip=flip)
         found[name].append(top1(predictions.logits, predictions.targets))
     return found
 
@@ -198,6 +205,10 @@ def _beside(weights: str | Path, how: Options, *, raw: bool) -> Path:
     Comparisons read ``evaluation``, which no evaluation of another checkpoint or perturbation may replace.
     """
     marks = ["raw"] if raw else []
+    if how.image_size:
+        marks.append(f"{how.image_size}px")
+    if how.flip:
+        marks.append("flip")
     if how.attack:
         marks += [how.attack] if how.eps in (None, _EPS) else [how.attack, f"eps{how.eps:g}"]
     if how.corruptions:

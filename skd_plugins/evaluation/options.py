@@ -17,6 +17,8 @@ class Options:
         which: which checkpoint of a run's folder.
         raw: the raw weights, if the checkpoint also has averaged ones.
         recipe: recipe file with the network and the pixels of a checkpoint of another program.
+        image_size: side of the images in pixels; by default what the network was trained for.
+        flip: average the logits of each image and its mirror image.
         batch_size: images a batch.
         workers: decoding threads or processes.
         skip_broken: leave undecodable images out and count them.
@@ -33,6 +35,8 @@ class Options:
     which: Which = "last"
     raw: tyro.conf.FlagCreatePairsOff[bool] = False
     recipe: Path | None = None
+    image_size: int | None = None
+    flip: tyro.conf.FlagCreatePairsOff[bool] = False
     batch_size: int = 256
     workers: int = 4
     skip_broken: tyro.conf.FlagCreatePairsOff[bool] = False

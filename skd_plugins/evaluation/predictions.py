@@ -65,6 +65,7 @@ def predict(
     loader: Iterable[tuple[Tensor, Tensor]],
     *,
     perturb: Perturb | None = None,
+    flip: bool = False,
     autocast_dtype: torch.dtype | None = None,
 ) -> Predictions:
     """Logits and features of every image of the loader, in evaluation mode.
@@ -78,12 +79,13 @@ def predict(
             ``indices``, the data set positions of this process's images in order, and ``skipped``, the positions of
             the images that the last pass left out, with the reason. Without them the images are counted.
         perturb: changes the images before the forward pass. It may use gradients.
+        flip: the means of the logits and features of each image and its mirror image, in two forward passes.
     """
     shard: Predictions | None = None
     error: Exception | None = None
     try:
         with evaluation_mode(model):
-            shard = _predict_shard(model, loader, perturb, autocast_dtype)
+            shard = _predict_shard(model, loader, perturb, flip, autocast_dtype)
     except Exception as caught:  # raised again below, in every process
         error = caught
     return _merge(_gather(shard, error))
@@ -105,6 +107,7 @@ def _predict_shard(
     model: nn.Module,
     loader: Iterable[tuple[Tensor, Tensor]],
     perturb: Perturb | None,
+    flip: bool,
     autocast_dtype: torch.dtype | None,
 ) -> Predictions:
     """This process's part of the predictions, in the loader's order."""
@@ -116,6 +119,9 @@ def _predict_shard(
         kind = input.device.type
         with torch.inference_mode(), torch.autocast(kind, autocast_dtype, enabled=autocast_dtype is not None):
             features, logits = forward_with_features(model, input)
+            if flip:
+                mirrored = forward_with_features(model, input.flip(-1))
+                features, logits = (features + mirrored[0]) / 2, (logits + mirrored[1]) / 2
         if target.is_floating_point() or target.shape != logits.shape[:1]:
             raise SkdError(
                 f"predict needs class indices [{len(logits)}] as targets, got {list(target.shape)} {target.dtype}"

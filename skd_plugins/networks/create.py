@@ -135,14 +135,15 @@ def _last_linear(model: nn.Module) -> tuple[str, nn.Linear | MLPClassifier]:
 
 
 @torch.no_grad()
-def check_image_size(model: nn.Module, side: int) -> None:
-    """Raises SkdError if the network can't take images of `side` x `side` pixels, before any data is read.
+def check_image_size(model: nn.Module, *sides: int) -> None:
+    """Raises SkdError if the network can't take square images of these sides, before any data is read.
 
-    One image goes through: each network fails in its own way, most of them in the middle of the first step.
+    One image of each goes through: each network fails in its own way, most of them in the middle of the first step.
     """
     training = model.training
     try:
-        model.eval()(torch.zeros(1, 3, side, side, device=next(model.parameters()).device))
+        for side in sides:
+            model.eval()(torch.zeros(1, 3, side, side, device=next(model.parameters()).device))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:

@@ -96,7 +96,7 @@ class Run:
         self.notes: list[str] = []
         self.task = build_task(recipe, num_classes, self.device, self.notes.append)
         self.method = self.task.method
-        check_image_size(self.method.model, recipe.image_size)
+        check_image_size(self.method.model, *recipe.sides)
         check_mixing(recipe, self.method)
         self.train_loader = training_loader(recipe, train_path, self.method, **where)
         _check_classes(self.train_loader, self.val_loader, num_classes)

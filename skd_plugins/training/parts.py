@@ -128,15 +128,15 @@ def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_
     """timm's scheduler, stepped after every optimizer step; None for a constant learning rate."""
     if recipe.schedule == "constant" and not recipe.warmup_epochs:
         return None
-    constant = recipe.schedule == "constant"  # timm's "none" has no warm-up
-    cosine = recipe.schedule == "cosine"  # it begins at the top, after the warm-up, and ends with the last epoch
-    milestones = () if constant else recipe.milestones
+    falling = recipe.schedule in ("cosine", "linear")  # from the top, after the warm-up, to the end of the last epoch
+    milestones = () if recipe.schedule == "constant" else recipe.milestones
+    names = {"constant": "multistep", "linear": "poly"}  # timm's "none" has no warm-up
     scheduler: Scheduler | None = create_scheduler_v2(
-        optimizer, sched="multistep" if constant else recipe.schedule, warmup_prefix=cosine,
-        num_epochs=max(recipe.epochs - recipe.warmup_epochs, 1) if cosine else recipe.epochs,
+        optimizer, sched=names.get(recipe.schedule, recipe.schedule), warmup_prefix=falling,
+        num_epochs=max(recipe.epochs - recipe.warmup_epochs, 1) if falling else recipe.epochs,
         # timm lowers the rate one update before a milestone; half an update more puts it at the milestone.
         decay_milestones=[epoch + 0.5 / steps_per_epoch for epoch in milestones],  # type: ignore[misc]  # int: timm
-        decay_rate=recipe.lr_decay, min_lr=recipe.min_lr,
+        decay_rate=1.0 if recipe.schedule == "linear" else recipe.lr_decay, min_lr=recipe.min_lr,
         warmup_epochs=recipe.warmup_epochs, warmup_lr=0.0, step_on_epochs=False, updates_per_epoch=steps_per_epoch,
     )[0]  # fmt: skip
     return scheduler

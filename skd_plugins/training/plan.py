@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..common.errors import unknown
+from ..data.augment import Augmentation
 from ..data.datasets import EMBEDDED, KNOWN
 from ..data.find import find_split, resolve_data
 from ..data.loader import open_data
@@ -41,7 +42,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
     with torch.device("meta"):
         model = build_network(recipe.model, num_classes=num_classes, **recipe.model_args)
         method = create_method(recipe.method, model, build_criterion(recipe), **recipe.method_args)
-    check_image_size(model, recipe.image_size)
+    check_image_size(model, *recipe.sides)
     check_mixing(recipe, method)
     order = TrainingOrder(
         targets, segments=method.segments, batch_size=recipe.batch_size, couples=method.couples,
@@ -54,6 +55,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
         "recipe": f"{recipe.name} (seed {recipe.seed})",
         "method": f"{recipe.method} {recipe.method_args}" if recipe.method_args else recipe.method,
         "network": f"{recipe.model}, {num_classes} classes, {recipe.image_size} x {recipe.image_size} px",
+        **({"training images": _sizes(recipe)} if recipe.train_sizes else {}),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "training-only parameters": sum(p.numel() for p in method.parameters())
         - sum(p.numel() for p in model.parameters()),
@@ -87,8 +89,9 @@ def estimate_memory(recipe: Recipe, method: Method, images: int) -> dict[str, in
 
     weights = {parameter.untyped_storage()._cdata for parameter in method.parameters()}
     method.train()
+    side = max((side for _, side in recipe.train_sizes), default=recipe.image_size)
     with torch.device("meta"):
-        input = torch.empty(images, 3, recipe.image_size, recipe.image_size)
+        input = torch.empty(images, 3, side, side)
         target = torch.zeros(images, dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = method(input, target)
@@ -101,7 +104,7 @@ def estimate_memory(recipe: Recipe, method: Method, images: int) -> dict[str, in
     parts = {"weights": state, "gradients": state, "optimizer": optimizer, "activations": activations}
     if recipe.ema_decay:
         parts["average"] = sum(tensor.nbytes for tensor in method.model.state_dict().values())
-    return parts | {"input": images * 3 * recipe.image_size**2 * 5}
+    return parts | {"input": images * 3 * side**2 * 5}
 
 
 def _optimizer_state(recipe: Recipe, method: Method) -> int:
@@ -135,10 +138,16 @@ def print_plan(recipe: Recipe, *, data: str | None = None) -> None:
     Console(soft_wrap=False).print(table)
 
 
+def _sizes(recipe: Recipe) -> str:
+    (_, begin), *later = Augmentation.of(recipe).sizes
+    return ", ".join([f"{begin} x {begin} px", *(f"after {first} epochs {side} x {side} px" for first, side in later)])
+
+
 def _schedule(recipe: Recipe) -> str:
     texts = {
         "multistep": f"x {recipe.lr_decay:g} at epochs {', '.join(map(str, recipe.milestones))}",
         "cosine": f"cosine to {recipe.min_lr:g}",
+        "linear": f"linear to {recipe.min_lr:g}",
         "constant": "constant",
     }
     warmup = f", {recipe.warmup_epochs} epochs warm-up" if recipe.warmup_epochs else ""
