@@ -18,10 +18,12 @@ from skd_plugins.methods.task import MethodTask
 class OnlyCuda(TorchDispatchMode):
     """Refuses every operation that takes or makes a tensor elsewhere.
 
-    FakeTensorMode refuses only the mixtures that a GPU refuses. It lets pass what works and waits: copies, CPU indices.
+    FakeTensorMode refuses what needs a value (``item``, a mask as an index), and mixtures that a GPU refuses. It lets
+    pass what works but makes the host wait: copies, CPU indices, linear algebra that asks for singular matrices.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is not torch.ops.aten._linalg_check_errors.default, "waits for the device; take the _ex function"
         result = func(*args, **(kwargs or {}))
         tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
         devices = {tensor.device.type for tensor in tensors}
