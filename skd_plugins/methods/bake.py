@@ -75,5 +75,6 @@ def ensembled(features: Tensor, p: Tensor, omega: float) -> Tensor:
         features = F.normalize(features)
         eye = torch.eye(len(features), dtype=features.dtype, device=features.device)
         affinity = (features @ features.T).masked_fill(eye.bool(), -torch.inf).softmax(dim=1)
-        targets: Tensor = torch.linalg.solve(eye - omega * affinity, (1 - omega) * p)
+        # `solve` would wait for the device to ask whether the matrix is singular; it is diagonally dominant.
+        targets: Tensor = torch.linalg.solve_ex(eye - omega * affinity, (1 - omega) * p).result
         return targets
