@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo demo-detection methods-demo evidence bench bench-quick reproduce-mini test coverage faults audit oldest newest pythons slow docs docs-serve lint format lock clean distclean
+.PHONY: help setup setup-tests demo demo-detection methods-demo evidence bench bench-quick reproduce-mini test gpu-test coverage faults audit oldest newest pythons slow docs docs-serve lint format lock clean distclean
 
 VENV ?= .venv
 export VENV
@@ -53,6 +53,10 @@ coverage: setup-tests ## the share of lines that the tests run, their sub-proces
 	@scripts/uv.sh pip install --quiet --python $(BIN)/python "pytest-cov>=7"
 	@rm -f .coverage .coverage.*
 	@$(BIN)/pytest -m "not slow" -n $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
+
+gpu-test: export CUBLAS_WORKSPACE_CONFIG = :4096:8
+gpu-test: setup-tests ## the tests that need a GPU: precision, compile, bit-equal resume, NCCL, a detector with AMP
+	@$(BIN)/pytest -m cuda -rs $(ARGS)
 
 slow: setup-tests ## the slow tests, one after the other; installs Lightning and transformers
 	@scripts/uv.sh pip install --quiet --python $(BIN)/python "lightning>=2.4" "transformers>=4.50"

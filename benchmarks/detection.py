@@ -27,7 +27,7 @@ from skd_plugins import create_model
 from skd_plugins.weights.export import detectron2_state_dict
 
 
-def detectors(depth: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+def detectors(depth: int, device: str) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Ours and detectron2's, with the same random weights."""
     torch.manual_seed(0)
     network = create_model(f"resnet{depth}", num_classes=10)
@@ -37,7 +37,7 @@ def detectors(depth: int) -> tuple[torch.nn.Module, torch.nn.Module]:
     weights = network.state_dict()
     with tempfile.TemporaryDirectory() as folder:
         torch.save(weights, f"{folder}/weights.pth")
-        cfg = load_config("base_faster_rcnn.yaml", ["MODEL.DEVICE", "cpu"])
+        cfg = load_config("base_faster_rcnn.yaml", ["MODEL.DEVICE", device])
         cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS = f"resnet{depth}", f"{folder}/weights.pth"
         take_from_card(cfg, None)  # ImageNet's pre-processing
         ours = build_model(cfg).train()
@@ -79,6 +79,8 @@ def step_of(model: torch.nn.Module, inputs: list[dict[str, Any]]) -> Callable[[]
         sum(losses.values()).backward()
         optimizer.step()
         optimizer.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
 
     return step
 
@@ -91,8 +93,8 @@ def losses_of(model: torch.nn.Module, inputs: list[dict[str, Any]]) -> dict[str,
         return {name: float(value) for name, value in model(inputs).items()}
 
 
-def compare(depth: int, images: int, side: int, rounds: int) -> Row:
-    ours, native = detectors(depth)
+def compare(depth: int, images: int, side: int, rounds: int, device: str = "cpu") -> Row:
+    ours, native = detectors(depth, device)
     inputs = batch(images, side)
     torch.testing.assert_close(losses_of(ours, inputs), losses_of(native, inputs), rtol=1e-3, atol=1e-5)
     seconds = interleaved({"ours": step_of(ours, inputs), "native": step_of(native, inputs)}, rounds)

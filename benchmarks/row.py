@@ -77,13 +77,18 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def report(rows: Sequence[Row], path: Path | None) -> None:
-    """Prints the rows, with a line for each miss, and writes them as JSON with versions, machine and command."""
+    """Prints the rows, with a line for each miss, and writes them, see `write`."""
     print(table(rows), flush=True)
     for row in rows:
         if row.verdict == "miss":
             print(f"missed: {row.name}: {row.value:.3g} {row.unit} for {row.sense} {row.target:g}. {row.note}")
         if row.value is None:
             print(f"not run: {row.name}: {row.note}")
+    write(rows, path)
+
+
+def write(rows: Sequence[Row], path: Path | None) -> None:
+    """Writes the rows as JSON with versions, machine and command, if a path is given."""
     if path:
         content = {
             "command": " ".join(["python", *sys.argv]), "commit": git_commit(), "versions": versions(),

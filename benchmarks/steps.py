@@ -78,20 +78,21 @@ class Step:
 
 
 def make_step(
-    network: str, method: str, arguments: dict[str, Any], anchors: int, side: int, device: torch.device | str = "cpu"
-) -> Step:
+    network: str, method: str, arguments: dict[str, Any], anchors: int, side: int, device: torch.device | str = "cpu",
+    classes: int = CLASSES,
+) -> Step:  # fmt: skip
     """A step on random pixels, two images of each class; SGD with momentum and weight decay, channels last."""
     torch.manual_seed(0)
-    model: Any = create_model(network, num_classes=CLASSES, classifier=get_method(method).classifier).to(device)
+    model: Any = create_model(network, num_classes=classes, classifier=get_method(method).classifier).to(device)
     model.to(memory_format=torch.channels_last)
     if method == "kd":
-        teacher: Any = create_model(network, num_classes=CLASSES)
+        teacher: Any = create_model(network, num_classes=classes)
         arguments = {"teacher": teacher.to(memory_format=torch.channels_last)}
     task = create_task(method, model, verbose=False, **arguments).train()
     optimizer = torch.optim.SGD(task.method.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     segments = len(task.method.segments)
     input = torch.randn(segments * anchors, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
-    target = (torch.arange(anchors, device=device) // 2 % CLASSES).repeat(segments)
+    target = (torch.arange(anchors, device=device) // 2 % classes).repeat(segments)
     return Step(task, optimizer, input, target)
 
 

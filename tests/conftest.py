@@ -25,6 +25,13 @@ from skd_plugins.data.sources import image_folder
 torch.set_num_threads(1)
 
 Pixels = NDArray[np.uint8]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
 TINY_RECIPE = Recipe(
     name="tiny.test", dataset="digits", model="resnet10t", model_args={"channels": [8, 8, 16, 16]}, epochs=2,
     batch_size=12, lr=0.05, milestones=(1,), image_size=16, augment="shift", padding=2, hflip=0.0, crop_pct=1.0,

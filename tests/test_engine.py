@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -592,3 +592,56 @@ def test_classes_without_names_are_those_of_both_halves(fit: Fit, tmp_path: Path
                 file.unlink()
     run = fit(on=tmp_path / "data", max_steps=1)
     assert checkpoint(run)["card"]["num_classes"] == 10
+
+
+# ---- on a GPU: make gpu-test -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _any_kernels_again() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("_any_kernels_again")
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+@pytest.mark.parametrize("name", RESUMED)
+def test_deterministic_training_on_a_gpu_is_repeated_and_resumed_bit_equal(
+    name: str, precision: str, fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the state of the fp16 scaler."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    kind, method = RESUMED[name]
+    changes = method | {"deterministic": True, "precision": precision, "ema_decay": 0.9, "epochs": 3, "image_size": 32}
+    whole, again = fit("whole", on=kind, **changes), fit("again", on=kind, **changes)
+    fit("parts", on=kind, max_steps=7, **changes)
+    parts = fit("parts", on=kind, resume=True, **changes)
+    assert checkpoint(whole)["step"] == 15
+    assert ("scaler" in checkpoint(whole)) == (precision == "fp16")
+    assert_same(checkpoint(again), checkpoint(whole))
+    assert_same(checkpoint(parts), checkpoint(whole))
+
+
+@pytest.mark.cuda
+def test_low_precision_on_a_gpu_is_close_to_float32(fit: Fit) -> None:
+    runs = {name: fit(name, precision=name, image_size=32) for name in ("no", "bf16", "fp16")}
+    losses = {name: [line["loss"] for line in lines(run, "train")] for name, run in runs.items()}
+    assert losses["bf16"][0] == pytest.approx(losses["no"][0], rel=0.05)
+    assert losses["fp16"][0] == pytest.approx(losses["no"][0], rel=0.01)
+    assert losses["fp16"] != losses["no"]
+    scaler = checkpoint(runs["fp16"])["scaler"]
+    assert scaler["scale"] > 1, "gradients were scaled, and the scale survived"
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("method", [("ce", {}), ("cs_kd", {"pairing": "bank"}), ("cs_kd", {}), ("sd_dropout", {})])
+def test_compiled_training_on_a_gpu_has_the_same_losses(method: tuple[str, Any], precision: str, fit: Fit) -> None:
+    """Cross-entropy's part of the first step: compiled dropout draws other numbers."""
+    changes = {"method": method[0], "method_args": method[1], "precision": precision, "image_size": 32}
+    plain, compiled = (fit(str(on), compile=on, **changes) for on in (False, True))
+    first, same = (lines(run, "train")[0]["ce"] for run in (plain, compiled))
+    assert same == pytest.approx(first, rel=0.02)
+    assert len(lines(compiled, "validate")) == 2

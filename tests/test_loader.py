@@ -299,7 +299,6 @@ def test_open_data(png_folder: Path, raw_beton: Path, tmp_path: Path, copied: Co
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_batches_on_a_gpu(data: Path) -> None:
     """Pinned, copied while the last one is used, and normalised there: to within a rounding of the CPU's."""
     options: dict[str, Any] = {"segments": ("anchor", "pair"), "batch_size": 4}

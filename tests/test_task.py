@@ -1,11 +1,15 @@
 """`MethodTask` as timm's optimizers, clipping and averaging see it."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 from timm.optim import create_optimizer_v2
 
-from skd_plugins import SkdError, create_model, create_task
+from skd_plugins import SkdError, create_model, create_task, get_method
 
 
 def test_optimizers_see_the_networks_weight_decay_and_layers() -> None:
@@ -78,3 +82,34 @@ def test_a_network_that_returns_an_object_is_told_what_to_do() -> None:
     model = create_model("torchvision/googlenet", num_classes=3, init_weights=False)
     with pytest.raises(SkdError, match=r"returns GoogLeNetOutputs, .* forward returns its \.logits"):
         create_task("ce", model).train()(torch.randn(2, 3, 64, 64), torch.tensor([0, 1]))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("ce", {}), ("cs_kd", {}), ("cs_kd", {"pairing": "bank"}), ("sd_dropout", {}), ("adacos", {})],
+)
+def test_ddp_over_nccl_with_one_process_changes_nothing(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    """Two steps: the second reads the bank and what DDP has kept."""
+    device = torch.device("cuda", 0)
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    found = []
+    try:
+        for distributed in (False, True):
+            torch.manual_seed(0)
+            classifier = get_method(name).classifier
+            model = create_model("resnet10t", num_classes=3, channels=(8, 8, 16, 16), classifier=classifier).to(device)
+            task = create_task(name, model, device=device, **arguments)
+            segments = len(task.method.segments)
+            input, target = torch.randn(6 * segments, 3, 32, 32), torch.tensor([0, 1, 2, 1, 0, 2]).repeat(segments)
+            if distributed:
+                task.prepare_distributed([device])
+            for _ in range(2):
+                loss = task(input.to(device), target.to(device))["loss"]
+                loss.backward()
+            found.append([loss.detach(), *(p.grad for p in task.method.parameters() if p.grad is not None)])
+            task.end_distributed()
+    finally:
+        dist.destroy_process_group()
+    assert len(found[0]) > 20
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)

@@ -13,6 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -127,6 +128,22 @@ def test_paper_config_trains_evaluates_is_killed_and_resumes(coco: Path, resnet5
     assert "total_loss" in lines
     assert "bbox/AP50" in lines
     assert list(out.glob("events.out.tfevents*"))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("heads", ["StandardROIHeads", "SDDropoutROIHeads"])
+def test_a_detector_trains_on_a_gpu_with_amp(heads: str, tmp_path: Path) -> None:
+    overrides = ["SOLVER.MAX_ITER", "4", "SOLVER.AMP.ENABLED", str(torch.cuda.is_available()), "MODEL.ROI_HEADS.NAME",
+                 heads, *TINY]  # fmt: skip
+    environment = {"OMP_NUM_THREADS": "1"}
+    results = train_detector(ROOT / "detection", "digits_demo", "resnet10t_digits.ce", tmp_path, overrides, environment)
+    assert "AP50" in json.loads(results.read_text())["bbox"]
+    cfg = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert (cfg["MODEL"]["DEVICE"], cfg["SOLVER"]["AMP"]["ENABLED"]) == ("cuda", True)
+    logged = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    losses = [line["total_loss"] for line in logged if "total_loss" in line]
+    assert losses
+    assert np.isfinite(losses).all()
 
 
 def test_dry_run_prints_cocos_iterations(
