@@ -654,7 +654,7 @@ def test_deterministic_training_on_a_gpu_is_repeated_and_resumed_bit_equal(
     """With the state of the fp16 scaler."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     kind, method = RESUMED[name]
-    changes = method | {"deterministic": True, "precision": precision, "ema_decay": 0.9, "epochs": 3}
+    changes = method | {"deterministic": True, "precision": precision, "ema_decay": 0.9, "epochs": 3, "image_size": 32}
     whole, again = fit("whole", on=kind, **changes), fit("again", on=kind, **changes)
     fit("parts", on=kind, max_steps=7, **changes)
     parts = fit("parts", on=kind, resume=True, **changes)
