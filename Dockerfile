@@ -14,6 +14,6 @@ WORKDIR /skd
 COPY . .
 # No GPU is visible while an image is built: these are Ampere, Ada, Hopper and Blackwell.
 ARG FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="8.0;8.6;8.9;9.0;10.0+PTX"
-RUN make setup && rm -rf /root/.cache /var/lib/apt/lists/*
+RUN make setup && rm -rf ~/.cache /var/lib/apt/lists/*
 ENV PATH=/skd/.venv/bin:$PATH
 CMD ["skd", "doctor"]
