@@ -121,7 +121,17 @@ def test_gpu_runs_on_a_processor(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "gpu.json").read_text())
     check(content)
     assert content["rows"][0]["name"] in printed
+    assert len(content["rows"]) == 11
+    assert {row["name"]: row["note"] for row in content["rows"] if row["value"] is None} == {}
     assert {"images_per_second", "peak_bytes", "share_of_matrix_peak"} <= set(content["rows"][0]["detail"])
+
+
+def test_gpu_without_time_says_what_it_did_not_run(tmp_path: Path) -> None:
+    """A row for each part."""
+    run("gpu.py", "--device", "cpu", "--quick", "--minutes", "0", "--json", str(tmp_path / "gpu.json"))
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["steps, resnet10t", "training loop, resnet10t", "detector"]
+    assert all("give more --minutes" in row["note"] for row in rows)
 
 
 def test_evidence_says_what_holds() -> None:
