@@ -27,7 +27,7 @@ demo: setup ## trains and compares three methods on ten typefaces, writes report
 demo-detection: setup ## fine-tunes Faster R-CNN from two digits backbones, prints AP side by side, writes pictures
 	@start=$$SECONDS; $(BIN)/python -m detection.demo; echo "demo-detection: $$((SECONDS - start)) s"
 
-methods-demo: setup ## 28 methods and compositions on real digits, one seed: a table of results and costs
+methods-demo: setup ## 35 methods and compositions on real digits, one seed: a table of results and costs
 	@$(BIN)/python benchmarks/methods.py $(ARGS)
 
 evidence: setup ## hours: the papers' claims on the embedded typefaces, into docs/evidence.md; ARGS="--only plain"

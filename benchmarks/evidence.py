@@ -115,7 +115,7 @@ def run_study(study: Study, out: Path, jobs: int) -> dict[str, Any]:
     for name, cost in costs.items():
         summary[name]["step"] = cost
     return {"title": study.title, "seeds": study.seeds, "data": study.data, "variants": study.variants,
-            "settings": study.settings, "results": summary}  # fmt: skip
+            "settings": study.settings, "results": summary, "environment": environment()}  # fmt: skip
 
 
 def family_errors(run: Path) -> NDArray[np.float64]:
@@ -199,7 +199,6 @@ def main() -> None:
         for name in options.only:
             study = STUDIES[name] if options.seeds is None else dataclasses.replace(STUDIES[name], seeds=options.seeds)
             content["studies"][name] = run_study(study, options.out / name, options.jobs)
-            content["environment"] = environment()
             write_json(results, content)
     evidence_page.write(json.loads(results.read_text()), ROOT)
 

@@ -50,20 +50,21 @@ CLAIMS = (
 def write(content: dict[str, Any], root: Path) -> None:
     """Fills the markers of the two pages, and draws the plot."""
     studies = content["studies"]
-    _between(root / "docs" / "evidence.md", "evidence", page(studies, content["environment"]))
+    _between(root / "docs" / "evidence.md", "evidence", page(studies))
     _between(root / "README.md", "evidence", overview(studies))
     draw(studies, root / "docs" / "evidence.svg")
 
 
-def page(studies: dict[str, Any], environment: dict[str, Any]) -> str:
+def page(studies: dict[str, Any]) -> str:
     """The results, study by study."""
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    parts = [f"Made by `make evidence` with {versions}, on {environment['machine']}."]
+    parts = []
     for study in studies.values():
-        results, seeds = study["results"], study["seeds"]
+        results, seeds, environment = study["results"], study["seeds"], study["environment"]
+        versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
         parts += [
             f"### {study['title']}",
-            f"Test typefaces, mean ± std of {seeds} seeds; * differs from cross-entropy, corrected p < 0.05.",
+            f"Test typefaces, mean ± std of {seeds} seeds; * differs from cross-entropy, corrected p < 0.05. Made by "
+            f"`make evidence` with {versions}, on {environment['machine']}.",
             table(results, QUALITY),
             "Other letters (out-of-distribution), corruptions and attacks; the time of a step is over cross-entropy's.",
             table(results, ROBUSTNESS, step=True),

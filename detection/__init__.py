@@ -1,25 +1,30 @@
 """Trained classifiers as backbones in detectron2: a detectron2 project.
 
 Importing it registers the backbones ``build_timm_resnet_backbone``, ``build_timm_resnet_fpn_backbone`` and
-``build_timm_resnet_retinanet_fpn_backbone``, the heads ``SDDropoutROIHeads`` and ``SDDropoutRes5ROIHeads``, and the
-digits detection set.
+``build_timm_resnet_retinanet_fpn_backbone``, the heads ``SDDropoutROIHeads``, ``SDDropoutCascadeROIHeads``,
+``TimmRes5ROIHeads`` and ``SDDropoutRes5ROIHeads``, and the digits detection set.
 """
 
-from .backbone import (
-    TimmResNet,
-    build_timm_resnet_backbone,
-    build_timm_resnet_fpn_backbone,
-    build_timm_resnet_retinanet_fpn_backbone,
-)
-from .config import add_skd_config
-from .digits import register_digits
-from .roi_heads import SDDropoutRes5ROIHeads, SDDropoutROIHeads
+from importlib.util import find_spec
 
-register_digits()
+if find_spec("detectron2"):  # torchvision_models.py does without
+    from .backbone import (
+        TimmResNet,
+        build_timm_resnet_backbone,
+        build_timm_resnet_fpn_backbone,
+        build_timm_resnet_retinanet_fpn_backbone,
+    )
+    from .config import add_skd_config
+    from .digits import register_digits
+    from .roi_heads import SDDropoutCascadeROIHeads, SDDropoutRes5ROIHeads, SDDropoutROIHeads, TimmRes5ROIHeads
+
+    register_digits()
 
 __all__ = [
+    "SDDropoutCascadeROIHeads",
     "SDDropoutROIHeads",
     "SDDropoutRes5ROIHeads",
+    "TimmRes5ROIHeads",
     "TimmResNet",
     "add_skd_config",
     "build_timm_resnet_backbone",

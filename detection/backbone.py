@@ -1,6 +1,8 @@
 """timm's and torchvision's ResNets as detectron2 backbones."""
 
+import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -29,6 +31,7 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
         freeze_at: stages without gradient, as detectron2 counts: 1 is the stem, 2 the stem and ``res2``, ... Their
             BatchNorm is frozen whatever `norm` says.
         out_features: any of ``res2`` (stride 4) to ``res5`` (stride 32).
+        dilated: the network's ``res5`` has dilation in place of a stride, so its stride is 16 (DC5).
         checkpoint_activations: recompute the blocks' activations in the backward pass.
     """
 
@@ -39,6 +42,7 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
         norm: str = "FrozenBN",
         freeze_at: int = 0,
         out_features: Sequence[str] = STAGES,
+        dilated: bool = False,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
@@ -53,8 +57,6 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
         wrong = [name for name in out_features if name not in STAGES]
         if wrong or not out_features:
             raise SkdError(f"MODEL.TIMM.OUT_FEATURES should be some of {', '.join(STAGES)}, got {list(out_features)}")
-        if norm not in NORMS:
-            raise SkdError(f"MODEL.TIMM.NORM should be one of {', '.join(NORMS)}, got {norm!r}")
         if not 0 <= freeze_at <= 5:
             raise SkdError(f"MODEL.BACKBONE.FREEZE_AT should be 0 to 5, got {freeze_at}")
         self.stem = nn.Sequential(*(getattr(network, name) for name in names))
@@ -64,8 +66,9 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
         self.stages = STAGES[:used]
         self.checkpoint_activations = checkpoint_activations
         self._out_features = list(out_features)
-        self._out_feature_channels, self._out_feature_strides = self._measure()
-        self._set_norm(norm)
+        self._out_feature_channels, self._out_feature_strides = self._measure(dilated)
+        for name, child in list(self.named_children()):
+            self.add_module(name, with_norm(child, norm))
         self._freeze(freeze_at)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -82,20 +85,6 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
                 outputs[name] = x
         return outputs
 
-    def _set_norm(self, norm: str) -> None:
-        foreign = {
-            type(part).__name__
-            for part in self.modules()
-            if isinstance(part, nn.modules.batchnorm._BatchNorm) and type(part) is not nn.BatchNorm2d
-        }
-        if norm == "FrozenBN" and foreign:  # timm's BatchNormAct2d, whose activation would be lost
-            raise SkdError(f"{', '.join(sorted(foreign))} can't be frozen; use a network with plain BatchNorm2d")
-        for name, child in list(self.named_children()):
-            if norm == "FrozenBN":
-                self.add_module(name, FrozenBatchNorm2d.convert_frozen_batchnorm(child))
-            elif norm == "SyncBN":
-                self.add_module(name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]  # torch has no types there
-
     def _freeze(self, freeze_at: int) -> None:
         for name in ("stem", *self.stages)[:freeze_at]:
             for parameter in getattr(self, name).parameters():
@@ -103,37 +92,69 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
             self.add_module(name, FrozenBatchNorm2d.convert_frozen_batchnorm(getattr(self, name)))
 
     @torch.no_grad()
-    def _measure(self) -> tuple[dict[str, int], dict[str, int]]:
+    def _measure(self, dilated: bool) -> tuple[dict[str, int], dict[str, int]]:
         """Channels and strides, measured on an image of zeros."""
         self.eval()  # BatchNorm's statistics stay as they are
         shapes = {name: features.shape for name, features in self.forward(torch.zeros(1, 3, 64, 64)).items()}
         self.train()
         channels = {name: shape[1] for name, shape in shapes.items()}
         strides = {name: 64 // shape[2] for name, shape in shapes.items()}
-        expected = {name: 4 * 2**index for index, name in enumerate(STAGES) if name in strides}
+        usual = (4, 8, 16, 16 if dilated else 32)
+        expected = {name: stride for name, stride in zip(STAGES, usual, strict=True) if name in strides}
         if strides != expected:
             raise SkdError(f"the network's stages have strides {strides}; a detection backbone has {expected}")
         return channels, strides
 
 
+def with_norm(part: nn.Module, norm: str) -> nn.Module:
+    """The part of a network with the BatchNorm that ``MODEL.TIMM.NORM`` names."""
+    if norm not in NORMS:
+        raise SkdError(f"MODEL.TIMM.NORM should be one of {', '.join(NORMS)}, got {norm!r}")
+    if norm == "SyncBN":
+        synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(part)  # type: ignore[no-untyped-call]  # torch has no types there
+        return synced
+    if norm == "BN":
+        return part
+    foreign = {
+        type(layer).__name__
+        for layer in part.modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and type(layer) is not nn.BatchNorm2d
+    }
+    if foreign:  # timm's BatchNormAct2d, whose activation would be lost
+        raise SkdError(f"{', '.join(sorted(foreign))} can't be frozen; use a network with plain BatchNorm2d")
+    frozen: nn.Module = FrozenBatchNorm2d.convert_frozen_batchnorm(part)
+    return frozen
+
+
+def head_stage(cfg: CfgNode) -> tuple[nn.Module, int]:
+    """The network's last stage with its weights, for C4, which has it in the head; and its channels."""
+    network: Any = create_classifier(cfg, wanted_weights(cfg))
+    return with_norm(network.layer4, cfg.MODEL.TIMM.NORM), network.fc.in_features
+
+
 def _check_fits(cfg: CfgNode) -> None:
-    """Refuses what detectron2 makes of its own ResNet only, and would leave out here without a word."""
-    way_out = (
-        "use FPN (build_timm_resnet_fpn_backbone), or detectron2's own ResNet after skd export --format detectron2"
-    )
-    heads = cfg.MODEL.ROI_HEADS.NAME
-    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and issubclass(ROI_HEADS_REGISTRY.get(heads), Res5ROIHeads):
-        raise SkdError(f"{heads} (C4) makes a res5 of its own, so the network's would be lost; {way_out}")
+    """Refuses what would leave out a part of the network, or of the configuration, without a word."""
+    heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
+    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and issubclass(heads, Res5ROIHeads):
+        if heads._build_res5_block.__func__ is Res5ROIHeads._build_res5_block.__func__:
+            raise SkdError(
+                f"{heads.__name__} (C4) makes a res5 of its own, so the network's would be lost; set "
+                "MODEL.ROI_HEADS.NAME TimmRes5ROIHeads"
+            )
+        if "res5" in cfg.MODEL.TIMM.OUT_FEATURES:
+            raise SkdError(
+                f"{heads.__name__} (C4) has res5 in the head, so the backbone ends at res4; set "
+                "MODEL.TIMM.OUT_FEATURES \"['res4']\""
+            )
     if cfg.MODEL.WEIGHTS.startswith("detectron2://ImageNetPretrained"):
         raise SkdError(
             f'MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is of detectron2\'s own ResNet; set MODEL.WEIGHTS "" and name the '
             "network's weights in MODEL.TIMM.WEIGHTS, for example timm/resnet50.tv_in1k"
         )
-    own = cfg.MODEL.RESNETS
-    if own.RES5_DILATION != 1 or any(own.DEFORM_ON_PER_STAGE):
+    if any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE):
         raise SkdError(
-            "MODEL.RESNETS.RES5_DILATION (DC5) and DEFORM_ON_PER_STAGE do not reach the networks of MODEL.TIMM, whose "
-            f"res5 has stride 32; {way_out}"
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE does not reach the networks of MODEL.TIMM; use detectron2's own ResNet "
+            "after skd export --format detectron2"
         )
 
 
@@ -150,11 +171,18 @@ def build_timm_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmResN
     weights = wanted_weights(cfg)
     if weights:
         check_against_card(cfg, weights)
+    network = create_classifier(cfg, weights)
+    if weights:
+        logging.getLogger("detectron2.skd").info(
+            "backbone: all %d tensors of %s matched; of them, the stem and the stages to %s are kept",
+            len(weights.state), weights.source, max(cfg.MODEL.TIMM.OUT_FEATURES, default="none"),
+        )  # fmt: skip
     return TimmResNet(
-        create_classifier(cfg, weights),
+        network,
         norm=cfg.MODEL.TIMM.NORM,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         out_features=cfg.MODEL.TIMM.OUT_FEATURES,
+        dilated=cfg.MODEL.RESNETS.RES5_DILATION > 1,
         checkpoint_activations=cfg.MODEL.TIMM.CHECKPOINT_ACTIVATIONS,
     )
 
@@ -172,6 +200,8 @@ def build_timm_resnet_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpe
 
 
 def _with_fpn(cfg: CfgNode, input_shape: ShapeSpec, *, retinanet: bool) -> FPN:
+    if cfg.MODEL.RESNETS.RES5_DILATION > 1:
+        raise SkdError("a feature pyramid needs res5 at stride 32; set MODEL.RESNETS.RES5_DILATION 1")
     settings, bottom_up = cfg.MODEL.FPN, build_timm_resnet_backbone(cfg, input_shape)
     stages = bottom_up.output_shape()
     needed = [*settings.IN_FEATURES, *(["res5"] if retinanet else [])]

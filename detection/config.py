@@ -7,12 +7,14 @@ from io import StringIO
 from pathlib import Path
 from typing import IO, Any
 
+import detectron2
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from skd_plugins.common.errors import SkdError, unknown
 
 CONFIGS = Path(__file__).parent / "configs"
+ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs"  # PyPI's copy comes without it
 
 
 def add_skd_config(cfg: CfgNode) -> None:
@@ -35,6 +37,7 @@ def add_skd_config(cfg: CfgNode) -> None:
 
     ``SKD``, for train_net.py:
 
+    * ``TRAIN``, ``VAL``: a COCO annotation file and the folder of its images, for ``--train`` and ``--val``.
     * ``EPOCHS``: passes over the training images; 0 leaves ``SOLVER`` as it is.
     * ``DROPS``: where the learning rate is divided, as fractions of the training.
     * ``BASE_LR`` at a batch of ``REFERENCE_BATCH`` images; for another ``SOLVER.IMS_PER_BATCH`` it is scaled in
@@ -56,6 +59,7 @@ def add_skd_config(cfg: CfgNode) -> None:
     dropout.DROP_RATE = 0.5
 
     skd = cfg.SKD = CfgNode()
+    skd.TRAIN, skd.VAL = [], []
     skd.EPOCHS = 0.0
     skd.DROPS = [2 / 3, 8 / 9]
     skd.BASE_LR = 0.02
@@ -65,8 +69,8 @@ def add_skd_config(cfg: CfgNode) -> None:
 
 
 def find_config(name: str) -> Path:
-    """A config file: a path, or the name of one of ours with or without ``.yaml``."""
-    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
+    """A config file: a path, or the name of one of ours with or without ``.yaml``, or of detectron2's model zoo."""
+    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml", ZOO / name):
         if path.is_file():
             return path
     raise unknown("config", name, [path.name for path in CONFIGS.glob("*.yaml") if not path.name.startswith("base")])
@@ -108,13 +112,22 @@ class _File(CfgNode):  # type: ignore[misc]  # detectron2 has no types
         return StringIO(yaml.safe_dump(content))
 
 
+def uses_timm(cfg: CfgNode) -> bool:
+    """Whether the backbone is one of ours."""
+    return bool(cfg.MODEL.BACKBONE.NAME.startswith("build_timm_"))
+
+
 def classes_key(cfg: CfgNode) -> str:
     """Where the detector's number of classes stands, under ``MODEL``."""
     return "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> CfgNode:
-    """The defaults of detectron2 and ours, then the file, then the overrides ``KEY VALUE KEY VALUE ...``."""
+    """The defaults of detectron2 and ours, then the file, then the overrides ``KEY VALUE KEY VALUE ...``.
+
+    A network in ``MODEL.TIMM`` takes the place of detectron2's ResNet in a file written for that. If the file has no
+    ``SKD``, learning rate and drops for a number of epochs are those of its ``SOLVER``.
+    """
     path = find_config(name)
     cfg = get_cfg()
     add_skd_config(cfg)
@@ -124,12 +137,39 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> CfgNode:
             raise SkdError(f"{path} has VERSION {loaded.VERSION}; detectron2's current one is {cfg.VERSION}")
         _let_integers_be_floats(cfg, loaded)
         cfg.merge_from_other_cfg(loaded)
+        if "SKD" not in loaded:
+            solver = cfg.SOLVER
+            cfg.SKD.DROPS = [step / solver.MAX_ITER for step in solver.STEPS if step < solver.MAX_ITER]
+            cfg.SKD.BASE_LR, cfg.SKD.REFERENCE_BATCH = solver.BASE_LR, solver.IMS_PER_BATCH
     except (AssertionError, KeyError, ValueError, OSError, yaml.YAMLError) as error:
         raise SkdError(f"{path}: {_reason(error)}") from None
     merge_overrides(cfg, overrides)
+    if (cfg.MODEL.TIMM.NAME or cfg.MODEL.TIMM.WEIGHTS) and cfg.MODEL.BACKBONE.NAME in _OURS:
+        _use_timm(cfg)
+        merge_overrides(cfg, overrides)
     if cfg.OUTPUT_DIR == "./output":  # detectron2's default, which two configs must not share
         cfg.OUTPUT_DIR = f"runs/detection/{path.stem}"
     return cfg
+
+
+_OURS = {
+    "build_resnet_backbone": "build_timm_resnet_backbone",
+    "build_resnet_fpn_backbone": "build_timm_resnet_fpn_backbone",
+    "build_retinanet_resnet_fpn_backbone": "build_timm_resnet_retinanet_fpn_backbone",
+}
+
+
+def _use_timm(cfg: CfgNode) -> None:
+    model = cfg.MODEL
+    model.BACKBONE.NAME = _OURS[model.BACKBONE.NAME]
+    model.TIMM.OUT_FEATURES, model.TIMM.NORM = list(model.RESNETS.OUT_FEATURES), model.RESNETS.NORM
+    if model.ROI_HEADS.NAME == "Res5ROIHeads":
+        model.ROI_HEADS.NAME = "TimmRes5ROIHeads"
+    if model.WEIGHTS.startswith("detectron2://ImageNetPretrained"):
+        model.WEIGHTS = ""
+        usual = get_cfg()  # the file's pixels are of its weights
+        model.PIXEL_MEAN, model.PIXEL_STD = usual.MODEL.PIXEL_MEAN, usual.MODEL.PIXEL_STD
+        cfg.INPUT.FORMAT = usual.INPUT.FORMAT
 
 
 def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:

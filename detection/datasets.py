@@ -1,13 +1,14 @@
 """Registered detection sets, checked before anything expensive starts."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
@@ -23,7 +24,8 @@ _COCO = (
     "get train2017.zip, val2017.zip and annotations_trainval2017.zip from https://cocodataset.org/#download, unpack "
     "them into one folder coco/ and set DETECTRON2_DATASETS to the folder above it"
 )
-_OWN = "a set of your own: register_coco_instances(NAME, {}, FILE, FOLDER), then train_net.main(), in one script"
+_OWN = "a set of your own: --train FILE IMAGES --val FILE IMAGES"
+OWN = {"TRAIN": "own_train", "VAL": "own_val"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,31 @@ class Size:
         return self.annotated if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else self.images
 
 
+def register_own(cfg: CfgNode) -> None:
+    """Registers the sets of ``SKD.TRAIN`` and ``SKD.VAL``, in each process."""
+    for half, name in OWN.items():
+        if not cfg.SKD[half]:
+            continue
+        if name in DatasetCatalog.list():  # of another training in this process
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        register_coco_instances(name, {}, *cfg.SKD[half])
+
+
+def use_own(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    """Makes them the data of the configuration, and takes the number of classes from the annotations."""
+    register_own(cfg)
+    places = {"TRAIN": "TRAIN", "VAL": "TEST"}
+    chosen = [half for half in places if cfg.SKD[half]]
+    for half in chosen:
+        cfg.DATASETS[places[half]] = (OWN[half],)
+        if absent := missing(OWN[half]):
+            raise SkdError(absent)
+    key = classes_key(cfg)
+    if chosen and f"MODEL.{key}.NUM_CLASSES" not in overrides:
+        cfg.MODEL[key].NUM_CLASSES = len(_read_coco(Path(cfg.SKD[chosen[0]][0]))["categories"])
+
+
 def missing(name: str) -> str | None:
     """Which part of the set is missing and how to get it; None when the set is complete."""
     if name not in DatasetCatalog.list():
@@ -47,6 +74,8 @@ def missing(name: str) -> str | None:
     for kind in ("json_file", "image_root"):
         path = about.get(kind)
         if path and not Path(path).exists():
+            if name in OWN.values():
+                return f"{path} does not exist"
             root = os.environ.get("DETECTRON2_DATASETS", "not set, so ./datasets is taken")
             advice = _COCO if name.startswith("coco_") else "put it there"
             looked = f"looked for {Path(path).absolute()} (DETECTRON2_DATASETS is {root})"
@@ -149,7 +178,10 @@ def check_datasets(cfg: CfgNode) -> None:
         absent = missing(name)
         if absent:
             raise SkdError(absent)
-        classes = _checked_classes(name, trained=name in cfg.DATASETS.TRAIN, evaluated=name in cfg.DATASETS.TEST)
+        trained, evaluated = name in cfg.DATASETS.TRAIN, name in cfg.DATASETS.TEST
+        classes = _checked_classes(name, trained=trained, evaluated=evaluated)
+        if cfg.MODEL.MASK_ON:
+            _check_masks(name, cfg.INPUT.MASK_FORMAT, trained=trained, evaluated=evaluated)
         if len(classes) != wanted:
             raise SkdError(
                 f"dataset {name} has {len(classes)} classes, but MODEL.{head}.NUM_CLASSES is {wanted}; set it to "
@@ -186,6 +218,8 @@ def _checked_classes(name: str, *, trained: bool, evaluated: bool) -> list[str]:
             raise SkdError(f"dataset {name}: {file}, which {path} lists, is not there")
     needed = ("area",) if fast_evaluation() else ("area", "iscrowd")
     for _, box in _boxes(content) if evaluated else ():
+        if box["id"] == 0:
+            raise SkdError(f"{path}: an annotation has the id 0, which COCO's evaluation takes for none; count from 1")
         for field in needed:
             if not isinstance(box.get(field), int | float):
                 raise SkdError(f"{path}: annotation {box['id']} has no {field}, which the evaluation needs")
@@ -193,6 +227,18 @@ def _checked_classes(name: str, *, trained: bool, evaluated: bool) -> list[str]:
     if boxes and not any(_inside(*pair) for pair in boxes):
         raise SkdError(f"no box of {path} has an area inside its image; bbox is [left, top, width, height] in pixels")
     return classes
+
+
+def _check_masks(name: str, form: str, *, trained: bool, evaluated: bool) -> None:
+    """Raises `SkdError` for a box whose mask is missing, or is not of the configuration's ``MASK_FORMAT``."""
+    path = MetadataCatalog.get(name).get("json_file")
+    for _, box in _boxes(_read_coco(Path(path))) if path else ():
+        learned = trained and not box.get("iscrowd")
+        mask = box.get("segmentation")
+        if not mask and (learned or evaluated):
+            raise SkdError(f"{path}: annotation {box['id']} has no segmentation, which MODEL.MASK_ON needs")
+        if learned and form == "polygon" and isinstance(mask, dict):
+            raise SkdError(f"{path}: annotation {box['id']} has a run-length mask; set INPUT.MASK_FORMAT bitmask")
 
 
 def _inside(image: _Image, box: _Box) -> bool:

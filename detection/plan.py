@@ -8,7 +8,7 @@ from rich.table import Table
 from skd_plugins.common.errors import SkdError
 
 from . import weights
-from .config import classes_key, plain
+from .config import classes_key, plain, uses_timm
 from .datasets import check_datasets, size_of
 from .schedule import schedule
 
@@ -42,7 +42,7 @@ def make_plan(cfg: CfgNode, decided: str) -> dict[str, str]:
     rows |= {
         "backbone": f"{cfg.MODEL.TIMM.NAME}{f' {arguments}' if arguments else ''}, {cfg.MODEL.TIMM.NORM}, "
         f"{cfg.MODEL.BACKBONE.FREEZE_AT} stages frozen"
-        if cfg.MODEL.BACKBONE.NAME.startswith("build_timm_")
+        if uses_timm(cfg)
         else cfg.MODEL.BACKBONE.NAME,
         "heads": f"{heads}, {cfg.MODEL[key].NUM_CLASSES} classes",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}, of them "

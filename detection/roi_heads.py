@@ -5,13 +5,16 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads, StandardROIHeads
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, Res5ROIHeads, StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from torch import Tensor
+from torch import Tensor, nn
 
 from skd_plugins.common.typed import check_value
 from skd_plugins.losses import dropped, self_distillation
 from skd_plugins.methods.method import DropRate, Temperature, Weight
+
+from .backbone import head_stage
+from .config import uses_timm
 
 
 class SDDropoutOutputLayers(FastRCNNOutputLayers):  # type: ignore[misc]  # detectron2 has no types
@@ -22,6 +25,7 @@ class SDDropoutOutputLayers(FastRCNNOutputLayers):  # type: ignore[misc]  # dete
     ``[R, D]``. Scores, boxes and every other loss are computed without dropout; inference is unchanged.
 
     Source: Lee et al. 2022, Eq. 3-4, at the detector's classifier. Ours: the paper distils the backbone only.
+    RetinaNet has no such head: its classes are independent sigmoids at every place, not one distribution.
     """
 
     @configurable  # type: ignore[untyped-decorator]  # detectron2 has no types
@@ -55,10 +59,29 @@ class SDDropoutOutputLayers(FastRCNNOutputLayers):  # type: ignore[misc]  # dete
         sdd = self_distillation(u, v, self.temperature) if len(u) else u.sum()
         return losses | {"loss_sdd": self.weight * sdd}
 
+    def predict_boxes(self, predictions: tuple[Tensor, ...], proposals: list[Any]) -> list[Tensor]:
+        """detectron2's, which a cascade calls in training."""
+        boxes: list[Tensor] = super().predict_boxes(predictions[:2], proposals)
+        return boxes
+
     def predict_boxes_for_gt_classes(self, predictions: tuple[Tensor, ...], proposals: list[Any]) -> list[Tensor]:
         """detectron2's, which is called in training when MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES is set."""
         boxes: list[Tensor] = super().predict_boxes_for_gt_classes(predictions[:2], proposals)
         return boxes
+
+
+@ROI_HEADS_REGISTRY.register()
+class TimmRes5ROIHeads(Res5ROIHeads):  # type: ignore[misc]  # the same
+    """``MODEL.ROI_HEADS.NAME: TimmRes5ROIHeads`` in place of ``Res5ROIHeads`` (C4): ``res5`` is the network's.
+
+    With detectron2's own ResNet it is the same as ``Res5ROIHeads``.
+    """
+
+    @classmethod
+    def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Module, int]:
+        """The stage and its channels."""
+        built: tuple[nn.Module, int] = head_stage(cfg) if uses_timm(cfg) else super()._build_res5_block(cfg)
+        return built
 
 
 class _SDDropout:
@@ -68,18 +91,26 @@ class _SDDropout:
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """See detectron2's ``configurable``."""
         arguments: dict[str, Any] = super().from_config(cfg, input_shape)  # type: ignore[misc]  # of the heads' class
-        shape = ShapeSpec(channels=arguments["box_predictor"].cls_score.in_features)
-        return arguments | {"box_predictor": SDDropoutOutputLayers(cfg, shape)}
+
+        def with_dropout(predictor: FastRCNNOutputLayers) -> Any:
+            shape = ShapeSpec(channels=predictor.cls_score.in_features)
+            return SDDropoutOutputLayers(cfg, shape, box2box_transform=predictor.box2box_transform)
+
+        if "box_predictors" in arguments:  # one for each stage of a cascade
+            return arguments | {"box_predictors": [with_dropout(one) for one in arguments["box_predictors"]]}
+        return arguments | {"box_predictor": with_dropout(arguments["box_predictor"])}
 
 
 @ROI_HEADS_REGISTRY.register()
 class SDDropoutROIHeads(_SDDropout, StandardROIHeads):  # type: ignore[misc]  # the same
-    """``MODEL.ROI_HEADS.NAME: SDDropoutROIHeads`` in place of ``StandardROIHeads``, with FPN."""
+    """``MODEL.ROI_HEADS.NAME: SDDropoutROIHeads`` in place of ``StandardROIHeads``: FPN and DC5."""
 
 
 @ROI_HEADS_REGISTRY.register()
-class SDDropoutRes5ROIHeads(_SDDropout, Res5ROIHeads):  # type: ignore[misc]  # the same
-    """``MODEL.ROI_HEADS.NAME: SDDropoutRes5ROIHeads`` in place of ``Res5ROIHeads`` (C4), with detectron2's own ResNet.
+class SDDropoutCascadeROIHeads(_SDDropout, CascadeROIHeads):  # type: ignore[misc]  # the same
+    """``MODEL.ROI_HEADS.NAME: SDDropoutCascadeROIHeads`` in place of ``CascadeROIHeads``, for all stages."""
 
-    The timm backbones refuse it: it makes a ``res5`` of its own, and theirs would be lost.
-    """
+
+@ROI_HEADS_REGISTRY.register()
+class SDDropoutRes5ROIHeads(_SDDropout, TimmRes5ROIHeads):
+    """``MODEL.ROI_HEADS.NAME: SDDropoutRes5ROIHeads`` in place of ``TimmRes5ROIHeads`` or ``Res5ROIHeads`` (C4)."""

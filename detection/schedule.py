@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 
 from skd_plugins.common.errors import SkdError
 
-_DERIVED = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.BASE_LR")
+_DERIVED = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.BASE_LR", "SOLVER.WARMUP_ITERS")
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,11 @@ def apply_schedule(cfg: CfgNode, images: int, overrides: Sequence[str] = ()) -> 
         solver.STEPS = _drops_at(skd.DROPS, solver.MAX_ITER)
     if "SOLVER.BASE_LR" not in given:
         solver.BASE_LR = plan.lr
+    if "SOLVER.WARMUP_ITERS" not in given:  # a small set's training could end before its warm-up
+        solver.WARMUP_ITERS = min(solver.WARMUP_ITERS, solver.MAX_ITER // 3)
     text = (
         f"{solver.MAX_ITER} iterations = {skd.EPOCHS:g} epochs of {images} images at batch {solver.IMS_PER_BATCH}, "
-        f"drops at {list(solver.STEPS)}, lr {plan.rule}"
+        f"drops at {list(solver.STEPS)}, lr {plan.rule}, warm-up of {solver.WARMUP_ITERS} iterations"
     )
     if given:
         skd.EPOCHS = 0.0  # the saved configuration must state what was done

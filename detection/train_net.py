@@ -4,8 +4,10 @@ train_net.py --config faster_rcnn_sdd.yaml --num-gpus 8 MODEL.TIMM.WEIGHTS weigh
 train_net.py --config faster_rcnn_sdd.yaml --num-gpus 8 --resume
 train_net.py --config faster_rcnn_sdd.yaml --eval-only MODEL.WEIGHTS model_final.pth
 train_net.py --config faster_rcnn_sdd_0.5x.yaml --dry-run
+train_net.py --config faster_rcnn_r50_sdd.yaml --train train.json IMAGES --val val.json IMAGES
 
---config takes a path or the name of a file in detection/configs; KEY VALUE pairs at the end change it. Without a GPU it
+--config takes a path, the name of a file in detection/configs, or one of detectron2's model zoo, where the network
+of MODEL.TIMM.NAME or WEIGHTS takes the place of the ResNet. KEY VALUE pairs at the end change it. Without a GPU it
 runs on the processor.
 """
 
@@ -31,8 +33,8 @@ except ImportError as error:
 import torch
 
 from detection import plan, weights
-from detection.config import find_config, load_config
-from detection.datasets import check_datasets, size_of
+from detection.config import find_config, load_config, uses_timm
+from detection.datasets import check_datasets, register_own, size_of, use_own
 from detection.launch import launch
 from detection.schedule import apply_schedule
 from detection.trainer import Trainer
@@ -41,10 +43,13 @@ from skd_plugins.weights import checkpoint
 
 
 def parser() -> argparse.ArgumentParser:
-    """detectron2's arguments, ``--config`` and ``--dry-run``."""
+    """detectron2's arguments, ``--config``, ``--dry-run``, ``--train`` and ``--val``."""
     result: argparse.ArgumentParser = default_argument_parser(epilog=__doc__)
     result.add_argument("--config", dest="config_file", default="", metavar="FILE", help="the same as --config-file")
     result.add_argument("--dry-run", action="store_true", help="print network, data, schedule, and stop")
+    for half, where in (("train", "train on"), ("val", "evaluate")):
+        text = f"{where} your own images: an annotation file in COCO's format, and the folder of its images"
+        result.add_argument(f"--{half}", nargs=2, metavar=("JSON", "IMAGES"), help=text)
     return result
 
 
@@ -54,6 +59,12 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
         raise SkdError("give a config, for example --config faster_rcnn_sdd.yaml")
     args.config_file = str(find_config(args.config_file))
     cfg = load_config(args.config_file, args.opts)
+    for half, place in (("TRAIN", args.train), ("VAL", args.val)):
+        if place:
+            cfg.SKD[half] = [str(Path(path).absolute()) for path in place]
+    use_own(cfg, args.opts)
+    if args.train and not cfg.SKD.EPOCHS and not {"SKD.EPOCHS", "SOLVER.MAX_ITER"} & set(args.opts):
+        cfg.SKD.EPOCHS = 12.0  # detectron2's iterations are COCO's
     folder = Path(cfg.OUTPUT_DIR)
     last = last_checkpoint(folder)
     if args.eval_only and not cfg.MODEL.WEIGHTS:
@@ -91,7 +102,7 @@ def complete(cfg: CfgNode, *, whole: bool) -> None:
         weights.take_from_config(cfg, saved)
     source = weights.wanted_weights(cfg)
     weights.take_from_card(cfg, source)
-    if cfg.MODEL.BACKBONE.NAME.startswith("build_timm_"):
+    if uses_timm(cfg):
         build_backbone(cfg)
     if whole and cfg.MODEL.WEIGHTS.endswith(".pth"):
         weights.check_detector(cfg)
@@ -106,6 +117,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def train(args: argparse.Namespace, cfg: CfgNode, schedule: str) -> None:
     """Runs in every process."""
+    register_own(cfg)
     record = Path(cfg.OUTPUT_DIR) / "config.yaml"
     last = last_checkpoint(Path(cfg.OUTPUT_DIR))
     start = int(checkpoint.read(last).get("iteration", -1)) + 1 if last and args.resume else 0

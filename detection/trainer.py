@@ -29,6 +29,8 @@ from PIL import Image, ImageDraw, ImageFont
 from skd_plugins.common.errors import SkdError
 from skd_plugins.common.files import write_json
 
+from .calibration import calibration
+
 PREDICTIONS = "coco_instances_results.json"  # COCOEvaluator's file
 _LINE = 22  # height of a label in a picture
 _COLOURS = ("#ffd400", "#00e5ff", "#ff9ae0", "#8dff7a", "#ffb066", "#d2c4ff")  # light ones: their labels are on black
@@ -58,9 +60,14 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> OrderedDict[str, Any]:
-        """Evaluates; the main process also writes ``results.json`` and the pictures to ``OUTPUT_DIR``."""
+        """Evaluates; the main process also writes ``results.json``, calibration and pictures to ``OUTPUT_DIR``."""
         results: OrderedDict[str, Any] = super().test(cfg, model, evaluators)
         if comm.is_main_process():
+            for name in cfg.DATASETS.TEST:
+                own = results if len(cfg.DATASETS.TEST) == 1 else results[name]
+                folder, truth = _inference_folder(cfg, name), Path(MetadataCatalog.get(name).json_file)
+                if "bbox" in own:  # a set without annotations is only predicted
+                    own["calibration"] = calibration(truth, folder / PREDICTIONS, folder / "calibration.png")
             write_json(Path(cfg.OUTPUT_DIR) / "results.json", results)  # null for COCO's AP of a size without objects
             for name in cfg.DATASETS.TEST:
                 for path in draw_predictions(cfg, name):

@@ -1,6 +1,5 @@
 """Backbone weights: checked against the configuration, then loaded completely or refused."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from skd_plugins.networks.create import build_network
 from skd_plugins.weights import checkpoint
 from skd_plugins.weights.load import load_body, read_any
 
-from .config import plain
+from .config import plain, uses_timm
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "color": "RGB"}
 
@@ -53,8 +52,10 @@ def take_from_card(cfg: CfgNode, weights: BackboneWeights | None) -> None:
     """Fills in the network, its arguments and the pre-processing from the weights' card.
 
     Values that the configuration sets itself are compared with the card's. Without a card,
-    ImageNet's pre-processing is used.
+    ImageNet's pre-processing is used. detectron2's own networks keep theirs.
     """
+    if not uses_timm(cfg):
+        return
     card = (weights.card if weights else None) or {}
     timm, default = cfg.MODEL.TIMM, get_cfg()
     timm.NAME = timm.NAME or card.get("model", "")
@@ -133,18 +134,26 @@ def check_detector(cfg: CfgNode) -> None:
 
 
 def create_classifier(cfg: CfgNode, weights: BackboneWeights | None) -> nn.Module:
-    """The network that ``MODEL.TIMM`` names, with the weights."""
+    """The network that ``MODEL.TIMM`` names, with the weights.
+
+    With ``MODEL.RESNETS.RES5_DILATION`` 2, the last stage is dilated such that its features at every second pixel are
+    those of the network without dilation. detectron2's own ResNet also dilates the 3 x 3 convolution where the stride
+    was.
+    """
     timm = cfg.MODEL.TIMM
     if not timm.NAME:
         raise SkdError("MODEL.TIMM.NAME is empty, and there are no weights with a card that would say it")
     classes = (weights.num_classes if weights else None) or 1000
-    network = build_network(timm.NAME, num_classes=classes, **plain(timm.ARGS))
+    arguments, dilation = plain(timm.ARGS), cfg.MODEL.RESNETS.RES5_DILATION
+    if dilation not in (1, 2):
+        raise SkdError(f"MODEL.RESNETS.RES5_DILATION should be 1 or 2, got {dilation}")
+    if dilation == 2 and timm.NAME.startswith("torchvision/"):
+        arguments |= {"replace_stride_with_dilation": [False, False, True]}
+    elif dilation == 2:
+        arguments |= {"output_stride": 16}
+    network = build_network(timm.NAME, num_classes=classes, **arguments)
     if weights:
         load_body(network, weights.state, what=weights.source)  # a detector has no use for the classifier
-        logging.getLogger("detectron2.skd").info(
-            "backbone: all %d tensors of %s matched; of them, the stem and the stages to %s are kept",
-            len(weights.state), weights.source, max(timm.OUT_FEATURES, default="none"),
-        )  # fmt: skip
     return network
 
 

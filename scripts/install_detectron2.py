@@ -115,8 +115,8 @@ def install_copy(python: str) -> str:
         folder = Path(name)
         run([str(UV), "pip", "install", "--python", python, "--target", str(folder / "pip"), DOWNLOADER])
         download = ["--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--dest", str(folder), COPY]
-        # Run by the environment's Python, because the copy's setup.py imports torch.
-        run([python, "-m", "pip", "download", *download], PYTHONPATH=str(folder / "pip"))
+        # Run by the environment's Python, because the copy's setup.py imports torch. FORCE_CUDA would want nvcc.
+        run([python, "-m", "pip", "download", *download], PYTHONPATH=str(folder / "pip"), FORCE_CUDA="0")
         source = unpack(folder)
         patch(source)
         replace_installed(python, str(source))

@@ -73,7 +73,8 @@ class ClassBank(nn.Module):
         logits = logits.detach()
         pair_logits = torch.where(self.filled[labels][:, None], self.logits[labels], logits)
         if self.training:
-            self._store(gather_rows(logits), gather_rows(labels))
+            rows = gather_rows(torch.cat([full_precision(logits), labels[:, None]], dim=1))  # exact below 2^24 classes
+            self._store(rows[:, :-1], rows[:, -1].long())
         return pair_logits
 
     def _store(self, logits: Tensor, labels: Tensor) -> None:
@@ -123,6 +124,58 @@ def self_distillation(u: Tensor, v: Tensor, temperature: float, direction: str =
     fixed_u, fixed_v = u.detach(), v.detach()
     pairs = {"both": [(u, v), (v, u)], "forward": [(fixed_u, v), (fixed_v, u)], "reverse": [(u, fixed_v), (v, fixed_u)]}
     return sum_of_divergences(pairs[direction], temperature)
+
+
+def tf_kd_loss(logits: Tensor, target: Tensor, temperature: float = 20.0, correct: float = 0.99) -> Tensor:
+    """Tf-KD_reg's term (Yuan et al. 2020): ``KL(softmax(q / T) || softmax(logits))``, averaged over the batch.
+
+    q is `correct` for the image's class and ``(1 - correct) / (C - 1)`` for every other one. Take 0.1 of it and 0.9 of
+    the cross-entropy.
+
+    Args:
+        logits: ``[B, C]``.
+        target: class indices ``[B]`` or probabilities ``[B, C]``.
+    """
+    logits = full_precision(logits)
+    classes = logits.shape[1]
+    hard = (F.one_hot(target, classes) if target.ndim == 1 else target).to(logits.dtype)
+    other = (1 - correct) / (classes - 1)
+    return kl_divergence((other + (correct - other) * hard) / temperature, logits, 1.0)
+
+
+def zipf_ls_loss(logits: Tensor, labels: Tensor, dense_logits: Tensor) -> Tensor:
+    """Zipf's LS's term (Liang et al. 2022): ``KL(z || p)`` over the classes other than the image's, batch mean.
+
+    z is `zipf_of_ranks` of the positions' votes. Add 0.1 of it to the cross-entropy; on TinyImageNet and INAT-21 the
+    authors add all of it.
+
+    Args:
+        logits: ``[B, C]``.
+        labels: class indices ``[B]``.
+        dense_logits: of each position of the last maps ``[B, positions, C]``; each votes for its best class.
+    """
+    best = dense_logits.argmax(dim=2)
+    ones = torch.ones_like(best, dtype=full_precision(logits).dtype)
+    votes = torch.zeros_like(logits, dtype=ones.dtype).scatter_add(1, best, ones)
+    log_p = others_log_softmax(logits, labels)
+    return F.kl_div(log_p, zipf_of_ranks(votes, labels), reduction="batchmean")
+
+
+def zipf_of_ranks(scores: Tensor, labels: Tensor) -> Tensor:
+    """``1 / rank`` of each class by its score ``[B, C]``, normalised without the image's own class, which gets 0.
+
+    The highest score has rank 1. Equal scores share the better rank.
+    """
+    lowest_first = (-scores).sort(dim=1).values
+    zipf = 1 / (1 + torch.searchsorted(lowest_first, -scores)).to(scores.dtype)
+    zipf = zipf.scatter(1, labels[:, None], 0.0)
+    return zipf / zipf.sum(dim=1, keepdim=True)
+
+
+def others_log_softmax(logits: Tensor, labels: Tensor) -> Tensor:
+    """The log-softmax over the classes other than the image's own, which gets 0."""
+    own = F.one_hot(labels, logits.shape[1]).bool()
+    return full_precision(logits).masked_fill(own, -torch.inf).log_softmax(dim=1).masked_fill(own, 0.0)
 
 
 def mean_entropy(logits: Tensor) -> Tensor:

@@ -50,7 +50,8 @@ class Recipe:
             int(share * `epochs`) on; `image_size` is then that of evaluation. Empty for `image_size` throughout.
         augment: ``rrc`` (random resized crop) or ``shift``; see `Augmentation` for this and the next six.
         mean: channel means of images in [0, 1]; `std` likewise.
-        eval_batch_size: images per batch and process in validation; None takes the anchors of a training batch.
+        eval_batch_size: images per batch and process in validation; None takes a training step's anchors, but not
+            more than a process's share of them or 256, whichever is larger.
         precision: ``no`` (float32), ``bf16`` or ``fp16``.
         compile: torch.compile the step.
         sync_bn: BatchNorm over all processes (GPUs only).

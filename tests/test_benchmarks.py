@@ -113,6 +113,9 @@ def test_the_scaling_documents_numbers() -> None:
         assert f"| {name} | {parameters:,} | {' | '.join(cells)} |" in text
         needed = [sent[n] * 2000 / b / 1e3 for n, b in ((8, 32), (64, 4), (64, 32), (64, 128))]
         assert f"| {name} | {' | '.join(f'{value:.1f}' for value in needed)} |" in text
+    assert f"{round(88 * 1_281_167 / (77.2 * 60 * 8), -1):,.0f} images per second and GPU" in text
+    assert f"{178.9e6 / (512 / 3000) / 1e9:.1f} GB/s out of each GPU" in text
+    assert f"| {8 * 3000 * 309e3 / 1e9:.1f} GB/s | 309 kB" in text
 
 
 @pytest.mark.slow

@@ -114,12 +114,14 @@ def test_what_can_not_be_a_backbone(
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("MODEL.ROI_HEADS.NAME", "SDDropoutRes5ROIHeads", "SDDropoutRes5ROIHeads (C4) makes a res5 of its own"),
-        ("MODEL.RESNETS.RES5_DILATION", "2", "RES5_DILATION (DC5) and DEFORM_ON_PER_STAGE do not reach"),
+        ("MODEL.ROI_HEADS.NAME", "Res5ROIHeads", "(C4) makes a res5 of its own, so the network's would be lost"),
+        ("MODEL.ROI_HEADS.NAME", "TimmRes5ROIHeads", "(C4) has res5 in the head, so the backbone ends at res4"),
+        ("MODEL.RESNETS.RES5_DILATION", "3", "RES5_DILATION should be 1 or 2, got 3"),
+        ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", "[False,False,False,True]", "DEFORM_ON_PER_STAGE does not reach"),
         ("MODEL.WEIGHTS", "detectron2://ImageNetPretrained/MSRA/R-50.pkl", "R-50.pkl is of detectron2's own ResNet"),
     ],
 )
-def test_what_only_detectron2s_own_resnet_has_is_refused(key: str, value: str, message: str) -> None:
+def test_what_would_be_lost_is_refused(key: str, value: str, message: str) -> None:
     with pytest.raises(SkdError, match=re.escape(message)):
         build_backbone(load_config("digits_demo", [key, value, "MODEL.BACKBONE.NAME", "build_timm_resnet_backbone"]))
 
@@ -139,5 +141,9 @@ def test_registered(name: str, first: str) -> None:
         cfg.MODEL.TIMM.OUT_FEATURES = ["res3", "res4"]
         with pytest.raises(SkdError, match="the feature pyramid needs res2; add it to MODEL.TIMM.OUT_FEATURES"):
             build_backbone(cfg)
+        cfg.MODEL.RESNETS.RES5_DILATION = 2
+        with pytest.raises(SkdError, match="a feature pyramid needs res5 at stride 32"):
+            build_backbone(cfg)
+        cfg.MODEL.RESNETS.RES5_DILATION = 1
     with pytest.raises(SkdError, match="takes 3 channels, but MODEL.PIXEL_MEAN has 1"):
         build_backbone(cfg, ShapeSpec(channels=1))

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zoo
 from hypothesis import given
 from hypothesis import strategies as st
 
 from detection.config import CONFIGS, find_config, load_config
 from detection.schedule import apply_schedule, schedule
+from detection.weights import take_from_card
 from skd_plugins import SkdError
 from skd_plugins.training.project import project, recipe_of
 
@@ -37,6 +39,49 @@ def test_faster_rcnn(path: Path) -> None:
     (recipe,) = [recipe for recipe in RECIPES if recipe.name == cfg.MODEL.TIMM.WEIGHTS]
     assert recipe.model == cfg.MODEL.TIMM.NAME
     assert recipe.name.split(".")[1].removesuffix("_in1k") in path.stem
+
+
+VARIANTS = [f"{kind}_{net}sdd" for kind in ("mask_rcnn", "cascade_rcnn", "retinanet") for net in ("", "r50_")]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_other_detectors_differ_in_what_they_are(name: str) -> None:
+    network = "resnet50" if "r50" in name else "resnet152"
+    cfg, base = load_config(name), load_config("faster_rcnn_r50_sdd")
+    assert network == cfg.MODEL.TIMM.NAME
+    assert [recipe.model for recipe in RECIPES if recipe.name == cfg.MODEL.TIMM.WEIGHTS] == [network]
+    assert ("mask" in name) == cfg.MODEL.MASK_ON
+    assert ("cascade" in name) == (cfg.MODEL.ROI_HEADS.NAME == "CascadeROIHeads")
+    assert ("retinanet" in name) == (cfg.MODEL.META_ARCHITECTURE == "RetinaNet")
+    assert (0.01 if "retinanet" in name else 0.02) == cfg.SKD.BASE_LR
+    assert (cfg.SOLVER, cfg.DATASETS, cfg.INPUT) == (base.SOLVER, base.DATASETS, base.INPUT)
+
+
+def test_a_file_of_detectron2_gets_the_network_and_keeps_its_learning_rate(tmp_path: Path) -> None:
+    file = tmp_path / "zoo.yaml"
+    file.write_text(zoo.RETINANET)
+    plain = load_config(str(file))
+    assert plain.MODEL.BACKBONE.NAME == "build_retinanet_resnet_fpn_backbone"
+    assert plain.MODEL.WEIGHTS == "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+    pixels = plain.MODEL.PIXEL_MEAN, plain.INPUT.FORMAT
+    take_from_card(plain, None)
+    assert (plain.MODEL.PIXEL_MEAN, plain.INPUT.FORMAT) == pixels == ([103.53, 116.28, 123.675], "BGR")
+    cfg = load_config(str(file), ["MODEL.TIMM.NAME", "resnet18", "SKD.EPOCHS", "2"])
+    assert cfg.MODEL.BACKBONE.NAME == "build_timm_resnet_retinanet_fpn_backbone"
+    assert (cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.OUT_FEATURES) == ("", ["res3", "res4", "res5"])
+    apply_schedule(cfg, 160)
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.BASE_LR) == (20, (13, 18), 0.01)
+    assert cfg.SOLVER.WARMUP_ITERS == 6
+    file.write_text(zoo.C4.replace("MODEL:", "MODEL:\n  PIXEL_STD: [57.375, 57.120, 58.395]"))
+    assert load_config(str(file)).MODEL.PIXEL_STD == [57.375, 57.12, 58.395]
+    cfg = load_config(str(file), ["MODEL.TIMM.NAME", "resnet18"])
+    take_from_card(cfg, None)
+    assert (cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT) == ([58.395, 57.12, 57.375], "RGB"), "the file's were of its weights"
+    settings = ["MODEL.TIMM.NORM", "BN", "MODEL.TIMM.WEIGHTS", "some.pth", "MODEL.RESNETS.NORM", "SyncBN"]
+    cfg = load_config(str(file), settings)
+    assert (cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.TIMM.OUT_FEATURES) == ("TimmRes5ROIHeads", ["res4"])
+    assert cfg.MODEL.TIMM.NORM == "BN", "the command line wins"
+    assert load_config(str(file), settings[2:]).MODEL.TIMM.NORM == "SyncBN"
 
 
 def test_bare_names_paths_and_overrides(tmp_path: Path) -> None:

@@ -88,6 +88,11 @@ def test_what_detectron2_would_trip_over_is_named(change: Any, reason: str, regi
         ({"categories": [{"id": n, "name": str(n)} for n in range(3)]}, {}, "has 3 classes, but MODEL.ROI_HEADS.NUM_"),
         ({}, {"categories": [{"id": 1, "name": "y"}]}, f"{OTHER} has the class 'y' where {NAME} has 'x'"),
         ({}, box(), rf"{OTHER}\.json: annotation 5 has no area, which the evaluation needs"),
+        (
+            {},
+            box(id=0, area=12, iscrowd=0),
+            rf"{OTHER}\.json: an annotation has the id 0, which COCO's evaluation takes",
+        ),
         ({}, {"images": [SOUND["images"][0] | {"file_name": "2.jpg"}]}, r"2\.jpg, which .* lists, is not there"),
         (box(bbox=[1, 2, 0, 0]), {}, rf"no box of .*{NAME}\.json has an area inside its image"),
         (box(bbox=[9, 2, 3, 3]), {}, rf"no box of .*{NAME}\.json has an area inside its image"),
@@ -105,6 +110,31 @@ def test_both_sets_are_checked_before_the_training(train: Any, val: Any, reason:
         Path(MetadataCatalog.get(name).json_file).write_text(content)
     check_datasets(cfg)
     assert len(DatasetCatalog.get(NAME)[0]["annotations"]) == 1  # detectron2 reads what we let through
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "reason"),
+    [
+        (
+            {},
+            box(segmentation=[[1, 2, 4, 2, 4, 6]]),
+            rf"{NAME}\.json: annotation 5 has no segmentation, which MODEL.MASK",
+        ),
+        (box(segmentation=[[1, 2, 4, 2, 4, 6]]), box(iscrowd=1), rf"{OTHER}\.json: annotation 5 has no segmentation"),
+        (box(segmentation={"size": [9, 9], "counts": [9, 72]}), {}, r"run-length mask; set INPUT.MASK_FORMAT bitmask"),
+    ],
+)
+def test_masks_are_there_for_a_detector_of_masks(train: Any, val: Any, reason: str, register: Any) -> None:
+    cfg = load_config("digits_demo", ["MODEL.ROI_HEADS.NUM_CLASSES", "1", "MODEL.MASK_ON", "True"])
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (NAME,), (OTHER,)
+    whole = {"annotations": [SOUND["annotations"][0] | {"area": 12, "iscrowd": 0}]}
+    for name, change in ((NAME, train), (OTHER, val)):
+        annotation = whole["annotations"][0] | change.get("annotations", [{}])[0]
+        register(SOUND | {"annotations": [annotation]}, name)
+    with pytest.raises(SkdError, match=reason):
+        check_datasets(cfg)
+    cfg.MODEL.MASK_ON = False
+    check_datasets(cfg)
 
 
 def test_a_name_of_cocos_is_not_for_other_classes(register: Any) -> None:
@@ -126,7 +156,7 @@ def test_missing_data_say_where_and_how(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(SkdError, match=re.escape(text)):
         check_datasets(load_config("faster_rcnn_ce"))
     with pytest.raises(
-        SkdError, match="unknown dataset 'coco_2017_trian'; did you mean 'coco_2017_train'.*register_coco_inst"
+        SkdError, match="unknown dataset 'coco_2017_trian'; did you mean 'coco_2017_train'.*--train FILE"
     ):
         size_of("coco_2017_trian")
     with pytest.raises(SkdError, match="lvis"):  # its size is nobody's to guess

@@ -18,9 +18,9 @@ from skd_plugins import SkdError
 SETTINGS = {"WEIGHT": 0.7, "TEMPERATURE": 2.0, "DROP_RATE": 0.4}
 
 
-def make_cfg(heads: str, **settings: float) -> CfgNode:
-    """A small detector: FPN on our backbone, or C4 on detectron2's own."""
-    if "Res5" in heads:
+def make_cfg(heads: str, *, native: bool = False, **settings: float) -> CfgNode:
+    """A small detector: FPN on our backbone, or C4 on ours or on detectron2's own."""
+    if native:
         cfg = get_cfg()
         add_skd_config(cfg)
         cfg.MODEL.RESNETS.WIDTH_PER_GROUP, cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 4, 8
@@ -28,6 +28,11 @@ def make_cfg(heads: str, **settings: float) -> CfgNode:
     else:
         narrow = ["MODEL.TIMM.ARGS.channels", "[8, 16, 24, 32]", "MODEL.FPN.OUT_CHANNELS", "16"]
         cfg = load_config("digits_demo", [*narrow, "MODEL.ROI_BOX_HEAD.FC_DIM", "32"])
+        cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = "Cascade" in heads
+        if "Res5" in heads:
+            cfg.MODEL.BACKBONE.NAME, cfg.MODEL.TIMM.OUT_FEATURES = "build_timm_resnet_backbone", ["res4"]
+            cfg.MODEL.RPN.IN_FEATURES = cfg.MODEL.ROI_HEADS.IN_FEATURES = ["res4"]
+            cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = [[16, 32, 64]], 14
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.NUM_CLASSES = heads, 3
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
@@ -54,27 +59,32 @@ def losses(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         return model.train()(batch())
 
 
-HEADS = [("SDDropoutROIHeads", "StandardROIHeads"), ("SDDropoutRes5ROIHeads", "Res5ROIHeads")]
+HEADS = [
+    ("SDDropoutROIHeads", "StandardROIHeads", False), ("SDDropoutRes5ROIHeads", "TimmRes5ROIHeads", False),
+    ("SDDropoutRes5ROIHeads", "Res5ROIHeads", True), ("SDDropoutCascadeROIHeads", "CascadeROIHeads", False),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("ours", "theirs"), HEADS)
-def test_only_a_loss_is_added(ours: str, theirs: str) -> None:
+@pytest.mark.parametrize(("ours", "theirs", "native"), HEADS)
+def test_only_a_loss_is_added(ours: str, theirs: str, native: bool) -> None:
     torch.manual_seed(0)
-    model, plain = build_model(make_cfg(ours)), build_model(make_cfg(theirs))
+    model, plain = (build_model(make_cfg(heads, native=native)) for heads in (ours, theirs))
     assert list(model.state_dict()) == list(plain.state_dict())
     plain.load_state_dict(model.state_dict())
     found, expected = losses(model), losses(plain)
-    assert set(found) - set(expected) == {"loss_sdd"}
+    predictor = model.roi_heads.box_predictor
+    stages = list(predictor) if "Cascade" in ours else [predictor]
+    added = [f"loss_sdd_stage{n}" for n in range(3)] if "Cascade" in ours else ["loss_sdd"]
+    assert sorted(set(found) - set(expected)) == added
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, msg=key)
-    assert found["loss_sdd"] > 0
+    assert all(found[key] > 0 for key in added)
     model.zero_grad()
-    found["loss_sdd"].backward()
-    predictor = model.roi_heads.box_predictor
-    assert predictor.cls_score.weight.grad.any()
-    assert predictor.bbox_pred.weight.grad is None
+    sum(found[key] for key in added).backward()
+    assert all(stage.cls_score.weight.grad.any() for stage in stages)
+    assert all(stage.bbox_pred.weight.grad is None for stage in stages)
     reached = [name for name, p in model.backbone.named_parameters() if p.grad is not None and p.grad.any()]
-    assert reached or "Res5" in ours
+    assert reached or native
     with torch.no_grad():
         a, b = (net.eval()(batch()[:1])[0]["instances"] for net in (model, plain))
     assert torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor)

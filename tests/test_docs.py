@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 # Their blocks are one walk: bash and python in order, in one folder; a block with a title is that file.
-WALKS = [DOCS / "tutorials" / name for name in ("first-run.md", "own-dataset.md")]
+WALKS = [DOCS / "tutorials" / name for name in ("first-run.md", "own-dataset.md", "own-objects.md")]
 NOT_RUN = re.compile(r"<!-- not run: \S.* -->")
 
 
@@ -123,7 +123,11 @@ def test_walks(page: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     reports = sorted(home.glob("*/runs/*/seed0/evaluation/metrics.json"))
     assert all(json.loads(report.read_text())["metrics"]["num_samples"] == 797 for report in reports)
-    assert len(reports) == (1 if page.stem == "own-dataset" else 2)
+    assert len(reports) == {"first-run": 2, "own-dataset": 1, "own-objects": 0}[page.stem]
+    if page.stem == "own-objects":
+        found = json.loads((home / "own-objects" / "runs" / "shapes" / "results.json").read_text())["bbox"]
+        assert found["AP50"] > 80
+        assert {"AP-circle", "AP-square", "AP-triangle"} <= set(found)
     if page.stem == "first-run":
         last = home / "first-run" / "runs" / "resnet10t_digits.ce" / "seed0" / "metrics.jsonl"
         assert json.loads(last.read_text().splitlines()[-1])["step"] == 24, "6 epochs of 4 steps, after --resume"

@@ -46,7 +46,7 @@ def space(**sizes: int) -> Callable[[object], Any]:
 
 # What is found, and how the machine is changed: an object's attribute and its stand-in; problem or note; words.
 LACKING: dict[str, tuple[str, object, str, object, bool, str]] = {
-    "an old timm": ("timm", metadata, "version", lambda name: "1.0.5", True, "pip install 'timm<1.1,>=1.0.27'"),
+    "an old timm": ("timm", metadata, "version", lambda name: "1.0.5", True, "pip install 'timm<1.1,>=1.0."),
     "no FFCV": ("FFCV", decode, "ffcv", raising(SkdError("needs FFCV")), False, "make setup"),
     "a broken FFCV": ("FFCV", decode, "ffcv", raising(OSError("libopencv")), True, "libopencv"),
     "a broken detectron2": ("detectron2", importlib, "import_module", without_detectron2, True, "--force-reinstall"),

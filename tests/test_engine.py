@@ -1,6 +1,7 @@
 """The training loop: it learns, it resumes bit-equally, and several processes do what one does."""
 
 import dataclasses
+import functools
 import gc
 import json
 import multiprocessing
@@ -28,8 +29,9 @@ from skd_plugins.data import Source, open_source, write_beton
 from skd_plugins.data.augment import Augmentation
 from skd_plugins.data.beton.write import write_folder
 from skd_plugins.data.sources import image_folder
+from skd_plugins.methods.task import MethodTask
 from skd_plugins.training import engine
-from skd_plugins.training.process import seed_step
+from skd_plugins.training.process import choose_kernels, seed_step
 
 ROOT = Path(__file__).parents[1]
 RUN = Path("tiny.test", "seed0")
@@ -481,6 +483,27 @@ def test_wandb_has_the_recipe_and_its_folder_is_in_the_run(fit: Fit, monkeypatch
     assert b"0.123" in record.read_bytes()
 
 
+def test_compiled_full_batches_keep_their_own_graph(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a smaller batch; in training, in validation and of the average."""
+    used: list[str] = []
+
+    def watched(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        of_all_sizes = any(isinstance(item, torch.SymInt) for item in inputs)
+        images = next(item for item in inputs if isinstance(item, torch.Tensor) and item.shape[1:] == (3, 16, 16))
+
+        def run(*args: Any) -> Any:
+            used.append("any" if of_all_sizes else str(len(images)))
+            return graph(*args)
+
+        return run
+
+    for name in ("compile", "compile_ema"):
+        compile = getattr(MethodTask, name)
+        monkeypatch.setattr(MethodTask, name, functools.partialmethod(compile, backend=watched))
+    fit(compile=True, epochs=2, eval_batch_size=5, ema_decay=0.9)
+    assert used == ["12", "12", "12", "12", "8", "5", "5", "3"] * 2
+
+
 def test_bf16_is_close_to_float32(fit: Fit) -> None:
     """One step of two images.
 
@@ -523,6 +546,21 @@ def test_errors_come_early_and_lose_nothing(fit: Fit, tmp_path: Path) -> None:
             fit(**({"seed": 1} | changes))
     assert (run / "last.pt").read_bytes() == before
     assert not list(tmp_path.rglob("seed1/*.pt")), "nothing of what is not finite"
+
+
+def test_kernels_of_a_gpu_are_fast_or_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, name in ((torch.backends.cudnn, "deterministic"), (torch.backends.cudnn, "benchmark")):
+        monkeypatch.setattr(place, name, getattr(place, name))
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    tf32 = torch.backends.cuda.matmul
+    try:
+        for deterministic in (False, True):
+            choose_kernels(deterministic=deterministic)
+            assert torch.backends.cudnn.benchmark is tf32.allow_tf32 is not deterministic
+            assert torch.are_deterministic_algorithms_enabled() is deterministic
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -573,10 +611,12 @@ def test_channels_last(channels_last: bool, fit: Fit) -> None:
     def look(module: torch.nn.Module, input: tuple[torch.Tensor], output: torch.Tensor) -> None:
         if isinstance(module, torch.nn.Conv2d) and output.shape[-1] > 1 and torch.is_grad_enabled():
             seen.add(output.is_contiguous(memory_format=torch.channels_last))
+            if max(module.kernel_size) > 1 and module.in_channels > 3:  # other weights are both
+                seen.add(module.weight.is_contiguous(memory_format=torch.channels_last))
 
     handle = torch.nn.modules.module.register_module_forward_hook(look)
     try:
-        fit(channels_last=channels_last, max_steps=1)
+        fit(channels_last=channels_last, max_steps=1, method="byot", image_size=64)  # its branches too
     finally:
         handle.remove()
     assert seen == {channels_last}

@@ -1,6 +1,7 @@
 """Laws that hold for every registered method, on timm and torchvision networks."""
 
 import copy
+import functools
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from timm.utils import unwrap_model
 
 from skd_plugins import create_model, create_task, get_method, list_methods
 from skd_plugins.common.errors import SkdError
+from skd_plugins.common.gather import gather_rows
 from skd_plugins.methods.task import MethodTask
 
 CLASSES, BATCH, SIZE = 5, 4, 32
@@ -26,6 +28,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dropout-2": ("dropout", {"samples": 2}),
     "cs_kd-batch": ("cs_kd", {"pairing": "batch"}),
     "cs_kd-bank": ("cs_kd", {"pairing": "bank"}),
+    "bake-batch": ("bake", {"pairing": "batch"}),
     "kd-cs_kd": ("kd", {"teacher": TEACHER, "base": "cs_kd"}),
     "kd-sd_dropout": ("kd", {"teacher": TEACHER, "base": "sd_dropout"}),
     "sd_dropout-reverse": ("sd_dropout", {"direction": "reverse"}),
@@ -40,6 +43,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sd_dropout-cs_kd_e": ("sd_dropout", {"base": "cs_kd_e", "weight": 0.1}),
     "sd_dropout-ddgsd": ("sd_dropout", {"base": "ddgsd", "weight": 0.1}),
     "sd_dropout-byot": ("sd_dropout", {"base": "byot", "weight": 0.1}),
+    "sd_dropout-zipf_ls": ("sd_dropout", {"base": "zipf_ls", "weight": 0.1}),
     "sd_dropout-dml": ("sd_dropout", {"base": "dml", "weight": 0.1}),
 }
 MODELS = {
@@ -175,7 +179,13 @@ def test_checkpoint_restores_task_and_network(variant: str) -> None:
     for key, value in task.method.state_dict().items():
         assert torch.equal(other.method.state_dict()[key], value), key
     parts = {key.split(".")[0 if "base" not in key else 1] for key in task.get_task_state()}
-    owns: dict[str, set[str]] = {"bank": {"bank"}, "byot": {"branches"}, "dml": {"peer"}}
+    owns: dict[str, set[str]] = {
+        "bank": {"bank"},
+        "byot": {"branches"},
+        "dks": {"branches"},
+        "dml": {"peer"},
+        "uskd": {"weak"},
+    }
     owns |= {name: set() for name in ("ce", "cs_kd", "kd", "sd_dropout", "label_smoothing", "dropout", "layer1")}
     assert parts == owns.get(variant.rpartition("-")[2], parts)
     assert ("task_state" in state) == bool(parts)
@@ -212,6 +222,26 @@ def test_autocast(variant: str) -> None:
     exact = two_steps(make_task(variant))
     assert result["ce"].item() == pytest.approx(exact["ce"].item(), rel=0.1)
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in task.parameters())
+
+
+@functools.cache
+def kept_by_autocast(variant: str) -> float:
+    """Cosine of a bfloat16 and a float32 step's gradients, of 16 images since BatchNorm amplifies rounding in 4."""
+    found = []
+    for enabled in (True, False):
+        task = make_task(variant)
+        torch.manual_seed(5)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            task(*make_batch(task, 0, 16))
+            result = task(*make_batch(task, 1, 16))
+        result["loss"].backward()
+        found.append(torch.cat([gradient.flatten() for gradient in gradients(task).values()]))
+    return torch.cosine_similarity(*found, dim=0).item()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_autocast_keeps_the_gradient_as_for_cross_entropy(variant: str) -> None:
+    assert kept_by_autocast(variant) > max(kept_by_autocast("ce") - 0.05, 0.9)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -288,6 +318,7 @@ def test_bad_arguments() -> None:
         ("adacos", {}, 'model_args={"classifier": "cosine"}'),
         ("dropout", {"drop_rate": 0}, "drop_rate should be greater than 0"),
         ("label_smoothing", {"label_smoothing": 1.0}, "label_smoothing should be less than 1"),
+        ("bake", {"omega": 1}, "omega should be less than 1"),
         ("ps_kd", {"alpha": 1.5}, "alpha should be less than or equal to 1"),
     ]:
         with pytest.raises(SkdError, match=message):
@@ -314,6 +345,17 @@ def learned_state(task: MethodTask) -> dict[str, torch.Tensor]:
     return {key: value for key, value in task.get_task_state().items() if "running_" not in key and "num_b" not in key}
 
 
+def distributed_steps(task: MethodTask, rank: int) -> dict[str, dict[str, torch.Tensor]]:
+    task.prepare_distributed(broadcast_buffers=False, gradient_as_bucket_view=True)  # as in training
+    for step in range(2):
+        torch.manual_seed(100 * step + rank)
+        task.zero_grad()
+        task(*rank_batch(task, rank, 2, step))["loss"].backward()
+    found = {"gradients": gradients(task), "state": learned_state(task)}
+    task.end_distributed()
+    return found
+
+
 def run_rank(out: Path, variants: list[str]) -> None:
     """One process of `test_two_processes`; started by torchrun."""
     import torch.distributed as dist
@@ -321,23 +363,23 @@ def run_rank(out: Path, variants: list[str]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank = dist.get_rank()
-    collected = {}
-    for variant in variants:
+    collected: dict[str, Any] = {
+        variant: distributed_steps(make_task(variant, **GROUP_NORM), rank) for variant in variants
+    }
+    collected["gathered"] = gather_rows(torch.arange(rank + 1))
+    for variant in ("adacos", "cs_kd-bank"):  # they exchange something in every step, as a part of the graph
         task = make_task(variant, **GROUP_NORM)
-        task.prepare_distributed()
-        for step in range(2):
-            torch.manual_seed(100 * step + rank)
-            task.zero_grad()
-            task(*rank_batch(task, rank, 2, step))["loss"].backward()
-        collected[variant] = {"gradients": gradients(task), "state": learned_state(task)}
-        task.end_distributed()
+        task.equal_batches = True
+        task.compile(backend="aot_eager", fullgraph=True)
+        collected[f"{variant} compiled"] = distributed_steps(task, rank)
     torch.save(collected, out / f"rank{rank}.pt")
     dist.destroy_process_group()
 
 
 # On two nodes only the methods that exchange something themselves, and a composition.
 @pytest.mark.parametrize(
-    ("nodes", "variants"), [(1, list(VARIANTS)), (2, ["adacos", "cs_kd-bank", "ps_kd", "sd_dropout-cs_kd"])]
+    ("nodes", "variants"),
+    [(1, list(VARIANTS)), (2, ["adacos", "bake", "cs_kd-bank", "ols", "ps_kd", "sd_dropout-cs_kd"])],
 )
 def test_two_processes(nodes: int, variants: list[str], tmp_path: Path) -> None:
     """Gradients are equal on both processes, and equal to those of one process that averages both halves."""
@@ -355,6 +397,12 @@ def test_two_processes(nodes: int, variants: list[str], tmp_path: Path) -> None:
     assert [process.wait(timeout=240) for process in running] == [0] * nodes
 
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    assert first["gathered"].tolist() == second["gathered"].tolist() == [0, 0, 1]
+    for variant in ("adacos", "cs_kd-bank"):
+        for key, value in first[f"{variant} compiled"]["gradients"].items():
+            torch.testing.assert_close(value, first[variant]["gradients"][key], msg=f"{variant} {key}")
+        for key, value in first[f"{variant} compiled"]["state"].items():
+            torch.testing.assert_close(value, first[variant]["state"][key], msg=f"{variant} {key}")
     for variant in variants:
         for name, value in first[variant]["gradients"].items():
             assert torch.equal(value, second[variant]["gradients"][name]), (variant, name)
@@ -362,12 +410,12 @@ def test_two_processes(nodes: int, variants: list[str], tmp_path: Path) -> None:
             assert torch.equal(value, second[variant]["state"][key]), (variant, key)
 
         # Alone: both halves with the generators that the two processes had, their losses averaged. A bank sees the
-        # whole batch at once, so it is frozen for the halves and then written with both. AdaCos' scale is that of the
-        # whole batch, so it gets it.
+        # whole batch at once, so it is frozen for the halves and then written with both. AdaCos' scale and BAKE's
+        # ensemble are those of the whole batch, so they get it.
         task = make_task(variant, **GROUP_NORM)
         for step in range(2):
             task.zero_grad()
-            if variant == "adacos":
+            if variant.startswith(("adacos", "bake")):
                 task(*rank_batch(task, 0, 1, step))["loss"].backward()
                 continue
             bank = copy.deepcopy(task.get_task_state()) if variant.endswith("bank") else {}

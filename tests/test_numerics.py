@@ -226,6 +226,15 @@ def test_virtual_softmax() -> None:
     assert out["output"].shape == (6, 5), "the virtual class is no output"
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_features_of_zeros_have_cosines_of_zero(dtype: torch.dtype) -> None:
+    head, features = CosineClassifier(12, 5).to(dtype), torch.zeros(2, 12, dtype=dtype, requires_grad=True)
+    cosines = head(features)
+    assert cosines.tolist() == [[0.0] * 5] * 2
+    cosines.sum().backward()
+    assert head.weight.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("size", [6, 7])
 def test_adacos(size: int) -> None:
     model = Linear(5)

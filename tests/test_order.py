@@ -162,6 +162,7 @@ def test_weights_make_means_of_means_the_mean(division: dict[str, Any], data: st
         parts = [(w[i], losses[b[i].indices]) for w, b in zip(weights, batches, strict=True) for i in places]
         everything = np.concatenate([values for _, values in parts])
         np.testing.assert_allclose(np.mean([w * values.mean() for w, values in parts]), everything.mean(), atol=1e-12)
+        assert orders[0].equal(start + step) == (len({len(values) for _, values in parts}) == 1)
 
 
 @quick

@@ -30,8 +30,9 @@ def test_imagenet_without_data() -> None:
 def test_every_method_has_a_plan(method: str) -> None:
     model_args = {"classifier": get_method(method).classifier}
     plan = make_plan(replace(R152, model="resnet50", model_args=model_args, method=method, method_args={}))
-    assert plan["training-only parameters"] == {"dml": 25_557_032, "byot": 32_257_976}.get(method, 0)
-    segments = {"cs_kd": 2, "cs_kd_e": 3, "ddgsd": 2}.get(method, 1)
+    extra = {"dml": 25_557_032, "byot": 32_257_976, "dks": 32_257_976, "uskd": 1_025_000}
+    assert plan["training-only parameters"] == extra.get(method, 0)
+    segments = {"bake": 2, "cs_kd": 2, "cs_kd_e": 3, "ddgsd": 2}.get(method, 1)
     assert plan["images decoded an epoch"] == 1_281_167 * segments
 
 
@@ -90,7 +91,7 @@ def test_without_momentum_nothing_is_kept_and_the_average_is_the_networks() -> N
         ({"method": "virtual_softmax", "mixup": 0.2}, r"mixup=0\.2, cutmix=0: virtual_softmax needs class indices .*"),
         ({"method": "label_smoothing", "label_smoothing": 0.1}, "label_smoothing brings"),
         ({"model": "torchvision/alexnet", "image_size": 3}, r"image_size=3: \w+ can't take such images: .+[Ss]ize"),
-        ({"method": "byot", "image_size": 16}, "byot: image_size is too small, a stage's maps of 4 x 4 .* 8 times"),
+        ({"method": "byot", "image_size": 16}, "image_size is too small, a stage's maps of 4 x 4 .* 8 times"),
         ({"batch_size": 7, "grad_accumulation": 2}, "batch_size=7"),
         ({"dataset": "cifar1000"}, "unknown dataset 'cifar1000'"),
     ],

@@ -15,8 +15,8 @@ import torch
 from conftest import TINY_RECIPE
 from scipy import stats
 
-from skd_plugins import SkdError
-from skd_plugins.commands.study import study, summarise
+from skd_plugins import SkdError, list_methods
+from skd_plugins.commands.study import plans_of, study, summarise
 from skd_plugins.evaluation import metrics
 from skd_plugins.evaluation.significance import difference, fit_temperature, holm
 
@@ -107,6 +107,16 @@ def test_a_study(tmp_path: Path, digits_beton: Path, capsys: pytest.CaptureFixtu
     assert other["error"]["values"] != first[variants[1]]["error"]["values"], "measured again on the other images"  # type: ignore[index]
     assert "cs_kd weight=0.5" in capsys.readouterr().out
     assert (out / "study.md").read_text().startswith("| variant | error % |")
+
+
+def test_all_methods_and_why_not(digits_beton: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plans = plans_of(TINY_RECIPE, ("all",), digits_beton)
+    assert [next(iter(plans)), plans["ce"].method] == ["ce", "ce"]
+    assert plans["adacos model_args.classifier=cosine"].method == "adacos"
+    assert {plan.method for plan in plans.values()} == set(list_methods()) - {"byot", "dks", "kd"}
+    left_out = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[:2] for line in left_out] == [["left out", name] for name in ("byot", "dks", "kd")]
+    assert left_out[2].endswith("needs the argument 'teacher'")
 
 
 @pytest.mark.parametrize(("changed", "message"), [

@@ -47,14 +47,20 @@ def test_moving_the_task_moves_the_bank() -> None:
     assert task(torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 0, 1, 2]))["loss"].isfinite()
 
 
-def test_what_ddp_leaves_alone_has_its_names_in_a_compiled_module_too() -> None:
-    task = create_task("ps_kd", create_model("resnet10t", num_classes=3, channels=(8, 8, 16, 16)))
+@pytest.mark.parametrize(
+    ("name", "part", "arguments"),
+    [("ps_kd", "before", {}), ("sd_dropout", "base.bank", {"base": "cs_kd", "base_args": {"pairing": "bank"}})],
+)
+def test_what_ddp_leaves_alone_has_its_names_in_a_compiled_module_too(
+    name: str, part: str, arguments: dict[str, Any]
+) -> None:
+    task = create_task(name, create_model("resnet10t", num_classes=3, channels=(8, 8, 16, 16)), **arguments)
     module = task.get_trainable_module()
     assert module is not None
     for wrapped in (module, torch.compile(module)):
         names = {name for name, _ in wrapped.named_buffers()}
         ignored = names & set(wrapped._ddp_params_and_buffers_to_ignore)
-        assert len(ignored) == len(list(task.method.before.named_buffers())) > 0
+        assert len(ignored) == len(list(task.method.get_submodule(part).named_buffers())) > 0
 
 
 @pytest.mark.parametrize("name", ["cs_kd", "ddgsd", "cs_kd_e"])

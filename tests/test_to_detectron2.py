@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
+import zoo
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone
+from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock, ResNet
 from safetensors.torch import save_file
 from torch import nn
 
 from detection import add_skd_config
+from detection.config import load_config
+from detection.weights import take_from_card, wanted_weights
 from skd_plugins import create_model
 from skd_plugins.cli import main
 from skd_plugins.common.errors import SkdError
@@ -96,6 +99,63 @@ def test_registered_and_native_backbone_have_equal_features(name: str, tmp_path:
         assert relative(value, expected[key]) < 1e-4, key
     frozen = sum(p.numel() for p in native.parameters() if not p.requires_grad)
     assert sum(p.numel() for p in registered.parameters() if not p.requires_grad) == frozen
+
+
+@pytest.mark.parametrize("kind", ["C4", "DC5", "RETINANET"])
+def test_detectron2s_c4_dc5_and_retinanet_have_equal_features(kind: str, tmp_path: Path) -> None:
+    """Its model zoo's files, once with its own ResNet and converted weights, once with the network in its place."""
+    card = card_of("resnet50")
+    weights = save(trained_looking("resnet50"), card, tmp_path)
+    path = export_detectron2(weights, tmp_path / "out")
+    file = tmp_path / "zoo.yaml"
+    file.write_text(getattr(zoo, kind))
+    small = ["MODEL.DEVICE", "cpu", "MODEL.ROI_BOX_HEAD.FC_DIM", "8"]
+    cfg = load_config(str(file), small)
+    cfg.merge_from_file(str(path.with_suffix(".detectron2.yaml")))
+    native = build_model(cfg).eval()
+    DetectionCheckpointer(native).load(str(path))
+    cfg = load_config(str(file), ["MODEL.TIMM.WEIGHTS", str(weights), *small])
+    take_from_card(cfg, wanted_weights(cfg))
+    ours = build_model(cfg).eval()
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+    def features(model: nn.Module) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            found: dict[str, torch.Tensor] = model.backbone(images)
+            return found | ({"head": model.roi_heads.res5(found["res4"])} if kind == "C4" else {})
+
+    if kind == "DC5":  # the one deviation, see create_classifier
+        assert native.backbone.res5[0].conv2.dilation == (2, 2)
+        native.backbone.res5[0].conv2.dilation = native.backbone.res5[0].conv2.padding = (1, 1)
+    if kind == "RETINANET":
+        fpn = {key: value for key, value in native.backbone.state_dict().items() if "bottom_up" not in key}
+        assert len(fpn) == 16
+        ours.backbone.load_state_dict(ours.backbone.state_dict() | fpn)
+    expected, found = features(native), features(ours)
+    names = {"C4": ["res4", "head"], "DC5": ["res5"], "RETINANET": ["p3", "p4", "p5", "p6", "p7"]}[kind]
+    assert sorted(found) == sorted(expected) == sorted(names)
+    for key, value in found.items():
+        assert value.std() > 0.01
+        assert relative(value, expected[key]) < 1e-4, key
+    assert found[names[-1]].shape[1:] == {"C4": (2048, 2, 3), "DC5": (2048, 4, 6), "RETINANET": (256, 1, 1)}[kind]
+
+
+@pytest.mark.parametrize("name", ["resnet50", "torchvision/resnet50"])
+def test_dilated_features_are_those_of_the_network_at_every_second_pixel(name: str, tmp_path: Path) -> None:
+    weights = save(trained_looking(name), card_of(name), tmp_path)
+    found = []
+    images = torch.randn(1, 3, 96, 64)
+    for dilation in ("1", "2"):
+        options = ["MODEL.TIMM.WEIGHTS", str(weights), "MODEL.RESNETS.RES5_DILATION", dilation, "MODEL.BACKBONE.NAME",
+                   "build_timm_resnet_backbone", "MODEL.TIMM.NAME", "", "MODEL.TIMM.NORM", "FrozenBN"]  # fmt: skip
+        cfg = load_config("digits_demo", options)
+        take_from_card(cfg, wanted_weights(cfg))
+        backbone = build_backbone(cfg).eval()
+        assert backbone.output_shape()["res5"].stride == 32 // int(dilation)
+        with torch.no_grad():
+            found.append(backbone(images)["res5"])
+    assert found[1].shape == (1, 2048, 6, 4)
+    assert relative(found[1][..., ::2, ::2], found[0]) < 1e-5
 
 
 def test_logits_survive_the_trip() -> None:

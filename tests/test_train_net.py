@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+import zoo
 from faults.detectors import coco as make_coco
 from PIL import Image
 
@@ -217,6 +218,94 @@ MODEL:
         assert message in printed.getvalue()
 
 
+@pytest.fixture(scope="session")
+def own(coco: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The arguments for a set of one's own: two classes with masks, six images."""
+    folder, arguments = tmp_path_factory.mktemp("own"), []
+    for half in ("train", "val"):
+        content = json.loads((coco / "coco" / "annotations" / f"instances_{half}2017.json").read_text())
+        content["categories"] = [{"id": 1, "name": "bolt"}, {"id": 90, "name": "nut"}]
+        (folder / f"{half}.json").write_text(json.dumps(content))
+        arguments += [f"--{half}", str(folder / f"{half}.json"), str(coco / "coco" / f"{half}2017")]
+    return arguments
+
+
+FEW = ["MODEL.TIMM.NAME", "resnet10t", "MODEL.TIMM.ARGS.channels", "[8, 8, 16, 16]", "MODEL.TIMM.WEIGHTS", "",
+       "SKD.EPOCHS", "1", "SOLVER.IMS_PER_BATCH", "2", "MODEL.RPN.PRE_NMS_TOPK_TEST", "20"]  # fmt: skip
+DETECTORS = {
+    "c4": (zoo.C4, ["MODEL.ROI_HEADS.NAME", "SDDropoutRes5ROIHeads"], "loss_sdd", "roi_heads.res5.0.conv2.weight"),
+    "dc5": (zoo.DC5, [], "loss_cls", "backbone.res5.0.conv2.weight"),
+    "cascade with masks": (
+        "_BASE_: cascade_rcnn_r50_sdd.yaml\nMODEL:\n  MASK_ON: True\n  ROI_MASK_HEAD:\n    CONV_DIM: 8\n",
+        ["MODEL.ROI_HEADS.NAME", "SDDropoutCascadeROIHeads"], "loss_sdd_stage2", "roi_heads.mask_head.deconv.weight",
+    ),
+    "retinanet": (
+        "_BASE_: retinanet_r50_sdd.yaml\nMODEL:\n  RETINANET:\n    SCORE_THRESH_TEST: 0.0\n    NUM_CONVS: 1\n", [],
+        "loss_cls", "backbone.top_block.p7.weight",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_any_detector_on_ones_own_images(kind: str, own: list[str], tmp_path: Path) -> None:
+    text, overrides, loss, key = DETECTORS[kind]
+    config, out = tmp_path / "config.yaml", tmp_path / "out"
+    config.write_text(text)
+    script.main(["--config", str(config), *own, "OUTPUT_DIR", str(out), *SMALL, *FEW, *overrides])
+    assert iterations(out) == 2, "four annotated images at batch 2"
+    assert key in torch.load(out / "model_final.pth", weights_only=True)["model"]
+    assert loss in (out / "metrics.json").read_text()
+    results = json.loads((out / "results.json").read_text())
+    assert set(results) == {"bbox", "calibration"} | ({"segm"} if "masks" in kind else set())
+    assert 0 <= results["calibration"]["D-ECE"] <= 100
+    assert (out / "inference" / "own_val" / "calibration.png").stat().st_size > 1000
+    assert {"AP-bolt", "AP-nut"} <= set(results["bbox"])
+    saved = yaml.safe_load((out / "config.yaml").read_text())
+    assert saved["SKD"]["TRAIN"] == own[1:3]
+    assert saved["MODEL"]["RETINANET" if kind == "retinanet" else "ROI_HEADS"]["NUM_CLASSES"] == 2
+    if kind == "c4":  # the saved configuration is complete, the data included
+        again = tmp_path / "again"
+        script.main(["--config", str(out / "config.yaml"), "--eval-only", "MODEL.WEIGHTS", str(out / "model_final.pth"),
+                     "OUTPUT_DIR", str(again)])  # fmt: skip
+        assert json.loads((again / "results.json").read_text()) == results
+
+
+@pytest.mark.parametrize(
+    ("change", "overrides", "message"),
+    [
+        (
+            {},
+            ["MODEL.ROI_HEADS.NUM_CLASSES", "3"],
+            "dataset own_train has 2 classes, but MODEL.ROI_HEADS.NUM_CLASSES is 3",
+        ),
+        ({1: "no.json"}, [], "no.json does not exist"),
+        ({5: "no images"}, [], "no images does not exist"),
+    ],
+)
+def test_ones_own_images_are_checked_first(
+    change: dict[int, str], overrides: list[str], message: str, own: list[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    arguments = [change.get(number, word) for number, word in enumerate(own)]
+    with redirect_stderr(StringIO()) as printed, pytest.raises(SystemExit):
+        script.main(["--config", "digits_demo", *arguments, *overrides])
+    assert message in printed.getvalue()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_schedule_of_detectron2s_is_counted_in_epochs_of_ones_own_images(own: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(zoo.C4)
+    for more, schedule in (
+        ([], "12 iterations = 12 epochs of 4 images at batch 4, drops at [8, 11], lr 0.005 = SKD.BASE_LR 0.02"),
+        (["SOLVER.MAX_ITER", "7"], "7 iterations, drops at [60000, 80000], lr 0.02 (SOLVER; SKD.EPOCHS is 0)"),
+    ):
+        args = script.parser().parse_args(["--config", str(config), *own, "SOLVER.IMS_PER_BATCH", "4", *more])
+        _, decided = script.setup(args)
+        assert decided.startswith(schedule)
+
+
 def test_pictures_have_a_caption_and_labels_that_do_not_cover_each_other() -> None:
     image, boxes = Image.new("RGB", (240, 160), "gray"), [([30, 40, 90, 90], 0, " 90%"), ([32, 41, 88, 91], 1, " 80%")]
     black = []
@@ -229,7 +318,7 @@ def test_pictures_have_a_caption_and_labels_that_do_not_cover_each_other() -> No
     assert both - caption == (first - caption) + (second - caption) > 500
 
 
-def test_two_machines_train_one_detector(tmp_path: Path) -> None:
+def test_two_machines_train_one_detector_on_ones_own_images(own: list[str], tmp_path: Path) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
@@ -237,7 +326,7 @@ def test_two_machines_train_one_detector(tmp_path: Path) -> None:
     overrides = ["SOLVER.MAX_ITER", "2", *TINY, "MODEL.TIMM.ARGS.channels", "[8, 8, 16, 16]", "MODEL.ROI_HEADS.NAME",
                  "SDDropoutROIHeads"]  # fmt: skip
     processes = [
-        start(log, "--config", "digits_demo", "--num-machines", "2", "--machine-rank", str(machine), "--dist-url",
+        start(log, "--config", "digits_demo", *own, "--num-machines", "2", "--machine-rank", str(machine), "--dist-url",
               f"tcp://127.0.0.1:{port}", "OUTPUT_DIR", str(tmp_path / str(machine)), *overrides)
         for machine, log in enumerate(logs)
     ]  # fmt: skip
@@ -247,10 +336,10 @@ def test_two_machines_train_one_detector(tmp_path: Path) -> None:
     assert iterations(out) == 2
     assert "loss_sdd" in (out / "metrics.json").read_text()
     assert "AP50" in json.loads((out / "results.json").read_text())["bbox"]
-    predictions = json.loads((out / "inference" / "skd_digits_val" / "coco_instances_results.json").read_text())
+    predictions = json.loads((out / "inference" / "own_val" / "coco_instances_results.json").read_text())
     images = {box["image_id"] for box in predictions}
     assert {number % 2 for number in images} == {0, 1}
-    assert images <= set(range(1, 101))
+    assert images <= set(range(1, 7))
 
 
 BAD = {

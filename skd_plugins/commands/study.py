@@ -19,6 +19,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+import skd_plugins
+
 from .. import data as skd_data
 from .. import evaluation, training
 from ..common.environment import environment
@@ -58,7 +60,8 @@ def study(
         recipe: its file.
         data: the data folder.
         variants: "METHOD name=value ...", with arguments of the method or fields of the recipe, for example "cs_kd
-            weight=2 lr=0.05". The first is the baseline.
+            weight=2 lr=0.05". The first is the baseline. "all" is every method with its defaults; it says which ones
+            this recipe can't have.
         test: a data folder to report on instead of the validation half, which then only fits the temperature of the
             "scaled" columns (Guo et al. 2017).
         seeds: runs of each variant.
@@ -87,6 +90,11 @@ def study(
 
 def plans_of(recipe: Recipe, variants: tuple[str, ...], data: Path) -> dict[str, Recipe]:
     """Each variant's recipe; wrong ones are an error now, not after hours."""
+    every = variants == ("all",)
+    if every:
+        variants = tuple(sorted(map(_variant, skd_plugins.list_methods()), key=lambda variant: variant != "ce"))
+    if len(set(variants)) < max(2, len(variants)):
+        raise SkdError(f"--variants needs at least two different ones, got {', '.join(variants) or 'none'}")
     known = {field.name for field in dataclasses.fields(Recipe)}
     plans = {}
     for variant in variants:
@@ -100,11 +108,21 @@ def plans_of(recipe: Recipe, variants: tuple[str, ...], data: Path) -> dict[str,
             texts.append(word)
         texts.append(f"name={recipe.name}.{re.sub(r'[^A-Za-z0-9_=.-]+', '-', variant)}")
         varied = override(recipe, texts)
-        training.make_plan(varied, data=str(data))
-        plans[variant] = varied
-    if len(plans) < max(2, len(variants)):
-        raise SkdError(f"--variants needs at least two different ones, got {', '.join(variants) or 'none'}")
+        try:
+            training.make_plan(varied, data=str(data))
+        except SkdError as error:
+            if not every or variant == "ce":
+                raise
+            print(f"left out: {variant}: {error}")
+        else:
+            plans[variant] = varied
     return plans
+
+
+def _variant(method: str) -> str:
+    """A method with its defaults, on a network with the classifier that it needs."""
+    classifier = skd_plugins.get_method(method).classifier
+    return method if classifier == "linear" else f"{method} model_args.classifier={classifier}"
 
 
 def _check_test(data: Path, test: Path) -> None:

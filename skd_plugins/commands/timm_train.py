@@ -20,7 +20,7 @@ def timm_train(
     Example: skd timm-train --timm train.py --method sd_dropout --method-args weight=0.1 -- --data-dir DATA
 
     Args:
-        script: timm's train.py, 1.0.27 or later. It is in timm's repository, not in the package: take it from the tag
+        script: timm's train.py, 1.0.30 or later. It is in timm's repository, not in the package: take it from the tag
             of the version that is installed.
         method: its name; skd list methods shows all.
         method_args: name=value for the method, e.g. base=cs_kd base_args.pairing=bank

@@ -142,6 +142,10 @@ class TrainingOrder:
             for part in self._parts():
                 yield share[part] * len(share) / sum(share)
 
+    def equal(self, step: int) -> bool:
+        """Whether all processes and micro-batches have the same number of a step's anchors."""
+        return len(set(self._shares[step])) == 1
+
     def _parts(self) -> range:
         """This process's parts of a step.
 

@@ -52,20 +52,21 @@ class AdaCos(Method):
         labels = self.class_indices(target)
         head = classifier_of(self.model)
         assert isinstance(head, CosineClassifier)
-        before = head.scale
+        before = head.scale.clone()
         out, logits = self.anchor_forward(input)
         cosines = logits / before
-        scale = adaptive_scale(gather_rows(cosines.detach()), gather_rows(labels), before)
+        scale = adaptive_scale(cosines.detach(), labels, before)
         if self.training:
-            head.scale = scale  # a new tensor: the backward pass needs the old one's values
+            head.scale.copy_(scale)
         ce = self.criterion(cosines * scale, labels)
         return out | {"loss": ce, "ce": ce.detach(), "scale": scale}
 
 
 @torch.no_grad()
 def adaptive_scale(cosines: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
-    """The scale of a step, from cosines ``[B, C]``, class indices ``[B]`` and the previous step's scale."""
-    own = cosines.gather(1, labels[:, None])
-    others = (scale * cosines).exp().sum(dim=1) - (scale * own[:, 0]).exp()
+    """The scale of a step, from this process's cosines ``[B, C]`` and class indices ``[B]`` and the previous scale."""
+    own = cosines.gather(1, labels[:, None])[:, 0]
+    others = (scale * cosines).exp().sum(dim=1) - (scale * own).exp()
+    others, own = gather_rows(torch.stack([others, own], dim=1)).T.contiguous().unbind()
     median = own.clamp(-1 + 1e-7, 1 - 1e-7).acos().median()  # torch takes the lower of the two in the middle
     return others.mean().log() / median.clamp(max=math.pi / 4).cos()

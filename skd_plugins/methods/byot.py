@@ -48,11 +48,7 @@ class BYOT(Method):
         super().__init__(model, criterion)
         self.ce_weight, self.kd_weight, self.feature_weight = ce_weight, kd_weight, feature_weight
         self.temperature = temperature
-        *stages, (_, last_side) = stage_shapes(model)
-        features, classes = num_features_of(model), num_classes_of(model)
-        self.branches = nn.ModuleList(
-            Branch(channels, features, classes, side // last_side) for channels, side in stages
-        ).to(next(model.parameters()).device)
+        self.branches = stage_classifiers(model)
         self._taps = [StageTap(model, name) for name in stage_modules(model)[:3]]
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -67,6 +63,14 @@ class BYOT(Method):
         loss = ce + self.ce_weight * branch_ce + self.kd_weight * kd + self.feature_weight * feature
         terms = {"ce": ce, "branch_ce": branch_ce, "kd": kd, "feature": feature}
         return out | {"loss": loss} | {name: value.detach() for name, value in terms.items()}
+
+
+def stage_classifiers(model: nn.Module) -> nn.ModuleList:
+    """A new `Branch` for each of the stages 1 to 3."""
+    *stages, (_, last_side) = stage_shapes(model)
+    features, classes = num_features_of(model), num_classes_of(model)
+    branches = [Branch(channels, features, classes, side // last_side) for channels, side in stages]
+    return nn.ModuleList(branches).to(next(model.parameters()).device)
 
 
 class Branch(nn.Module):
@@ -92,7 +96,7 @@ class Branch(nn.Module):
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         if min(maps.shape[2:]) < self.shrink:
             raise SkdError(
-                f"byot: image_size is too small, a stage's maps of {maps.shape[2]} x {maps.shape[3]} can't be made "
+                f"image_size is too small, a stage's maps of {maps.shape[2]} x {maps.shape[3]} can't be made "
                 f"{self.shrink} times smaller; take a larger image_size"
             )
         features = self.bottleneck(maps).mean(dim=(2, 3))

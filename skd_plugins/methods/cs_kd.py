@@ -54,6 +54,7 @@ class CSKD(Method):
         if pairing == "batch":
             self.couples = True
         else:
+            self.replicated = ("bank",)
             self.bank = ClassBank(num_classes_of(model), next(classifier_of(model).parameters()).device)
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -42,16 +42,16 @@ class Method(nn.Module):
         refuses: what the method can't be combined with (``mixup``, or an add-on's name), and why.
         classifier: the classifier its network needs, see `create_model`.
         needs_epoch: whether `begin_epoch` has to be called; timm's train.py does not call it.
-        replicated: submodules that `begin_epoch` makes equal on all processes, so DDP need not send their buffers.
+        replicated: submodules whose buffers are equal on all processes anyway, so DDP need not send them.
     """
 
     segments: tuple[str, ...] = ("anchor",)
     couples: bool = False
     passes: tuple[int, int] = (1, 0)
     refuses: Mapping[str, str] = {}
+    replicated: tuple[str, ...] = ()
     classifier: ClassVar[str] = "linear"
     needs_epoch: ClassVar[bool] = False
-    replicated: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = ""
 
     def __init__(self, model: nn.Module, criterion: Criterion = None) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..common.errors import SkdError
+from ..common.gather import equal_rows
 from ..networks.create import classifier_of, num_classes_of
 from . import Method, create_method
 from .method import Criterion
@@ -27,7 +28,13 @@ class MethodTask(TrainingTask):
     The trainable module is the method itself, so one DDP forward contains every sub-forward of the step. The plain
     network, with its own keys, is evaluated, averaged, exported, and saved under ``state_dict``. Everything else that a
     method owns (a bank, a peer network) is the task state.
+
+    Attributes:
+        equal_batches: whether all processes are known to have the same number of images in the next step, see
+            `gather_rows`; only ``adacos`` and CS-KD's bank use it.
     """
+
+    equal_batches = False
 
     def __init__(
         self, method: Method, device: torch.device | None = None, dtype: torch.dtype | None = None, verbose: bool = True
@@ -46,7 +53,8 @@ class MethodTask(TrainingTask):
         if len(input) == len(target):  # otherwise the method says what is wrong
             self._check_pairs(target)
         try:
-            result: dict[str, Tensor] = self.trainable_module(input, target)
+            with equal_rows(self.equal_batches):
+                result: dict[str, Tensor] = self.trainable_module(input, target)
         except (IndexError, RuntimeError) as error:  # torch's name neither the label nor the number of classes
             classes = num_classes_of(self.method.model)
             wrong = target[(target < 0) | (target >= classes)] if target.is_cpu and target.ndim == 1 else target[:0]
@@ -94,8 +102,13 @@ class MethodTask(TrainingTask):
     def compile(  # type: ignore[override]  # timm's signature, not nn.Module's
         self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any
     ) -> nn.Module:
-        """Compiles the step and, for validation, the plain network. Returns the latter."""
-        compile: Callable[..., Any] = partial(torch.compile, backend=backend, mode=mode, **compile_kwargs)
+        """Compiles the step and, for validation, the plain network. Returns the latter.
+
+        Each size of batch gets a graph of its own (``dynamic=False``). torch's default makes one for all sizes when it
+        meets an epoch's smaller last batch, and takes that slower one for the full batches too from then on.
+        """
+        options = {"backend": backend, "mode": mode, "dynamic": False} | compile_kwargs
+        compile: Callable[..., Any] = partial(torch.compile, **options)
         eval_model: nn.Module = compile(self.method.model)
         self.eval_model = eval_model
         self.trainable_module = compile(self.trainable_module)

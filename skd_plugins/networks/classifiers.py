@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.errors import SkdError
+from ..losses import full_precision
 
 HIDDEN_UNITS = 512
 
@@ -31,7 +32,13 @@ class CosineClassifier(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Features ``[B, D]`` to logits ``[B, C]``."""
-        return F.linear(F.normalize(input), F.normalize(self.weight)) * self.scale
+        # A copy of the scale: AdaCos writes the next one before the backward pass.
+        return F.linear(_unit(input), _unit(self.weight)) * self.scale.clone()
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows of length 1, or of zeros; in float32, since `F.normalize`'s ``eps`` is 0 in float16."""
+    return F.normalize(full_precision(rows)).to(rows.dtype)
 
 
 class MLPClassifier(nn.Sequential):

@@ -24,7 +24,7 @@ from .beton_dataset import BetonDataset, find_beton
 from .pairs import PairedMixup, paired_loader, paired_order
 
 _logger = logging.getLogger(__name__)
-_HINT = "get train.py from https://github.com/huggingface/pytorch-image-models, tag of your timm (1.0.27 or later)"
+_HINT = "get train.py from https://github.com/huggingface/pytorch-image-models, tag of your timm (1.0.30 or later)"
 
 
 def run_with_method(script: Path, method: str, method_args: Sequence[str], arguments: Sequence[str]) -> None:
@@ -131,6 +131,7 @@ class _Injection:
             )
         verbose, dtype = options["verbose"], options["dtype"]
         task = create_task(self.method, model, criterion, device=device, dtype=dtype, verbose=verbose, **self.arguments)
+        task.equal_batches = True  # timm's loaders drop an incomplete last batch
         self.created_task = True
         if verbose:
             settings = ", ".join(f"{name}={value}" for name, value in self.arguments.items())

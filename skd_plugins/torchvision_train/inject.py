@@ -95,6 +95,7 @@ class _Injection:
         if self.network is None:
             raise SkdError(f"{self.script} makes its loss before its network; {_HINT}")
         self.task = create_task(self.method, self.network, criterion, **self.arguments)
+        self.task.equal_batches = True  # the script's samplers give all processes the same number of images
         self._inject(self.task)
 
         def loss(output: Tensor, target: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from .parts import (
     evaluation_loader,
     training_loader,
 )
-from .process import any_process, collected_signals, seed_step, start_accelerator, use_deterministic_algorithms
+from .process import any_process, choose_kernels, collected_signals, seed_step, start_accelerator
 from .progress import Progress
 from .run_folder import RunLog, check_same_data, fingerprints, made_with, open_run, write_recipe
 from .validation import validate
@@ -73,8 +73,7 @@ class Run:
         self.accelerator = start_accelerator(recipe, folder)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device
-        if recipe.deterministic:
-            use_deterministic_algorithms()
+        choose_kernels(deterministic=recipe.deterministic)
         with self.accelerator.main_process_first():  # the embedded digits may have to be written
             data_folder = resolve_data(recipe.dataset, data)
         seed_step(recipe.seed, 0, 0)  # every process builds the same network
@@ -117,10 +116,10 @@ class Run:
             task.setup_ema(decay=recipe.ema_decay)
         if recipe.compile:
             task.compile()
-            if recipe.ema_decay:
-                task.compile_ema()
+            task.compile_ema(dynamic=False)
         if self.world > 1:
-            task.prepare_distributed(device_ids=[self.accelerator.local_process_index])
+            # Only the first process's buffers count, in validation and checkpoints, so DDP need not send them.
+            task.prepare_distributed([self.device], broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def _start_or_resume(self, state: dict[str, Any] | None) -> None:
         if state is not None:
@@ -194,6 +193,7 @@ class Run:
     def train_step(self, batches: Iterator[tuple[Tensor, Tensor]], weights: Iterator[float]) -> float:
         """One optimizer step over all micro-batches; returns the learning rate it was made with."""
         recipe = self.recipe
+        self.task.equal_batches = self.order.equal(self.step % self.steps_per_epoch)
         for micro in range(recipe.grad_accumulation):
             seed_step(recipe.seed, self.step + 1, self.rank * recipe.grad_accumulation + micro)
             try:
@@ -331,12 +331,13 @@ def _check_classes(train_loader: Loader, val_loader: Loader, num_classes: int) -
 
 def _check_finite(method: Method, step: int, run: Path) -> None:
     """Raises SkdError for weights that are not finite: they would replace good ones in the checkpoint."""
-    for name, value in method.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise SkdError(
-                f"{name} is not finite after step {step} and is not saved; {run / 'last.pt'} is from before, if there "
-                "is one; lower lr, set clip_grad, or use precision=bf16 or no"
-            )
+    values = {name: value for name, value in method.state_dict().items() if value.is_floating_point()}
+    finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()  # waits for the device once
+    if not all(finite):
+        raise SkdError(
+            f"{list(values)[finite.index(False)]} is not finite after step {step} and is not saved; "
+            f"{run / 'last.pt'} is from before, if there is one; lower lr, set clip_grad, or use precision=bf16 or no"
+        )
 
 
 def _card(recipe: Recipe, num_classes: int, loader: Loader) -> dict[str, Any]:

@@ -40,8 +40,9 @@ def evaluation_loader(
     recipe: Recipe, path: Path, *, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
 ) -> Loader:
     """Centre crops of `path` with the recipe's pre-processing."""
+    size = recipe.eval_batch_size or min(recipe.batch_size, max(recipe.batch_size // world, 256))
     return make_loader(
-        path, train=False, batch_size=recipe.eval_batch_size or max(recipe.batch_size // world, 1),
+        path, train=False, batch_size=size,
         augmentation=Augmentation.of(recipe), workers=_workers(recipe),
         division=Division(rank=rank, world=world), skip_broken=recipe.skip_broken, device=device,
     )  # fmt: skip
@@ -62,8 +63,6 @@ def build_task(
         if note:
             say(note)
     model.to(device)
-    if recipe.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
     synchronised = recipe.sync_bn and device.type == "cuda"
     if synchronised:
         model = convert_sync_batchnorm(model)
@@ -71,6 +70,8 @@ def build_task(
     task = create_task(recipe.method, model, criterion, device=device, verbose=False, **recipe.method_args)
     if synchronised:
         synchronise_own_parts(task.method)
+    if recipe.channels_last:  # with what the method adds, such as branches and a teacher
+        task.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's
     return task
 
 

@@ -44,15 +44,20 @@ def start_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     )
 
 
-def use_deterministic_algorithms() -> None:
-    """Makes torch, cuDNN and cuBLAS give bit-identical results on every run, for the rest of the process.
+def choose_kernels(*, deterministic: bool) -> None:
+    """Fast or deterministic kernels on a GPU, for the rest of the process.
 
-    Results still differ between kinds of GPUs, numbers of processes, and versions of these libraries.
+    Fast: cuDNN times its kernels for each shape and takes the fastest, and float32 products are computed in TF32, both
+    as in timm's train.py. Deterministic: torch, cuDNN and cuBLAS give bit-identical results on every run. Results still
+    differ between kinds of GPUs, numbers of processes, and versions of these libraries.
     """
+    fast = torch.cuda.is_available() and not deterministic
+    torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = fast
+    if not deterministic:
+        return
     # cuBLAS reads this when it starts; without it torch refuses matrix products.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
 
 
@@ -96,7 +101,11 @@ def collected_signals() -> Iterator[list[int]]:
 
 
 def any_process(received: list[int], world: int, device: torch.device) -> bool:
-    """Whether a signal reached any process. All processes have to ask at the same step."""
+    """Whether a signal reached any process. All processes have to ask at the same step.
+
+    The host waits for the device. In every tenth step that costs the launch of a step's first kernels, and a second
+    group of processes on gloo, which would save it, needs a network that gloo finds.
+    """
     if world == 1:
         return bool(received)
     flag = torch.tensor(len(received), device=device)

@@ -24,15 +24,17 @@ def validate(
                 distribute_bn(part, accelerator.num_processes, reduce=False)
     was_training = model.training
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
+    sums, own = torch.zeros(3, dtype=torch.float64, device=accelerator.device), 0
     for input, target in progress.validation(loader, len(loader)):
         with accelerator.autocast():
             logits = model(input).float()
         ranked = logits.topk(min(5, logits.shape[1])).indices == target[:, None]
         nll = nn.functional.cross_entropy(logits, target, reduction="sum")
-        sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), nll, torch.tensor(len(target), device=nll.device)])
+        sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), nll])
+        own += len(target)
     model.train(was_training)
-    top1, top5, nll, count = accelerator.reduce(sums, reduction="sum").tolist()
+    totals = torch.cat([sums, sums.new_tensor([own])])
+    top1, top5, nll, count = accelerator.reduce(totals, reduction="sum").tolist()
     if not count:
         raise SkdError(f"no image of {loader.data.path} could be evaluated")
     return {"top1": top1 / count, "top5": top5 / count, "nll": nll / count, "count": count}

@@ -12,7 +12,7 @@ from ...data.find import find_split
 from ...recipe import Recipe
 
 # Raised with every change that can move the numbers of a training (the changelog's "Numbers"): all runs are repeated.
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 # Fields that leave the final weights as they are. The name and the data set are labels: the data have a checksum.
 _WITHOUT_EFFECT = frozenset({
     "name", "dataset", "eval_batch_size", "workers", "validate_every", "save_every", "save_minutes", "log_every",
@@ -30,8 +30,6 @@ def address_of(recipe: Recipe, data: str, *, network: str = "") -> str:
         network: address of the run whose network it uses (a teacher).
     """
     fields = {name: value for name, value in recipe.to_json().items() if name not in _WITHOUT_EFFECT}
-    if not recipe.train_sizes:  # the field is newer than the addresses
-        del fields["train_sizes"]
     return hash_of({"recipe": fields, "data": data, "version": RESULTS_VERSION, "network": network})
 
 

@@ -1,0 +1,89 @@
+"""Calibration of detections: how far scores are from precision (D-ECE), and from precision and place (LaECE)."""
+
+import json
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+BINS = 25
+_TOUCHING = 1e-9  # a threshold of 0 would match boxes that do not overlap
+
+
+def calibration(truth: Path, predictions: Path, diagram: Path) -> dict[str, float]:
+    """``D-ECE``, ``LaECE`` and ``D-ECE-CLASS`` in per cent, NaN without detections; writes a reliability diagram.
+
+    D-ECE is the sum over bins of the score of ``n_bin / n * |mean score - precision|``. A detection is right if its IoU
+    with an object of its class is at least 0.5. LaECE is the same with the mean IoU in place of the precision, 0 for a
+    wrong detection; right are all that touch an object of their class. It is computed for each class and averaged over
+    those that have detections. Objects are matched as for AP: by descending score, each once, crowds left out.
+
+    Source: Küppers et al. 2020 (D-ECE, of the score alone); Oksuz et al. 2023 (LaECE) with the threshold 0 and the 25
+    bins of Kuzucu et al. 2024. All detections count, so numbers depend on ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``.
+
+    Args:
+        truth: COCO's annotation file.
+        predictions: COCOEvaluator's file.
+        diagram: where the diagram goes; its ending is the format.
+    """
+    with redirect_stdout(StringIO()):
+        objects = COCO(str(truth))
+        names = {category["id"]: category["name"] for category in objects.loadCats(objects.getCatIds())}
+        if not json.loads(predictions.read_text()):  # which pycocotools can't read
+            return dict.fromkeys(["D-ECE", "LaECE", *(f"D-ECE-{name}" for name in names.values())], float("nan"))
+        found = objects.loadRes(str(predictions))
+        category, score, iou = matched(objects, found, 0.5)
+        classes, scores, overlap = matched(objects, found, _TOUCHING)
+    right = (iou > 0).astype(float)
+    _draw(score, right, diagram)
+    own = {f"D-ECE-{name}": error(score[category == key], right[category == key]) for key, name in names.items()}
+    localised = [error(scores[classes == key], overlap[classes == key]) for key in np.unique(classes)]
+    return {"D-ECE": error(score, right), "LaECE": float(np.mean(localised)), **own}
+
+
+def matched(objects: COCO, found: COCO, threshold: float) -> tuple[NDArray[np.float64], ...]:
+    """Class, score and IoU with the matched object ``[N]`` of each detection; the IoU is 0 without a match."""
+    evaluation = COCOeval(objects, found, "bbox")
+    settings = evaluation.params
+    settings.iouThrs, settings.maxDets = np.array([threshold]), [100]
+    settings.areaRng, settings.areaRngLbl = settings.areaRng[:1], ["all"]
+    evaluation.evaluate()
+    rows = []
+    for image in filter(None, evaluation.evalImgs):
+        key = image["image_id"], image["category_id"]
+        columns = {box["id"]: number for number, box in enumerate(evaluation._gts[key])}
+        matches = zip(image["dtMatches"][0], image["dtIgnore"][0], image["dtScores"], strict=True)
+        for row, (match, ignored, score) in enumerate(matches):
+            if not ignored:
+                rows.append((key[1], score, evaluation.ious[key][row, columns[match]] if match else 0.0))
+    return tuple(np.array(rows, dtype=np.float64).reshape(-1, 3).T)
+
+
+def _bin(score: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Bin k is (k / 25, (k + 1) / 25]; the first one also has 0."""
+    return np.digitize(score, np.linspace(0, 1, BINS + 1)[1:-1], right=True)
+
+
+def error(score: NDArray[np.float64], target: NDArray[np.float64]) -> float:
+    """The binned error of scores ``[N]`` against targets ``[N]`` in [0, 1], in per cent."""
+    if not len(score):
+        return float("nan")
+    return float(100 * np.abs(np.bincount(_bin(score), score - target)).sum() / len(score))
+
+
+def _draw(score: NDArray[np.float64], right: NDArray[np.float64], path: Path) -> None:
+    figure = Figure(figsize=(4.5, 5), layout="constrained")
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=[3, 1])
+    count = np.bincount(_bin(score), minlength=BINS)
+    places, used = (np.arange(BINS) + 0.5) / BINS, count > 0
+    upper.bar(places[used], (np.bincount(_bin(score), right, BINS)[used] / count[used]), 1 / BINS, edgecolor="white")
+    upper.plot([0, 1], [0, 1], color="black", linestyle="dashed")
+    upper.set(ylabel="precision at IoU 0.5", xlim=(0, 1), ylim=(0, 1))
+    lower.bar(places, count, 1 / BINS, edgecolor="white")
+    lower.set(xlabel="score", ylabel="detections", yscale="log" if count.max() > 100 else "linear")
+    figure.savefig(path, dpi=120)
