@@ -314,7 +314,9 @@ def main() -> None:
         begin = time.monotonic()
         try:
             if left < part.seconds:
-                raise TimeoutError(f"{left:.0f} of {given.minutes:g} minutes' seconds left; give more --minutes")
+                raise TimeoutError(
+                    f"{max(left, 0):.0f} s are left, it takes about {part.seconds:g}; give more --minutes"
+                )
             new = part.rows()
         except Exception as error:  # one part must not lose the others' time on the card
             if not isinstance(error, TimeoutError):

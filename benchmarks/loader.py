@@ -8,6 +8,7 @@ and does nothing else. Time to the first batch is a process's, from its start, w
 Run: python benchmarks/loader.py [--quick] [--rounds 7] [--json FILE]
 """
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -47,7 +48,8 @@ def ours(path: Path, size: int, **options: Any) -> Epoch:
     from skd_plugins.data import Augmentation
 
     spec = Augmentation(image_size=size, scaled_decoding=options.pop("scaled_decoding", False))
-    loader = make_loader(path, batch_size=BATCH, augmentation=spec, workers=WORKERS, **options)
+    options = {"batch_size": BATCH, "workers": WORKERS} | options
+    loader = make_loader(path, augmentation=spec, **options)
     return lambda: sum(len(input) for input, _ in loader.host_batches())
 
 
@@ -188,6 +190,50 @@ def pair_rows(path: Path, settings: Settings) -> Iterable[Row]:
         )  # fmt: skip
 
 
+class Waiting:
+    """Stands in for the compiled decoder: each call waits, and needs no core."""
+
+    def __init__(self, seconds: float) -> None:
+        self.wait, self.microseconds = ctypes.CDLL(None).usleep, round(1e6 * seconds)
+
+    def skd_crop(self, *_: object) -> int:
+        if self.microseconds:
+            self.wait(self.microseconds)
+        return 0
+
+
+def thread_rows(path: Path, settings: Settings) -> Iterable[Row]:
+    """How threads scale, and what Python does for an image, under its lock: it bounds all threads of a process.
+
+    Cores that this machine lacks are replaced by a decoder that waits as long as decoding an image takes.
+    """
+    from skd_plugins.data.beton import decode
+
+    def speed(threads: int, decoder: Any) -> tuple[float, float]:
+        """Images/s, and seconds of processor time an image."""
+        found, decode.native = decode.native, lambda: decoder
+        try:
+            epoch = ours(path, 224, batch_size=settings.images, workers=threads)
+            epoch()
+            begin, busy, images = time.perf_counter(), time.process_time(), 0
+            while not images or time.perf_counter() - begin < (0 if settings.quick else 3):
+                images += epoch()
+            return images / (time.perf_counter() - begin), (time.process_time() - busy) / images
+        finally:
+            decode.native = found
+
+    real = {threads: speed(threads, decode.native()) for threads in range(1, (os.cpu_count() or 1) + 1)}
+    image, python = real[1][1], speed(1, Waiting(0))[1]
+    waiting = {threads: round(speed(threads, Waiting(image))[0]) for threads in (1, 2, 4, 8, 12, 16, 24)}
+    detail = {"image_us": round(1e6 * image), "python_us": round(1e6 * python),
+              "images_per_second": {threads: round(rate) for threads, (rate, _) in real.items()}}  # fmt: skip
+    yield Row("loader, Python's processor time an image", "with decoding", python / image, detail=detail)
+    yield Row(
+        "loader, 12 threads with a decoder that waits, images/s", "a GPU's 3,000", waiting[12] / 3000, 1.0, ">=",
+        floor="12 times one thread's, if Python took no time", detail={"images_per_second": waiting},
+    )  # fmt: skip
+
+
 START = """
 import sys
 from pathlib import Path
@@ -226,6 +272,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         rows += speed_rows(Path(root), settings)
         rows += pair_rows(Path(root) / "jpeg.beton", settings)
+        if decode.native() is not None:
+            rows += thread_rows(Path(root) / "jpeg.beton", settings)
         one = photographs(Path(root) / "one" / "train", BATCH)
         rows += start_rows(write_beton(image_folder(one), Path(root) / "one.beton"), settings)
     for row in rows:

@@ -113,6 +113,9 @@ def test_the_scaling_documents_numbers() -> None:
         assert f"| {name} | {parameters:,} | {' | '.join(cells)} |" in text
         needed = [sent[n] * 2000 / b / 1e3 for n, b in ((8, 32), (64, 4), (64, 32), (64, 128))]
         assert f"| {name} | {' | '.join(f'{value:.1f}' for value in needed)} |" in text
+    assert f"{round(88 * 1_281_167 / (77.2 * 60 * 8), -1):,.0f} images per second and GPU" in text
+    assert f"{178.9e6 / (512 / 3000) / 1e9:.1f} GB/s out of each GPU" in text
+    assert f"| {8 * 3000 * 309e3 / 1e9:.1f} GB/s | 309 kB" in text
 
 
 @pytest.mark.slow
@@ -121,7 +124,17 @@ def test_gpu_runs_on_a_processor(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "gpu.json").read_text())
     check(content)
     assert content["rows"][0]["name"] in printed
+    assert len(content["rows"]) == 11
+    assert {row["name"]: row["note"] for row in content["rows"] if row["value"] is None} == {}
     assert {"images_per_second", "peak_bytes", "share_of_matrix_peak"} <= set(content["rows"][0]["detail"])
+
+
+def test_gpu_without_time_says_what_it_did_not_run(tmp_path: Path) -> None:
+    """A row for each part."""
+    run("gpu.py", "--device", "cpu", "--quick", "--minutes", "0", "--json", str(tmp_path / "gpu.json"))
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["steps, resnet10t", "training loop, resnet10t", "detector"]
+    assert all("give more --minutes" in row["note"] for row in rows)
 
 
 def test_evidence_says_what_holds() -> None:
