@@ -107,7 +107,7 @@ def test_exceptions_of_threads_reach_the_caller(raw_beton: Path, monkeypatch: py
 @pytest.mark.parametrize("workers", [0, 2])
 def test_exceptions_of_processes_reach_the_caller(png_folder: Path, workers: int) -> None:
     it = loader(png_folder, workers=workers, batch_size=4, train=False)
-    it._images.images.spec = SimpleNamespace(size=raises)  # type: ignore  # before the processes start
+    it._images.images.spec = SimpleNamespace(size=raises)  # type: ignore[union-attr]  # before the processes start
     with pytest.raises(OwnError, match="something unforeseen"):
         epoch_of(it)
 
