@@ -33,6 +33,22 @@ def test_the_rest_of_a_network_is_the_network(model: str) -> None:
         torch.testing.assert_close(network(input), logits)
 
 
+def test_two_compiled_tasks_do_not_take_one_anothers_taps() -> None:
+    """Dynamo shares graphs between networks of one class; the second's two taps once kept the first's stage."""
+    losses = []
+    for compiled in (False, True):
+        for name, arguments in [("zipf_ls", {}), ("sd_dropout", {"position": "layer1", "base": "zipf_ls"})]:
+            torch.manual_seed(0)
+            task = create_task(name, create_model("preact_resnet10_cifar", num_classes=CLASSES), **arguments).train()
+            if compiled:
+                task.compile(backend="eager")
+            torch.manual_seed(1)
+            result = task(torch.randn(BATCH, 3, 16, 16), torch.arange(BATCH) % CLASSES)
+        losses.append({key: value.item() for key, value in result.items() if value.ndim == 0})
+    assert losses[0].keys() >= {"zipf", "sdd"}
+    assert losses[1] == pytest.approx(losses[0])
+
+
 class Folded(Staged):
     """Has stages, but its forward does something that is not one of its modules."""
 

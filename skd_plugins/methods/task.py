@@ -107,6 +107,9 @@ class MethodTask(TrainingTask):
         Each size of batch gets a graph of its own (``dynamic=False``). torch's default makes one for all sizes when it
         meets an epoch's smaller last batch, and takes that slower one for the full batches too from then on.
         """
+        # Without these guards dynamo takes the graph of another network, compiled earlier, for code that the two
+        # share, and runs that one's hooks: a `StageTap` then keeps another stage's output.
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
         options = {"backend": backend, "mode": mode, "dynamic": False} | compile_kwargs
         compile: Callable[..., Any] = partial(torch.compile, **options)
         eval_model: nn.Module = compile(self.method.model)
