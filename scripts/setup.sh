@@ -100,5 +100,8 @@ if ! "$python" scripts/install_detectron2.py "$python"; then
   say "going on without detectron2: all but detection works; the next set-up tries again"
   exit 0
 fi
+# Many containers forbid Python to write bytecode; each process would then compile torch anew, for 12 s. A few packages
+# hold templates, which do not compile.
+"$python" -m compileall -qq -j 0 "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || true
 state >"$stamp"
 say "set up in $SECONDS s"
