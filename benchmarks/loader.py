@@ -204,7 +204,7 @@ def augmentation_rows(beton: Path, folder: Path, settings: Settings) -> Iterable
             "ours": ours_augmented(beton, **change), timm: timm_folder(folder, 224, **timms),
             "ours, image folder": ours_augmented(folder, **change), plain: ours_augmented(beton),
         }  # fmt: skip
-        yield from compare(f"loader, {name}, 224 px, images/s", contestants, {timm: 1.0}, settings.rounds)
+        yield from compare(f"loader, {name}, 224 px, images/s", contestants, {timm: 1.0}, max(1, settings.rounds // 2))
 
 
 def pair_rows(path: Path, settings: Settings) -> Iterable[Row]:

@@ -225,3 +225,19 @@ def test_repeats(data: Path) -> None:
         assert torch.equal(target[:4], target[4:8])
         same = [torch.equal(one, other) for one, other in zip(input[:4], input[4:8], strict=True)]
         assert sum(same) < 2
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("mode", ["pixel", "rand", "const"])
+def test_erasing_on_a_gpu(raw_beton: Path, mode: str) -> None:
+    """The CPU's boxes with the GPU's noise; the GPU's generator does not move."""
+    change = {"random_erasing": 0.7, "erasing_mode": mode}
+    plain, on_cpu = (epoch_of(augmented(raw_beton, what), 2) for what in ({}, change))
+    before = torch.cuda.get_rng_state()
+    on_gpu, again = (epoch_of(augmented(raw_beton, change, device="cuda", workers=2), 2) for _ in range(2))
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert_same(on_gpu, again)
+    assert_same(epoch_of(augmented(raw_beton, change, device="cuda"), 2, 1), on_gpu[1:])
+    for (gpu, _), (cpu, _), (whole, _) in zip(on_gpu, on_cpu, plain, strict=True):
+        changed = [(image.cpu() - whole).abs().amax(1) > 1e-4 for image in (gpu, cpu)]
+        assert torch.equal(*changed)
