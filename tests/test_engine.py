@@ -154,6 +154,19 @@ RESUMED = {
         "beton",
         {"method": "cs_kd", "mixup": 0.4, "cutmix": 1.0, "optimizer": "adamw", "schedule": "cosine"},
     ),
+    "beton-augmented": (
+        "beton",
+        {
+            "method": "cs_kd",
+            "mixup": 0.2,
+            "auto_augment": "rand-m9-mstd0.5-inc1",
+            "color_jitter": 0.3,
+            "vflip": 0.5,
+            "grayscale": 0.2,
+            "random_erasing": 0.5,
+            "repeated_augmentation": 2,
+        },
+    ),
 }
 
 

@@ -47,6 +47,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
     order = TrainingOrder(
         targets, segments=method.segments, batch_size=recipe.batch_size, couples=method.couples,
         division=Division(world=processes, accumulation=recipe.grad_accumulation, even=mixes(recipe)),
+        repeats=recipe.repeated_augmentation,
     )  # fmt: skip
     anchors = recipe.batch_size // (processes * recipe.grad_accumulation)
     steps = min(recipe.epochs * order.steps, recipe.max_steps or recipe.epochs * order.steps)
@@ -56,6 +57,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
         "method": f"{recipe.method} {recipe.method_args}" if recipe.method_args else recipe.method,
         "network": f"{recipe.model}, {num_classes} classes, {recipe.image_size} x {recipe.image_size} px",
         **({"training images": _sizes(recipe)} if recipe.train_sizes else {}),
+        "augmentation": _augmentation(recipe),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "training-only parameters": sum(p.numel() for p in method.parameters())
         - sum(p.numel() for p in model.parameters()),
@@ -141,6 +143,20 @@ def print_plan(recipe: Recipe, *, data: str | None = None) -> None:
 def _sizes(recipe: Recipe) -> str:
     (_, begin), *later = Augmentation.of(recipe).sizes
     return ", ".join([f"{begin} x {begin} px", *(f"after {first} epochs {side} x {side} px" for first, side in later)])
+
+
+def _augmentation(recipe: Recipe) -> str:
+    spec, repeats = Augmentation.of(recipe), recipe.repeated_augmentation
+    crop = f"random crop of {spec.scale[0]:g} to {spec.scale[1]:g} of the area"
+    texts = [crop if spec.mode == "rrc" else f"shift by up to {spec.padding} px"]
+    names = {
+        "hflip": "flip", "vflip": "vertical flip", "auto_augment": "", "color_jitter": "colour jitter",
+        "grayscale": "grayscale", "random_erasing": "random erasing",
+    }  # fmt: skip
+    values = {name: getattr(spec, field) for field, name in names.items()}
+    texts += [f"{name} {value}".strip() for name, value in values.items() if value]
+    texts += [f"1/{repeats} of the images an epoch, each {repeats} times"] if repeats > 1 else []
+    return ", ".join(texts)
 
 
 def _schedule(recipe: Recipe) -> str:
