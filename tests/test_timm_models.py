@@ -20,7 +20,7 @@ from torch import nn
 
 from skd_plugins import SkdError, create_task
 from skd_plugins.networks import NETWORKS
-from skd_plugins.networks.create import classifier_of
+from skd_plugins.networks.create import classifiers_of
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "timm-models.md"
 CLASSES, BATCH = 7, 4
@@ -52,7 +52,7 @@ def try_model(name: str) -> str:
     torch.manual_seed(0)
     try:
         with torch.device("meta"):
-            classifier_of(timm.create_model(name, num_classes=CLASSES))  # before anything is computed
+            classifiers_of(timm.create_model(name, num_classes=CLASSES))  # before anything is computed
         model, size = smallest_input(name)
         for method, arguments in METHODS:
             check_step(model, size, method, arguments)
@@ -81,9 +81,9 @@ def smallest_input(name: str) -> tuple[nn.Module, int]:
 
 def check_step(model: nn.Module, size: int, method: str, arguments: dict[str, Any]) -> None:
     task = create_task(method, model, verbose=False, **arguments).train()
-    weight = next(classifier_of(model).parameters())
-    if not weight.any():  # gMLP's starts at zero, which lets no gradient through
-        nn.init.normal_(weight, std=0.02)
+    for classifier in classifiers_of(model):
+        if not classifier.weight.any():  # gMLP's starts at zero, which lets no gradient through
+            nn.init.normal_(classifier.weight, std=0.02)
     segments = len(task.method.segments)
     input = torch.randn(segments * BATCH, 3, size, size)
     target = torch.tensor([0, 0, 1, 1]).repeat(segments)
@@ -97,7 +97,7 @@ def check_step(model: nn.Module, size: int, method: str, arguments: dict[str, An
     ce = nn.functional.cross_entropy(expected, target[:BATCH])
     torch.testing.assert_close(result["ce"], ce.detach(), rtol=1e-3, atol=1e-4)
     assert all(value.isfinite() for value in result.values() if value.ndim == 0), f"{method}: a term is not finite"
-    head = {id(parameter) for parameter in classifier_of(model).parameters()}
+    head = {id(parameter) for classifier in classifiers_of(model) for parameter in classifier.parameters()}
     body = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in head]
     reached = any(parameter.grad is not None and parameter.grad.any() for parameter in body[:5])
     assert reached, f"{method}: no gradient reaches the first layers"
