@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from skd_plugins.training.parts import (
     highest_rate,
 )
 from skd_plugins.training.plan import make_plan
+from skd_plugins.training.run_folder import open_run, write_recipe
 
 CLASSES, CPU = 5, torch.device("cpu")
 SMALL = {"channels": (8, 8, 16, 16)}
@@ -315,6 +317,21 @@ def test_the_engine_uses_them(digits_beton: Path, tmp_path: Path) -> None:
 def test_what_has_no_effect_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SkdError, match=message):
         replace(TINY_RECIPE, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"loss": "bce"}, {"layer_decay": 0.5}, {"clip_grad": 1.0, "clip_mode": "agc"}, {"ema_decay": 0.9},
+     {"ema_decay": 0.9, "ema_warmup": True}],
+)  # fmt: skip
+def test_a_run_is_not_continued_with_others(changes: dict[str, Any], tmp_path: Path) -> None:
+    write_recipe(TINY_RECIPE, tmp_path, {}, resumed=False)
+    (tmp_path / "last.pt").touch()
+    with (
+        ExitStack() as lock,
+        pytest.raises(SkdError, match=rf"{list(changes)[-1]} was \S+, is {list(changes.values())[-1]!r}"),
+    ):
+        open_run(Accelerator(cpu=True), replace(TINY_RECIPE, **changes), tmp_path, True, lock)
 
 
 def test_the_plan_names_them() -> None:
