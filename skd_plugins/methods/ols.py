@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..common.gather import gather_rows
-from ..networks.create import classifier_of, num_classes_of
-from .method import NEEDS_INDICES, Criterion, Method, register_method
+from ..networks.create import num_classes_of
+from .method import NEEDS_INDICES, NEEDS_SOFTMAX, Criterion, Method, register_method
 
 
 @register_method("ols")
@@ -37,14 +37,14 @@ class OLS(Method):
     counts: Tensor
     epoch: Tensor
     needs_epoch = True
-    refuses: Mapping[str, str] = {"mixup": f"ols {NEEDS_INDICES}"}
+    refuses: Mapping[str, str] = {"mixup": f"ols {NEEDS_INDICES}", "bce": f"ols {NEEDS_SOFTMAX}"}
 
     def __init__(
         self, model: nn.Module, criterion: Criterion = None, *, weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     ) -> None:
         super().__init__(model, criterion)
         self.weight = weight
-        classes, device = num_classes_of(model), next(classifier_of(model).parameters()).device
+        classes, device = num_classes_of(model), next(model.parameters()).device
         self.register_buffer("soft_labels", torch.full((classes, classes), 1 / classes, device=device))
         self.register_buffer("sums", torch.zeros(classes, classes, device=device))
         self.register_buffer("counts", torch.zeros(classes, device=device))
