@@ -1,0 +1,43 @@
+"""Fine-tuning a part of a network: the stem, or everything below the classifier, stays as it is."""
+
+from types import MethodType
+from typing import Any, Literal, TypeAlias
+
+from timm.models import group_parameters
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..common.errors import SkdError
+from .create import classifier_name
+
+Frozen: TypeAlias = Literal["none", "stem", "body"]
+
+
+def freeze(model: nn.Module, part: Frozen) -> None:
+    """Takes the gradients from ``stem`` (timm's first layer group) or ``body``, all but the classifier.
+
+    BatchNorm in it stays in evaluation mode: it uses and keeps the statistics of the weights it came with. Dropout and
+    stochastic depth stay on.
+    """
+    network: Any = model
+    if part == "none":
+        return
+    if part == "stem":
+        if not callable(getattr(model, "group_matcher", None)):
+            raise SkdError(f"freeze='stem': {type(model).__name__} does not say what its stem is; timm's networks do")
+        layers = group_parameters(model, network.group_matcher(), reverse=True)
+        names = {name for name, layer in layers.items() if layer == 0}
+    else:
+        head = f"{classifier_name(model)}."
+        names = {name for name, _ in model.named_parameters() if not name.startswith(head)}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name not in names)
+    for name, module in model.named_modules():
+        own = {f"{name}.{parameter}" for parameter, _ in module.named_parameters()}
+        if isinstance(module, _BatchNorm) and own and own <= names:
+            module.eval().train = MethodType(_stay, module)  # type: ignore[method-assign]
+
+
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
+    """``train`` of a frozen BatchNorm. A function of the file, so that copies of the network have their own."""
+    return module
