@@ -18,6 +18,11 @@ Number: TypeAlias = Annotated[float, Field(ge=0)]
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Decay: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
+# A field, and the value of another one with which it has no effect.
+_IDLE = (
+    ("clip_mode", "clip_grad", None), ("ema_warmup", "ema_decay", None), ("bce_sum", "loss", "ce"),
+    ("bce_threshold", "loss", "ce"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +45,22 @@ class Recipe:
         optimizer: timm's name. ``momentum`` is SGD without Nesterov momentum; timm's ``sgd`` has it.
         lr: learning rate for this `batch_size`; nothing rescales it.
         decay_norm_and_bias: decay one-dimensional parameters too, like the papers' code and unlike timm.
+        layer_decay: each layer's learning rate is this times the next one's; the classifier and what the method adds
+            (branches, a peer) have `lr`. The layers are those of the network's ``group_matcher``, which timm's have.
         schedule: timm's scheduler, stepped after every optimizer step.
         milestones: epochs at which ``multistep`` multiplies the learning rate by `lr_decay`.
         min_lr: lower end of ``cosine`` and ``linear``.
-        clip_grad: largest gradient norm; None does not clip.
+        warmup_epochs: the rate rises from 0 to `lr`, which the first step after these epochs has. ``cosine`` and
+            ``linear`` fall from there to the end; `milestones` are counted from the beginning.
+        clip_grad: limit of the gradients; None does not clip.
+        clip_mode: what it limits: the ``norm`` of all gradients, each ``value``, or with ``agc`` the ratio of each
+            unit's gradient norm to its weights' (adaptive gradient clipping), but not the classifier's.
         ema_decay: decay of an exponential moving average (EMA) of the weights; if set, the EMA is validated. None for
             no EMA.
+        ema_warmup: the decay is at most ``1 - step^(-2/3)`` (timm's), so that the EMA forgets the first weights.
+        loss: the criterion: cross-entropy, or binary cross-entropy with a sigmoid for each class (docs/choosing.md).
+        bce_sum: sum it over the classes; otherwise the whole loss is divided by their number, timm's mean.
+        bce_threshold: targets above this become 1, others 0; None takes them as mixup and smoothing make them.
         mixup: alpha of timm's mixup; `cutmix` likewise; 0 for none.
         image_size: side of the input in pixels.
         train_sizes: progressive resizing: ``(share, side)`` pairs, training images of that side from epoch
@@ -87,13 +102,19 @@ class Recipe:
     momentum: Number = 0.9
     weight_decay: Number = 1e-4
     decay_norm_and_bias: bool = True
+    layer_decay: Decay | None = None
     schedule: Literal["multistep", "cosine", "linear", "constant"] = "multistep"
     milestones: tuple[int, ...] = (30, 60)
     lr_decay: float = 0.1
     min_lr: Number = 0.0
     warmup_epochs: Whole = 0
     clip_grad: Positive | None = None
+    clip_mode: Literal["norm", "value", "agc"] = "norm"
     ema_decay: Decay | None = None
+    ema_warmup: bool = False
+    loss: Literal["ce", "bce"] = "ce"
+    bce_sum: bool = False
+    bce_threshold: Annotated[float, Field(ge=0, lt=1)] | None = None
     label_smoothing: Share = 0.0
     mixup: Number = 0.0
     cutmix: Number = 0.0
@@ -134,6 +155,10 @@ class Recipe:
                 raise SkdError(f"{name} should be JSON values: {error}") from None
         if list(self.milestones) != sorted(self.milestones):
             raise SkdError(f"milestones should be in ascending order, got {self.milestones!r}")
+        for name, other, value in _IDLE:
+            own = getattr(self, name)
+            if own != getattr(type(self), name) and getattr(self, other) == value:
+                raise SkdError(f"{name}={own} has no effect with {other}={value}; leave it out, or set {other}")
         shares = [share for share, _ in self.train_sizes]
         if shares != sorted(set(shares)) or shares[:1] not in ([], [0]):
             raise SkdError(f"train_sizes should begin with share 0 and ascend, got {self.train_sizes!r}")

@@ -154,6 +154,25 @@ RESUMED = {
         "beton",
         {"method": "cs_kd", "mixup": 0.4, "cutmix": 1.0, "optimizer": "adamw", "schedule": "cosine"},
     ),
+    "beton-bce-lamb-agc": (
+        "beton",
+        {
+            "method": "sd_dropout",
+            "method_args": {"base": "cs_kd", "weight": 0.1},
+            "loss": "bce",
+            "mixup": 0.2,
+            "bce_threshold": 0.2,
+            "optimizer": "lamb",
+            "lr": 0.01,
+            "layer_decay": 0.8,
+            "clip_grad": 0.02,
+            "clip_mode": "agc",
+            "ema_warmup": True,
+            "schedule": "cosine",
+            "warmup_epochs": 1,
+            "model_args": {"channels": [8, 8, 16, 16], "drop_path_rate": 0.3},
+        },
+    ),
 }
 
 

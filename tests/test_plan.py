@@ -8,6 +8,7 @@ import torch
 from conftest import TINY_RECIPE
 
 from skd_plugins import Recipe, SkdError, create_model, get_method, list_methods, replace
+from skd_plugins.methods import create_method
 from skd_plugins.training.parts import build_optimizer
 from skd_plugins.training.plan import make_plan
 
@@ -63,7 +64,7 @@ def test_memory_is_what_autograd_keeps() -> None:
 def test_the_optimizers_memory_is_what_a_real_step_leaves(optimizer: str, copies: int) -> None:
     recipe = replace(SMALL, optimizer=optimizer)
     model = create_model("resnet10t", num_classes=10)
-    real = build_optimizer(recipe, model)
+    real = build_optimizer(recipe, create_method("ce", model))
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     real.step()

@@ -10,7 +10,7 @@ from ..common.errors import SkdError
 from ..common.gather import gather_rows
 from ..networks.classifiers import CosineClassifier
 from ..networks.create import classifier_of
-from .method import NEEDS_INDICES, Criterion, Method, register_method
+from .method import NEEDS_INDICES, NEEDS_SOFTMAX, Criterion, Method, register_method
 
 
 @register_method("adacos")
@@ -37,6 +37,7 @@ class AdaCos(Method):
     classifier = "cosine"
     refuses: Mapping[str, str] = {
         "mixup": f"adacos {NEEDS_INDICES}",
+        "bce": f"adacos {NEEDS_SOFTMAX}",
         "sd_dropout": "its classifier normalises the features' length, which dropout's scaling is about",
     }
 

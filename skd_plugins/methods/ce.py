@@ -13,6 +13,8 @@ class CE(Method):
     Logs: ``ce``.
     """
 
+    only_criterion = True
+
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         out, logits = self.anchor_forward(input)
         ce = self.criterion(logits, target)

@@ -32,6 +32,7 @@ class Dropout(Method):
         samples: dropped samples of each image; the loss is their mean cross-entropy.
     """
 
+    only_criterion = True
     refuses: Mapping[str, str] = {"sd_dropout": "it drops the same features already"}
 
     def __init__(

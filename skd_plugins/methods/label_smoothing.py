@@ -1,5 +1,6 @@
 """Label smoothing, a baseline of both papers."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -25,6 +26,11 @@ class LabelSmoothing(CE):
     Args:
         criterion: None or plain cross-entropy; this method brings its own.
     """
+
+    refuses: Mapping[str, str] = {
+        "bce": "label_smoothing brings its own cross-entropy; for binary cross-entropy take ce with the recipe's "
+        "label_smoothing"
+    }
 
     def __init__(
         self,

@@ -1,9 +1,11 @@
 """Maximum entropy: confident predictions are penalised."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from ..losses import mean_entropy
-from .method import Criterion, Method, Weight, register_method
+from .method import NEEDS_SOFTMAX, Criterion, Method, Weight, register_method
 
 
 @register_method("max_entropy")
@@ -21,6 +23,8 @@ class MaxEntropy(Method):
     Args:
         weight: beta of Pereyra, gamma of Dubey.
     """
+
+    refuses: Mapping[str, str] = {"bce": f"max_entropy {NEEDS_SOFTMAX}"}
 
     def __init__(self, model: nn.Module, criterion: Criterion = None, *, weight: Weight = 0.1) -> None:
         super().__init__(model, criterion)

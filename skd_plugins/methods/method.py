@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
 from pydantic import Field, FiniteFloat
+from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 
 from ..common.errors import SkdError, unknown
@@ -22,6 +23,8 @@ DropRate = Annotated[float, Field(gt=0, lt=1)]
 _METHODS: dict[str, type["Method"]] = {}
 _NOT_ARGUMENTS = ("self", "model", "criterion")  # of a method's constructor
 NEEDS_INDICES = "needs class indices as targets, but mixup and cutmix make probabilities of them"
+# Of methods with a term that is not at its minimum when two predictions agree, but at values of the softmax.
+NEEDS_SOFTMAX = "sets the softmax's probabilities, but binary cross-entropy trains a sigmoid for each class"
 
 
 class Method(nn.Module):
@@ -39,7 +42,8 @@ class Method(nn.Module):
         segments: the roles of the batch's parts. A batch is the segments one after another, B images each.
         couples: whether the loader has to put at least two images of each class into a batch.
         passes: passes of one segment (B images) through a network's body in a step, (with gradient, without).
-        refuses: what the method can't be combined with (``mixup``, or an add-on's name), and why.
+        refuses: what the method can't be combined with (``mixup``, ``bce``, or an add-on's name), and why.
+        only_criterion: whether the loss is the criterion's alone.
         classifier: the classifier its network needs, see `create_model`.
         needs_epoch: whether `begin_epoch` has to be called; timm's train.py does not call it.
         replicated: submodules whose buffers are equal on all processes anyway, so DDP need not send them.
@@ -49,6 +53,7 @@ class Method(nn.Module):
     couples: bool = False
     passes: tuple[int, int] = (1, 0)
     refuses: Mapping[str, str] = {}
+    only_criterion: ClassVar[bool] = False
     replicated: tuple[str, ...] = ()
     classifier: ClassVar[str] = "linear"
     needs_epoch: ClassVar[bool] = False
@@ -160,5 +165,20 @@ def all_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 def create_method(name: str, model: nn.Module, criterion: Criterion = None, **arguments: Any) -> Method:
     """Builds a method after checking every argument against the constructor's type hints."""
     cls = get_method(name)
+    _check_criterion(cls, criterion)
     checked = check_arguments(cls.__init__, arguments, what=f"method {name!r}", skip=_NOT_ARGUMENTS)
     return cls(model, criterion, **checked)
+
+
+def _check_criterion(cls: type[Method], criterion: Criterion) -> None:
+    """Refuses binary cross-entropy where it means nothing, or where its size would silence it."""
+    if not isinstance(criterion, BinaryCrossEntropy | nn.BCEWithLogitsLoss):
+        return
+    if "bce" in cls.refuses:
+        raise SkdError(cls.refuses["bce"])
+    if not cls.only_criterion and not getattr(criterion, "sum_classes", False):
+        raise SkdError(
+            f"{type(criterion).__name__} averages over the classes, so the other terms of {cls.name} would outweigh it "
+            "as many times as there are classes; sum it: timm's BinaryCrossEntropy(sum_classes=True), its train.py's "
+            "--bce-sum, or a recipe's loss=bce, which does"
+        )

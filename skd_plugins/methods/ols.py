@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..common.gather import gather_rows
 from ..networks.create import classifier_of, num_classes_of
-from .method import NEEDS_INDICES, Criterion, Method, register_method
+from .method import NEEDS_INDICES, NEEDS_SOFTMAX, Criterion, Method, register_method
 
 
 @register_method("ols")
@@ -37,7 +37,7 @@ class OLS(Method):
     counts: Tensor
     epoch: Tensor
     needs_epoch = True
-    refuses: Mapping[str, str] = {"mixup": f"ols {NEEDS_INDICES}"}
+    refuses: Mapping[str, str] = {"mixup": f"ols {NEEDS_INDICES}", "bce": f"ols {NEEDS_SOFTMAX}"}
 
     def __init__(
         self, model: nn.Module, criterion: Criterion = None, *, weight: Annotated[float, Field(ge=0, le=1)] = 0.5

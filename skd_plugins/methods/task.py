@@ -32,21 +32,23 @@ class MethodTask(TrainingTask):
     Attributes:
         equal_batches: whether all processes are known to have the same number of images in the next step, see
             `gather_rows`; only ``adacos`` and CS-KD's bank use it.
+        loss_scale: factor of the loss; the terms in the log are without it.
     """
 
     equal_batches = False
+    loss_scale = 1.0
 
     def __init__(
         self, method: Method, device: torch.device | None = None, dtype: torch.dtype | None = None, verbose: bool = True
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
-        self.trainable_module: nn.Module = _Trainable(method)
+        self.trainable_module: nn.Module = Trainable(method)
         self._begun = False
 
     @property
     def method(self) -> Method:
         """The method, without the wrappers of DDP and torch.compile."""
-        trainable: _Trainable = unwrap_model(self.trainable_module)
+        trainable: Trainable = unwrap_model(self.trainable_module)
         return trainable.method
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -61,7 +63,7 @@ class MethodTask(TrainingTask):
             if len(wrong) == 0:
                 raise
             raise SkdError(f"the target has the label {wrong[0]}, but the network's are 0 to {classes - 1}") from error
-        return result
+        return result if self.loss_scale == 1.0 else result | {"loss": result["loss"] * self.loss_scale}
 
     def _check_pairs(self, target: Tensor) -> None:
         """Refuses an ordinary batch for a method with pairs or views; on a GPU only in the first step, which waits.
@@ -137,7 +139,7 @@ class MethodTask(TrainingTask):
         if module is None:
             return None
         inner = unwrap_model(module)
-        return inner.method.model if isinstance(inner, _Trainable) else inner
+        return inner.method.model if isinstance(inner, Trainable) else inner
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
         """What the method owns apart from the network. The average has none."""
@@ -169,7 +171,7 @@ class MethodTask(TrainingTask):
         return [parameter for parameter in self.method.parameters() if id(parameter) not in head]
 
 
-class _Trainable(nn.Module):
+class Trainable(nn.Module):
     """The method, with the hints that timm's optimizers look for on a network."""
 
     def __init__(self, method: Method) -> None:
@@ -190,12 +192,18 @@ class _Trainable(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """Layer numbers for layer-wise learning rates. What the method adds counts as the last layer."""
-        model: Any = self.method.model
-        layers: dict[str, int] = {}
-        if hasattr(model, "group_matcher"):
-            layers = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
+        layers = layers_of(self.method.model, coarse)
         last = max(layers.values(), default=0)
         return lambda name: layers.get(name.removeprefix("method.model."), last)
+
+
+def layers_of(model: nn.Module, coarse: bool = False) -> dict[str, int]:
+    """The number of the layer of each parameter, by the network's ``group_matcher``; nothing if it has none."""
+    network: Any = model
+    if not hasattr(model, "group_matcher"):
+        return {}
+    layers: dict[str, int] = group_parameters(model, network.group_matcher(coarse=coarse), reverse=True)
+    return layers
 
 
 def _replicated(method: Method) -> list[str]:

@@ -1,12 +1,13 @@
 """Tf-KD: a designed distribution, confident and flat, stands in for the teacher."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from ..losses import tf_kd_loss
-from .method import Criterion, Method, Temperature, Weight, register_method
+from .method import NEEDS_SOFTMAX, Criterion, Method, Temperature, Weight, register_method
 
 
 @register_method("tf_kd")
@@ -29,6 +30,8 @@ class TfKD(Method):
         weight: of the divergence beside it. That code has 0.5 for GoogLeNet (T = 40).
         correct: q of the image's class.
     """
+
+    refuses: Mapping[str, str] = {"bce": f"tf_kd {NEEDS_SOFTMAX}"}
 
     def __init__(
         self,

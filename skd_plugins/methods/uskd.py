@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..losses import full_precision, others_log_softmax, zipf_of_ranks
 from ..networks.create import num_classes_of
 from ..networks.stages import StageTap, stage_modules, stage_shapes, watching
-from .method import NEEDS_INDICES, Criterion, Method, Weight, register_method
+from .method import NEEDS_INDICES, NEEDS_SOFTMAX, Criterion, Method, Weight, register_method
 
 
 @register_method("uskd")
@@ -39,7 +39,7 @@ class USKD(Method):
         weak_weight: mu in the paper.
     """
 
-    refuses: Mapping[str, str] = {"mixup": f"uskd {NEEDS_INDICES}"}
+    refuses: Mapping[str, str] = {"mixup": f"uskd {NEEDS_INDICES}", "bce": f"uskd {NEEDS_SOFTMAX}"}
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..common.errors import SkdError
 from ..losses import full_precision
 from ..networks.create import classifier_of
-from .method import NEEDS_INDICES, Criterion, Method, register_method
+from .method import NEEDS_INDICES, NEEDS_SOFTMAX, Criterion, Method, register_method
 
 
 @register_method("virtual_softmax")
@@ -28,6 +28,7 @@ class VirtualSoftmax(Method):
 
     refuses: Mapping[str, str] = {
         "mixup": f"virtual_softmax {NEEDS_INDICES}",
+        "bce": f"virtual_softmax {NEEDS_SOFTMAX}",
         "sd_dropout": "whether dropped features have a virtual class is not defined",
     }
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..losses import zipf_ls_loss
 from ..networks.stages import StageTap, check_resumable, resume_after, stage_modules, stage_shapes, watching
-from .method import NEEDS_INDICES, Criterion, Method, Weight, register_method
+from .method import NEEDS_INDICES, NEEDS_SOFTMAX, Criterion, Method, Weight, register_method
 
 
 @register_method("zipf_ls")
@@ -34,7 +34,7 @@ class ZipfLS(Method):
         upsample: factor by which the maps are enlarged before the vote; 2 where they are 4 x 4.
     """
 
-    refuses: Mapping[str, str] = {"mixup": f"zipf_ls {NEEDS_INDICES}"}
+    refuses: Mapping[str, str] = {"mixup": f"zipf_ls {NEEDS_INDICES}", "bce": f"zipf_ls {NEEDS_SOFTMAX}"}
 
     def __init__(
         self,

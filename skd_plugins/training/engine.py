@@ -31,7 +31,9 @@ from .parts import (
     build_task,
     check_mixing,
     class_note,
+    clip_gradients,
     evaluation_loader,
+    highest_rate,
     training_loader,
 )
 from .process import any_process, choose_kernels, collected_signals, seed_step, start_accelerator
@@ -110,10 +112,10 @@ class Run:
 
     def _build_optimizer(self) -> None:
         recipe, task = self.recipe, self.task
-        self.optimizer = self.accelerator.prepare(build_optimizer(recipe, task.get_trainable_module()))
+        self.optimizer = self.accelerator.prepare(build_optimizer(recipe, self.method))
         self.scheduler = build_scheduler(recipe, self.optimizer, self.steps_per_epoch)
         if recipe.ema_decay:
-            task.setup_ema(decay=recipe.ema_decay)
+            task.setup_ema(decay=recipe.ema_decay, use_warmup=recipe.ema_warmup)
         if recipe.compile:
             task.compile()
             task.compile_ema(dynamic=False)
@@ -215,13 +217,12 @@ class Run:
             for key, value in result.items():
                 if value.ndim == 0:
                     self.sums[key] += value.detach() / recipe.grad_accumulation
-        if recipe.clip_grad is not None:
-            self.accelerator.clip_grad_norm_(self.task.get_clip_parameters(), recipe.clip_grad)
+        clip_gradients(recipe, self.accelerator, self.optimizer, self.task)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         self.task.update_ema(self.step)
-        rate: float = self.optimizer.param_groups[0]["lr"]
+        rate = highest_rate(self.optimizer)
         if self.scheduler is not None:
             self.scheduler.step_update(self.step)
         self.progress.step(images=len(target) * self.world * recipe.grad_accumulation)
@@ -253,8 +254,7 @@ class Run:
         """Validates, saves, and stops if a signal has asked for it."""
         done, names = self.step // self.steps_per_epoch, []
         if done % self.recipe.validate_every == 0 or self.step == self.total_steps:
-            ema = bool(self.recipe.ema_decay)
-            metrics = validate(self.accelerator, self.task, self.val_loader, self.progress, ema=ema)
+            metrics = validate(self.accelerator, self.task, self.val_loader, self.progress, ema=self.task.has_ema())
             self.check_finite("validation", metrics)
             self.log.write("validate", self.step, epoch, metrics)
             if metrics["top1"] > self.best:

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from timm.data.mixup import Mixup
 from timm.layers import convert_sync_batchnorm
+from timm.loss import BinaryCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
+from timm.utils import dispatch_clip_grad
 from torch import nn
 
 from ..common.errors import SkdError
@@ -18,7 +21,7 @@ from ..data.datasets import KNOWN
 from ..data.loader import Loader, make_loader
 from ..data.order import Division
 from ..methods import Method
-from ..methods.task import MethodTask, create_task
+from ..methods.task import MethodTask, Trainable, create_task, layers_of
 from ..networks.create import build_network
 from ..networks.freeze import freeze
 from ..recipe import Recipe
@@ -68,6 +71,8 @@ def build_task(
     freeze(model, recipe.freeze)
     criterion = build_criterion(recipe)
     task = create_task(recipe.method, model, criterion, device=device, verbose=False, **recipe.method_args)
+    if recipe.loss == "bce" and not recipe.bce_sum:
+        task.loss_scale = 1 / num_classes
     if synchronised:
         synchronise_own_parts(task.method)
     if recipe.channels_last:  # with what the method adds, such as branches and a teacher
@@ -83,9 +88,16 @@ def synchronise_own_parts(method: Method) -> None:
                 setattr(part, name, convert_sync_batchnorm(child))
 
 
-def build_criterion(recipe: Recipe) -> nn.CrossEntropyLoss:
-    """Cross-entropy with the recipe's label smoothing; timm's mixup smooths its targets itself."""
-    return nn.CrossEntropyLoss(label_smoothing=0.0 if mixes(recipe) else recipe.label_smoothing)
+def build_criterion(recipe: Recipe) -> nn.Module:
+    """The criterion with the recipe's label smoothing; timm's mixup smooths its targets itself.
+
+    BCE is summed over the classes, as large as cross-entropy, so that the methods' weights mean the same; `build_task`
+    divides the whole loss instead.
+    """
+    smoothing = 0.0 if mixes(recipe) else recipe.label_smoothing
+    if recipe.loss == "bce":
+        return BinaryCrossEntropy(smoothing, target_threshold=recipe.bce_threshold, sum_classes=True)
+    return nn.CrossEntropyLoss(label_smoothing=smoothing)
 
 
 def mixes(recipe: Recipe) -> bool:
@@ -112,13 +124,17 @@ def class_note(recipe: Recipe, classes: int) -> str:
     return "" if classes == expected else f"{recipe.dataset} has {expected} classes, this data {classes}"
 
 
-def build_optimizer(recipe: Recipe, module: nn.Module | None) -> torch.optim.Optimizer:
+def build_optimizer(recipe: Recipe, method: Method) -> torch.optim.Optimizer:
     """timm's optimizer of that name over all parameters of the method."""
-    assert module is not None
+    if recipe.layer_decay and len(set(layers_of(method.model).values())) < 2:
+        raise SkdError(
+            f"layer_decay={recipe.layer_decay:g}: {recipe.model} does not say which layer a parameter is of (timm's "
+            "group_matcher); leave it out, or take one of timm's networks"
+        )
     try:
         return create_optimizer_v2(
-            module, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
-            filter_bias_and_bn=not recipe.decay_norm_and_bias,
+            Trainable(method), opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum, filter_bias_and_bn=not recipe.decay_norm_and_bias, layer_decay=recipe.layer_decay,
         )  # fmt: skip
     except (ValueError, AssertionError) as error:
         raise SkdError(f"optimizer {recipe.optimizer!r}: {error}") from None
@@ -126,8 +142,8 @@ def build_optimizer(recipe: Recipe, module: nn.Module | None) -> torch.optim.Opt
 
 def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Scheduler | None:
     """timm's scheduler, stepped after every optimizer step; None for a constant learning rate."""
-    if recipe.schedule == "constant" and not recipe.warmup_epochs:
-        return None
+    if recipe.schedule == "constant" and not recipe.warmup_epochs and not recipe.layer_decay:
+        return None  # with layer_decay, it is the scheduler that scales the layers' rates
     falling = recipe.schedule in ("cosine", "linear")  # from the top, after the warm-up, to the end of the last epoch
     milestones = () if recipe.schedule == "constant" else recipe.milestones
     names = {"constant": "multistep", "linear": "poly"}  # timm's "none" has no warm-up
@@ -140,3 +156,18 @@ def build_scheduler(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_
         warmup_epochs=recipe.warmup_epochs, warmup_lr=0.0, step_on_epochs=False, updates_per_epoch=steps_per_epoch,
     )[0]  # fmt: skip
     return scheduler
+
+
+def highest_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate as it is logged: the classifier's, if `layer_decay` makes the layers' smaller."""
+    return max(float(group["lr"]) for group in optimizer.param_groups)
+
+
+def clip_gradients(
+    recipe: Recipe, accelerator: Accelerator, optimizer: torch.optim.Optimizer, task: MethodTask
+) -> None:
+    """Clips as the recipe says, with timm's functions; AGC leaves out the classifier, as in timm's train.py."""
+    if recipe.clip_grad is not None:
+        accelerator.unscale_gradients(optimizer)  # of fp16
+        parameters = task.get_clip_parameters(exclude_head=recipe.clip_mode == "agc")
+        dispatch_clip_grad(parameters, recipe.clip_grad, recipe.clip_mode)

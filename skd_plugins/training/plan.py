@@ -17,7 +17,15 @@ from ..methods import Method, create_method
 from ..networks.create import build_network, check_image_size
 from ..networks.freeze import freeze
 from ..recipe import Recipe
-from .parts import build_criterion, build_optimizer, build_scheduler, check_mixing, class_note, mixes
+from .parts import (
+    build_criterion,
+    build_optimizer,
+    build_scheduler,
+    check_mixing,
+    class_note,
+    highest_rate,
+    mixes,
+)
 
 
 def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
@@ -71,8 +79,8 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
         "anchors a step": f"{recipe.batch_size} = {processes} x {recipe.grad_accumulation} x {anchors}",
         "steps an epoch": order.steps,
         "steps": steps,
-        "optimizer": f"{type(optimizer).__name__}, lr {recipe.lr:g}, momentum {recipe.momentum:g}, weight decay "
-        f"{recipe.weight_decay:g}{'' if recipe.decay_norm_and_bias else ' (not on norms and biases)'}",
+        "loss": _loss(recipe),
+        "optimizer": _optimizer(recipe, optimizer),
         "schedule": _schedule(recipe),
         "rates": _rates(recipe, optimizer, order.steps, steps),
         "memory a process": estimate_memory(recipe, method, anchors * len(method.segments)),
@@ -148,6 +156,31 @@ def _sizes(recipe: Recipe) -> str:
     return ", ".join([f"{begin} x {begin} px", *(f"after {first} epochs {side} x {side} px" for first, side in later)])
 
 
+def _loss(recipe: Recipe) -> str:
+    over = "sum" if recipe.bce_sum else "mean"
+    texts = ["cross-entropy" if recipe.loss == "ce" else f"binary cross-entropy, {over} over the classes"]
+    fields = {"targets above": recipe.bce_threshold, "label smoothing": recipe.label_smoothing or None,
+              "mixup": recipe.mixup or None, "cutmix": recipe.cutmix or None}  # fmt: skip
+    return ", ".join([*texts, *(f"{name} {value:g}" for name, value in fields.items() if value is not None)])
+
+
+def _optimizer(recipe: Recipe, optimizer: torch.optim.Optimizer) -> str:
+    texts = [type(optimizer).__name__, f"lr {recipe.lr:g}"]
+    if "momentum" in optimizer.defaults:
+        texts.append(f"momentum {recipe.momentum:g}")
+    texts.append(f"weight decay {recipe.weight_decay:g}")
+    if not recipe.decay_norm_and_bias:
+        texts[-1] += " (not on norms and biases)"
+    if recipe.layer_decay:
+        lowest = min(group["lr_scale"] for group in optimizer.param_groups)
+        texts.append(f"layer decay {recipe.layer_decay:g} (first layer's lr {recipe.lr * lowest:.3g})")
+    if recipe.clip_grad:
+        texts.append(f"gradients clipped to {recipe.clip_grad:g} ({recipe.clip_mode})")
+    if recipe.ema_decay:
+        texts.append(f"weights averaged with {recipe.ema_decay:g}{' (warm-up)' if recipe.ema_warmup else ''}")
+    return ", ".join(texts)
+
+
 def _schedule(recipe: Recipe) -> str:
     texts = {
         "multistep": f"x {recipe.lr_decay:g} at epochs {', '.join(map(str, recipe.milestones))}",
@@ -165,7 +198,7 @@ def _rates(recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_epoch: in
     for step in (*range(0, steps, steps_per_epoch), steps - 1):
         if scheduler is not None:
             scheduler.step_update(step)
-        rates.append(optimizer.param_groups[0]["lr"])
+        rates.append(highest_rate(optimizer))
     return f"{rates[0]:.3g} first, {max(rates):.3g} highest, {rates[-1]:.3g} last"
 
 

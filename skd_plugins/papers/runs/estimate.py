@@ -76,7 +76,7 @@ def _measure(recipe: Recipe, device: torch.device) -> float:
     plain = {name: value for name, value in recipe.model_args.items() if name != "classifier"}
     recipe = replace(recipe, method="ce", method_args={}, model_args=plain, initial_weights=None)
     task = build_task(recipe, 100, device)
-    optimizer = build_optimizer(recipe, task.get_trainable_module())
+    optimizer = build_optimizer(recipe, task.method)
     input = torch.randn(count, 3, recipe.image_size, recipe.image_size, device=device)
     target = torch.arange(count, device=device) % 100
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision)
