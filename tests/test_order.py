@@ -1,6 +1,7 @@
 """The order of an epoch: its laws, for any number of samples, processes and micro-batches."""
 
 import time
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chisquare
+from timm.data.distributed_sampler import RepeatAugSampler
 
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data.order import Batch, Division, TrainingOrder, evaluation_shard
@@ -60,6 +62,64 @@ def test_every_anchor_exactly_once(division: dict[str, Any], epoch: int) -> None
     assert sorted(seen) == list(range(len(division["targets"])))
     positions = np.concatenate([batch.positions for process in batches for batch in process])
     assert sorted(positions) == list(range(len(division["targets"])))
+
+
+@quick
+@given(divisions(), st.integers(2, 5), st.integers(0, 5))
+def test_repeats_are_timms(division: dict[str, Any], repeats: int, epoch: int) -> None:
+    """Each step has the images of timm's RepeatAugSampler, as often as there, and its positions are its own."""
+    assume(not division.get("couples"))
+    targets, world = division["targets"], division["world"]
+    shuffled = make_order(targets, **{k: v for k, v in division.items() if k != "targets"}).anchors(epoch)
+    samplers = [
+        RepeatAugSampler(targets, world, rank, shuffle=False, num_repeats=repeats, selected_round=0)
+        for rank in range(world)
+    ]
+    timms = shuffled[np.array(list(zip_longest(*samplers, fillvalue=-1))).ravel()[: len(targets)]]
+    seen = 0
+    for step in steps_of(all_batches(**division, epoch=epoch, repeats=repeats), division["accumulation"]):
+        images, places = (np.concatenate([getattr(b, name) for b in step]) for name in ("indices", "positions"))
+        assert sorted(places) == list(range(seen, seen + len(images)))
+        if len(images) == division["batch_size"]:  # the last two may share what is left
+            assert sorted(images) == sorted(timms[seen : seen + len(images)])
+        seen += len(images)
+    assert seen == len(targets)
+    order = make_order(targets, **{k: v for k, v in division.items() if k != "targets"}, repeats=repeats)
+    assert sorted(order.anchors(epoch)) == sorted(timms)
+    assert np.bincount(timms).tolist().count(repeats) == len(targets) // repeats
+
+
+def steps_of(processes: list[list[Batch]], accumulation: int) -> list[list[Batch]]:
+    """The batches of each step, of all processes."""
+    count = len(processes[0]) // accumulation
+    return [[b for p in processes for b in p[k * accumulation : (k + 1) * accumulation]] for k in range(count)]
+
+
+@quick
+@given(st.integers(2, 4), st.integers(2, 6), st.integers(1, 8), st.integers(0, 3))
+def test_different_processes_get_the_copies(repeats: int, world: int, images: int, seed: int) -> None:
+    """As from timm's sampler: with at least as many processes as copies no batch has an image twice."""
+    assume(world >= repeats)
+    size = repeats * world * images
+    batches = all_batches(np.zeros(3 * size, np.int64), world=world, batch_size=size, seed=seed, repeats=repeats)
+    for process in batches:
+        for batch in process:
+            assert len(set(batch.indices)) == len(batch.indices) == repeats * images
+
+
+def test_repeated_pairs_are_drawn_anew() -> None:
+    targets = np.repeat(np.arange(4), 50)
+    order = make_order(targets, batch_size=20, repeats=4, segments=("anchor", "pair"))
+    anchors, pairs = order.anchors(0), order.pairs(0)
+    assert (targets[anchors] == targets[pairs]).all()
+    copies = {image: set(pairs[anchors == image]) for image in set(anchors)}
+    assert len(copies) == 50
+    assert np.mean([len(different) for different in copies.values()]) > 3
+
+
+def test_repeats_and_couples_exclude_each_other() -> None:
+    with pytest.raises(SkdError, match=r"repeated augmentation \(3\) would make an image its own partner"):
+        make_order(np.zeros(40, np.int64), batch_size=4, couples=True, repeats=3)
 
 
 @quick

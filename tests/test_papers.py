@@ -170,6 +170,7 @@ OTHER: dict[str, Any] = {
     "scale": (0.5, 1.0), "ratio": (1.0, 2.0), "mean": (0.1, 0.2, 0.3), "std": (0.1, 0.2, 0.3), "trackers": (),
     "method_args": {"weight": 2.0}, "model_args": {"channels": [8]}, "hflip": 0.25, "crop_pct": 0.5,
     "label_smoothing": 0.2, "eval_batch_size": 8, "train_sizes": ((0.0, 32), (0.5, 64)),
+    "auto_augment": "3a",
 }  # fmt: skip
 HARMLESS = {
     "name", "dataset", "eval_batch_size", "workers", "validate_every", "save_every", "save_minutes", "log_every",
@@ -192,6 +193,11 @@ def test_the_address_has_what_can_change_the_result(field: str) -> None:
     other = replace(base, **{field: new})
     assert getattr(other, field) != old
     assert (address_of(base, "d") == address_of(other, "d")) == (field in HARMLESS)
+
+
+def test_fields_that_came_later_leave_addresses_alone() -> None:
+    """The address of a run from before."""
+    assert address_of(Recipe(name="a.b"), "d") == "8f4ad7881d30e164"
 
 
 def test_the_address_has_data_teacher_and_version(monkeypatch: pytest.MonkeyPatch) -> None:

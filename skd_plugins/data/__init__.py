@@ -1,6 +1,7 @@
-"""Data, in reading order: `sources`, `beton` (files written and read), `order`, `augment`, `fetch`, `loader`.
+"""Data, in reading order: `sources`, `beton` (files written and read), `order`, `augment`, `images`, `loader`.
 
-`folder` reads image folders, `mixing` is mixup, `find` finds a recipe's data, `datasets` has the known sets.
+`policy` has further augmentation, `prefetch` the threads and processes, `folder` reads image folders, `mixup` mixes
+images, `find` finds a recipe's data, `datasets` has the known sets.
 """
 
 from typing import TYPE_CHECKING

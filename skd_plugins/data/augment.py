@@ -1,5 +1,6 @@
 """Crop boxes and flips of a whole batch, the same for `.beton` files and folders."""
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -11,6 +12,15 @@ from ..common.errors import SkdError
 from ..common.rng import keys, uniform
 
 _TRIES = 10
+_FLIP = 2 * _TRIES + 2  # the draw for the horizontal flip; the next is for the vertical one
+TRIVIAL = "ta_wide"  # torchvision's name for TrivialAugment; timm has none
+# timm ignores a part of the text that it does not know, and stops with an AssertionError at others.
+_AUTO_AUGMENT = re.compile(
+    r"rand(-(m\d+|n[1-9]|p(0?\.\d+|[01])|mstd\d+(\.\d+)?|mmax\d+|inc[01]|t(weights|3a|3aw)))*"
+    r"|augmix(-(m\d+|w[1-9]|d[1-9]|b[01]|a\d*[1-9]\d*|mstd\d+(\.\d+)?))*"
+    rf"|(v0r?|originalr?|3a)(-mstd\d+(\.\d+)?)?|{TRIVIAL}"
+)
+_SHARES = ("hflip", "vflip", "grayscale", "random_erasing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +36,18 @@ class Augmentation:
         scale: range of the crop's area relative to the image (``rrc``).
         ratio: range of the crop's aspect ratio (``rrc``).
         padding: largest shift, in pixels of the output (``shift``).
-        hflip: probability of a horizontal flip.
+        hflip: probability of a horizontal flip; `vflip` of a vertical one.
+        auto_augment: timm's text for RandAugment (``rand-m9-mstd0.5-inc1``), AugMix (``augmix-m3-w3``), AutoAugment
+            (``original``, ``v0``) or 3-Augment (``3a``), or torchvision's ``ta_wide`` (TrivialAugment). None for none.
+        color_jitter: by how much brightness, contrast and saturation vary: their factors are from 1 - it to 1 + it.
+        grayscale: probability that an image loses its colours.
+        random_erasing: probability of timm's random erasing, which fills a box with noise after normalisation (and
+            after mixup, as timm does).
+        erasing_mode: what fills the box: ``pixel`` is noise, ``rand`` one random colour, ``const`` the mean colour.
+        erasing_count: largest number of boxes an image.
         crop_pct: side of the evaluation crop relative to the image's shorter side.
-        interpolation: PIL's filter for folders. `.beton` files are resized with OpenCV's area filter, as FFCV does.
+        interpolation: PIL's filter for folders, and of `auto_augment`; ``random`` is for the latter only (bilinear or
+            bicubic). `.beton` files are resized with OpenCV's area filter, as FFCV does.
         scaled_decoding: decode a JPEG of a `.beton` file to 1/2, 1/4 or 1/8 of its size if the training crop is at
             least that much larger than the input. This is faster for large photographs but changes the pixels; see
             ``benchmarks/parity.py``. Evaluation always decodes in full.
@@ -43,8 +62,15 @@ class Augmentation:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     padding: int = 4
     hflip: float = 0.5
+    vflip: float = 0.0
+    auto_augment: str | None = None
+    color_jitter: float = 0.0
+    grayscale: float = 0.0
+    random_erasing: float = 0.0
+    erasing_mode: Literal["pixel", "rand", "const"] = "pixel"
+    erasing_count: int = 1
     crop_pct: float = 0.875
-    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    interpolation: Literal["bilinear", "bicubic", "nearest", "random"] = "bilinear"
     scaled_decoding: bool = False
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD
@@ -59,7 +85,16 @@ class Augmentation:
             ("scale", 0 <= self.scale[0] <= self.scale[1] <= 1, "two ascending numbers from 0 to 1"),
             ("ratio", 0 < self.ratio[0] <= self.ratio[1] < np.inf, "two ascending numbers above 0"),
             ("padding", self.padding >= 0, "at least 0"),
-            ("hflip", 0 <= self.hflip <= 1, "from 0 to 1"),
+            *((name, 0 <= getattr(self, name) <= 1, "from 0 to 1") for name in _SHARES),
+            (
+                "auto_augment",
+                self.auto_augment is None or _AUTO_AUGMENT.fullmatch(self.auto_augment),
+                "timm's rand-m9-mstd0.5-inc1 (also n, p, mmax, tweights, t3a, t3aw), augmix-m3-w3 (also d, b, a, mstd)"
+                f", original, originalr, v0, v0r or 3a (each also with -mstd0.5), or torchvision's {TRIVIAL}",
+            ),
+            ("color_jitter", self.color_jitter >= 0, "at least 0"),
+            ("erasing_mode", self.erasing_mode in ("pixel", "rand", "const"), "'pixel', 'rand' or 'const'"),
+            ("erasing_count", self.erasing_count >= 1, "at least 1"),
             ("crop_pct", 0 < self.crop_pct <= 1, "above 0 and at most 1"),
             ("std", min(self.std) > 0, "above 0"),
         ):
@@ -69,9 +104,16 @@ class Augmentation:
     @classmethod
     def of(cls, recipe: Any) -> "Augmentation":
         """The augmentation that a `Recipe` describes; its fields have the same names, and `augment` is the mode."""
-        names = {field.name for field in fields(cls)} - {"mode", "sizes", "scaled_decoding"}
+        names = {field.name for field in fields(cls)} - {
+            "mode", "sizes", "scaled_decoding", "erasing_mode", "erasing_count",
+        }  # fmt: skip
         sizes = tuple((int(share * recipe.epochs), side) for share, side in recipe.train_sizes)
         return cls(mode=recipe.augment, sizes=sizes, **{name: getattr(recipe, name) for name in names})
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether images change in more than crop, flips and erasing. Then worker processes make them."""
+        return bool(self.auto_augment or self.color_jitter or self.grayscale)
 
     def size(self, epoch: int) -> int:
         """Side of an epoch's training images, in pixels."""
@@ -97,14 +139,23 @@ def training_boxes(
     Returns:
         boxes ``[n, 4]`` as (top, left, height, width), which reach outside the image for ``shift``; flips ``[n]``.
     """
-    draws = uniform(keys(seed, epoch, positions, segments), 2 * _TRIES + 3)
-    flips = draws[:, -1] < spec.hflip
+    draws = uniform(keys(seed, epoch, positions, segments), _FLIP + 1)
+    flips = draws[:, _FLIP] < spec.hflip
     if spec.mode == "shift":
         # The image is scaled to the output first, so a shift of one output pixel is height / size pixels.
         steps = np.floor(draws[:, :2] * (2 * spec.padding + 1)).astype(np.int64) - spec.padding
         top, left = (np.rint(steps[:, i] * side / spec.size(epoch)) for i, side in enumerate((heights, widths)))
         return np.stack([top, left, heights, widths], axis=1).astype(np.int64), flips
     return _resized_crops(spec, heights.astype(np.float64), widths.astype(np.float64), draws), flips
+
+
+def vertical_flips(
+    spec: Augmentation, *, seed: int, epoch: int, positions: NDArray[np.integer], segments: NDArray[np.integer]
+) -> NDArray[np.bool_]:
+    """Which images ``[n]`` are flipped vertically; the arguments are those of `training_boxes`."""
+    if not spec.vflip:
+        return np.zeros(len(positions), dtype=bool)
+    return uniform(keys(seed, epoch, positions, segments), _FLIP + 2)[:, -1] < spec.vflip
 
 
 def _resized_crops(

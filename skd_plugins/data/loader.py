@@ -1,7 +1,7 @@
 """`make_loader`: batches from a `.beton` file or an image folder, the same for both."""
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +17,10 @@ from ..common.errors import SkdError
 from .augment import Augmentation
 from .beton.file import BetonFile
 from .folder import FolderData
+from .images import BetonImages, FolderImages
 from .order import UNDIVIDED, Batch, Division, EvaluationOrder, Indices, Order, TrainingOrder, evaluation_shard
-from .prefetch import BetonBatches, FolderBatches
+from .policy import Erasing
+from .prefetch import ProcessBatches, ThreadBatches
 
 
 class Loader:
@@ -28,6 +30,7 @@ class Loader:
     are normalised on the device by timm's `PrefetchLoader`, which copies the next batch while the current one is used.
 
     Attributes:
+        mix: gets each training batch before random erasing, and gives the one that is used instead; None for none.
         order: the training order, None for evaluation.
         indices: the samples that this process evaluates, in order, None for training.
         classes: class names, None if the data does not name them.
@@ -56,10 +59,23 @@ class Loader:
         self.num_samples = len(data)
         self.mean, self.std = spec.mean, spec.std
         self.skipped: dict[int, str] = {}
+        self.mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
         self._next = (0, 0)
         self._pin = device.type == "cuda"
-        kind: Any = BetonBatches if isinstance(data, BetonFile) else FolderBatches
-        self._images: BetonBatches | FolderBatches = kind(data, spec, order, workers=workers, pin=self._pin)
+        clean = tuple(role == "clean" for role in order.segments)
+        self._erasing = None
+        if spec.random_erasing and self.order is not None:
+            self._erasing = Erasing(spec, seed=order.seed, clean=clean, device=device)
+        self._images: BetonImages | FolderImages
+        self._batches: ThreadBatches | ProcessBatches
+        if isinstance(data, BetonFile):
+            self._images = BetonImages(data, spec, seed=order.seed, clean=clean)
+        else:
+            self._images = FolderImages(data, spec, seed=order.seed, clean=clean)
+        if isinstance(self._images, BetonImages) and (self.order is None or not spec.changes_pixels):
+            self._batches = ThreadBatches(self._images, workers=workers, pin=self._pin)
+        else:
+            self._batches = ProcessBatches(self._images, workers=workers, pin=self._pin)
         host: Any = _Host(self)  # it only iterates
         self._on_device = PrefetchLoader(host, mean=spec.mean, std=spec.std, device=device, img_dtype=dtype)
 
@@ -72,10 +88,18 @@ class Loader:
         self._next = (epoch, start_step)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if len(self):
-            # When the epoch is left early, closing ends the threads or empties the workers' queues.
-            with closing(iter(self._on_device)) as batches:
-                yield from batches
+        if not len(self):
+            return
+        epoch, start = self._next
+        drawn = self._order.batches(epoch, start)  # once more, as the prefetcher hands on nothing but tensors
+        # When the epoch is left early, closing ends the threads or empties the workers' queues.
+        with closing(iter(self._on_device)) as batches:
+            for input, target in batches:
+                if self.mix is not None:
+                    input, target = self.mix(input, target)
+                if self._erasing is not None:
+                    self._erasing(input, epoch, next(drawn))
+                yield input, target
 
     def host_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """``(uint8 [n, 3, H, W], target [n])`` in host memory, before normalisation."""
@@ -83,7 +107,7 @@ class Loader:
         self._next = (epoch + 1, 0)
         if self.order is None:
             self.skipped = {}
-        with closing(self._images.fetch(self._order.batches(epoch, start), epoch)) as fetched:
+        with closing(self._batches.fetch(self._order.batches(epoch, start), epoch)) as fetched:
             for batch, (pixels, broken) in fetched:
                 indices = batch.indices
                 if broken:
@@ -99,7 +123,7 @@ class Loader:
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """A sample as a network sees it before normalisation: uint8 ``[H, W, 3]``."""
-        pixels, reason = self._images.one(index, 0, 0, 0)
+        pixels, reason = self._images[index, 0, 0, 0]
         if reason:
             raise SkdError(f"{self.data.name_of(index)} can't be decoded: {reason}")
         picture: NDArray[np.uint8] = pixels.numpy()
@@ -132,7 +156,7 @@ class Loader:
         place = int(np.flatnonzero(same == index)[0])
         for candidate in np.roll(same, -place - 1)[:-1]:
             if int(candidate) not in self.skipped:
-                pixels, reason = self._images.one(int(candidate), epoch, position, segment)
+                pixels, reason = self._images[int(candidate), epoch, position, segment]
                 if not reason:
                     return pixels
                 self.skipped[int(candidate)] = reason
@@ -170,6 +194,7 @@ def make_loader(
     *,
     segments: Sequence[str] = ("anchor",),
     couples: bool = False,
+    repeats: int = 1,
     batch_size: int = 256,
     train: bool = True,
     augmentation: Augmentation | None = None,
@@ -183,18 +208,19 @@ def make_loader(
 ) -> Loader:
     """Batches of ``(input [S * B, 3, H, W], target [S * B])`` from a `.beton` file or an image folder.
 
-    Training takes random crops and flips, and every anchor once an epoch. The same seed gives the same order and pixels
-    for any number of workers and processes (see `TrainingOrder`). Evaluation takes centre crops, in order; each process
-    gets its own share of the samples.
+    Training takes random crops and flips, and every anchor once an epoch (but see `repeats`). The same seed gives the
+    same order and pixels for any number of workers and processes (see `TrainingOrder`). Evaluation takes centre crops,
+    in order; each process gets its own share of the samples.
 
     Args:
         segments: what a training batch consists of, see `Method.segments`.
-        couples: see `TrainingOrder`. Training only.
+        couples: see `TrainingOrder`; `repeats` likewise. Training only.
         batch_size: training: anchors a step over all processes and micro-batches; evaluation: images a batch.
-        augmentation: crop, flip and normalisation; ImageNet's by default.
+        augmentation: crop, flip, further changes, and normalisation; ImageNet's by default.
         image_size: overrides the augmentation's (not its `sizes`).
-        seed: of order, pairs, crops and flips.
-        workers: decoding threads (`.beton`) or processes (folder; 0 decodes in this process).
+        seed: of order, pairs and augmentation.
+        workers: decoding threads (`.beton`) or processes (folder, or if the augmentation changes pixels as
+            ``auto_augment`` does; 0 decodes in this process).
         skip_broken: leave undecodable images out and count them, instead of an error that names the image.
     """
     spec = augmentation or Augmentation()
@@ -208,8 +234,9 @@ def make_loader(
     order: Order
     if train:
         order = TrainingOrder(
-            data.targets, segments=segments, batch_size=batch_size, seed=seed, couples=couples, division=division
-        )
+            data.targets, segments=segments, batch_size=batch_size, seed=seed, couples=couples, division=division,
+            repeats=repeats,
+        )  # fmt: skip
     else:
         spec = replace(spec, sizes=())
         order = EvaluationOrder(evaluation_shard(len(data), division.rank, division.world), batch_size)

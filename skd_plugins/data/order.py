@@ -20,6 +20,12 @@ class Batch:
     positions: Indices  # each anchor's position in the epoch's order [b]
 
 
+def rows_of(batch: Batch) -> tuple[Indices, Indices]:
+    """The anchor position and the segment number of each of a batch's images."""
+    segments, anchors = np.divmod(np.arange(len(batch.indices)), len(batch.positions))
+    return batch.positions[anchors], segments
+
+
 @dataclass(frozen=True, kw_only=True)
 class Division:
     """How a step's anchors are divided over processes and micro-batches."""
@@ -57,6 +63,9 @@ class TrainingOrder:
         couples: every class in a process's batch appears there at least twice, for CS-KD with ``pairing="batch"``. The
             only sample of a class has no partner.
         drop_last: leave out an incomplete last batch, as timm's training loaders do.
+        repeats: repeated augmentation, as timm's RepeatAugSampler: an epoch keeps its length, but takes the first
+            1/`repeats` of the shuffle, each image `repeats` times one after another. A step's copies of an image stand
+            as far apart as they can, so that different processes get them, as timm's do.
     """
 
     def __init__(
@@ -69,6 +78,7 @@ class TrainingOrder:
         couples: bool = False,
         division: Division = UNDIVIDED,
         drop_last: bool = False,
+        repeats: int = 1,
     ) -> None:
         parts = division.parts
         if not segments or segments[0] != "anchor" or not set(segments) <= set(ROLES):
@@ -84,11 +94,19 @@ class TrainingOrder:
                 f"batch_size={batch_size} is too small for {division}, which need two images each (BatchNorm can't "
                 "train on one)"
             )
+        if repeats < 1:
+            raise SkdError(f"repeated augmentation should be at least 1, got {repeats}")
+        if couples and repeats > 1:
+            raise SkdError(
+                f"repeated augmentation ({repeats}) would make an image its own partner, but this method needs two "
+                "images of each class in a batch; leave one of them out"
+            )
         if len(targets) < 2 * parts:
             raise SkdError(f"{len(targets)} training images are too few for {division}, which need two each")
         self.targets = np.asarray(targets, dtype=np.int64)
         self.segments = tuple(segments)
         self.batch_size, self.seed, self.couples, self.division = batch_size, seed, couples, division
+        self.repeats = repeats
         self.counts = np.bincount(self.targets)
         self.starts = np.cumsum(self.counts) - self.counts
         self._labels = _narrow(self.targets, len(self.counts))  # a small type, since every look-up misses the cache
@@ -108,11 +126,16 @@ class TrainingOrder:
         return len(self._shares)
 
     def anchors(self, epoch: int) -> Indices:
-        """All samples in the epoch's order ``[N]``."""
+        """The samples in the epoch's order ``[N]``."""
         generator = self._generator(epoch, 0)
         if self.couples:
             return self._couples_first(generator)
         shuffled: Indices = generator.permutation(len(self.targets))
+        if self.repeats > 1:
+            places = np.arange(len(shuffled))
+            # Within each step the first copies, then the second ones, ...
+            places = places[np.lexsort((places % self.repeats, places // self.batch_size))]
+            shuffled = shuffled[places // self.repeats]
         return shuffled
 
     def pairs(self, epoch: int) -> Indices:

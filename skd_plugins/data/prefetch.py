@@ -1,52 +1,37 @@
-"""Prefetched, decoded batches: by threads from `.beton` files, by processes from folders."""
+"""Prefetched, decoded batches, made by threads or by processes."""
 
 import os
 import re
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from shutil import disk_usage
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..common.errors import SkdError
-from .augment import Augmentation, center_boxes, training_boxes
-from .beton.file import BetonFile
-from .folder import FolderData, FolderImages, Request
-from .order import Batch, Indices, Order
+from .images import BetonImages, Images, Request
+from .order import Batch, rows_of
 
 _SHARED = Path("/dev/shm")
 READER_DIED = re.compile(r"DataLoader worker \(pid")  # torch's words
 READER_ADVICE = (
     "a process that reads images died: too little memory, or shared memory (docker: --shm-size, SLURM: "
-    "--mem); use fewer workers, workers=0, or a .beton file, which needs none"
+    "--mem); use fewer workers, workers=0, or a .beton file, which needs none (but for auto_augment, color_jitter and "
+    "grayscale)"
 )
 Raw = tuple[Tensor, dict[int, str]]  # uint8 [n, H, W, 3], and why some of its rows can't be decoded
 
 
-def _clean(order: Order) -> tuple[bool, ...]:
-    """For each segment whether it gets the evaluation transform."""
-    return tuple(role == "clean" for role in order.segments)
-
-
-def _rows(batch: Batch) -> tuple[Indices, Indices]:
-    """The anchor position and the segment number of each of a batch's images."""
-    segments, anchors = np.divmod(np.arange(len(batch.indices)), len(batch.positions))
-    return batch.positions[anchors], segments
-
-
-class BetonBatches:
+class ThreadBatches:
     """Batches of a `.beton` file, decoded by threads (the C code runs without Python's lock)."""
 
-    def __init__(self, data: BetonFile, spec: Augmentation, order: Order, *, workers: int, pin: bool) -> None:
-        self.data, self.spec, self.seed, self.clean = data, spec, order.seed, np.array(_clean(order))
-        self.workers, self.pin = max(1, workers), pin
+    def __init__(self, images: BetonImages, *, workers: int, pin: bool) -> None:
+        self.images, self.workers, self.pin = images, max(1, workers), pin
 
     def fetch(self, batches: Iterator[Batch], epoch: int) -> Generator[tuple[Batch, Raw], None, None]:
         """The batches with their pixels, in order; up to two are decoded ahead."""
@@ -68,53 +53,23 @@ class BetonBatches:
         finally:  # also when the consumer leaves early and the generator is closed
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def one(self, index: int, epoch: int, position: int, segment: int) -> tuple[Tensor, str]:
-        """One image ``[H, W, 3]`` and why it can't be decoded (empty if it can)."""
-        size = self.spec.size(epoch)
-        pixels = torch.empty(1, size, size, 3, dtype=torch.uint8)
-        decode = self._decoder(np.array([index]), np.array([position]), np.array([segment]), epoch, pixels.numpy())
-        return pixels[0], decode(range(1)).get(0, "")
-
     def _submit(
         self, pool: ThreadPoolExecutor, batch: Batch, epoch: int
     ) -> tuple[Tensor, list[Future[dict[int, str]]]]:
-        size, rows = self.spec.size(epoch), len(batch.indices)
+        size, rows = self.images.spec.size(epoch), len(batch.indices)
         # A fresh buffer each time: torch's pinned allocator reuses one only after the copy from it has ended.
         pixels = torch.empty(rows, size, size, 3, dtype=torch.uint8, pin_memory=self.pin)
-        decode = self._decoder(batch.indices, *_rows(batch), epoch, pixels.numpy())
+        decode = self.images.decoder(batch.indices, *rows_of(batch), epoch, pixels.numpy())
         # Interleaved shares, since the segments' images differ in cost.
         shares = [range(first, rows, self.workers) for first in range(min(self.workers, rows))]
         return pixels, [pool.submit(decode, share) for share in shares]
 
-    def _decoder(
-        self, indices: Indices, positions: Indices, segments: Indices, epoch: int, out: NDArray[np.uint8]
-    ) -> Callable[[range], dict[int, str]]:
-        """A function that decodes some rows into `out` and returns which can't be decoded, and why."""
-        heights, widths = self.data.heights[indices], self.data.widths[indices]
-        boxes, flips = training_boxes(
-            self.spec, heights, widths, seed=self.seed, epoch=epoch, positions=positions, segments=segments
-        )
-        clean = self.clean[segments]
-        boxes[clean] = center_boxes(self.spec, heights[clean], widths[clean])
-        flips &= ~clean
-        scaled = self.spec.scaled_decoding & ~clean
 
-        def decode(rows: range) -> dict[int, str]:
-            broken = {}
-            for row in rows:
-                index, flip, small = int(indices[row]), bool(flips[row]), bool(scaled[row])
-                if reason := self.data.crop(index, boxes[row], flip, out[row], scaled=small):
-                    broken[row] = reason
-            return broken
+class ProcessBatches:
+    """Batches that torch's worker processes make; without workers this process does."""
 
-        return decode
-
-
-class FolderBatches:
-    """Batches of a folder, decoded by torch's worker processes."""
-
-    def __init__(self, data: FolderData, spec: Augmentation, order: Order, *, workers: int, pin: bool) -> None:
-        self.images = FolderImages(data, spec, seed=order.seed, clean=_clean(order))
+    def __init__(self, images: Images, *, workers: int, pin: bool) -> None:
+        self.images = images
         self._requests = _Requests()
         self._loader = torch.utils.data.DataLoader(
             self.images,
@@ -152,17 +107,14 @@ class FolderBatches:
                     raise SkdError(
                         f"{_SHARED} has {free >> 20} MB free, but {self._loader.num_workers} workers need up to "
                         f"{(needed >> 20) + 1} MB for the batches of {self.images.data.path}; make it larger (docker: "
-                        "--shm-size), use fewer workers, workers=0, or a .beton file, which needs none"
+                        "--shm-size), use fewer workers, workers=0, or a .beton file, which needs none (but for "
+                        "auto_augment, color_jitter and grayscale)"
                     )
             yield batch
 
-    def one(self, index: int, epoch: int, position: int, segment: int) -> tuple[Tensor, str]:
-        """One image ``[H, W, 3]`` and why it can't be decoded (empty if it can)."""
-        return self.images[index, epoch, position, segment]
-
 
 class _Requests:
-    """The sampler of `FolderBatches`: torch runs it a few batches ahead.
+    """The sampler of `ProcessBatches`: torch runs it a few batches ahead.
 
     It is an object of its own because a cycle of references would leave the workers to the garbage collector.
     """
@@ -180,7 +132,7 @@ class _Requests:
         epoch, pending = self._epoch, self._pending
         for batch in self._batches:
             pending.append(batch)
-            rows = zip(batch.indices.tolist(), *(values.tolist() for values in _rows(batch)), strict=True)
+            rows = zip(batch.indices.tolist(), *(values.tolist() for values in rows_of(batch)), strict=True)
             yield [(index, epoch, position, segment) for index, position, segment in rows]
 
 

@@ -112,6 +112,7 @@ def whole_batches(
     segments: Sequence[str] = ("anchor",),
     couples: bool = False,
     seed: int = 0,
+    repeats: int = 1,
 ) -> TrainingOrder:
     """An order of whole batches, like timm's training loaders; `batch_size` counts a process's anchors.
 
@@ -129,5 +130,5 @@ def whole_batches(
         )
     return TrainingOrder(
         labels.astype(np.int64), segments=segments, batch_size=anchors, seed=seed, couples=couples, division=division,
-        drop_last=True,
+        drop_last=True, repeats=repeats,
     )  # fmt: skip

@@ -102,7 +102,8 @@ class Run:
         check_mixing(recipe, self.method)
         self.train_loader = training_loader(recipe, train_path, self.method, **where)
         _check_classes(self.train_loader, self.val_loader, num_classes)
-        self.mixup = build_mixup(recipe, num_classes)
+        if (mixup := build_mixup(recipe, num_classes)) is not None:
+            self.train_loader.mix = partial(mix_segments, mixup, segments=len(self.method.segments))
         assert self.train_loader.order is not None
         self.order = self.train_loader.order
         self.steps_per_epoch = self.order.steps
@@ -204,8 +205,6 @@ class Run:
                 if micro == 0:  # later, BatchNorm has already seen a part of the step, which a resume repeats
                     self.save()
                 raise
-            if self.mixup is not None:
-                input, target = mix_segments(self.mixup, input, target, len(self.method.segments))
             if not recipe.channels_last:  # the loader's batches always are, and convolutions follow their input
                 input = input.contiguous()
             last = micro == recipe.grad_accumulation - 1

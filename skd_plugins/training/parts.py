@@ -36,7 +36,7 @@ def training_loader(
         path, train=True, segments=method.segments, couples=method.couples, batch_size=recipe.batch_size,
         augmentation=Augmentation.of(recipe), seed=recipe.seed, workers=_workers(recipe), device=device,
         division=Division(rank=rank, world=world, accumulation=recipe.grad_accumulation, even=mixes(recipe)),
-        skip_broken=recipe.skip_broken,
+        skip_broken=recipe.skip_broken, repeats=recipe.repeated_augmentation,
     )  # fmt: skip
 
 

@@ -57,6 +57,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
     order = TrainingOrder(
         targets, segments=method.segments, batch_size=recipe.batch_size, couples=method.couples,
         division=Division(world=processes, accumulation=recipe.grad_accumulation, even=mixes(recipe)),
+        repeats=recipe.repeated_augmentation,
     )  # fmt: skip
     anchors = recipe.batch_size // (processes * recipe.grad_accumulation)
     steps = min(recipe.epochs * order.steps, recipe.max_steps or recipe.epochs * order.steps)
@@ -67,6 +68,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
         "method": f"{recipe.method} {recipe.method_args}" if recipe.method_args else recipe.method,
         "network": f"{recipe.model}, {num_classes} classes, {recipe.image_size} x {recipe.image_size} px",
         **({"training images": _sizes(recipe)} if recipe.train_sizes else {}),
+        "augmentation": _augmentation(recipe),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **({"of these, frozen": frozen} if recipe.freeze != "none" else {}),
         "training-only parameters": sum(p.numel() for p in method.parameters())
@@ -178,6 +180,20 @@ def _optimizer(recipe: Recipe, optimizer: torch.optim.Optimizer) -> str:
         texts.append(f"gradients clipped to {recipe.clip_grad:g} ({recipe.clip_mode})")
     if recipe.ema_decay:
         texts.append(f"weights averaged with {recipe.ema_decay:g}{' (warm-up)' if recipe.ema_warmup else ''}")
+    return ", ".join(texts)
+
+
+def _augmentation(recipe: Recipe) -> str:
+    spec, repeats = Augmentation.of(recipe), recipe.repeated_augmentation
+    crop = f"random crop of {spec.scale[0]:g} to {spec.scale[1]:g} of the area"
+    texts = [crop if spec.mode == "rrc" else f"shift by up to {spec.padding} px"]
+    names = {
+        "hflip": "flip", "vflip": "vertical flip", "auto_augment": "", "color_jitter": "colour jitter",
+        "grayscale": "grayscale", "random_erasing": "random erasing",
+    }  # fmt: skip
+    values = {name: getattr(spec, field) for field, name in names.items()}
+    texts += [f"{name} {value}".strip() for name, value in values.items() if value]
+    texts += [f"1/{repeats} of the images an epoch, each {repeats} times"] if repeats > 1 else []
     return ", ".join(texts)
 
 

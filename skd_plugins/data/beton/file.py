@@ -81,6 +81,10 @@ class BetonFile:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def __reduce__(self) -> tuple[type["BetonFile"], tuple[Path]]:
+        """Sends a worker process the path, not the file's content."""
+        return BetonFile, (self.path,)
+
     def fingerprint(self) -> str:
         """A digest of the labels and the images' CRC-32s; without these, of the tables, the size and some images.
 

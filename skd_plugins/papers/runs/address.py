@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ _WITHOUT_EFFECT = frozenset({
     "name", "dataset", "eval_batch_size", "workers", "validate_every", "save_every", "save_minutes", "log_every",
     "trackers",
 })  # fmt: skip
+# Added when there were runs already: switched off, such a field leaves the address of a run as it was.
+_ADDED = frozenset({
+    "vflip", "auto_augment", "color_jitter", "grayscale", "random_erasing", "repeated_augmentation", "loss",
+    "layer_decay", "clip_mode", "ema_warmup",
+})  # fmt: skip
+_OFF = {field.name: field.default for field in fields(Recipe) if field.name in _ADDED}
 _LENGTH = 16  # hexadecimal digits: 64 bits, for some hundred runs
 _SMALL = 100e6  # bytes; of larger image folders, such as ImageNet's, only names and sizes are hashed
 
@@ -29,8 +36,9 @@ def address_of(recipe: Recipe, data: str, *, network: str = "") -> str:
         data: `data_checksum` of the training data.
         network: address of the run whose network it uses (a teacher).
     """
-    fields = {name: value for name, value in recipe.to_json().items() if name not in _WITHOUT_EFFECT}
-    return hash_of({"recipe": fields, "data": data, "version": RESULTS_VERSION, "network": network})
+    values = {name: value for name, value in recipe.to_json().items() if name not in _WITHOUT_EFFECT}
+    values = {name: value for name, value in values.items() if name not in _OFF or value != _OFF[name]}
+    return hash_of({"recipe": values, "data": data, "version": RESULTS_VERSION, "network": network})
 
 
 def hash_of(values: dict[str, Any]) -> str:

@@ -1,0 +1,137 @@
+"""How a request becomes an image, for folders and `.beton` files."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data import create_transform
+
+from ..common.errors import SkdError
+from .augment import Augmentation, center_boxes, training_boxes, vertical_flips
+from .beton.file import BetonFile
+from .folder import FolderData
+from .order import Indices
+from .policy import changed
+from .sources import read_rgb
+
+Request = tuple[int, int, int, int]  # sample, epoch, position, segment
+Pixels = NDArray[np.uint8]
+
+
+class Images(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
+    """What the loader's workers index: a request gives an image, and the reason if it can't be decoded.
+
+    Args:
+        clean: for each segment whether it gets the evaluation transform.
+    """
+
+    def __init__(self, data: Any, spec: Augmentation, *, seed: int, clean: tuple[bool, ...]) -> None:
+        self.data, self.spec, self.seed, self.clean = data, spec, seed, clean
+
+    def __getitem__(self, request: Request) -> tuple[torch.Tensor, str]:
+        """The image as uint8 ``[H, W, 3]``, or any pixels and why it can't be decoded."""
+        _, epoch, position, segment = request
+        pixels, reason = self.cropped(request)
+        if not reason and not self.clean[segment]:
+            pixels = changed(pixels, self.spec, seed=self.seed, epoch=epoch, position=position, segment=segment)
+        return torch.from_numpy(pixels), reason
+
+    @abstractmethod
+    def cropped(self, request: Request) -> tuple[Pixels, str]:
+        """The image after crop and flips."""
+
+
+class BetonImages(Images):
+    """Images of a `.beton` file."""
+
+    data: BetonFile
+
+    def cropped(self, request: Request) -> tuple[Pixels, str]:
+        """The image after crop and flips."""
+        index, epoch, position, segment = request
+        size = self.spec.size(epoch)
+        pixels = np.empty((1, size, size, 3), dtype=np.uint8)
+        decode = self.decoder(np.array([index]), np.array([position]), np.array([segment]), epoch, pixels)
+        return pixels[0], decode(range(1)).get(0, "")
+
+    def decoder(
+        self, indices: Indices, positions: Indices, segments: Indices, epoch: int, out: Pixels
+    ) -> Callable[[range], dict[int, str]]:
+        """Draws the boxes and flips of a batch.
+
+        Args:
+            out: ``[n, H, W, 3]``, written by the function that is returned: it decodes some of the rows and says which
+                can't be decoded, and why.
+        """
+        heights, widths = self.data.heights[indices], self.data.widths[indices]
+        place: Any = {"seed": self.seed, "epoch": epoch, "positions": positions, "segments": segments}
+        boxes, flips = training_boxes(self.spec, heights, widths, **place)
+        clean = np.array(self.clean)[segments]
+        boxes[clean] = center_boxes(self.spec, heights[clean], widths[clean])
+        flips &= ~clean
+        turned = vertical_flips(self.spec, **place) & ~clean
+        scaled = self.spec.scaled_decoding & ~clean
+
+        def decode(rows: range) -> dict[int, str]:
+            broken = {}
+            for row in rows:
+                index, flip, small = int(indices[row]), bool(flips[row]), bool(scaled[row])
+                if reason := self.data.crop(index, boxes[row], flip, out[row], scaled=small):
+                    broken[row] = reason
+                elif turned[row]:
+                    out[row] = out[row, ::-1].copy()
+            return broken
+
+        return decode
+
+
+class FolderImages(Images):
+    """Images of a folder, read by PIL."""
+
+    data: FolderData
+
+    def __init__(self, data: FolderData, spec: Augmentation, *, seed: int, clean: tuple[bool, ...]) -> None:
+        if spec.interpolation == "random":
+            raise SkdError(f"interpolation=random is for .beton files, and {data.path} is a folder; choose one")
+        super().__init__(data, spec, seed=seed, clean=clean)
+
+    def cropped(self, request: Request) -> tuple[Pixels, str]:
+        """The image after crop and flips, or a black one."""
+        index, epoch, _, segment = request
+        size = self.spec.size(epoch)
+        try:
+            image = read_rgb(self.data.samples[index][0])
+        except Exception as error:  # PIL's plugins raise anything; the main process reports it
+            return np.zeros((size, size, 3), dtype=np.uint8), f"{type(error).__name__}: {error}"
+        if self.clean[segment]:
+            evaluation = _evaluation(size, self.spec.crop_pct, self.spec.interpolation)
+            pixels: Pixels = np.asarray(evaluation(image)).transpose(1, 2, 0)
+            return pixels, ""
+        return self._augmented(image, request), ""
+
+    def _augmented(self, image: Image.Image, request: Request) -> Pixels:
+        _, epoch, position, segment = request
+        place: Any = {
+            "seed": self.seed, "epoch": epoch, "positions": np.array([position]), "segments": np.array([segment]),
+        }  # fmt: skip
+        boxes, flips = training_boxes(self.spec, np.array([image.height]), np.array([image.width]), **place)
+        top, left, height, width = (int(value) for value in boxes[0])
+        size, resample = self.spec.size(epoch), Image.Resampling[self.spec.interpolation.upper()]
+        # Not `resize(box=...)`, which uses pixels around the box. `crop` is black outside the image.
+        image = image.crop((left, top, left + width, top + height)).resize((size, size), resample)
+        pixels = np.array(image)
+        pixels = pixels[:, ::-1] if flips[0] else pixels
+        return np.ascontiguousarray(pixels[::-1] if vertical_flips(self.spec, **place)[0] else pixels)
+
+
+@cache
+def _evaluation(size: int, crop_pct: float, interpolation: str) -> Callable[[Image.Image], Any]:
+    transform: Callable[[Image.Image], Any] = create_transform(
+        (3, size, size), use_prefetcher=True, crop_pct=crop_pct, interpolation=interpolation
+    )
+    return transform

@@ -1,0 +1,103 @@
+"""timm's and torchvision's random changes of a cropped image, with random numbers keyed like those of the crop.
+
+Their code draws from the global generators of Python, NumPy and torch, which threads would share. So it runs in the
+main thread of a process, where each image seeds the generators for itself.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data.random_erasing import RandomErasing
+from timm.data.transforms_factory import transforms_imagenet_train
+from torch import Tensor
+from torchvision.transforms import Compose, InterpolationMode, TrivialAugmentWide
+
+from ..common.rng import keys
+from .augment import TRIVIAL, Augmentation
+from .order import Batch, rows_of
+
+_CHANGES, _ERASING = 1, 2  # what a key is for; those of crops and flips have no such part
+Change = Callable[[Image.Image], Image.Image]
+
+
+@contextmanager
+def borrowed_generators(*others: torch.Generator) -> Iterator[Callable[[int], None]]:
+    """Gives a function that seeds the global generators, and `others`; at the end they are as they were."""
+    generators = (torch.default_generator, *others)
+    states = random.getstate(), np.random.get_state(), [generator.get_state() for generator in generators]
+
+    def seed(key: int) -> None:
+        random.seed(key)
+        np.random.seed([key & (2**32 - 1), key >> 32])
+        for generator in generators:
+            generator.manual_seed(key & (2**63 - 1))
+
+    try:
+        yield seed
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for generator, state in zip(generators, states[2], strict=True):
+            generator.set_state(state)
+
+
+@cache
+def changes_of(spec: Augmentation, size: int) -> Change | None:
+    """What timm's training transform does between the flips and the tensor, for images of that side; None if nothing.
+
+    Unlike timm, ``auto_augment`` does not switch ``color_jitter`` off.
+    """
+    if not spec.changes_pixels:
+        return None
+    trivial = spec.auto_augment == TRIVIAL
+    policy: Any = None if trivial else spec.auto_augment
+    _, changes, _ = transforms_imagenet_train(
+        size, color_jitter=spec.color_jitter or None, force_color_jitter=True, grayscale_prob=spec.grayscale,  # type: ignore[arg-type]  # it takes None
+        auto_augment=policy, interpolation=spec.interpolation, mean=spec.mean, separate=True,
+    )  # fmt: skip
+    interpolation = InterpolationMode("bilinear" if spec.interpolation == "random" else spec.interpolation)
+    return Compose([TrivialAugmentWide(interpolation=interpolation), changes]) if trivial else changes
+
+
+def changed(
+    pixels: NDArray[np.uint8], spec: Augmentation, *, seed: int, epoch: int, position: int, segment: int
+) -> NDArray[np.uint8]:
+    """A cropped image ``[H, W, 3]`` after `changes_of`."""
+    change = changes_of(spec, spec.size(epoch))
+    if change is None:
+        return pixels
+    with borrowed_generators() as seed_generators:
+        seed_generators(int(keys(seed, epoch, position, segment, _CHANGES)[0]))
+        return np.array(change(Image.fromarray(pixels)))
+
+
+class Erasing:
+    """timm's random erasing of a batch on its device. What is erased does not depend on the number of processes.
+
+    Args:
+        clean: for each segment whether it is left alone.
+    """
+
+    def __init__(self, spec: Augmentation, *, seed: int, clean: Sequence[bool], device: torch.device) -> None:
+        self.seed, self.clean = seed, np.array(clean)
+        self._erase = RandomErasing(
+            spec.random_erasing, mode=spec.erasing_mode, max_count=spec.erasing_count, device=device
+        )
+
+    def __call__(self, input: Tensor, epoch: int, batch: Batch) -> None:
+        """Erases in place; the input ``[S * B, 3, H, W]`` is normalised."""
+        positions, segments = rows_of(batch)
+        numbers = keys(self.seed, epoch, positions, segments, _ERASING).tolist()
+        device = input.device
+        others = [torch.cuda.default_generators[device.index]] if device.type == "cuda" else []
+        with borrowed_generators(*others) as seed_generators:
+            for row in np.flatnonzero(~self.clean[segments]).tolist():
+                seed_generators(numbers[row])
+                self._erase(input[row])
