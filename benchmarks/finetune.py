@@ -42,7 +42,7 @@ def base(weights: Path) -> Recipe:
     """recipes/finetune_timm.py for a small network on few images."""
     return replace(
         recipe_of("finetune_timm"), name="lite0.stamps", model=MODEL, initial_weights=str(weights), batch_size=16,
-        epochs=12, image_size=128, scale=(0.4, 1.0), crop_pct=1.0, workers=0, validate_every=12, trackers=(), **PIXELS,
+        epochs=12, image_size=112, scale=(0.4, 1.0), crop_pct=1.0, workers=0, validate_every=12, trackers=(), **PIXELS,
     )  # fmt: skip
 
 
