@@ -17,6 +17,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import timm
 import torch
 from PIL import Image
@@ -27,6 +28,8 @@ from torch import nn
 from torchvision.transforms.functional import to_tensor
 
 from skd_plugins.common.errors import SkdError
+from skd_plugins.data.beton.write import write_beton
+from skd_plugins.data.sources import Source
 from skd_plugins.weights import load_weights
 
 MODEL = "tf_efficientnet_lite0"
@@ -57,6 +60,7 @@ def fetch(folder: Path) -> None:
         _run(["dpkg", "-x", archive.name, "unpacked"], folder)
         (folder / "unpacked" / "usr" / "share" / "tuxpaint" / "stamps").rename(folder / "stamps")
         archive.unlink()
+        shutil.rmtree(folder / "unpacked")
 
 
 def _run(command: list[str], folder: Path) -> None:
@@ -149,16 +153,25 @@ def on_white(file: Path) -> Image.Image:
     return square.convert("RGB")
 
 
-def write_folders(folder: Path) -> dict[str, dict[str, int]]:
-    """``data/train``, ``data/val`` and ``test/val`` below `folder`; the number of images of each class in each."""
+def write_data(folder: Path) -> dict[str, dict[str, int]]:
+    """``data`` and ``test`` below `folder`, as `.beton` files; the number of images of each class in each half."""
+    halves: dict[str, list[tuple[Path, int]]] = defaultdict(list)
     counts: dict[str, dict[str, int]] = {}
-    for name, files in photographs(folder / "stamps").items():
-        short = name.rpartition("/")[2]
-        halves = split(files)
-        counts[short] = {half: len(members) for half, members in halves.items()}
-        for half, members in halves.items():
-            place = folder / {"test": "test/val"}.get(half, f"data/{half}") / short
-            place.mkdir(parents=True, exist_ok=True)
-            for file in members:
-                on_white(file).save(place / f"{file.stem}.png")
+    for label, (name, files) in enumerate(photographs(folder / "stamps").items()):
+        parts = split(files)
+        counts[name.rpartition("/")[2]] = {half: len(members) for half, members in parts.items()}
+        for half, members in parts.items():
+            halves[half] += [(file, label) for file in members]
+    for half, place in {"train": "data/train", "val": "data/val", "test": "test/val"}.items():
+        path = folder / f"{place}.beton"
+        path.parent.mkdir(exist_ok=True)
+        write_beton(_source(half, halves[half], list(counts)), path, raw_share=1.0, workers=1)
     return counts
+
+
+def _source(half: str, samples: list[tuple[Path, int]], classes: list[str]) -> Source:
+    targets = np.asarray([label for _, label in samples], np.int64)
+    return Source(
+        f"{STAMPS}, {half}", classes, targets, lambda index: np.asarray(on_white(samples[index][0])),
+        lambda index: samples[index][0].stem,
+    )  # fmt: skip
