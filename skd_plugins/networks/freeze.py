@@ -14,8 +14,7 @@ Frozen: TypeAlias = Literal["none", "norms", "stem", "body"]
 
 
 def freeze(model: nn.Module, part: Frozen) -> None:
-    """Takes the gradients from the BatchNorm layers, from the stem (timm's first group of layers), or from the body,
-    which is all but the classifier.
+    """Takes the gradients from the BatchNorm layers, the stem (timm's first group), or all but the classifier.
 
     BatchNorm in it stays in evaluation mode: it uses and keeps the statistics that it came with. Dropout and stochastic
     depth stay on.
