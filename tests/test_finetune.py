@@ -45,16 +45,23 @@ def test_torchvision_has_no_stem_but_a_body() -> None:
 @pytest.mark.parametrize("method", ["ce", "cs_kd", "sd_dropout"])
 def test_training_moves_only_what_is_not_frozen(method: str, tmp_path: Path, digits_beton: Path) -> None:
     """Weights and BatchNorm's statistics of the frozen part are bit-equal after three steps; all others have moved."""
-    begin, file = build_network("test_resnet", num_classes=10).state_dict(), tmp_path / "begin.safetensors"
+    model, file = build_network("test_resnet", num_classes=10), tmp_path / "begin.safetensors"
+    begin = model.state_dict()
     save_file(begin, file)
-    for part in ("none", "norms", "stem", "body"):
+    batch_norms = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    parts = {
+        "none": set(),
+        "norms": {f"{name}.{key}" for name, module in batch_norms.items() for key in module.state_dict()},
+        "stem": {key for key in begin if key.startswith(("conv1.", "bn1."))},
+        "body": set(begin) - {"fc.weight", "fc.bias"},
+    }
+    for part, expected in parts.items():
         recipe = replace(recipe_of("finetune_timm"), name=f"a.{part}", initial_weights=str(file),
                          freeze=part, method=method, warmup_epochs=0, weight_decay=0.05, **SMALL)  # fmt: skip
         ended = load_weights(train(recipe, data=str(digits_beton), out=tmp_path))
         assert ended.keys() == begin.keys()
         same = {key for key, value in ended.items() if torch.equal(value, begin[key])}
-        stem = {key for key in begin if key.startswith(("conv1.", "bn1."))}
-        assert same == {"none": set(), "stem": stem, "body": set(begin) - {"fc.weight", "fc.bias"}}[part]
+        assert same == expected
 
 
 def test_the_plan_counts_what_is_frozen(digits_beton: Path) -> None:
