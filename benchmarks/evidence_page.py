@@ -50,8 +50,8 @@ CLAIMS = (
 def write(content: dict[str, Any], root: Path) -> None:
     """Fills the markers of the two pages, and draws the plot."""
     studies = content["studies"]
-    _between(root / "docs" / "evidence.md", "evidence", page(studies))
-    _between(root / "README.md", "evidence", overview(studies))
+    between(root / "docs" / "evidence.md", "evidence", page(studies))
+    between(root / "README.md", "evidence", overview(studies))
     draw(studies, root / "docs" / "evidence.svg")
 
 
@@ -172,7 +172,7 @@ def draw(studies: dict[str, Any], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def _between(path: Path, name: str, text: str) -> None:
+def between(path: Path, name: str, text: str) -> None:
     """Replaces what stands between a page's markers."""
     text_before = path.read_text()
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"

@@ -36,6 +36,9 @@ class Recipe:
         num_classes: outputs of the network; None takes the number from the data, which may have fewer if they do
             not name their classes.
         initial_weights: weights to start from, also of another program; their classifier is used if it fits.
+            ``pretrained`` is what timm or torchvision publish for `model` (on the Hugging Face Hub, for timm).
+        freeze: what fine-tuning leaves as it is: ``norms``, the BatchNorm layers with their statistics; ``stem``; or
+            ``body``, all but the classifier.
         epochs: passes over the anchors.
         batch_size: anchors per optimizer step, over all processes and micro-batches; pairs and views come on top.
         grad_accumulation: micro-batches per step.
@@ -93,6 +96,7 @@ class Recipe:
     model_args: dict[str, Any] = field(default_factory=dict)
     num_classes: int | None = None
     initial_weights: str | None = None
+    freeze: Literal["none", "norms", "stem", "body"] = "none"
     method: str = "ce"
     method_args: dict[str, Any] = field(default_factory=dict)
     epochs: Count = 90

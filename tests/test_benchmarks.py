@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
@@ -173,3 +174,48 @@ def test_the_interval_over_typefaces() -> None:
     assert (low, high) == pytest.approx((draw.mean() - half, draw.mean() + half), abs=0.02)
     assert len(evidence.families("test")) == 129
     assert set(evidence.families("other")) < set(evidence.families("test"))
+
+
+def test_stamps_of_a_family_stay_together(tmp_path: Path) -> None:
+    import stamps
+
+    names = {"animals/birds": ["pig", "pig_golden", "pig-2", *(f"{letter}ird" for letter in "abcdefghijklm")],
+             "animals/birds/cartoon": ["drawn"], "household/tools": ["saw", "saw_mirror"],
+             "symbols": ["sign"]}  # fmt: skip
+    for folder, stems in names.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for stem in stems:
+            Image.new("RGBA", (30, 10), (200, 0, 0, 255) if stem == "pig" else (0, 0, 0, 0)).save(
+                tmp_path / folder / f"{stem}.png"
+            )
+    found = stamps.photographs(tmp_path)
+    assert {name: len(files) for name, files in found.items()} == {"animals/birds": 16, "household": 1}
+    halves = stamps.split(found["animals/birds"])
+    assert {half: len(files) for half, files in halves.items()} == {"test": 6, "val": 4, "train": 6}
+    assert sorted(file for files in halves.values() for file in files) == sorted(found["animals/birds"])
+    of_family = {half for half, files in halves.items() for file in files if stamps.family(file) == "pig"}
+    assert of_family == {"train"}
+    image = np.asarray(stamps.on_white(tmp_path / "animals/birds/pig.png"))
+    assert image.shape == (stamps.SIDE, stamps.SIDE, 3)
+    middle, edge = stamps.SIDE // 2, (stamps.SIDE - 30) // 2
+    assert image[middle, edge].tolist() == [200, 0, 0], "a small stamp keeps its size, in the middle"
+    assert image[middle, edge - 1].tolist() == image[0, 0].tolist() == [255, 255, 255]
+    transparent = np.asarray(stamps.on_white(tmp_path / "animals/birds/aird.png"))
+    assert (transparent == 255).all()
+
+
+def test_the_page_has_the_committed_numbers() -> None:
+    import finetune
+
+    content = json.loads(finetune.RESULTS.read_text())
+    page = (finetune.ROOT / "docs" / "tutorials" / "finetune.md").read_text()
+    assert finetune.page(content) in page
+    results = content["results"]
+    assert list(results) == list(finetune.METHODS)
+    for name, entries in results.items():
+        values, baseline = (np.array(results[key]["error"]["values"]) for key in (name, "cross-entropy"))
+        assert len(values) == 5
+        assert entries["error"]["mean"] == pytest.approx(values.mean())
+        if name != "cross-entropy":
+            assert entries["error"]["difference"]["mean"] == pytest.approx((values - baseline).mean())
+    assert sum(halves["test"] for halves in content["images"].values()) == 83

@@ -86,7 +86,43 @@ def test_the_small_sets_recipes_state_the_papers_settings(name: str) -> None:
     assert (recipe.method, recipe.method_args) == (("sd_dropout", sdd) if paper == "sdd" else ("cs_kd", cs_kd))
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(("digits", "glyphs", "fast"))])
+MODERN = {  # batch size, steps an epoch, epochs, learning rate, and what the plan says
+    "rsb_a3_r50": (2048, 626, 100, 8e-3, "training images 160 x 160 px augmentation random crop of 0.08 to 1 of the "
+                   "area, flip 0.5, rand-m6-mstd0.5-inc1 parameters 25,557,032"),
+    "rsb_a2_r50": (2048, 626, 300, 5e-3, "rand-m7-mstd0.5-inc1, 1/3 of the images an epoch, each 3 times"),
+    "deit_s": (1024, 1252, 300, 1e-3, "rand-m9-mstd0.5-inc1, random erasing 0.25, 1/3 of the images an epoch, each 3 "
+               "times"),
+    "convnext_t": (4096, 313, 300, 4e-3, "rand-m9-mstd0.5-inc1, random erasing 0.25 parameters 28,589,128"),
+}  # fmt: skip
+OURS = ("digits", "glyphs", "fast", "finetune", *MODERN)  # of no table of the two papers
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith(tuple(MODERN))])
+def test_modern_recipes_state_their_sources_settings(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, base = recipe_of(name), name.removesuffix("_ce").removesuffix("_sddropout").removesuffix("_cskd_bank")
+    batch, steps, epochs, lr, said = MODERN[base]
+    assert (recipe.batch_size, recipe.epochs, recipe.lr) == (batch, epochs, lr)
+    rsb = name.startswith("rsb")
+    assert (recipe.optimizer, recipe.weight_decay, recipe.loss) == (
+        ("lamb", 0.02, "bce") if rsb else ("adamw", 0.05, "ce")
+    )
+    assert (recipe.label_smoothing, recipe.bce_threshold) == ((0.0, 0.2) if rsb else (0.1, None))
+    assert recipe.crop_pct == (0.95 if rsb else 0.875)
+    mixing = (0.0, 0.0) if name.endswith("cskd_bank") else (0.1 if rsb else 0.8, 1.0)
+    assert (recipe.mixup, recipe.cutmix) == mixing
+    method = {"ce": {}, "sd_dropout": {"weight": 0.1, "temperature": 3.0, "drop_rate": 0.5},
+              "cs_kd": {"weight": 1.0, "temperature": 4.0, "pairing": "bank"}}  # fmt: skip
+    assert recipe.method_args == method[recipe.method]
+    assert (recipe.ema_decay is not None) == (base == "convnext_t")
+    run_recipe(recipe, ["--dry-run"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert said in printed
+    assert f"{recipe.model}, 1000 classes, 224 x 224 px" in printed
+    assert f"steps an epoch {steps:,} steps {steps * epochs:,} " in printed
+    assert f"rates 0 first, {lr:g} highest, {recipe.min_lr:g} last" in printed
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(OURS)])
 def test_plans_need_no_data(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The data set is registered, the network is built for its classes, and the steps are counted."""
     recipe = recipe_of(name)
@@ -135,9 +171,7 @@ TABLES = {  # of top-1 errors and accuracies
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in FILES if not name.startswith(("digits", "glyphs", "fast")) and name != "cskd_mixed"]
-)
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(OURS) and name != "cskd_mixed"])
 def test_expected_numbers_are_the_published_ones(name: str) -> None:
     recipe, expected = recipe_of(name), part(name, "Expected:", "Run:")
     network = recipe.model.removeprefix("preact_").removesuffix("_cifar")
@@ -293,4 +327,5 @@ def test_random_sized_crops_are_torchvisions() -> None:
             spec = spec_of(preset)
             assert (spec.scale, spec.ratio) == (crop.scale, pytest.approx(crop.ratio))
             assert spec.image_size == {"cskd/tinyimagenet": 32, "fast/imagenet-1k": 256}.get(preset, crop.size[0])
-            assert spec.interpolation == crop.interpolation.value == "bilinear"
+            modern = preset.startswith(("rsb", "deit", "convnext"))
+            assert spec.interpolation == ("bicubic" if modern else crop.interpolation.value)

@@ -23,8 +23,9 @@ from ..data.order import Division
 from ..methods import Method
 from ..methods.task import MethodTask, Trainable, create_task, layers_of
 from ..networks.create import build_network
+from ..networks.freeze import freeze
 from ..recipe import Recipe
-from ..weights.load import load_body, load_weights
+from .start import start
 
 
 def training_loader(
@@ -61,14 +62,13 @@ def build_task(
 ) -> MethodTask:
     """The network with its initial weights, and the method around it; says if the weights' classifier is not used."""
     model = build_network(recipe.model, num_classes=num_classes, **recipe.model_args)
-    if recipe.initial_weights:
-        note = load_body(model, load_weights(recipe.initial_weights), what=recipe.initial_weights)
-        if note:
-            say(note)
+    for note in start(model, recipe):
+        say(note)
     model.to(device)
     synchronised = recipe.sync_bn and device.type == "cuda"
     if synchronised:
         model = convert_sync_batchnorm(model)
+    freeze(model, recipe.freeze)
     criterion = build_criterion(recipe)
     task = create_task(recipe.method, model, criterion, device=device, verbose=False, **recipe.method_args)
     if recipe.loss == "bce" and not recipe.bce_sum:

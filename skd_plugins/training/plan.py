@@ -15,6 +15,7 @@ from ..data.loader import open_data
 from ..data.order import Division, TrainingOrder
 from ..methods import Method, create_method
 from ..networks.create import build_network, check_image_size
+from ..networks.freeze import freeze
 from ..recipe import Recipe
 from .parts import (
     build_criterion,
@@ -49,6 +50,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
     # The meta device computes shapes only.
     with torch.device("meta"):
         model = build_network(recipe.model, num_classes=num_classes, **recipe.model_args)
+        freeze(model, recipe.freeze)
         method = create_method(recipe.method, model, build_criterion(recipe), **recipe.method_args)
     check_image_size(model, *recipe.sides)
     check_mixing(recipe, method)
@@ -60,6 +62,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
     anchors = recipe.batch_size // (processes * recipe.grad_accumulation)
     steps = min(recipe.epochs * order.steps, recipe.max_steps or recipe.epochs * order.steps)
     optimizer = build_optimizer(recipe, method)
+    frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
     return {
         "recipe": f"{recipe.name} (seed {recipe.seed})",
         "method": f"{recipe.method} {recipe.method_args}" if recipe.method_args else recipe.method,
@@ -67,6 +70,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
         **({"training images": _sizes(recipe)} if recipe.train_sizes else {}),
         "augmentation": _augmentation(recipe),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **({"of these, frozen": frozen} if recipe.freeze != "none" else {}),
         "training-only parameters": sum(p.numel() for p in method.parameters())
         - sum(p.numel() for p in model.parameters()),
         "data": found,
@@ -110,8 +114,9 @@ def estimate_memory(recipe: Recipe, method: Method, images: int) -> dict[str, in
     if recipe.precision != "no":
         activations //= 2  # autocast saves them in 16 bits; the meta device has no autocast
     state = sum(tensor.nbytes for tensor in (*method.parameters(), *method.buffers()))
+    gradients = state - sum(parameter.nbytes for parameter in method.parameters() if not parameter.requires_grad)
     optimizer = _optimizer_state(recipe, method)
-    parts = {"weights": state, "gradients": state, "optimizer": optimizer, "activations": activations}
+    parts = {"weights": state, "gradients": gradients, "optimizer": optimizer, "activations": activations}
     if recipe.ema_decay:
         parts["average"] = sum(tensor.nbytes for tensor in method.model.state_dict().values())
     return parts | {"input": images * 3 * side**2 * 5}

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from ..common.errors import SkdError
 from ..common.files import file_sha256
 from ..common.typed import check_fields, read_json
-from ..networks.create import build_network, classifier_names, constructor_errors, with_classes, with_classifier
+from ..networks.create import (
+    build_network,
+    classifier_names,
+    classifiers_of,
+    constructor_errors,
+    with_classes,
+    with_classifier,
+)
 from ..recipe import Recipe
 from . import Which
 from . import checkpoint as checkpoints
@@ -153,7 +160,11 @@ def load_into(model: nn.Module, weights: dict[str, Tensor], *, what: str) -> Non
 
 
 def load_body(model: nn.Module, weights: dict[str, Tensor], *, what: str) -> str:
-    """`load_into`, but a classifier that is missing or of another shape keeps the network's values; returns a note."""
+    """`load_into`, but a classifier that is missing or of another shape starts at random; returns a note.
+
+    It starts as torch's layers do. timm's EfficientNets begin with the larger the weights the fewer the classes are,
+    +- 0.3 for 10 of them instead of 0.03, and the first steps then spoil the other layers.
+    """
     try:
         load_into(model, weights, what=what)
         return ""
@@ -162,6 +173,9 @@ def load_body(model: nn.Module, weights: dict[str, Tensor], *, what: str) -> str
         body = {key: value for key, value in weights.items() if not key.startswith(heads)}
         own = {key: value for key, value in model.state_dict().items() if key.startswith(heads)}
         load_into(model, body | own, what=what)
+        for classifier in classifiers_of(model):
+            if isinstance(classifier, nn.Linear | nn.Conv2d):
+                classifier.reset_parameters()
         return f"{error}; the rest fits, and the classifier starts at random"
 
 
