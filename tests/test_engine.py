@@ -154,19 +154,6 @@ RESUMED = {
         "beton",
         {"method": "cs_kd", "mixup": 0.4, "cutmix": 1.0, "optimizer": "adamw", "schedule": "cosine"},
     ),
-    "beton-augmented": (
-        "beton",
-        {
-            "method": "cs_kd",
-            "mixup": 0.2,
-            "auto_augment": "rand-m9-mstd0.5-inc1",
-            "color_jitter": 0.3,
-            "vflip": 0.5,
-            "grayscale": 0.2,
-            "random_erasing": 0.5,
-            "repeated_augmentation": 2,
-        },
-    ),
     "beton-bce-lamb-agc": (
         "beton",
         {
@@ -184,6 +171,19 @@ RESUMED = {
             "schedule": "cosine",
             "warmup_epochs": 1,
             "model_args": {"channels": [8, 8, 16, 16], "drop_path_rate": 0.3},
+        },
+    ),
+    "beton-augmented": (
+        "beton",
+        {
+            "method": "cs_kd",
+            "mixup": 0.2,
+            "auto_augment": "rand-m9-mstd0.5-inc1",
+            "color_jitter": 0.3,
+            "vflip": 0.5,
+            "grayscale": 0.2,
+            "random_erasing": 0.5,
+            "repeated_augmentation": 2,
         },
     ),
 }
