@@ -43,7 +43,8 @@ class Recipe:
         batch_size: anchors per optimizer step, over all processes and micro-batches; pairs and views come on top.
         grad_accumulation: micro-batches per step.
         max_steps: stop after this many optimizer steps.
-        optimizer: timm's name. ``momentum`` is SGD without Nesterov momentum; timm's ``sgd`` has it.
+        optimizer: timm's name. ``momentum`` is SGD without Nesterov momentum; timm's ``sgd`` has it. ``lamb`` limits
+            the gradients' norm to 1 by itself.
         lr: learning rate for this `batch_size`; nothing rescales it.
         decay_norm_and_bias: decay one-dimensional parameters too, like the papers' code and unlike timm.
         layer_decay: each layer's learning rate is this times the next one's; the classifier and what the method adds

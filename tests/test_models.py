@@ -78,7 +78,7 @@ def test_a_base_can_not_ignore_the_rows_of_an_add_on(monkeypatch: pytest.MonkeyP
         ),
         (lambda: create_model("resnet18_cifar", pretrained=True), "can't get the weights timm/resnet18_cifar"),
         (lambda: classifier_of(nn.Conv2d(3, 4, 1)), "no nn.Linear"),
-        (lambda: classifier_of(create_model("resnet10t", num_classes=0)), "does not end in one nn.Linear"),
+        (lambda: classifier_of(create_model("resnet10t", num_classes=0)), "does not end in linear classifiers"),
         (lambda: forward_with_features(nn.Sequential(nn.Linear(8, 2)), torch.randn(2, 3, 8, 8)), "not .2, D."),
     ],
 )

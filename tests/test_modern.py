@@ -1,6 +1,9 @@
 """What today's recipes turn on: BCE, LAMB and AdamW, layer decay, clipping, a warmed-up average, stochastic depth."""
 
+import json
 import math
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,8 @@ from timm.loss import BinaryCrossEntropy
 from timm.utils.agc import adaptive_clip_grad
 from torch import nn
 
-from skd_plugins import Recipe, SkdError, create_model, create_task, list_methods, replace
+from skd_plugins import Recipe, SkdError, create_model, create_task, list_methods, replace, train
+from skd_plugins.evaluation.evaluate import evaluate_weights
 from skd_plugins.methods import create_method, get_method
 from skd_plugins.training.parts import (
     build_criterion,
@@ -24,6 +28,7 @@ from skd_plugins.training.parts import (
     highest_rate,
 )
 from skd_plugins.training.plan import make_plan
+from skd_plugins.training.run_folder import open_run, write_recipe
 
 CLASSES, CPU = 5, torch.device("cpu")
 SMALL = {"channels": (8, 8, 16, 16)}
@@ -264,6 +269,36 @@ def test_stochastic_depth_of_the_recipes_network() -> None:
         assert len(losses) == 2, "the same seed drops the same paths, another one others"
 
 
+# ---- a training ------------------------------------------------------------------------------------------------------
+
+
+def test_the_engine_uses_them(digits_beton: Path, tmp_path: Path) -> None:
+    recipe = replace(
+        BCE, label_smoothing=0.1, layer_decay=0.5, ema_decay=0.9, ema_warmup=True, schedule="constant", epochs=1,
+        clip_grad=1e-3, clip_mode="value", momentum=0.0, weight_decay=0.0,
+    )  # fmt: skip
+    weights, averages = [], []
+    for steps in (1, 2):
+        run = train(replace(recipe, max_steps=steps), data=str(digits_beton), out=tmp_path / str(steps))
+        state = torch.load(run / "last.pt", weights_only=True)
+        weights.append(state["state_dict"])
+        averages.append(state["state_dict_ema"])
+    for key in ("fc.weight", "layer1.0.conv1.weight"):
+        torch.testing.assert_close(averages[0][key], weights[0][key], rtol=0, atol=0)
+        decay = 1 - 2 ** (-2 / 3)
+        torch.testing.assert_close(averages[1][key], decay * weights[0][key] + (1 - decay) * weights[1][key])
+    moved = {key: (weights[1][key] - weights[0][key]).abs().max().item() for key in weights[0]}
+    assert moved["fc.weight"] == pytest.approx(1e-3 * 0.05, rel=1e-2), "clipped by value, at the full rate"
+    assert moved["layer4.0.downsample.1.weight"] == pytest.approx(1e-3 * 0.05 / 2, rel=1e-2), "at half of it"
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [entry for entry in logged if entry["event"] == "train"]
+    assert [entry["lr"] for entry in steps] == [0.05, 0.05]
+    assert [entry["loss"] for entry in steps] == pytest.approx([entry["ce"] / 10 for entry in steps])
+    assert steps[0]["ce"] > 4, "ten sigmoids, not one softmax"
+    page = evaluate_weights(run, data=str(digits_beton))
+    assert "softmax of logits that binary cross-entropy trained" in page.read_text()
+
+
 # ---- what can't be, and the plan -------------------------------------------------------------------------------------
 
 
@@ -282,6 +317,21 @@ def test_stochastic_depth_of_the_recipes_network() -> None:
 def test_what_has_no_effect_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SkdError, match=message):
         replace(TINY_RECIPE, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"loss": "bce"}, {"layer_decay": 0.5}, {"clip_grad": 1.0, "clip_mode": "agc"}, {"ema_decay": 0.9},
+     {"ema_decay": 0.9, "ema_warmup": True}],
+)  # fmt: skip
+def test_a_run_is_not_continued_with_others(changes: dict[str, Any], tmp_path: Path) -> None:
+    write_recipe(TINY_RECIPE, tmp_path, {}, resumed=False)
+    (tmp_path / "last.pt").touch()
+    with (
+        ExitStack() as lock,
+        pytest.raises(SkdError, match=rf"{list(changes)[-1]} was \S+, is {list(changes.values())[-1]!r}"),
+    ):
+        open_run(Accelerator(cpu=True), replace(TINY_RECIPE, **changes), tmp_path, True, lock)
 
 
 def test_the_plan_names_them() -> None:

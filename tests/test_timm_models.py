@@ -4,10 +4,11 @@ A model is supported when one step of each method gives the right loss: the outp
 cross-entropy is that output's, every term is finite, and gradients reach the first layers. It is refused when the
 package raises `SkdError`. Anything else is our mistake.
 
-Run: python tests/test_timm_models.py   (takes 15 minutes; writes docs/timm-models.md)
+Run: python tests/test_timm_models.py [MODULE ...]   (all take 15 minutes; writes docs/timm-models.md)
 """
 
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import nn
 
 from skd_plugins import SkdError, create_task
 from skd_plugins.networks import NETWORKS
-from skd_plugins.networks.create import classifier_of
+from skd_plugins.networks.create import classifiers_of
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "timm-models.md"
 CLASSES, BATCH = 7, 4
@@ -52,7 +53,7 @@ def try_model(name: str) -> str:
     torch.manual_seed(0)
     try:
         with torch.device("meta"):
-            classifier_of(timm.create_model(name, num_classes=CLASSES))  # before anything is computed
+            classifiers_of(timm.create_model(name, num_classes=CLASSES))  # before anything is computed
         model, size = smallest_input(name)
         for method, arguments in METHODS:
             check_step(model, size, method, arguments)
@@ -81,9 +82,9 @@ def smallest_input(name: str) -> tuple[nn.Module, int]:
 
 def check_step(model: nn.Module, size: int, method: str, arguments: dict[str, Any]) -> None:
     task = create_task(method, model, verbose=False, **arguments).train()
-    weight = next(classifier_of(model).parameters())
-    if not weight.any():  # gMLP's starts at zero, which lets no gradient through
-        nn.init.normal_(weight, std=0.02)
+    for classifier in classifiers_of(model):
+        if not classifier.weight.any():  # gMLP's starts at zero, which lets no gradient through
+            nn.init.normal_(classifier.weight, std=0.02)
     segments = len(task.method.segments)
     input = torch.randn(segments * BATCH, 3, size, size)
     target = torch.tensor([0, 0, 1, 1]).repeat(segments)
@@ -97,7 +98,7 @@ def check_step(model: nn.Module, size: int, method: str, arguments: dict[str, An
     ce = nn.functional.cross_entropy(expected, target[:BATCH])
     torch.testing.assert_close(result["ce"], ce.detach(), rtol=1e-3, atol=1e-4)
     assert all(value.isfinite() for value in result.values() if value.ndim == 0), f"{method}: a term is not finite"
-    head = {id(parameter) for parameter in classifier_of(model).parameters()}
+    head = {id(parameter) for classifier in classifiers_of(model) for parameter in classifier.parameters()}
     body = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in head]
     reached = any(parameter.grad is not None and parameter.grad.any() for parameter in body[:5])
     assert reached, f"{method}: no gradient reaches the first layers"
@@ -110,8 +111,9 @@ def seeded(function: Any) -> Any:
     return function()
 
 
-# (module, model, status) of the page's table
-ROWS = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \| (\w+)", DOCUMENT.read_text(), flags=re.MULTILINE)
+# (module, model, result) of the page's table
+RESULTS = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \| (.+) \|$", DOCUMENT.read_text(), flags=re.MULTILINE)
+ROWS = [(module, model, result.partition(":")[0]) for module, model, result in RESULTS]
 
 
 def test_the_page_has_every_module() -> None:
@@ -129,15 +131,17 @@ def test_a_right_loss_or_a_refusal(module: str, model: str, status: str) -> None
     assert try_model(model).partition(":")[0] == status
 
 
-def main() -> None:
+def main(only: list[str]) -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    known = {module: model for module, model, _ in ROWS}
-    chosen = {module: known.get(module) or smallest_model(module) for module in sorted(timm_modules())}
+    known = {module: (model, result) for module, model, result in RESULTS}
     found = []
-    for module, model in chosen.items():
-        found.append((module, model, try_model(model)))
-        print(*found[-1], flush=True)
+    for module in sorted(timm_modules()):
+        model, result = known.get(module) or (smallest_model(module), "")
+        if not result or not only or module in only:
+            result = try_model(model)
+            print(module, model, result, flush=True)
+        found.append((module, model, result))
     found.sort(key=lambda row: row[2] == "supported")
     rows = "".join(f"| `{module}` | `{model}` | {result} |\n" for module, model, result in found)
     DOCUMENT.write_text(f"""# timm's models
@@ -154,4 +158,4 @@ says why. `make slow` checks the table.
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

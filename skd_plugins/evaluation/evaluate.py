@@ -163,6 +163,7 @@ def _info(card: dict[str, Any], weights: str | Path, recipe: Recipe, how: Mappin
         "epoch": card.get("epoch"),
         "averaged": card.get("ema"),
         **({"method": recipe.method, "method_args": arguments} if card["recipe"] else {}),
+        **({"probabilities": "softmax of logits that binary cross-entropy trained"} if recipe.loss == "bce" else {}),
         **how,
         "command": made["command"],
         "commit": made["commit"],

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..losses import ClassBank, cs_kd_loss, next_of_class
-from ..networks.create import classifier_of, num_classes_of
+from ..networks.create import num_classes_of
 from .method import NEEDS_INDICES, Criterion, Method, Temperature, Weight, register_method
 
 
@@ -55,7 +55,7 @@ class CSKD(Method):
             self.couples = True
         else:
             self.replicated = ("bank",)
-            self.bank = ClassBank(num_classes_of(model), next(classifier_of(model).parameters()).device)
+            self.bank = ClassBank(num_classes_of(model), next(model.parameters()).device)
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         inputs, targets = self.split(input, target)

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..common.gather import gather_rows
-from ..networks.create import classifier_of, num_classes_of
+from ..networks.create import num_classes_of
 from .method import NEEDS_INDICES, NEEDS_SOFTMAX, Criterion, Method, register_method
 
 
@@ -44,7 +44,7 @@ class OLS(Method):
     ) -> None:
         super().__init__(model, criterion)
         self.weight = weight
-        classes, device = num_classes_of(model), next(classifier_of(model).parameters()).device
+        classes, device = num_classes_of(model), next(model.parameters()).device
         self.register_buffer("soft_labels", torch.full((classes, classes), 1 / classes, device=device))
         self.register_buffer("sums", torch.zeros(classes, classes, device=device))
         self.register_buffer("counts", torch.zeros(classes, device=device))

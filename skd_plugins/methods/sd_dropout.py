@@ -23,6 +23,11 @@ class SDDropout(AddOn):
     anchors only. The classifier is applied to the features and all samples in one call, so a step costs what the
     base's step costs.
 
+    The features are the inputs of the classifier: a ViT's class token, or its mean token, after the last norm; the
+    pooled maps of a ConvNeXt or Swin after their norm. Where the network averages several heads, such as a distilled
+    DeiT's, each head's input has its own dropout, and a sample's logits are the average; heads that read the same
+    features have the same dropout. The networks' stochastic depth acts once, on all samples alike.
+
     With `position` ``layer1`` to ``layer3`` (Table 12) dropout samples that stage's maps instead, element by
     element, and the rest of the network runs on all samples as one batch. BatchNorm normalises that batch with
     its own statistics; its running statistics stay those of the images. A network with a classifier of two layers

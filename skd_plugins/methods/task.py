@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..common.errors import SkdError
 from ..common.gather import equal_rows
-from ..networks.create import classifier_of, num_classes_of
+from ..networks.create import classifiers_of, num_classes_of
 from . import Method, create_method
 from .method import Criterion
 
@@ -167,7 +167,7 @@ class MethodTask(TrainingTask):
     def get_clip_parameters(self, exclude_head: bool = False) -> Iterator[nn.Parameter] | list[nn.Parameter]:
         if not exclude_head:
             return self.method.parameters()
-        head = {id(parameter) for parameter in classifier_of(self.method.model).parameters()}
+        head = {id(p) for part in classifiers_of(self.method.model) for p in part.parameters()}
         return [parameter for parameter in self.method.parameters() if id(parameter) not in head]
 
 

@@ -64,7 +64,7 @@ def with_classifier(model: nn.Module, name: str, classifier: str) -> nn.Module:
     head = classifier_of(model)
     if not isinstance(head, nn.Linear):
         raise SkdError(f"the classifier of {name!r} is a convolution; classifier={classifier!r} replaces linear ones")
-    model.set_submodule(classifier_name(model), CLASSIFIERS[classifier](head.in_features, head.out_features))
+    model.set_submodule(classifier_names(model)[0], CLASSIFIERS[classifier](head.in_features, head.out_features))
     return model
 
 
@@ -82,48 +82,60 @@ def with_classes(model: nn.Module, num_classes: int) -> nn.Module:
 
 
 def classifier_of(model: nn.Module) -> Classifier:
-    """The layer that turns pooled features into logits: linear, a 1 x 1 convolution, or our MLP.
+    """The one layer that turns pooled features into logits; an error if there are several, see `classifiers_of`."""
+    heads = classifiers_of(model)
+    if len(heads) > 1:
+        raise SkdError(f"{type(model).__name__} ends in {len(heads)} classifiers, not in one; use another network")
+    return heads[0]
 
-    In timm's networks it is ``get_classifier()``, or the one such layer inside it; in others, the last linear layer.
-    No such layer, or several, is an error.
+
+def classifiers_of(model: nn.Module) -> list[Classifier]:
+    """The layers that turn pooled features into logits: linear, 1 x 1 convolutions, or our MLP.
+
+    In timm's networks they are ``get_classifier()``, or such layers inside it; in others, it is the last linear layer.
+    Several are heads whose logits the network averages, as in a distilled DeiT: together they are one linear classifier
+    of their inputs side by side. Layers that do not all give C outputs, or none, are an error.
     """
     get_classifier = getattr(model, "get_classifier", None)
     if not callable(get_classifier):
-        return _last_linear(model)[1]
+        return [_last_linear(model)[1]]
     found = get_classifier()
     if isinstance(found, MLPClassifier):
-        return found
+        return [found]
+    parts = found if isinstance(found, tuple | list) else [found]
     layers: list[Any] = [
         module
-        for module in (found.modules() if isinstance(found, nn.Module) else ())
+        for part in parts
+        for module in (part.modules() if isinstance(part, nn.Module) else ())
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
     ]
-    several = isinstance(found, tuple | list | nn.ModuleList)
-    if len(layers) != 1 or several:
-        kind = f"{len(found)} heads" if several else f"{type(found).__name__} with {len(layers)} linear layers"
+    if len({_outputs(layer) for layer in layers}) != 1 or (len(layers) > 1 and isinstance(found, nn.Sequential)):
         raise SkdError(
-            f"{type(model).__name__} does not end in one nn.Linear classifier (found {kind}); "
-            "use a network with a linear classifier"
+            f"{type(model).__name__} does not end in linear classifiers (found {type(found).__name__} with "
+            f"{len(layers)} linear layers); use a network with a linear classifier"
         )
-    return layers[0]  # type: ignore[no-any-return]  # one of those two
+    return layers
 
 
-def classifier_name(model: nn.Module) -> str:
-    """The name of `classifier_of` in the network."""
-    head = classifier_of(model)
-    return str(next(name for name, module in model.named_modules() if module is head))
+def classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """The names of `classifiers_of` in the network."""
+    heads = {id(head) for head in classifiers_of(model)}
+    return tuple(name for name, module in model.named_modules() if id(module) in heads)
 
 
 def num_classes_of(model: nn.Module) -> int:
-    """C, the outputs of the network's classifier."""
-    head = classifier_of(model)
-    return head.out_channels if isinstance(head, nn.Conv2d) else head.out_features
+    """C, the outputs of the network's classifiers."""
+    return _outputs(classifiers_of(model)[0])
 
 
 def num_features_of(model: nn.Module) -> int:
-    """D, the inputs of the network's classifier."""
-    head = classifier_of(model)
-    return head.in_channels if isinstance(head, nn.Conv2d) else head.in_features
+    """D, the inputs of the network's classifiers, of all together."""
+    heads = classifiers_of(model)
+    return sum(head.in_channels if isinstance(head, nn.Conv2d) else head.in_features for head in heads)
+
+
+def _outputs(head: Classifier) -> int:
+    return head.out_channels if isinstance(head, nn.Conv2d) else head.out_features
 
 
 def _last_linear(model: nn.Module) -> tuple[str, nn.Linear | MLPClassifier]:

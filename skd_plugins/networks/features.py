@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from ..common.errors import SkdError
-from .create import classifier_of
+from .create import classifiers_of
 
 
 def forward_with_features(model: nn.Module, input: Tensor) -> tuple[Tensor, Tensor]:
     """Pooled features ``[B, D]`` and logits ``[B, C]`` of one pass, both with gradient.
 
     A hook on the classifier's input takes the features, so the logits are those of the network's own forward.
-    (timm's ``forward_head(pre_logits=True)`` leaves out the last norm of some networks.)
+    (timm's ``forward_head(pre_logits=True)`` leaves out the last norm of some networks.) The features are what the
+    classifier sees: after pooling and all norms, and of several heads one after another, see `classifiers_of`.
     """
     return tap_classifier(model).run(model, input)
 
@@ -24,7 +25,8 @@ def extra_rows(model: nn.Module, rows: Callable[[Tensor], Sequence[Tensor]]) -> 
     """Lets the next `forward_with_features` inside the block put further rows through the classifier, in one call.
 
     `rows` makes them ``[R, D]`` from the features ``[B, D]``; the list that the block gets receives their logits as one
-    tensor. The pass still returns its own features and logits. A block without such a pass is an error.
+    tensor. The pass still returns its own features and logits. A block without such a pass is an error. With several
+    heads, `rows` is called for the features of each, once for those that share them.
     """
     tap = tap_classifier(model)
     extra: list[Tensor] = []
@@ -40,12 +42,14 @@ def extra_rows(model: nn.Module, rows: Callable[[Tensor], Sequence[Tensor]]) -> 
 
 
 class _ClassifierTap:
-    """A hook on the classifier's input that acts only during `run`.
+    """A hook on the inputs of a network's `heads` classifiers that acts only during `run`.
 
-    It stays on the module: adding and removing it in every step would make torch.compile recompile.
+    It stays on the modules: adding and removing it in every step would make torch.compile recompile.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, heads: int) -> None:
+        self.heads = heads
+        self.expanded: list[tuple[Tensor, Tensor]] = []  # an input, and what the classifier gets instead
         self.seen: list[Tensor] | None = None  # the classifier's inputs during `run`
         self.rows: Callable[[Tensor], Sequence[Tensor]] | None = None
         self.extra: list[Tensor] = []
@@ -60,7 +64,11 @@ class _ClassifierTap:
         self.seen.append(features)
         if self.rows is None or features.ndim != 2:
             return None
-        return (torch.cat([features, *self.rows(features)]).reshape(-1, *shape[1:]),)
+        for known, more in self.expanded:  # heads that share their features share the dropout
+            if known is input:
+                return (more,)
+        self.expanded.append((input, torch.cat([features, *self.rows(features)]).reshape(-1, *shape[1:])))
+        return (self.expanded[-1][1],)
 
     def run(self, model: nn.Module, input: Tensor) -> tuple[Tensor, Tensor]:
         expanded = self.rows is not None
@@ -75,19 +83,21 @@ class _ClassifierTap:
                 f"put through it, as sd_dropout and dropout do ({error}); use another network"
             ) from error
         finally:
-            self.seen, self.rows = None, None
-        if len(seen) != 1 or not isinstance(logits, Tensor):
+            self.seen, self.rows, self.expanded = None, None, []
+        if len(seen) != self.heads or not isinstance(logits, Tensor):
             raise SkdError(
-                f"{type(model).__name__} calls its classifier {len(seen)} times in one pass and returns "
-                f"{type(logits).__name__}, not once and logits; use a network with one linear classifier, "
-                "and for one of Hugging Face's a module around it whose forward returns its .logits"
+                f"{type(model).__name__} calls its {self.heads} classifier(s) {len(seen)} times in a pass and returns "
+                f"{type(logits).__name__}, not once each and logits; use a network with one linear classifier, for one "
+                "of Hugging Face's a module around it whose forward returns its .logits, and for a distilled one of "
+                "timm's set_distilled_training(False)"
             )
-        features: Tensor = seen[0]
-        if features.ndim != 2 or len(features) != len(input):
-            raise SkdError(
-                f"{type(model).__name__} gives its classifier features of shape {list(features.shape)}, "
-                f"not [{len(input)}, D]; methods that use features need one vector per image"
-            )
+        for part in seen:
+            if part.ndim != 2 or len(part) != len(input):
+                raise SkdError(
+                    f"{type(model).__name__} gives its classifier features of shape {list(part.shape)}, "
+                    f"not [{len(input)}, D]; methods that use features need one vector per image"
+                )
+        features = seen[0] if self.heads == 1 else torch.cat(seen, dim=1)
         if expanded:
             self.extra.append(logits[len(features) :])
             logits = logits[: len(features)]
@@ -96,10 +106,11 @@ class _ClassifierTap:
 
 def tap_classifier(model: nn.Module) -> _ClassifierTap:
     """The hook that `forward_with_features` uses; sets it if it is not there yet."""
-    head = classifier_of(model)
-    for hook in head._forward_pre_hooks.values():
+    heads = classifiers_of(model)
+    for hook in heads[0]._forward_pre_hooks.values():
         if isinstance(hook, _ClassifierTap):
             return hook
-    tap = _ClassifierTap()
-    head.register_forward_pre_hook(tap)
+    tap = _ClassifierTap(len(heads))
+    for head in heads:
+        head.register_forward_pre_hook(tap)
     return tap

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..common.errors import SkdError
-from .create import classifier_name
+from .create import classifier_names
 
 Frozen: TypeAlias = Literal["none", "norms", "stem", "body"]
 
@@ -33,8 +33,8 @@ def freeze(model: nn.Module, part: Frozen) -> None:
         layers = group_parameters(model, network.group_matcher(), reverse=True)
         names = {name for name, layer in layers.items() if layer == 0}
     else:
-        head = f"{classifier_name(model)}."
-        names = {name for name, _ in model.named_parameters() if not name.startswith(head)}
+        heads = tuple(f"{name}." for name in classifier_names(model))
+        names = {name for name, _ in model.named_parameters() if not name.startswith(heads)}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name not in names)
     for name, module in norms.items():

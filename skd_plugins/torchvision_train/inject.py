@@ -22,7 +22,7 @@ from ..data.samplers import OrderSampler, whole_batches
 from ..methods import Method
 from ..methods.probe import probe
 from ..methods.task import MethodTask, create_task
-from ..networks.create import classifier_name, torchvision_name
+from ..networks.create import classifier_names, torchvision_name
 
 _HINT = "get references/classification from https://github.com/pytorch/vision, tag of your torchvision"
 _parse_args, _get_model, _save, _load = ArgumentParser.parse_args, torchvision.models.get_model, torch.save, torch.load
@@ -106,7 +106,7 @@ class _Injection:
     def _inject(self, task: MethodTask) -> None:
         """Makes the network's forward in training mode the method's."""
         network, inside = task.method.model, False
-        plain, head = type(network), classifier_name(network)
+        plain, head = type(network), classifier_names(network)[0]
 
         def forward(module: nn.Module, input: Tensor) -> Tensor:
             nonlocal inside

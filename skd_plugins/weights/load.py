@@ -12,8 +12,8 @@ from ..common.files import file_sha256
 from ..common.typed import check_fields, read_json
 from ..networks.create import (
     build_network,
-    classifier_name,
-    classifier_of,
+    classifier_names,
+    classifiers_of,
     constructor_errors,
     with_classes,
     with_classifier,
@@ -169,12 +169,13 @@ def load_body(model: nn.Module, weights: dict[str, Tensor], *, what: str) -> str
         load_into(model, weights, what=what)
         return ""
     except SkdError as error:
-        head = f"{classifier_name(model)}."
-        body = {key: value for key, value in weights.items() if not key.startswith(head)}
-        own = {key: value for key, value in model.state_dict().items() if key.startswith(head)}
+        heads = tuple(f"{name}." for name in classifier_names(model))
+        body = {key: value for key, value in weights.items() if not key.startswith(heads)}
+        own = {key: value for key, value in model.state_dict().items() if key.startswith(heads)}
         load_into(model, body | own, what=what)
-        if isinstance(classifier := classifier_of(model), nn.Linear | nn.Conv2d):
-            classifier.reset_parameters()
+        for classifier in classifiers_of(model):
+            if isinstance(classifier, nn.Linear | nn.Conv2d):
+                classifier.reset_parameters()
         return f"{error}; the rest fits, and the classifier starts at random"
 
 
@@ -201,8 +202,8 @@ def _present(card: dict[str, Any] | None, source: str | Path) -> dict[str, Any]:
 
 def _card(recipe: Recipe, weights: dict[str, Tensor], name: str) -> dict[str, Any]:
     """The card of weights of the recipe's network, which have their own number of classes."""
-    head = f"{classifier_name(build_network(recipe.model, **recipe.model_args))}."
-    sizes = [len(value) for key, value in weights.items() if key.startswith(head) and value.ndim > 1]
+    heads = tuple(f"{name}." for name in classifier_names(build_network(recipe.model, **recipe.model_args)))
+    sizes = [len(value) for key, value in weights.items() if key.startswith(heads) and value.ndim > 1]
     return {
         "name": name, "model": recipe.model, "model_args": recipe.model_args, "color": "RGB", "classes": None,
         "num_classes": sizes[-1] if sizes else recipe.num_classes or 1000, "recipe": None,
