@@ -21,6 +21,8 @@ DEFAULTS = {
     "dataset": "", "val-split": "validation", "model": "resnet10t", "num-classes": 10, "img-size": 32, "epochs": 1,
     "lr": 0.05, "seed": 42, "smoothing": 0.0, "color-jitter": 0.4, "hflip": 0.5, "mixup": 0.0, "cutmix": 0.0,
     "mixup-mode": "batch", "mixup-off-epoch": 0, "resume": "", "device": "cpu",
+    "vflip": 0.0, "grayscale-prob": 0.0, "reprob": 0.0,
+    "remode": "pixel", "recount": 1, "aug-repeats": 0.0,
     "set-epoch": "1.0.31",  # the version of timm that tells epochs like this
 }  # fmt: skip
 for name, default in DEFAULTS.items():
@@ -62,7 +64,9 @@ def main() -> None:
     loader_train = create_loader(
         dataset_train, batch_size=args.batch_size, is_training=True, re_split=args.resplit, scale=args.scale,
         hflip=args.hflip, color_jitter=args.color_jitter, auto_augment=args.aa, interpolation="bilinear",
-        collate_fn=collate_fn, use_multi_epochs_loader=args.use_multi_epochs_loader, **common,
+        collate_fn=collate_fn, use_multi_epochs_loader=args.use_multi_epochs_loader, vflip=args.vflip,
+        grayscale_prob=args.grayscale_prob, re_prob=args.reprob, re_mode=args.remode, re_count=args.recount,
+        num_aug_repeats=args.aug_repeats, **common,
     )  # fmt: skip
     loader_eval = create_loader(dataset_eval, batch_size=10, is_training=False, crop_pct=1.0, **common)
 

@@ -4,6 +4,7 @@ import ast
 import gc
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,6 +45,13 @@ def foreign(photographs: list[Pixels], tmp_path_factory: pytest.TempPathFactory)
     smart = {"write_mode": "smart", "smart_threshold": 30_000}
     path = tmp_path_factory.mktemp("foreign") / "train.beton"
     return ffcv_writes(path, samples, label=("Int", {}), weight=("Float", {}), image=("RGBImage", smart))
+
+
+def test_a_worker_process_gets_the_path_only(raw_beton: Path) -> None:
+    """Where processes are not forked, the file would be sent along."""
+    sent = pickle.dumps(BetonFile(raw_beton))
+    assert len(sent) < 1000 + len(str(raw_beton))
+    assert pickle.loads(sent).fingerprint() == BetonFile(raw_beton).fingerprint()
 
 
 @pytest.mark.parametrize("name", [*FILES, "foreign"])

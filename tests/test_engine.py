@@ -173,6 +173,19 @@ RESUMED = {
             "model_args": {"channels": [8, 8, 16, 16], "drop_path_rate": 0.3},
         },
     ),
+    "beton-augmented": (
+        "beton",
+        {
+            "method": "cs_kd",
+            "mixup": 0.2,
+            "auto_augment": "rand-m9-mstd0.5-inc1",
+            "color_jitter": 0.3,
+            "vflip": 0.5,
+            "grayscale": 0.2,
+            "random_erasing": 0.5,
+            "repeated_augmentation": 2,
+        },
+    ),
 }
 
 

@@ -31,6 +31,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from skd_plugins.common.errors import SkdError
+from skd_plugins.data.augment import Augmentation
 from skd_plugins.data.beton.file import BetonFile
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more than processors
@@ -107,7 +108,7 @@ def test_exceptions_of_threads_reach_the_caller(raw_beton: Path, monkeypatch: py
 @pytest.mark.parametrize("workers", [0, 2])
 def test_exceptions_of_processes_reach_the_caller(png_folder: Path, workers: int) -> None:
     it = loader(png_folder, workers=workers, batch_size=4, train=False)
-    it._images.images.spec = SimpleNamespace(size=raises)  # type: ignore[union-attr]  # before the processes start
+    it._images.spec = SimpleNamespace(size=raises)  # type: ignore[union-attr]  # before the processes start
     with pytest.raises(OwnError, match="something unforeseen"):
         epoch_of(it)
 
@@ -194,6 +195,17 @@ def test_undecodable_images_are_named(broken: Callable[..., Path], kind: str, tr
     if not train:
         with pytest.raises(SkdError, match=KINDS[kind]):
             it.picture(8)
+
+
+def test_undecodable_images_with_augmentation(broken: Callable[..., Path]) -> None:
+    """Worker processes read the `.beton` file then; the image that replaces another is augmented as that would be."""
+    path, spec = broken("beton", [8]), Augmentation(image_size=SIZE, auto_augment="ta_wide", random_erasing=0.5)
+    options: dict[str, Any] = {"augmentation": spec, "image_size": None, "batch_size": 4}
+    with pytest.raises(SkdError, match=f"{KINDS['beton']}.*; repair it, or use skip_broken=true"):
+        epoch_of(loader(path, workers=2, **options))
+    it = loader(path, workers=2, skip_broken=True, **options)
+    assert_same(epoch_of(it), epoch_of(loader(path, skip_broken=True, **options)))
+    assert list(it.skipped) == [8]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -94,6 +94,11 @@ def test_without_momentum_nothing_is_kept_and_the_average_is_the_networks() -> N
         ({"model": "torchvision/alexnet", "image_size": 3}, r"image_size=3: \w+ can't take such images: .+[Ss]ize"),
         ({"method": "byot", "image_size": 16}, "image_size is too small, a stage's maps of 4 x 4 .* 8 times"),
         ({"batch_size": 7, "grad_accumulation": 2}, "batch_size=7"),
+        ({"auto_augment": "rand-m9-foo"}, "auto_augment should be timm's rand-m9.*, got 'rand-m9-foo'"),
+        (
+            {"method": "cs_kd", "method_args": {"pairing": "batch"}, "repeated_augmentation": 2},
+            r"repeated augmentation \(2\) would make an image its own partner",
+        ),
         ({"dataset": "cifar1000"}, "unknown dataset 'cifar1000'"),
     ],
 )
@@ -108,6 +113,15 @@ def test_the_rates_are_those_of_the_steps() -> None:
     warm = replace(SMALL, epochs=20, schedule="cosine", warmup_epochs=10)
     last = 0.025 * (1 + math.cos(math.pi * 39 / 40))
     assert make_plan(warm)["rates"] == f"0 first, 0.05 highest, {last:.3g} last"
+
+
+def test_the_augmentation_is_named() -> None:
+    assert make_plan(R152)["augmentation"] == "random crop of 0.08 to 1 of the area, flip 0.5"
+    changes = {"augment": "shift", "hflip": 0.0, "auto_augment": "ta_wide", "random_erasing": 0.25}
+    plan = make_plan(replace(R152, **changes, repeated_augmentation=3))
+    expected = "shift by up to 4 px, ta_wide, random erasing 0.25, 1/3 of the images an epoch, each 3 times"
+    assert plan["augmentation"] == expected
+    assert plan["steps an epoch"] == 5005
 
 
 def test_data_is_found_and_counted(digits_beton: Path) -> None:

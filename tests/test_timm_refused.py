@@ -80,7 +80,10 @@ def test_scripts_that_do_not_fit(tmp_path: Path, text: str | None, message: str)
         ("folder", "kd", "teacher=nowhere.pt", "", "nowhere.pt does not exist"),
         ("folder", "cs_kd", "", "--num-classes 5", "the data has the label 9, but the network 5 classes"),
         ("folder", "ce", "", "--kd-model-name resnet18", "use timm's LogitDistillationTask instead of method 'ce'"),
-        ("beton", "ce", "", "--color-jitter 0.3", "--color-jitter can't be used with training from .beton"),
+        ("beton", "ce", "", "--reprob 0.3 --resplit", "--resplit can't be used with training from .beton"),
+        ("beton", "ce", "", "--aa rand-m9-foo", "auto_augment should be timm's rand-m9.* got 'rand-m9-foo'"),
+        ("beton", "ce", "", "--aug-repeats 1.5", "--aug-repeats is a whole number here, not 1.5"),
+        ("folder", "cs_kd", "pairing=batch", "--aug-repeats 2", "would make an image its own partner"),
         ("beton", "ce", "", "--val-split other", "neither a file nor a folder for the split 'other'"),
     ],
 )

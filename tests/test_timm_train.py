@@ -15,7 +15,7 @@ import timm.task
 import torch
 
 from skd_plugins.commands.timm_train import timm_train
-from skd_plugins.data import Source, TrainingOrder, write_beton
+from skd_plugins.data import Augmentation, Source, TrainingOrder, make_loader, write_beton
 from skd_plugins.data.beton.write import write_folder
 from skd_plugins.timm_train.beton_dataset import BetonDataset, find_beton
 
@@ -26,12 +26,16 @@ PER_CLASS, CLASSES = 8, 10
 
 
 def colours(per_class: int, ramp: bool = False) -> Source:
-    """Plain pictures that say who they are after any crop: red is the class, green the index, or grows to the right."""
+    """Plain pictures that say who they are after any crop: red is the class, green the index.
+
+    A `ramp` has a green that grows to the right, and a blue that grows downwards.
+    """
     targets = np.repeat(np.arange(CLASSES), per_class)
 
     def load(index: int) -> np.ndarray:
         pixels = np.zeros((12, 12, 3), dtype=np.uint8)
         pixels[..., 0], pixels[..., 1] = 25 * targets[index], 20 * np.arange(12) if ramp else 3 * index
+        pixels[..., 2] = 20 * np.arange(12)[:, None] if ramp else 0
         return pixels
 
     classes = [f"c{label}" for label in range(CLASSES)]
@@ -127,9 +131,53 @@ def test_views_are_the_same_images_augmented_again(run: Any, tmp_path: Path, kin
     assert differ > 70, "cropped elsewhere"
 
 
-def test_clean_segments_come_from_beton_without_colour_jitter(run: Any, caplog: pytest.LogCaptureFixture) -> None:
-    record = run("beton", "cs_kd_e", "", "--color-jitter", "0.4")
-    assert "there is no colour jitter" in caplog.text
+AUGMENTED: list[tuple[str, dict[str, Any]]] = [
+    ("--aa rand-m9-mstd0.5-inc1 --color-jitter 0.4", {"auto_augment": "rand-m9-mstd0.5-inc1"}),  # as timm: no jitter
+    ("--aa 3a --color-jitter 0.4", {"auto_augment": "3a", "color_jitter": 0.4}),
+    ("--color-jitter 0.4 --grayscale-prob 0.3", {"color_jitter": 0.4, "grayscale": 0.3}),
+    ("--reprob 0.5", {"random_erasing": 0.5}),
+    ("--reprob 0.5 --remode const --recount 3", {"random_erasing": 0.5, "erasing_mode": "const", "erasing_count": 3}),
+    ("--vflip 0.5", {"vflip": 0.5}),
+]
+assert AUGMENTED
+
+
+@pytest.mark.parametrize(("arguments", "change"), AUGMENTED)
+def test_augmentation_of_beton_files(run: Any, tmp_path: Path, arguments: str, change: dict[str, Any]) -> None:
+    """The pixels of `make_loader` with what the arguments mean; ramps show all changes."""
+    for half in ("train", "val"):
+        write_both(colours(PER_CLASS, ramp=True), tmp_path, half)
+    record = run("beton", "cs_kd", "", "--data-dir", str(tmp_path / "beton"), *arguments.split(), "--epochs", "2")
+    zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    path = tmp_path / "beton" / "train.beton"
+    expected, plain = (
+        make_loader(
+            path, segments=("anchor", "pair"), batch_size=8, seed=42, workers=1,
+            augmentation=Augmentation(image_size=32, scale=(0.6, 1.0), mean=zeros, std=ones, **what),
+        )
+        for what in (change, {})
+    )  # fmt: skip
+    differ = 0
+    for epoch in (0, 1):
+        inputs = [input for number, input, _ in record["train"] if number == epoch]
+        for input, (same, _), (other, _) in zip(inputs, expected, plain, strict=True):
+            assert torch.equal(input, same)
+            differ += int((input - other).flatten(1).abs().amax(1).gt(0.01).sum())
+    assert differ > 50
+
+
+@pytest.mark.parametrize("kind", ["folder", "beton"])
+def test_repeated_augmentation(run: Any, kind: str) -> None:
+    record = run(kind, "cs_kd", "", "--aug-repeats", "3")
+    order = TrainingOrder(colours(PER_CLASS).targets, segments=("anchor", "pair"), batch_size=8, seed=42, repeats=3)
+    anchors = [index for indices, _ in epoch_of(record, 0) for index in indices[:8]]
+    assert anchors == order.anchors(0).tolist()
+    assert sorted(np.bincount(anchors))[-26:] == [3] * 26
+
+
+def test_clean_segments_come_from_beton_files(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    record = run("beton", "cs_kd_e", "", "--aug-repeats", "1")
+    assert "images are resized with an area filter" in caplog.text
     for indices, target in epoch_of(record, 0):
         assert target.shape == (24,)
         assert indices[:8] == indices[16:], "the clean third is of the anchors"

@@ -108,6 +108,7 @@ def test_two_processes(data: dict[str, Path], tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from test_torchvision_train import run_standin\n"
         "for method in ('', 'ce', 'cs_kd', 'dml'):\n"
         "    run_standin(method, Path(sys.argv[1]), Path(sys.argv[2], f'{method}.'))\n"
+        "run_standin('cs_kd', Path(sys.argv[1]), Path(sys.argv[2], 'repeated'), '--ra-sampler')\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(program)]
     command += [str(data["folder"]), str(tmp_path)]
@@ -120,13 +121,17 @@ def test_two_processes(data: dict[str, Path], tmp_path: Path) -> None:
         assert [len(record["image"]) for record in records] == [images] * 2
         assert torch.bincount(torch.cat(records[0]["targets"] + records[1]["targets"])).tolist() == [8] * 10
         assert list(read(tmp_path / f"{method}.")[1]["model"]) == KEYS
+    repeated, again = (read(tmp_path / "repeated", rank)[0] for rank in (0, 1))
+    anchors = [{round(green * 255 / 3) for green in r["image"][:8, 1, 0, 0].tolist()} for r in (repeated, again)]
+    assert anchors[0] == anchors[1], "each process has a copy of the step's eight images"
+    assert len(anchors[0]) == 8
 
 
 @pytest.mark.parametrize(
     ("method", "arguments", "message"),
     [
         ("cs_kd pairing=batch", "--mixup-alpha 0.2", "needs class indices .*; leave out --mixup-alpha and --cutmix"),
-        ("cs_kd", "--ra-sampler", "--ra-sampler can't be used with cs_kd, whose batches have an order"),
+        ("cs_kd pairing=batch", "--ra-sampler", "--ra-sampler would make an image its own partner in cs_kd's batches"),
         ("ce", "--data-path nowhere", "--data-path: nowhere/train does not exist"),
         ("ce", "--resume nowhere.pth", "--resume: nowhere.pth does not exist"),
         ("ce", "--model resnet19", "unknown torchvision model 'resnet19'; did you mean 'resnet18'"),

@@ -17,7 +17,7 @@ TRIVIAL = "ta_wide"  # torchvision's name for TrivialAugment; timm has none
 # timm ignores a part of the text that it does not know, and stops with an AssertionError at others.
 _AUTO_AUGMENT = re.compile(
     r"rand(-(m\d+|n[1-9]|p(0?\.\d+|[01])|mstd\d+(\.\d+)?|mmax\d+|inc[01]|t(weights|3a|3aw)))*"
-    r"|augmix(-(m\d+|w[1-9]|d[1-9]|b[01]|a\d*[1-9]\d*|mstd\d+(\.\d+)?))*"
+    r"|augmix(-(m\d+|w[1-9]|d[1-9]|b[01]|a(?!0*\.?0*(-|$))\d+(\.\d+)?|mstd\d+(\.\d+)?))*"
     rf"|(v0r?|originalr?|3a)(-mstd\d+(\.\d+)?)?|{TRIVIAL}"
 )
 _SHARES = ("hflip", "vflip", "grayscale", "random_erasing")

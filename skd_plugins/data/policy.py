@@ -6,7 +6,7 @@ main thread of a process, where each image seeds the generators for itself.
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from timm.data.auto_augment import NAME_TO_OP, posterize
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms_factory import transforms_imagenet_train
 from torch import Tensor
@@ -27,20 +28,30 @@ _CHANGES, _ERASING = 1, 2  # what a key is for; those of crops and flips have no
 Change = Callable[[Image.Image], Image.Image]
 
 
+def posterized(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """timm's posterize, which may ask for 0 bits or fewer: Pillow 13 refuses that, before it gave black."""
+    return posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
+
+
+# For timm's own loaders too: RandAugment at magnitude 9 with mstd0.5 would end a training within its first batches.
+NAME_TO_OP.update({name: posterized for name in NAME_TO_OP if name.startswith("Posterize")})
+
+
+def seed_generators(key: int, *others: torch.Generator) -> None:
+    """Seeds the global generators, and `others`."""
+    random.seed(key)
+    np.random.seed([key & (2**32 - 1), key >> 32])
+    for generator in (torch.default_generator, *others):
+        generator.manual_seed(key & (2**63 - 1))
+
+
 @contextmanager
-def borrowed_generators(*others: torch.Generator) -> Iterator[Callable[[int], None]]:
-    """Gives a function that seeds the global generators, and `others`; at the end they are as they were."""
+def kept_generators(*others: torch.Generator) -> Iterator[None]:
+    """Puts the states of the global generators, and of `others`, back at the end."""
     generators = (torch.default_generator, *others)
     states = random.getstate(), np.random.get_state(), [generator.get_state() for generator in generators]
-
-    def seed(key: int) -> None:
-        random.seed(key)
-        np.random.seed([key & (2**32 - 1), key >> 32])
-        for generator in generators:
-            generator.manual_seed(key & (2**63 - 1))
-
     try:
-        yield seed
+        yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
@@ -58,12 +69,17 @@ def changes_of(spec: Augmentation, size: int) -> Change | None:
         return None
     trivial = spec.auto_augment == TRIVIAL
     policy: Any = None if trivial else spec.auto_augment
+    jitter: Any = spec.color_jitter or None  # timm's type hints leave None out
+    changes: Change
     _, changes, _ = transforms_imagenet_train(
-        size, color_jitter=spec.color_jitter or None, force_color_jitter=True, grayscale_prob=spec.grayscale,  # type: ignore[arg-type]  # it takes None
+        size, color_jitter=jitter, force_color_jitter=True, grayscale_prob=spec.grayscale,
         auto_augment=policy, interpolation=spec.interpolation, mean=spec.mean, separate=True,
     )  # fmt: skip
-    interpolation = InterpolationMode("bilinear" if spec.interpolation == "random" else spec.interpolation)
-    return Compose([TrivialAugmentWide(interpolation=interpolation), changes]) if trivial else changes
+    if not trivial:
+        return changes
+    filter = "bilinear" if spec.interpolation == "random" else spec.interpolation
+    both: Change = Compose([TrivialAugmentWide(interpolation=InterpolationMode(filter)), changes])
+    return both
 
 
 def changed(
@@ -73,7 +89,8 @@ def changed(
     change = changes_of(spec, spec.size(epoch))
     if change is None:
         return pixels
-    with borrowed_generators() as seed_generators:
+    in_worker = torch.utils.data.get_worker_info() is not None  # whose generators nobody else uses
+    with nullcontext() if in_worker else kept_generators():
         seed_generators(int(keys(seed, epoch, position, segment, _CHANGES)[0]))
         return np.array(change(Image.fromarray(pixels)))
 
@@ -97,7 +114,7 @@ class Erasing:
         numbers = keys(self.seed, epoch, positions, segments, _ERASING).tolist()
         device = input.device
         others = [torch.cuda.default_generators[device.index]] if device.type == "cuda" else []
-        with borrowed_generators(*others) as seed_generators:
+        with kept_generators(*others):
             for row in np.flatnonzero(~self.clean[segments]).tolist():
-                seed_generators(numbers[row])
+                seed_generators(numbers[row], *others)
                 self._erase(input[row])

@@ -19,8 +19,13 @@ def training_order(
     """The order for a call of timm's ``create_loader`` with the arguments `options`."""
     rank, world = processes(options)
     division = Division(rank=rank, world=world, even=isinstance(options["collate_fn"], FastCollateMixup))
-    size = options["batch_size"]
-    return whole_batches(targets, size, division=division, segments=segments, couples=couples, seed=seed)
+    repeats = options["num_aug_repeats"] or 1  # a float from the command line
+    if repeats != int(repeats):
+        raise SkdError(f"--aug-repeats is a whole number here, not {repeats:g}")
+    return whole_batches(
+        targets, options["batch_size"], division=division, segments=segments, couples=couples, seed=seed,
+        repeats=int(repeats),
+    )  # fmt: skip
 
 
 def processes(options: Mapping[str, Any]) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from .batches import processes, refuse, training_order
 
 _logger = logging.getLogger(__name__)
 _TRAIN, _EVAL = ("train", "training"), ("val", "valid", "validation", "eval", "evaluation", "test")
-_TIMM_COLOR_JITTER = 0.4  # train.py's default
 
 
 def find_beton(root: str | Path, split: str) -> Path | None:
@@ -93,28 +93,28 @@ class BetonDataset:
             if options["crop_mode"] not in (None, "center") or options["crop_border_pixels"]:
                 raise SkdError("from .beton files, evaluation crops the centre; crop_mode is not available")
             return Augmentation(image_size=height, crop_pct=options["crop_pct"] or Augmentation.crop_pct)
-        jitter = options["color_jitter"]
         refuse(
-            {**options, "color_jitter": jitter if jitter != _TIMM_COLOR_JITTER else None},
-            "training from .beton files, where augmentation is a random crop and a horizontal flip",
+            options,
+            "training from .beton files",
             {
-                "no_aug": "--no-aug", "auto_augment": "--aa", "re_prob": "--reprob", "vflip": "--vflip",
-                "color_jitter": "--color-jitter", "color_jitter_prob": "--color-jitter-prob",
-                "grayscale_prob": "--grayscale-prob", "gaussian_blur_prob": "--gaussian-blur-prob",
-                "num_aug_splits": "--aug-splits", "num_aug_repeats": "--aug-repeats",
-                "input_size_choices": "--train-img-sizes",
+                "no_aug": "--no-aug", "color_jitter_prob": "--color-jitter-prob",
+                "gaussian_blur_prob": "--gaussian-blur-prob", "num_aug_splits": "--aug-splits",
+                "re_split": "--resplit", "input_size_choices": "--train-img-sizes",
             },
         )  # fmt: skip
         if options["train_crop_mode"] not in (None, "rrc"):
             raise SkdError(f"from .beton files, --train-crop-mode is rrc, not {options['train_crop_mode']}")
-        if jitter and not processes(options)[0]:
-            _logger.warning(
-                "%s: images are resized with an area filter, and there is no colour jitter (timm's default of %g "
-                "applies to image folders only)", self.data.path, jitter,
-            )  # fmt: skip
+        if not processes(options)[0]:
+            _logger.warning("%s: images are resized with an area filter, not --train-interpolation", self.data.path)
+        policy = options["auto_augment"] or None
+        # As timm does: its default of --color-jitter is 0.4, and most policies change the colours themselves.
+        jitter = 0.0 if policy and "3a" not in policy else options["color_jitter"] or 0.0
         return Augmentation(
             image_size=height, scale=tuple(options["scale"] or Augmentation.scale),
-            ratio=tuple(options["ratio"] or Augmentation.ratio), hflip=options["hflip"],
+            ratio=tuple(options["ratio"] or Augmentation.ratio), hflip=options["hflip"], vflip=options["vflip"],
+            auto_augment=policy, color_jitter=jitter, grayscale=options["grayscale_prob"],
+            interpolation=options["interpolation"], random_erasing=options["re_prob"],
+            erasing_mode=options["re_mode"], erasing_count=options["re_count"],
         )  # fmt: skip
 
     @staticmethod
@@ -146,9 +146,8 @@ class BetonLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self.mixup is not None:
             self.mixup.mixup_enabled = self.mixup_enabled
+            self.loader.mix = partial(mix_segments, self.mixup, segments=len(self.loader.segments))
         with closing(iter(self.loader)) as batches:  # type: ignore[type-var]  # it is a generator
             for input, target in batches:
-                if self.mixup is not None:
-                    input, target = mix_segments(self.mixup, input, target, len(self.loader.segments))
                 # Ours are channels last; train.py decides that with --channels-last, and DDP warns when it differs.
                 yield input.contiguous(), target

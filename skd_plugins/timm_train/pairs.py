@@ -23,8 +23,8 @@ def paired_order(options: Mapping[str, Any], *, segments: Sequence[str], couples
         options,
         f"batches with {'two images of each class' if couples else 'the segments ' + ' | '.join(segments)}",
         {
-            "num_aug_splits": "--aug-splits", "num_aug_repeats": "--aug-repeats", "re_split": "--resplit",
-            "input_size_choices": "--train-img-sizes", "use_multi_epochs_loader": "--use-multi-epochs-loader",
+            "num_aug_splits": "--aug-splits", "re_split": "--resplit", "input_size_choices": "--train-img-sizes",
+            "use_multi_epochs_loader": "--use-multi-epochs-loader",
         },
     )  # fmt: skip
     if "clean" in segments:
@@ -38,7 +38,7 @@ def paired_loader(create_loader: Callable[..., Any], options: Mapping[str, Any],
     Data set, transform, collation, workers and prefetcher stay timm's. Augmentation draws from the workers' generators,
     so an anchor that is its own pair gets two different crops. `options` are the arguments of `create_loader`.
     """
-    timms = create_loader(**options)
+    timms = create_loader(**{**options, "num_aug_repeats": 0})  # the order has them
     inner: DataLoader[Any] = timms.loader if isinstance(timms, PrefetchLoader) else timms
     sampler, collate = OrderSampler(order), inner.collate_fn
     if isinstance(collate, FastCollateMixup) and len(order.segments) > 1:

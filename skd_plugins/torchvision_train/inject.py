@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.loss import CrossEntropyLoss
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from ..common.errors import SkdError
 from ..common.scripts import Patch, check_script, run_patched
@@ -79,8 +79,8 @@ class _Injection:
                 raise SkdError(f"{option}: {path} does not exist")
         if (options.mixup_alpha or options.cutmix_alpha) and "mixup" in self.needs.refuses:
             raise SkdError(f"{self.needs.refuses['mixup']}; leave out --mixup-alpha and --cutmix-alpha")
-        if options.ra_sampler and self.paired:
-            raise SkdError(f"--ra-sampler can't be used with {self.method}, whose batches have an order; leave it out")
+        if options.ra_sampler and self.needs.couples:
+            raise SkdError(f"--ra-sampler would make an image its own partner in {self.method}'s batches; leave it out")
         self.options = options
         return options
 
@@ -144,14 +144,14 @@ class _Injection:
 
     def _pair(self, dataset: Any, options: dict[str, Any]) -> None:
         """Changes a DataLoader's options to whole batches of the method's segments."""
-        sampler: RandomSampler | DistributedSampler[Any] = options.pop("sampler")
+        sampler = options.pop("sampler")
         division, seed = UNDIVIDED, torch.initial_seed()  # another order in every run, as the script's
-        if isinstance(sampler, DistributedSampler):
+        if not isinstance(sampler, RandomSampler):  # torch's DistributedSampler, or the script's RASampler
             division, seed = Division(rank=sampler.rank, world=sampler.num_replicas), sampler.seed
         segments = self.needs.segments
         order = whole_batches(
             dataset.targets, options.pop("batch_size"), division=division, segments=segments,
-            couples=self.needs.couples, seed=seed,
+            couples=self.needs.couples, seed=seed, repeats=getattr(sampler, "repetitions", 1),
         )  # fmt: skip
         collate = partial(collate_segments, options["collate_fn"], len(segments))
         options |= {"batch_sampler": OrderSampler(order), "collate_fn": collate}

@@ -11,6 +11,7 @@ import torch
 import torch.utils.data
 import torchvision
 import utils
+from sampler import RASampler
 from torch import distributed as dist
 from torch import nn
 from torch.utils.data.dataloader import default_collate
@@ -50,6 +51,8 @@ def main(args) -> None:
         if not dist.is_initialized():
             dist.init_process_group("gloo")
         sampler = torch.utils.data.distributed.DistributedSampler(dataset)
+        if args.ra_sampler:
+            sampler = RASampler(dataset, shuffle=True, repetitions=2)
         sampler_test = torch.utils.data.distributed.DistributedSampler(dataset_test, shuffle=False)
     else:
         sampler, sampler_test = (
