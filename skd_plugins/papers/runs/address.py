@@ -22,7 +22,7 @@ _WITHOUT_EFFECT = frozenset({
 # Added when there were runs already: switched off, such a field leaves the address of a run as it was.
 _ADDED = frozenset({
     "vflip", "auto_augment", "color_jitter", "grayscale", "random_erasing", "repeated_augmentation", "loss",
-    "bce_sum", "bce_threshold", "layer_decay", "clip_mode", "ema_warmup",
+    "bce_sum", "bce_threshold", "layer_decay", "clip_mode", "ema_warmup", "freeze",
 })  # fmt: skip
 _OFF = {field.name: field.default for field in fields(Recipe) if field.name in _ADDED}
 _LENGTH = 16  # hexadecimal digits: 64 bits, for some hundred runs
