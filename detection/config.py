@@ -211,6 +211,21 @@ def _keys(node: CfgNode, prefix: str = "") -> list[str]:
     return keys
 
 
+def differences(old: CfgNode, new: CfgNode, prefix: str = "") -> list[str]:
+    """What a resumed training changes, in words; places, workers and the evaluation may differ."""
+    found: list[str] = []
+    for name, value in new.items():
+        key, before = f"{prefix}{name}", old.get(name)
+        if isinstance(value, CfgNode) and isinstance(before, CfgNode):
+            found += differences(before, value, f"{key}.")
+        elif not key.startswith(_FREE) and plain(before) != plain(value):
+            found.append(f"{key} was {before}, now {value}")
+    return found
+
+
+_FREE = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "TEST.", "SOLVER.CHECKPOINT_PERIOD")
+
+
 def _reason(error: Exception) -> str:
     # A KeyError's text is its argument's repr.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)

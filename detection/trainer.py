@@ -2,7 +2,9 @@
 
 import json
 import logging
+import signal
 from collections import OrderedDict
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,11 +17,11 @@ from detectron2.data import (
     DatasetMapper,
     MetadataCatalog,
     build_detection_test_loader,
-    build_detection_train_loader,
     detection_utils,
 )
 from detectron2.data.detection_utils import SizeMismatchError
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
@@ -28,8 +30,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from skd_plugins.common.errors import SkdError
 from skd_plugins.common.files import write_json
+from skd_plugins.training.process import any_process, collected_signals
 
 from .calibration import calibration
+from .stream import TrainLoader
 
 PREDICTIONS = "coco_instances_results.json"  # COCOEvaluator's file
 _LINE = 22  # height of a label in a picture
@@ -42,9 +46,35 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
     """`detectron2.engine.DefaultTrainer`: its loop, hooks, checkpoints, TensorBoard and metrics.json."""
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """detectron2's loader, with an error that names the image."""
-        return build_detection_train_loader(cfg, mapper=NamingMapper(cfg, is_train=True))
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+        """detectron2's batches as a function of the iteration, with an error that names the image."""
+        return TrainLoader(cfg, NamingMapper(cfg, is_train=True))
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """detectron2's; the images go on where the checkpoint stopped."""
+        super().resume_or_load(resume)
+        self._trainer.data_loader.batches.start = self.start_iter
+
+    def state_dict(self) -> dict[str, Any]:
+        """detectron2's, and the optimizer, which 0.6 leaves out; under the key of later versions."""
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The same back."""
+        super().load_state_dict(state)
+        if "_trainer" not in state:
+            raise SkdError(
+                f"{self.checkpointer.get_checkpoint_file()} has no optimizer, so its training can't go on; start "
+                "another OUTPUT_DIR from it with MODEL.WEIGHTS"
+            )
+        self._trainer.load_state_dict(state["_trainer"])
+
+    def build_hooks(self) -> list[Any]:
+        """detectron2's, and the end after a signal."""
+        found: list[Any] = super().build_hooks()
+        evaluation = next(place for place, hook in enumerate(found) if isinstance(hook, EvalHook))
+        found.insert(evaluation, StopOnSignal())  # a checkpoint comes first, an evaluation would take too long
+        return found
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
@@ -73,6 +103,34 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
                 for path in draw_predictions(cfg, name):
                     logging.getLogger("detectron2.skd").info("picture: %s", path)
         return results
+
+
+class StopOnSignal(HookBase):  # type: ignore[misc]  # the same
+    """Ends the training with a checkpoint after the step in which a process gets SIGTERM, SIGUSR1 or SIGINT."""
+
+    def before_train(self) -> None:
+        """Signals are collected from here on."""
+        self.signals = ExitStack()
+        self.received = self.signals.enter_context(collected_signals())
+
+    def after_step(self) -> None:
+        """Saves and exits. The last iteration saves anyway."""
+        trainer = self.trainer
+        device = torch.device(trainer.cfg.MODEL.DEVICE)
+        if trainer.iter + 1 == trainer.max_iter or not any_process(self.received, comm.get_world_size(), device):
+            return
+        name = f"model_{trainer.iter:07d}"
+        if comm.is_main_process() and Path(trainer.checkpointer.get_checkpoint_file()).stem != name:
+            trainer.checkpointer.save(name, iteration=trainer.iter)
+        comm.synchronize()  # a launcher ends the other processes when one has ended
+        logging.getLogger("detectron2.skd").info(
+            "stopped by signal after iteration %d of %d; continue with --resume", trainer.iter + 1, trainer.max_iter
+        )
+        raise SystemExit(128 + (self.received[0] if self.received else signal.SIGTERM))
+
+    def after_train(self) -> None:
+        """The evaluation at the end can be ended at any time."""
+        self.signals.close()
 
 
 class NamingMapper(DatasetMapper):  # type: ignore[misc]  # detectron2 has no types

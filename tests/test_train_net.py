@@ -45,8 +45,9 @@ def start(log: Path, *arguments: str, **environment: str) -> subprocess.Popen[st
     command = [sys.executable, str(ROOT / "detection" / "train_net.py"), *arguments]
     with log.open("w") as file:
         return subprocess.Popen(
-            command, env=os.environ | ENVIRONMENT | environment, stdout=file, stderr=subprocess.STDOUT, text=True
-        )
+            command, env=os.environ | ENVIRONMENT | environment, stdout=file, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
