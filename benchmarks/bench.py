@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 # row and rounds are shared parts; methods and gpu are run by themselves.
-OTHERS = {"row", "rounds", "bench", "methods", "gpu", "evidence", "evidence_page"}
+OTHERS = {"row", "rounds", "bench", "methods", "gpu", "evidence", "evidence_page", "detection_calibration"}
 MARKERS = ("<!-- bench -->", "<!-- /bench -->")
 
 
