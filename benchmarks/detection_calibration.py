@@ -2,7 +2,7 @@
 
 Faster R-CNN (detection/configs/digits_demo.yaml, 6 epochs) on the backbone `resnet10t_digits.ce`. The weight of
 SD-Dropout is chosen with another seed on 100 of the 400 training images, after training on the other 300; the test
-images are not touched until then. A stopped study continues, and what is complete is not repeated. 20 minutes of a core.
+images are not touched until then. A stopped study continues; what is complete is not repeated. 20 minutes of a core.
 
 Run: python benchmarks/detection_calibration.py [--out runs/detection-calibration]
      python benchmarks/detection_calibration.py --page   # the committed numbers into docs/detection.md

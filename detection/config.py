@@ -31,7 +31,10 @@ def add_skd_config(cfg: CfgNode) -> None:
     * ``OUT_FEATURES``: of ``res2`` to ``res5``.
     * ``CHECKPOINT_ACTIVATIONS``: compute the blocks' activations again in the backward pass instead of keeping them.
 
-    ``MODEL.BACKBONE.FREEZE_AT`` and ``MODEL.FPN`` mean what they mean for detectron2's own ResNet.
+    ``MODEL.BACKBONE.FREEZE_AT`` and ``MODEL.FPN`` mean what they mean for detectron2's own ResNet; see
+    `TimmFeatures` for networks that are none.
+
+    ``MODEL.RETINANET.P6_IN_FEATURE``: what ``p6`` is made of, ``res5`` (detectron2's models) or ``p5``.
 
     ``MODEL.ROI_HEADS.SD_DROPOUT``: ``WEIGHT``, ``TEMPERATURE`` and ``DROP_RATE`` of `SDDropoutROIHeads`.
 
@@ -52,6 +55,8 @@ def add_skd_config(cfg: CfgNode) -> None:
     timm.NORM = "FrozenBN"
     timm.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     timm.CHECKPOINT_ACTIVATIONS = False
+
+    cfg.MODEL.RETINANET.P6_IN_FEATURE = "res5"
 
     dropout = cfg.MODEL.ROI_HEADS.SD_DROPOUT = CfgNode()
     dropout.WEIGHT = 0.1
