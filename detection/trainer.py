@@ -28,11 +28,14 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from skd_plugins.common.environment import versions
 from skd_plugins.common.errors import SkdError
 from skd_plugins.common.files import write_json
 from skd_plugins.training.process import any_process, collected_signals
 
 from .calibration import calibration
+from .config import classes_key
+from .report import write_report
 from .stream import TrainLoader
 
 PREDICTIONS = "coco_instances_results.json"  # COCOEvaluator's file
@@ -90,18 +93,13 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> OrderedDict[str, Any]:
-        """Evaluates; the main process also writes ``results.json``, calibration and pictures to ``OUTPUT_DIR``."""
+        """Evaluates; the main process also writes ``results.json``, a report and pictures to ``OUTPUT_DIR``."""
         results: OrderedDict[str, Any] = super().test(cfg, model, evaluators)
         if comm.is_main_process():
             for name in cfg.DATASETS.TEST:
-                own = results if len(cfg.DATASETS.TEST) == 1 else results[name]
-                folder, truth = _inference_folder(cfg, name), Path(MetadataCatalog.get(name).json_file)
-                if "bbox" in own:  # a set without annotations is only predicted
-                    own["calibration"] = calibration(truth, folder / PREDICTIONS, folder / "calibration.png")
+                alone = len(cfg.DATASETS.TEST) == 1
+                _report(cfg, name, results if alone else results[name], "report" if alone else f"report_{name}")
             write_json(Path(cfg.OUTPUT_DIR) / "results.json", results)  # null for COCO's AP of a size without objects
-            for name in cfg.DATASETS.TEST:
-                for path in draw_predictions(cfg, name):
-                    logging.getLogger("detectron2.skd").info("picture: %s", path)
         return results
 
 
@@ -189,6 +187,30 @@ def draw_predictions(cfg: CfgNode, dataset: str) -> list[Path]:
         Image.fromarray(np.concatenate(panels, axis=1)).save(path)
         paths.append(path)
     return paths
+
+
+def _report(cfg: CfgNode, dataset: str, results: dict[str, Any], name: str) -> None:
+    """Adds the calibration to the results of a set, and writes its pictures and its report."""
+    folder, truth = _inference_folder(cfg, dataset), Path(MetadataCatalog.get(dataset).json_file)
+    pictures, log = draw_predictions(cfg, dataset), logging.getLogger("detectron2.skd")
+    for path in pictures:
+        log.info("picture: %s", path)
+    if "bbox" not in results:  # a set without annotations is only predicted
+        return
+    results["calibration"], found = calibration(truth, folder / PREDICTIONS, folder / "calibration.png")
+    info = {
+        "network": cfg.MODEL.TIMM.NAME or cfg.MODEL.BACKBONE.NAME,
+        "weights": cfg.MODEL.WEIGHTS or cfg.MODEL.TIMM.WEIGHTS,
+        "detector": cfg.MODEL.META_ARCHITECTURE,
+        "heads": cfg.MODEL.ROI_HEADS.NAME,
+        "training": f"{cfg.SOLVER.MAX_ITER} iterations, batch {cfg.SOLVER.IMS_PER_BATCH}, lr {cfg.SOLVER.BASE_LR:g}",
+        "seed": cfg.SEED,
+        "lowest score": cfg.MODEL[classes_key(cfg)].SCORE_THRESH_TEST,
+        "versions": versions(),
+    }
+    page = Path(cfg.OUTPUT_DIR) / f"{name}.html"
+    title = Path(cfg.OUTPUT_DIR).absolute().name
+    log.info("report: %s", write_report(page, title, dataset, truth, results, found, pictures, info))
 
 
 def _panel(image: Image.Image, caption: str, boxes: list[_Box], names: list[str]) -> NDArray[np.uint8]:
