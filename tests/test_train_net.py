@@ -198,7 +198,10 @@ def test_retinanet_of_detectron2s_model_zoo(tmp_path: Path) -> None:
     assert state["backbone.top_block.p6.weight"].shape[:2] == (16, 512)  # made of res5, as detectron2 does
     assert "AP50" in json.loads((out / "results.json").read_text())["bbox"]
     for change, message in (
-        (["MODEL.BACKBONE.NAME", "build_timm_resnet_fpn_backbone"], "makes no p7 for MODEL.RETINANET.IN_FEATURES"),
+        (
+            ["MODEL.BACKBONE.NAME", "build_timm_resnet_fpn_backbone", "MODEL.WEIGHTS", ""],
+            "makes no p7 for MODEL.RETINANET.IN_FEATURES",
+        ),
         (["MODEL.RETINANET.NUM_CLASSES", "3"], "has 10 classes, but MODEL.RETINANET.NUM_CLASSES is 3"),
     ):
         with redirect_stderr(StringIO()) as printed, pytest.raises(SystemExit):
