@@ -87,7 +87,7 @@ def study(out: Path) -> dict[str, Any]:
 
 def table(content: dict[str, Any]) -> str:
     """Markdown: the choice, then the test."""
-    head = [f"| | {' | '.join(COLUMNS)} |", "| --- | " + "---: | " * len(COLUMNS)]
+    head = [f"| | {' | '.join(COLUMNS)} |", "| --- |" + " ---: |" * len(COLUMNS)]
     lines = ["The choice of the weight, on 100 images of the training half, one seed, in per cent:", "", *head]
     for name, row in content["choice"].items():
         cells = ["–" if row[key] is None else f"{row[key]:.1f}" for key in COLUMNS]
