@@ -64,12 +64,12 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The same back."""
-        super().load_state_dict(state)
         if "_trainer" not in state:
             raise SkdError(
                 f"{self.checkpointer.get_checkpoint_file()} has no optimizer, so its training can't go on; start "
                 "another OUTPUT_DIR from it with MODEL.WEIGHTS"
             )
+        super().load_state_dict(state)
         self._trainer.load_state_dict(state["_trainer"])
 
     def build_hooks(self) -> list[Any]:
