@@ -21,7 +21,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 # row and rounds are shared parts; methods and gpu are run by themselves.
-OTHERS = {"row", "rounds", "bench", "methods", "gpu", "evidence", "evidence_page", "stamps", "finetune"}
+OTHERS = {"row", "rounds", "bench", "methods", "gpu", "evidence", "evidence_page", "stamps", "finetune",
+          "detection_calibration"}  # fmt: skip
 MARKERS = ("<!-- bench -->", "<!-- /bench -->")
 
 

@@ -17,6 +17,7 @@ if find_spec("detectron2"):  # torchvision_models.py does without
     from .config import add_skd_config
     from .digits import register_digits
     from .roi_heads import SDDropoutCascadeROIHeads, SDDropoutRes5ROIHeads, SDDropoutROIHeads, TimmRes5ROIHeads
+    from .timm_features import TimmFeatures
 
     register_digits()
 
@@ -24,6 +25,7 @@ __all__ = [
     "SDDropoutCascadeROIHeads",
     "SDDropoutROIHeads",
     "SDDropoutRes5ROIHeads",
+    "TimmFeatures",
     "TimmRes5ROIHeads",
     "TimmResNet",
     "add_skd_config",

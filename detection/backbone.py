@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from skd_plugins.common.errors import SkdError
 
+from .timm_features import STAGES, STRIDES, TimmFeatures, check_stages, with_norm
 from .weights import check_against_card, create_classifier, wanted_weights
 
-STAGES = ("res2", "res3", "res4", "res5")
-NORMS = ("FrozenBN", "BN", "SyncBN")
+_STEM = ("conv1", "bn1", "maxpool")
+_LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 
 class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
@@ -47,21 +48,10 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
     ) -> None:
         super().__init__()
         names = ["conv1", "bn1", "act1" if hasattr(network, "act1") else "relu", "maxpool"]
-        layers = [f"layer{n}" for n in range(1, 5)]
-        missing = [name for name in names + layers if not isinstance(getattr(network, name, None), nn.Module)]
-        if missing:
-            raise SkdError(
-                f"{type(network).__name__} has no {missing[0]!r}: the detection backbones are the ResNets and ResNeXts "
-                "of timm and torchvision"
-            )
-        wrong = [name for name in out_features if name not in STAGES]
-        if wrong or not out_features:
-            raise SkdError(f"MODEL.TIMM.OUT_FEATURES should be some of {', '.join(STAGES)}, got {list(out_features)}")
-        if not 0 <= freeze_at <= 5:
-            raise SkdError(f"MODEL.BACKBONE.FREEZE_AT should be 0 to 5, got {freeze_at}")
+        check_stages(out_features, freeze_at)
         self.stem = nn.Sequential(*(getattr(network, name) for name in names))
         used = max(STAGES.index(name) for name in out_features) + 1  # a stage without gradient would stop DDP
-        for stage, layer in zip(STAGES[:used], layers, strict=False):
+        for stage, layer in zip(STAGES[:used], _LAYERS, strict=False):
             self.add_module(stage, getattr(network, layer))
         self.stages = STAGES[:used]
         self.checkpoint_activations = checkpoint_activations
@@ -99,37 +89,24 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
         self.train()
         channels = {name: shape[1] for name, shape in shapes.items()}
         strides = {name: 64 // shape[2] for name, shape in shapes.items()}
-        usual = (4, 8, 16, 16 if dilated else 32)
-        expected = {name: stride for name, stride in zip(STAGES, usual, strict=True) if name in strides}
+        usual = STRIDES | ({"res5": 16} if dilated else {})
+        expected = {name: usual[name] for name in strides}
         if strides != expected:
             raise SkdError(f"the network's stages have strides {strides}; a detection backbone has {expected}")
         return channels, strides
 
 
-def with_norm(part: nn.Module, norm: str) -> nn.Module:
-    """The part of a network with the BatchNorm that ``MODEL.TIMM.NORM`` names."""
-    if norm not in NORMS:
-        raise SkdError(f"MODEL.TIMM.NORM should be one of {', '.join(NORMS)}, got {norm!r}")
-    if norm == "SyncBN":
-        synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(part)  # type: ignore[no-untyped-call]  # torch has no types there
-        return synced
-    if norm == "BN":
-        return part
-    foreign = {
-        type(layer).__name__
-        for layer in part.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and type(layer) is not nn.BatchNorm2d
-    }
-    if foreign:  # timm's BatchNormAct2d, whose activation would be lost
-        raise SkdError(f"{', '.join(sorted(foreign))} can't be frozen; use a network with plain BatchNorm2d")
-    frozen: nn.Module = FrozenBatchNorm2d.convert_frozen_batchnorm(part)
-    return frozen
-
-
 def head_stage(cfg: CfgNode) -> tuple[nn.Module, int]:
     """The network's last stage with its weights, for C4, which has it in the head; and its channels."""
     network: Any = create_classifier(cfg, wanted_weights(cfg))
+    if not is_resnet(network):
+        raise SkdError(f"{type(network).__name__} has no layer4 for the head (C4); take a feature pyramid")
     return with_norm(network.layer4, cfg.MODEL.TIMM.NORM), network.fc.in_features
+
+
+def is_resnet(network: nn.Module) -> bool:
+    """Whether the network has the parts of timm's and torchvision's ResNets and ResNeXts."""
+    return all(isinstance(getattr(network, name, None), nn.Module) for name in (*_STEM, *_LAYERS))
 
 
 def _check_fits(cfg: CfgNode) -> None:
@@ -163,8 +140,11 @@ def _trained(stage: nn.Module) -> bool:
 
 
 @BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]  # detectron2 has no types
-def build_timm_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmResNet:
-    """``MODEL.BACKBONE.NAME: build_timm_resnet_backbone``; see `add_skd_config` for its settings."""
+def build_timm_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """``MODEL.BACKBONE.NAME: build_timm_resnet_backbone``; see `add_skd_config` for its settings.
+
+    A `TimmResNet`, or `TimmFeatures` if ``MODEL.TIMM.NAME`` is another network of timm.
+    """
     if input_shape.channels != 3:
         raise SkdError(f"the network takes 3 channels, but MODEL.PIXEL_MEAN has {input_shape.channels} values")
     _check_fits(cfg)
@@ -177,14 +157,16 @@ def build_timm_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmResN
             "backbone: all %d tensors of %s matched; of them, the stem and the stages to %s are kept",
             len(weights.state), weights.source, max(cfg.MODEL.TIMM.OUT_FEATURES, default="none"),
         )  # fmt: skip
-    return TimmResNet(
-        network,
-        norm=cfg.MODEL.TIMM.NORM,
-        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-        out_features=cfg.MODEL.TIMM.OUT_FEATURES,
-        dilated=cfg.MODEL.RESNETS.RES5_DILATION > 1,
-        checkpoint_activations=cfg.MODEL.TIMM.CHECKPOINT_ACTIVATIONS,
-    )
+    settings = {
+        "norm": cfg.MODEL.TIMM.NORM, "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+        "out_features": cfg.MODEL.TIMM.OUT_FEATURES, "checkpoint_activations": cfg.MODEL.TIMM.CHECKPOINT_ACTIVATIONS,
+    }  # fmt: skip
+    dilated = cfg.MODEL.RESNETS.RES5_DILATION > 1
+    if is_resnet(network):
+        return TimmResNet(network, dilated=dilated, **settings)
+    if dilated:
+        raise SkdError(f"MODEL.RESNETS.RES5_DILATION 2 is for ResNets, not for {cfg.MODEL.TIMM.NAME}")
+    return TimmFeatures(network, **settings)
 
 
 @BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]  # the same
@@ -195,7 +177,7 @@ def build_timm_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 @BACKBONE_REGISTRY.register()  # type: ignore[untyped-decorator]  # the same
 def build_timm_resnet_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """The same with RetinaNet's ``p6`` and ``p7``, which are made of ``res5``."""
+    """The same with RetinaNet's ``p6`` and ``p7``, made of ``MODEL.RETINANET.P6_IN_FEATURE``."""
     return _with_fpn(cfg, input_shape, retinanet=True)
 
 
@@ -204,15 +186,19 @@ def _with_fpn(cfg: CfgNode, input_shape: ShapeSpec, *, retinanet: bool) -> FPN:
         raise SkdError("a feature pyramid needs res5 at stride 32; set MODEL.RESNETS.RES5_DILATION 1")
     settings, bottom_up = cfg.MODEL.FPN, build_timm_resnet_backbone(cfg, input_shape)
     stages = bottom_up.output_shape()
+    top = cfg.MODEL.RETINANET.P6_IN_FEATURE
+    if retinanet and top not in ("res5", "p5"):
+        raise SkdError(f"MODEL.RETINANET.P6_IN_FEATURE should be res5 or p5, got {top}")
     needed = [*settings.IN_FEATURES, *(["res5"] if retinanet else [])]
     if lacking := [name for name in needed if name not in stages]:
         raise SkdError(f"the feature pyramid needs {lacking[0]}; add it to MODEL.TIMM.OUT_FEATURES")
+    channels = stages["res5"].channels if top == "res5" else settings.OUT_CHANNELS
     fpn = FPN(
         bottom_up=bottom_up,
         in_features=settings.IN_FEATURES,
         out_channels=settings.OUT_CHANNELS,
         norm=settings.NORM,
-        top_block=LastLevelP6P7(stages["res5"].channels, settings.OUT_CHANNELS) if retinanet else LastLevelMaxPool(),
+        top_block=LastLevelP6P7(channels, settings.OUT_CHANNELS, top) if retinanet else LastLevelMaxPool(),
         fuse_type=settings.FUSE_TYPE,
     )
     lacking = [name for name in cfg.MODEL.RETINANET.IN_FEATURES if name not in fpn.output_shape()]

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
@@ -11,12 +12,28 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from skd_plugins.evaluation.metrics import Reliability, bin_confidences
+
 BINS = 25
 _TOUCHING = 1e-9  # a threshold of 0 would match boxes that do not overlap
 
 
-def calibration(truth: Path, predictions: Path, diagram: Path) -> dict[str, float]:
-    """``D-ECE``, ``LaECE`` and ``D-ECE-CLASS`` in per cent, NaN without detections; writes a reliability diagram.
+@dataclass(frozen=True)
+class Detections:
+    """What the report needs of each detection ``[N]``: COCO's class, score, whether it is right, and its area."""
+
+    category: NDArray[np.float64]
+    score: NDArray[np.float64]
+    right: NDArray[np.bool_]
+    area: NDArray[np.float64]
+
+    def reliability(self, chosen: NDArray[np.bool_], bins: int = BINS) -> Reliability:
+        """Of some of them."""
+        return bin_confidences(self.score[chosen], self.right[chosen], bins)
+
+
+def calibration(truth: Path, predictions: Path, diagram: Path) -> tuple[dict[str, float], Detections]:
+    """``D-ECE``, ``LaECE`` and ``D-ECE-CLASS`` in per cent, NaN without detections, and those; writes a diagram.
 
     D-ECE is the sum over bins of the score of ``n_bin / n * |mean score - precision|``. A detection is right if its IoU
     with an object of its class is at least 0.5. LaECE is the same with the mean IoU in place of the precision, 0 for a
@@ -35,19 +52,21 @@ def calibration(truth: Path, predictions: Path, diagram: Path) -> dict[str, floa
         objects = COCO(str(truth))
         names = {category["id"]: category["name"] for category in objects.loadCats(objects.getCatIds())}
         if not json.loads(predictions.read_text()):  # which pycocotools can't read
-            return dict.fromkeys(["D-ECE", "LaECE", *(f"D-ECE-{name}" for name in names.values())], float("nan"))
+            empty, keys = np.zeros(0), ["D-ECE", "LaECE", *(f"D-ECE-{name}" for name in names.values())]
+            return dict.fromkeys(keys, float("nan")), Detections(empty, empty, empty > 0, empty)
         found = objects.loadRes(str(predictions))
-        category, score, iou = matched(objects, found, 0.5)
-        classes, scores, overlap = matched(objects, found, _TOUCHING)
+        category, score, iou, area = matched(objects, found, 0.5)
+        classes, scores, overlap, _ = matched(objects, found, _TOUCHING)
     right = (iou > 0).astype(float)
     _draw(score, right, diagram)
     own = {f"D-ECE-{name}": error(score[category == key], right[category == key]) for key, name in names.items()}
     localised = [error(scores[classes == key], overlap[classes == key]) for key in np.unique(classes)]
-    return {"D-ECE": error(score, right), "LaECE": float(np.mean(localised)), **own}
+    numbers = {"D-ECE": error(score, right), "LaECE": float(np.mean(localised)), **own}
+    return numbers, Detections(category, score, iou > 0, area)
 
 
 def matched(objects: COCO, found: COCO, threshold: float) -> tuple[NDArray[np.float64], ...]:
-    """Class, score and IoU with the matched object ``[N]`` of each detection; the IoU is 0 without a match."""
+    """Class, score, IoU with the matched object and area ``[N]`` of each detection; the IoU is 0 without a match."""
     evaluation = COCOeval(objects, found, "bbox")
     settings = evaluation.params
     settings.iouThrs, settings.maxDets = np.array([threshold]), [100]
@@ -57,11 +76,12 @@ def matched(objects: COCO, found: COCO, threshold: float) -> tuple[NDArray[np.fl
     for image in filter(None, evaluation.evalImgs):
         key = image["image_id"], image["category_id"]
         columns = {box["id"]: number for number, box in enumerate(evaluation._gts[key])}
-        matches = zip(image["dtMatches"][0], image["dtIgnore"][0], image["dtScores"], strict=True)
-        for row, (match, ignored, score) in enumerate(matches):
+        matches = zip(image["dtMatches"][0], image["dtIgnore"][0], image["dtScores"], image["dtIds"], strict=True)
+        for row, (match, ignored, score, number) in enumerate(matches):
             if not ignored:
-                rows.append((key[1], score, evaluation.ious[key][row, columns[match]] if match else 0.0))
-    return tuple(np.array(rows, dtype=np.float64).reshape(-1, 3).T)
+                iou = evaluation.ious[key][row, columns[match]] if match else 0.0
+                rows.append((key[1], score, iou, found.anns[number]["area"]))
+    return tuple(np.array(rows, dtype=np.float64).reshape(-1, 4).T)
 
 
 def _bin(score: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -31,7 +31,10 @@ def add_skd_config(cfg: CfgNode) -> None:
     * ``OUT_FEATURES``: of ``res2`` to ``res5``.
     * ``CHECKPOINT_ACTIVATIONS``: compute the blocks' activations again in the backward pass instead of keeping them.
 
-    ``MODEL.BACKBONE.FREEZE_AT`` and ``MODEL.FPN`` mean what they mean for detectron2's own ResNet.
+    ``MODEL.BACKBONE.FREEZE_AT`` and ``MODEL.FPN`` mean what they mean for detectron2's own ResNet; see
+    `TimmFeatures` for networks that are none.
+
+    ``MODEL.RETINANET.P6_IN_FEATURE``: what ``p6`` is made of, ``res5`` (detectron2's models) or ``p5``.
 
     ``MODEL.ROI_HEADS.SD_DROPOUT``: ``WEIGHT``, ``TEMPERATURE`` and ``DROP_RATE`` of `SDDropoutROIHeads`.
 
@@ -52,6 +55,8 @@ def add_skd_config(cfg: CfgNode) -> None:
     timm.NORM = "FrozenBN"
     timm.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     timm.CHECKPOINT_ACTIVATIONS = False
+
+    cfg.MODEL.RETINANET.P6_IN_FEATURE = "res5"
 
     dropout = cfg.MODEL.ROI_HEADS.SD_DROPOUT = CfgNode()
     dropout.WEIGHT = 0.1
@@ -209,6 +214,21 @@ def _keys(node: CfgNode, prefix: str = "") -> list[str]:
         if isinstance(value, CfgNode):
             keys += _keys(value, f"{prefix}{name}.")
     return keys
+
+
+def differences(old: CfgNode, new: CfgNode, prefix: str = "") -> list[str]:
+    """What a resumed training changes, in words; places, workers and the evaluation may differ."""
+    found: list[str] = []
+    for name, value in new.items():
+        key, before = f"{prefix}{name}", old.get(name)
+        if isinstance(value, CfgNode) and isinstance(before, CfgNode):
+            found += differences(before, value, f"{key}.")
+        elif not key.startswith(_FREE) and plain(before) != plain(value):
+            found.append(f"{key} was {before}, now {value}")
+    return found
+
+
+_FREE = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "TEST.", "SOLVER.CHECKPOINT_PERIOD")
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,10 @@
 """Starts the training processes with detectron2's launch, on CPUs too."""
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import active_children
 from typing import Any
 
 import torch
@@ -9,6 +13,7 @@ import torch.multiprocessing as mp
 from detectron2 import engine
 from detectron2.engine import defaults
 from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from skd_plugins.common.errors import SkdError
 
@@ -22,12 +27,43 @@ def launch(
         raise SkdError(f"--num-gpus is {processes}, but this machine has {gpus}")
     if not 0 <= machine_rank < machines:
         raise SkdError(f"--machine-rank is {machine_rank}; the ranks of {machines} machines are 0 to {machines - 1}")
-    if gpus or processes * machines == 1:
-        engine.launch(main, processes, machines, machine_rank, url, args)
-        return
-    # detectron2 0.6 launches several processes on GPUs only; later versions do this on CPUs.
     arguments = (main, processes, machines, machine_rank, url, args)
-    mp.spawn(_on_processor, arguments, nprocs=processes)  # type: ignore[attr-defined, no-untyped-call]  # torch has no types there
+    if processes * machines == 1:
+        engine.launch(*arguments)
+        return
+    with _signals_passed_on() as received:
+        try:
+            if gpus:
+                engine.launch(*arguments)
+            else:  # detectron2 0.6 launches several processes on GPUs only; later versions do this on CPUs
+                mp.spawn(_on_processor, arguments, nprocs=processes)  # type: ignore[attr-defined, no-untyped-call]  # torch has no types there
+        except ProcessExitedException as error:
+            if error.exit_code <= 128:
+                raise
+            raise SystemExit(error.exit_code) from None  # stopped by a signal, with a checkpoint
+    if received:
+        raise SystemExit(128 + received[0])
+
+
+@contextmanager
+def _signals_passed_on() -> Iterator[list[int]]:
+    """Passes SIGTERM and SIGUSR1 on to the training processes, which end themselves; Ctrl-C reaches them anyway."""
+    received: list[int] = []
+
+    def pass_on(number: int, frame: Any) -> None:
+        received.append(number)
+        for child in active_children() if number != signal.SIGINT else ():
+            if child.pid:
+                os.kill(child.pid, number)
+
+    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    for number in old:
+        signal.signal(number, pass_on)
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def _on_processor(

@@ -26,14 +26,14 @@ try:
     from detectron2.engine import default_argument_parser, default_setup
     from detectron2.modeling import build_backbone
     from detectron2.utils import comm
-    from detectron2.utils.env import seed_all_rng
 except ImportError as error:
     raise SystemExit(f"error: detectron2 is needed for detection ({error}); skd doctor says how to get it") from None
 
+import numpy as np
 import torch
 
 from detection import plan, weights
-from detection.config import find_config, load_config, uses_timm
+from detection.config import differences, find_config, load_config, uses_timm
 from detection.datasets import check_datasets, register_own, size_of, use_own
 from detection.launch import launch
 from detection.schedule import apply_schedule
@@ -123,6 +123,12 @@ def train(args: argparse.Namespace, cfg: CfgNode, schedule: str) -> None:
     start = int(checkpoint.read(last).get("iteration", -1)) + 1 if last and args.resume else 0
     # Keep the configuration that the training started with; only a new training replaces it.
     before = record.read_text() if record.exists() and (args.eval_only or start) else None
+    saved = CfgNode.load_cfg(before) if before else cfg
+    if cfg.SEED < 0:  # a training that could not be continued exactly
+        drawn = saved.SEED if saved.SEED >= 0 else int(np.random.randint(2**31))
+        cfg.defrost()
+        cfg.SEED = comm.all_gather(drawn)[0]
+        cfg.freeze()
     default_setup(cfg, args)
     if before is not None and comm.is_main_process():
         record.write_text(before)
@@ -133,12 +139,12 @@ def train(args: argparse.Namespace, cfg: CfgNode, schedule: str) -> None:
         DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
         Trainer.test(cfg, model)
         return
-    if cfg.SEED >= 0:  # a resumed training must not see the first images again
-        seed_all_rng(cfg.SEED + comm.get_rank() + 1009 * start)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     if trainer.start_iter:
         log.info("resumed at iteration %d of %d", trainer.start_iter, trainer.max_iter)
+        if changes := differences(saved, cfg):
+            log.warning("the training began with another configuration: %s", "; ".join(changes))
     trainer.train()
 
 

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import signal
 from collections import OrderedDict
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,21 +17,26 @@ from detectron2.data import (
     DatasetMapper,
     MetadataCatalog,
     build_detection_test_loader,
-    build_detection_train_loader,
     detection_utils,
 )
 from detectron2.data.detection_utils import SizeMismatchError
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from skd_plugins.common.environment import versions
 from skd_plugins.common.errors import SkdError
 from skd_plugins.common.files import write_json
+from skd_plugins.training.process import any_process, collected_signals
 
 from .calibration import calibration
+from .config import classes_key
+from .report import write_report
+from .stream import TrainLoader
 
 PREDICTIONS = "coco_instances_results.json"  # COCOEvaluator's file
 _LINE = 22  # height of a label in a picture
@@ -42,9 +49,35 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
     """`detectron2.engine.DefaultTrainer`: its loop, hooks, checkpoints, TensorBoard and metrics.json."""
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """detectron2's loader, with an error that names the image."""
-        return build_detection_train_loader(cfg, mapper=NamingMapper(cfg, is_train=True))
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+        """detectron2's batches as a function of the iteration, with an error that names the image."""
+        return TrainLoader(cfg, NamingMapper(cfg, is_train=True))
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """detectron2's; the images go on where the checkpoint stopped."""
+        super().resume_or_load(resume)
+        self._trainer.data_loader.batches.start = self.start_iter
+
+    def state_dict(self) -> dict[str, Any]:
+        """detectron2's, and the optimizer, which 0.6 leaves out; under the key of later versions."""
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The same back."""
+        if "_trainer" not in state:
+            raise SkdError(
+                f"{self.checkpointer.get_checkpoint_file()} has no optimizer, so its training can't go on; start "
+                "another OUTPUT_DIR from it with MODEL.WEIGHTS"
+            )
+        super().load_state_dict(state)
+        self._trainer.load_state_dict(state["_trainer"])
+
+    def build_hooks(self) -> list[Any]:
+        """detectron2's, and the end after a signal."""
+        found: list[Any] = super().build_hooks()
+        evaluation = next(place for place, hook in enumerate(found) if isinstance(hook, EvalHook))
+        found.insert(evaluation, StopOnSignal())  # a checkpoint comes first, an evaluation would take too long
+        return found
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
@@ -60,19 +93,42 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> OrderedDict[str, Any]:
-        """Evaluates; the main process also writes ``results.json``, calibration and pictures to ``OUTPUT_DIR``."""
+        """Evaluates; the main process also writes ``results.json``, a report and pictures to ``OUTPUT_DIR``."""
         results: OrderedDict[str, Any] = super().test(cfg, model, evaluators)
         if comm.is_main_process():
             for name in cfg.DATASETS.TEST:
-                own = results if len(cfg.DATASETS.TEST) == 1 else results[name]
-                folder, truth = _inference_folder(cfg, name), Path(MetadataCatalog.get(name).json_file)
-                if "bbox" in own:  # a set without annotations is only predicted
-                    own["calibration"] = calibration(truth, folder / PREDICTIONS, folder / "calibration.png")
+                alone = len(cfg.DATASETS.TEST) == 1
+                _report(cfg, name, results if alone else results[name], "report" if alone else f"report_{name}")
             write_json(Path(cfg.OUTPUT_DIR) / "results.json", results)  # null for COCO's AP of a size without objects
-            for name in cfg.DATASETS.TEST:
-                for path in draw_predictions(cfg, name):
-                    logging.getLogger("detectron2.skd").info("picture: %s", path)
         return results
+
+
+class StopOnSignal(HookBase):  # type: ignore[misc]  # the same
+    """Ends the training with a checkpoint after the step in which a process gets SIGTERM, SIGUSR1 or SIGINT."""
+
+    def before_train(self) -> None:
+        """Signals are collected from here on."""
+        self.signals = ExitStack()
+        self.received = self.signals.enter_context(collected_signals())
+
+    def after_step(self) -> None:
+        """Saves and exits. The last iteration saves anyway."""
+        trainer = self.trainer
+        device = torch.device(trainer.cfg.MODEL.DEVICE)
+        if trainer.iter + 1 == trainer.max_iter or not any_process(self.received, comm.get_world_size(), device):
+            return
+        name = f"model_{trainer.iter:07d}"
+        if comm.is_main_process() and Path(trainer.checkpointer.get_checkpoint_file()).stem != name:
+            trainer.checkpointer.save(name, iteration=trainer.iter)
+        comm.synchronize()  # a launcher ends the other processes when one has ended
+        logging.getLogger("detectron2.skd").info(
+            "stopped by signal after iteration %d of %d; continue with --resume", trainer.iter + 1, trainer.max_iter
+        )
+        raise SystemExit(128 + (self.received[0] if self.received else signal.SIGTERM))
+
+    def after_train(self) -> None:
+        """The evaluation at the end can be ended at any time."""
+        self.signals.close()
 
 
 class NamingMapper(DatasetMapper):  # type: ignore[misc]  # detectron2 has no types
@@ -131,6 +187,30 @@ def draw_predictions(cfg: CfgNode, dataset: str) -> list[Path]:
         Image.fromarray(np.concatenate(panels, axis=1)).save(path)
         paths.append(path)
     return paths
+
+
+def _report(cfg: CfgNode, dataset: str, results: dict[str, Any], name: str) -> None:
+    """Adds the calibration to the results of a set, and writes its pictures and its report."""
+    folder, truth = _inference_folder(cfg, dataset), Path(MetadataCatalog.get(dataset).json_file)
+    pictures, log = draw_predictions(cfg, dataset), logging.getLogger("detectron2.skd")
+    for path in pictures:
+        log.info("picture: %s", path)
+    if "bbox" not in results:  # a set without annotations is only predicted
+        return
+    results["calibration"], found = calibration(truth, folder / PREDICTIONS, folder / "calibration.png")
+    info = {
+        "network": cfg.MODEL.TIMM.NAME or cfg.MODEL.BACKBONE.NAME,
+        "weights": cfg.MODEL.WEIGHTS or cfg.MODEL.TIMM.WEIGHTS,
+        "detector": cfg.MODEL.META_ARCHITECTURE,
+        "heads": cfg.MODEL.ROI_HEADS.NAME,
+        "training": f"{cfg.SOLVER.MAX_ITER} iterations, batch {cfg.SOLVER.IMS_PER_BATCH}, lr {cfg.SOLVER.BASE_LR:g}",
+        "seed": cfg.SEED,
+        "lowest score": cfg.MODEL[classes_key(cfg)].SCORE_THRESH_TEST,
+        "versions": versions(),
+    }
+    page = Path(cfg.OUTPUT_DIR) / f"{name}.html"
+    title = Path(cfg.OUTPUT_DIR).absolute().name
+    log.info("report: %s", write_report(page, title, dataset, truth, results, found, pictures, info))
 
 
 def _panel(image: Image.Image, caption: str, boxes: list[_Box], names: list[str]) -> NDArray[np.uint8]:

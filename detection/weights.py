@@ -1,5 +1,6 @@
 """Backbone weights: checked against the configuration, then loaded completely or refused."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
+from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from skd_plugins.common.errors import SkdError
@@ -51,17 +53,20 @@ def wanted_weights(cfg: CfgNode) -> BackboneWeights | None:
 def take_from_card(cfg: CfgNode, weights: BackboneWeights | None) -> None:
     """Fills in the network, its arguments and the pre-processing from the weights' card.
 
-    Values that the configuration sets itself are compared with the card's. Without a card,
-    ImageNet's pre-processing is used. detectron2's own networks keep theirs.
+    Values that the configuration sets itself are compared with the card's. Without a card, the pre-processing is
+    that of timm's weights of this network, or ImageNet's. detectron2's own networks keep theirs.
     """
     if not uses_timm(cfg):
         return
     card = (weights.card if weights else None) or {}
-    timm, default = cfg.MODEL.TIMM, get_cfg()
+    timm, default, known = cfg.MODEL.TIMM, get_cfg(), {}
     timm.NAME = timm.NAME or card.get("model", "")
     if not timm.ARGS and card:
         timm.ARGS = CfgNode(card["model_args"], new_allowed=True)
-    pixels = _pixels(IMAGENET | card)
+    with suppress(RuntimeError):  # a tag that timm does not know, which it says when the network is made
+        if usual := get_pretrained_cfg(timm.NAME):
+            known = {"mean": usual.mean, "std": usual.std}
+    pixels = _pixels(IMAGENET | known | card)
     if all(_get(cfg, key) == _get(default, key) for key in pixels):
         for entry in pixels.items():
             cfg.merge_from_list(entry)

@@ -5,6 +5,7 @@ Importing FFCV takes seconds, so what its writer makes is made once a session; t
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +127,24 @@ def copied(tmp_path: Path) -> Callable[..., Path]:
         return folder / path.name
 
     return copy
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Callable[..., str]:
+    """Opens a page in headless chromium and returns its DOM as text."""
+
+    def open_page(path: Path, *flags: str) -> str:
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        assert chromium, "these tests need a browser: apt-get install -y chromium"
+        quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
+        command = [chromium, "--headless", "--no-sandbox", *quiet.split(), f"--user-data-dir={tmp_path / 'profile'}"]
+        command += ["--window-size=1200,900", *flags, "--dump-dom"]
+        result = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr
+        assert "</html>" in result.stdout, result.stderr
+        return result.stdout
+
+    return open_page
 
 
 def overwrite(path: Path, offset: int, data: bytes) -> None:

@@ -97,8 +97,6 @@ def test_stages_that_nobody_asks_for_are_left_out() -> None:
     ("name", "arguments", "settings", "message"),
     [
         ("resnet10t", {"output_stride": 16}, {}, "a detection backbone has"),
-        ("convnext_atto", {}, {}, "has no 'conv1': the detection backbones are the ResNets"),
-        ("torchvision/densenet121", {}, {}, "the detection backbones are the ResNets"),
         ("resnet10t", SMALL, {"norm": "GN"}, "MODEL.TIMM.NORM should be one of FrozenBN, BN, SyncBN, got 'GN'"),
         ("resnet10t", SMALL, {"out_features": ["res6"]}, "MODEL.TIMM.OUT_FEATURES should be some of res2"),
         ("resnet10t", SMALL, {"freeze_at": 6}, "MODEL.BACKBONE.FREEZE_AT should be 0 to 5, got 6"),

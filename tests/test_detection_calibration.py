@@ -36,7 +36,10 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
         box(0, 7, 60, 70, 20, 20, score=0.5),  # IoU 1 / 3: right for LaECE only
         box(1, 3, 5, 5, 10, 10, score=0.7),  # in a crowd: does not count
     ]
-    result = calibration(*write(tmp_path, objects, found))
+    result, detections = calibration(*write(tmp_path, objects, found))
+    assert sorted(detections.area) == [400, 400, 400]
+    assert detections.right.tolist() == [True, False, False]
+    assert detections.reliability(detections.category == 3).ece == pytest.approx(0.79 / 2)
     # 0.9 and 0.89 share the bin (0.88, 0.92]: |1.79 - 1| ; then |0.5 - 0|.
     assert result["D-ECE"] == pytest.approx(100 * (0.79 + 0.5) / 3)
     assert result["D-ECE-bolt"] == pytest.approx(100 * 0.79 / 2)
@@ -57,7 +60,7 @@ def test_against_another_matching_on_random_boxes(tmp_path: Path) -> None:
         ]  # fmt: skip
 
     objects, found = some(200), [one | {"score": float(draw.uniform())} for one in some(400)]
-    result = calibration(*write(tmp_path, objects, found))
+    result, _ = calibration(*write(tmp_path, objects, found))
 
     def overlap(a: list[float], b: list[float]) -> float:
         sides = [max(0, min(a[n] + a[n + 2], b[n] + b[n + 2]) - max(a[n], b[n])) for n in (0, 1)]
@@ -101,6 +104,7 @@ def test_a_calibrated_detector_has_no_error_and_a_wrong_one_its_score() -> None:
 
 
 def test_nothing_found(tmp_path: Path) -> None:
-    result = calibration(*write(tmp_path, [box(0, 3, 10, 10, 20, 20)], []))
+    result, detections = calibration(*write(tmp_path, [box(0, 3, 10, 10, 20, 20)], []))
+    assert len(detections.score) == 0
     assert set(result) == {"D-ECE", "LaECE", "D-ECE-bolt", "D-ECE-nut", "D-ECE-washer"}
     assert all(math.isnan(value) for value in result.values())

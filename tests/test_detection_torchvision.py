@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet18
@@ -135,3 +137,27 @@ def test_it_needs_no_detectron2() -> None:
     folder = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.stdout == "1\n", done.stderr
+
+
+@pytest.mark.slow
+def test_the_example_trains_and_evaluates(tmp_path: Path) -> None:
+    """An image without boxes is left out of the training, and is there in the evaluation."""
+    weights = save(network("resnet18"), "resnet18", tmp_path)
+    draw = np.random.default_rng(0)
+    for half in ("train", "val"):
+        (tmp_path / half).mkdir()
+        images, boxes = [], []
+        for number in range(1, 6):
+            Image.fromarray(draw.integers(0, 255, (64, 96, 3), dtype=np.uint8)).save(tmp_path / half / f"{number}.png")
+            images.append({"id": number, "file_name": f"{number}.png", "height": 64, "width": 96})
+            if number < 5:
+                boxes.append({"id": number, "image_id": number, "category_id": 1 + number % 2, "bbox": [5, 5, 40, 30]})
+                boxes[-1] |= {"area": 1200, "iscrowd": 0}
+        categories = [{"id": 1, "name": "bolt"}, {"id": 2, "name": "nut"}]
+        content = {"images": images, "annotations": boxes, "categories": categories}
+        (tmp_path / f"{half}.json").write_text(json.dumps(content))
+    script = Path(__file__).parents[1] / "examples" / "torchvision_detector.py"
+    command = [sys.executable, str(script), str(weights), str(tmp_path), "2", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Average Precision  (AP) @[ IoU=0.50:0.95" in done.stdout

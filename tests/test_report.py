@@ -5,7 +5,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,24 +32,6 @@ EVIL = "<script>alert('x')</script>"
 def text_of(source: str) -> str:
     source = re.sub(r"<style>.*?</style>", "", source, flags=re.DOTALL).replace("<wbr>", "")
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", source)).split())
-
-
-@pytest.fixture
-def browse(tmp_path: Path) -> Callable[..., str]:
-    """Opens a page in headless chromium and returns its DOM as text."""
-
-    def open_page(path: Path, *flags: str) -> str:
-        chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-        assert chromium, "these tests need a browser: apt-get install -y chromium"
-        quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
-        command = [chromium, "--headless", "--no-sandbox", *quiet.split(), f"--user-data-dir={tmp_path / 'profile'}"]
-        command += ["--window-size=1200,900", *flags, "--dump-dom"]
-        result = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=60)
-        assert result.returncode == 0, result.stderr
-        assert "</html>" in result.stdout, result.stderr
-        return result.stdout
-
-    return open_page
 
 
 def measure(browse: Callable[..., str], page: Path, *flags: str) -> list[dict[str, Any]]:

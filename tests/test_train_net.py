@@ -45,8 +45,9 @@ def start(log: Path, *arguments: str, **environment: str) -> subprocess.Popen[st
     command = [sys.executable, str(ROOT / "detection" / "train_net.py"), *arguments]
     with log.open("w") as file:
         return subprocess.Popen(
-            command, env=os.environ | ENVIRONMENT | environment, stdout=file, stderr=subprocess.STDOUT, text=True
-        )
+            command, env=os.environ | ENVIRONMENT | environment, stdout=file, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -172,35 +173,22 @@ def test_evaluation_alone_gives_the_same_numbers_and_the_saved_config_the_same_s
     )
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads((short_run / "results.json").read_text())
     assert len(list((tmp_path / "pictures").iterdir())) == 8
+    assert 20_000 < (tmp_path / "report.html").stat().st_size < 600_000
     cfg = load_config(str(short_run / "config.yaml"))
     apply_schedule(cfg, 400)
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.BASE_LR) == (4, (3,), 0.02)
 
 
 def test_retinanet_of_detectron2s_model_zoo(tmp_path: Path) -> None:
-    """The settings of its configs/Base-RetinaNet.yaml, with its formula, on our backbone."""
+    """Its file, with its formula, on our backbone."""
     own, out = tmp_path / "retinanet.yaml", tmp_path / "out"
-    own.write_text("""
-_BASE_: digits_demo.yaml
-MODEL:
-  META_ARCHITECTURE: "RetinaNet"
-  BACKBONE:
-    NAME: "build_timm_resnet_retinanet_fpn_backbone"
-  ANCHOR_GENERATOR:
-    SIZES: !!python/object/apply:eval ["[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"]
-  FPN:
-    IN_FEATURES: ["res3", "res4", "res5"]
-  RETINANET:
-    IOU_THRESHOLDS: [0.4, 0.5]
-    IOU_LABELS: [0, -1, 1]
-    SMOOTH_L1_LOSS_BETA: 0.0
-    NUM_CLASSES: 10
-    NUM_CONVS: 1
-    SCORE_THRESH_TEST: 0.0
-""")
+    own.write_text(zoo.RETINANET)
+    more = ["MODEL.TIMM.NAME", "resnet10t", "MODEL.RETINANET.NUM_CLASSES", "10", "MODEL.RETINANET.NUM_CONVS", "1",
+            "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.STEPS", "(1,)",
+            "DATASETS.TRAIN", "['skd_digits_train']", "DATASETS.TEST", "['skd_digits_val']"]  # fmt: skip
     sizes = load_config(str(own)).MODEL.ANCHOR_GENERATOR.SIZES
     assert sizes == [[x, x * 2 ** (1 / 3), x * 2 ** (2 / 3)] for x in (32, 64, 128, 256, 512)]
-    arguments = ["--config", str(own), "OUTPUT_DIR", str(out), "SOLVER.MAX_ITER", "2", *TINY]
+    arguments = ["--config", str(own), "OUTPUT_DIR", str(out), "SOLVER.MAX_ITER", "2", *TINY, *more]
     with redirect_stdout(StringIO()) as printed:  # not capsys: detectron2's logger keeps the stream of the training
         script.main([*arguments[:2], "--dry-run", *arguments[2:]])
     assert "RetinaNet, 10 classes" in printed.getvalue()
@@ -210,7 +198,10 @@ MODEL:
     assert state["backbone.top_block.p6.weight"].shape[:2] == (16, 512)  # made of res5, as detectron2 does
     assert "AP50" in json.loads((out / "results.json").read_text())["bbox"]
     for change, message in (
-        (["MODEL.BACKBONE.NAME", "build_timm_resnet_fpn_backbone"], "makes no p7 for MODEL.RETINANET.IN_FEATURES"),
+        (
+            ["MODEL.BACKBONE.NAME", "build_timm_resnet_fpn_backbone", "MODEL.WEIGHTS", ""],
+            "makes no p7 for MODEL.RETINANET.IN_FEATURES",
+        ),
         (["MODEL.RETINANET.NUM_CLASSES", "3"], "has 10 classes, but MODEL.RETINANET.NUM_CLASSES is 3"),
     ):
         with redirect_stderr(StringIO()) as printed, pytest.raises(SystemExit):

@@ -16,17 +16,18 @@ from PIL import Image
 from ..common.files import jsonable, write_text
 
 
-def write_page(path: Path, template: str, **values: Any) -> None:
-    """Renders a template with every value escaped and writes it atomically."""
+def write_page(path: Path, template: str | Path, **values: Any) -> None:
+    """Renders a template, one here or a file elsewhere, with every value escaped and writes it atomically."""
+    folders = [Path(template).parent, Path(__file__).with_name("templates")]
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        loader=jinja2.FileSystemLoader(folders),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, plain=plain, breakable=breakable)
-    text = environment.get_template(template).render(**values)
+    text = environment.get_template(Path(template).name).render(**values)
     # UTF-8 can't hold the lone surrogates of a file name in another encoding: they become question marks.
     write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
 
@@ -47,11 +48,11 @@ def breakable(name: str) -> Markup:
     return Markup(re.sub(r"([._/]+)(?=[A-Za-z])", r"\1<wbr>", str(escape(name))))
 
 
-def data_uri(image: NDArray[np.uint8]) -> str:
-    """An image ``[H, W, 3]`` or ``[H, W]`` as a ``data:`` address; large ones are scaled down."""
+def data_uri(image: NDArray[np.uint8], side: int = 224) -> str:
+    """An image ``[H, W, 3]`` or ``[H, W]`` as a ``data:`` address; larger ones than `side` are scaled down."""
     picture = Image.fromarray(image)
     kind = "png" if max(picture.size) <= 64 else "jpeg"  # JPEG would blur small images
-    picture.thumbnail((224, 224))  # twice what a grid cell shows, for dense screens
+    picture.thumbnail((side, side))  # by default twice what a grid cell shows, for dense screens
     buffer = io.BytesIO()
     picture.save(buffer, kind, optimize=kind == "png", quality=85)  # PNG has no quality
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

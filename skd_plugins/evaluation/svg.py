@@ -95,17 +95,24 @@ class _Plot:
         return Markup(ElementTree.tostring(self.svg, encoding="unicode", method="html"))
 
 
-def reliability_plot(bins: Reliability, *, small: bool = False) -> Markup:
-    """Accuracy by confidence and its gap to the diagonal; the large plot also shows the share of images in each bin."""
+IMAGES = ("confidence", "accuracy", "images")
+
+
+def reliability_plot(bins: Reliability, *, small: bool = False, words: tuple[str, str, str] = IMAGES) -> Markup:
+    """Accuracy by confidence and its gap to the diagonal; the large plot also shows the share of images in each bin.
+
+    `words` are what the axes and the samples are called.
+    """
+    sure, exact, samples = words
     side, strip = (240, 0) if small else (400, 66)  # the strip below the bars is for the counts
     plot = _Plot("Reliability diagram", (side, side), (0, 1), (0, 1), margins=(44 if small else 56, 12, 10, 38 + strip))
     steps = {0: "0", 0.5: "50", 1: "100 %"} if small else _PERCENT
-    plot.axes("confidence" if small else "", steps if small else {}, steps)
-    plot.side_label("accuracy")
+    plot.axes(sure if small else "", steps if small else {}, steps)
+    plot.side_label(exact)
     for count, edges, accuracy, confidence in _used(bins):
         hover = (
-            f"confidence {edges[0]:.0%} to {edges[1]:.0%}: {count:,} images, "
-            f"accuracy {accuracy:.1%}, mean confidence {confidence:.1%}"
+            f"{sure} {edges[0]:.0%} to {edges[1]:.0%}: {count:,} {samples}, "
+            f"{exact} {accuracy:.1%}, mean {sure} {confidence:.1%}"
         )
         plot.bar("right", edges, (0, min(accuracy, confidence)), hover)
         if accuracy > confidence:  # paler under the hatching, which the full colour would hide
@@ -118,10 +125,10 @@ def reliability_plot(bins: Reliability, *, small: bool = False) -> Markup:
         total = int(bins.counts.sum())
         high = int(bins.counts.max()) / total
         plot.y_range, plot.top, plot.bottom = (0, high), plot.bottom + 20, side - 38
-        plot.axes("confidence", steps, {0: "0", high: f"{100 * high:.0f} %"}, grid=False)
-        plot.side_label("images")
+        plot.axes(sure, steps, {0: "0", high: f"{100 * high:.0f} %"}, grid=False)
+        plot.side_label(samples)
         for count, edges, _, _ in _used(bins):
-            plot.bar("neutral", edges, (0, count / total), f"{count:,} images ({count / total:.1%})")
+            plot.bar("neutral", edges, (0, count / total), f"{count:,} {samples} ({count / total:.1%})")
     return plot.render()
 
 

@@ -14,6 +14,7 @@ from ...recipe import Recipe
 
 # Raised with every change that can move the numbers of a training (the changelog's "Numbers"): all runs are repeated.
 RESULTS_VERSION = 2
+DETECTORS_VERSION = 3  # the same for detectors, whose backbones' addresses have the other one
 # Fields that leave the final weights as they are. The name and the data set are labels: the data have a checksum.
 _WITHOUT_EFFECT = frozenset({
     "name", "dataset", "eval_batch_size", "workers", "validate_every", "save_every", "save_minutes", "log_every",

@@ -10,7 +10,7 @@ import yaml
 from ...recipe import Recipe, replace
 from ...training.project import project, recipe_of
 from ..tables.artefact import Artefact, Detector, Entry, Training
-from .address import RESULTS_VERSION, address_of, hash_of
+from .address import DETECTORS_VERSION, address_of, hash_of
 from .inputs import Datasets
 from .mini import mini_recipe
 
@@ -106,7 +106,7 @@ class Plan:
         if self.datasets.scale == "mini":  # the detector on digits, half as long as its own 12 epochs
             config = f"digits_demo SKD.EPOCHS {3.5 if run.config.endswith('_0.5x') else 6}"
         texts = _config_texts(project() / "detection" / "configs" / f"{config.split()[0]}.yaml")
-        values = {"config": config, "texts": texts, "version": RESULTS_VERSION, "network": backbone.address}
+        values = {"config": config, "texts": texts, "version": DETECTORS_VERSION, "network": backbone.address}
         return dataclasses.replace(backbone, address=hash_of(values), needs=backbone, config=config, evaluations=set())
 
 
