@@ -23,7 +23,6 @@ DEFAULTS = {
     "mixup-mode": "batch", "mixup-off-epoch": 0, "resume": "", "device": "cpu",
     "vflip": 0.0, "grayscale-prob": 0.0, "reprob": 0.0,
     "remode": "pixel", "recount": 1, "aug-repeats": 0.0,
-    "set-epoch": "1.0.31",  # the version of timm that tells epochs like this
 }  # fmt: skip
 for name, default in DEFAULTS.items():
     parser.add_argument(f"--{name}", type=type(default), default=default)
@@ -102,12 +101,7 @@ def main() -> None:
     # ---- epochs ----
     record = {"argv": sys.argv, "train": [], "eval": [], "loss": [], "top1": [], "length": len(loader_train)}
     for epoch in range(start, args.epochs):
-        if args.set_epoch == "1.0.27":
-            if hasattr(dataset_train, "set_epoch"):
-                dataset_train.set_epoch(epoch)
-            elif args.distributed and hasattr(loader_train.sampler, "set_epoch"):
-                loader_train.sampler.set_epoch(epoch)
-        elif hasattr(getattr(loader_train, "batch_sampler", None), "set_epoch"):
+        if hasattr(getattr(loader_train, "batch_sampler", None), "set_epoch"):
             loader_train.batch_sampler.set_epoch(epoch)
         elif hasattr(loader_train.sampler, "set_epoch"):
             loader_train.sampler.set_epoch(epoch)

@@ -50,7 +50,6 @@ class BetonDataset:
 
     def __init__(self, path: Path, seed: int) -> None:
         self.data, self.seed = BetonFile(path), seed
-        self._loader: Loader | None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -59,11 +58,6 @@ class BetonDataset:
     def transform(self) -> None:
         """timm's wrapper for ``--aug-splits`` asks for it."""
         raise SkdError("--aug-splits can't be used with .beton files; leave it out")
-
-    def set_epoch(self, epoch: int) -> None:
-        """train.py of timm 1.0.27 and 1.0.28 calls this on the data set."""
-        if self._loader is not None:
-            self._loader.set_epoch(epoch)
 
     def loader(self, options: dict[str, Any], *, segments: Sequence[str], couples: bool) -> "BetonLoader":
         """The loader for a call of timm's ``create_loader`` with the arguments `options`.
@@ -78,12 +72,12 @@ class BetonDataset:
         order: Order = EvaluationOrder(np.fromiter(shard, np.int64), options["batch_size"])
         if training:
             order = training_order(self.data.targets, options, segments=segments, couples=couples, seed=self.seed)
-        self._loader = Loader(
+        loader = Loader(
             self.data, replace(spec, mean=tuple(options["mean"]), std=tuple(options["std"])), order,
             workers=options["num_workers"], skip_broken=False, device=torch.device(options["device"]),
             dtype=torch.float16 if options["fp16"] else options["img_dtype"] or torch.float32,
         )  # fmt: skip
-        return BetonLoader(self, self._loader, None if training else shard, mixup)
+        return BetonLoader(self, loader, None if training else shard, mixup)
 
     def _augmentation(self, options: Mapping[str, Any]) -> Augmentation:
         channels, height, width = options["input_size"]

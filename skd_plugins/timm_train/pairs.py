@@ -47,8 +47,6 @@ def paired_loader(create_loader: Callable[..., Any], options: Mapping[str, Any],
         inner.dataset, batch_sampler=sampler, num_workers=inner.num_workers, collate_fn=collate,
         pin_memory=inner.pin_memory, worker_init_fn=inner.worker_init_fn, persistent_workers=inner.persistent_workers,
     )  # fmt: skip
-    # train.py of timm 1.0.27 and 1.0.28 tells one process's epochs to the data set only.
-    options["dataset"].set_epoch = sampler.set_epoch
     if not isinstance(timms, PrefetchLoader):
         return rebuilt
     timms.loader = rebuilt
