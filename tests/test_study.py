@@ -154,11 +154,28 @@ def test_a_killed_study_ends_its_trainings_with_a_checkpoint(tmp_path: Path, dig
     assert (run / "last.pt").exists()
 
 
-def wait_until(condition: Callable[[], object]) -> None:
+def test_no_process_outlives_a_study_that_is_killed_in_a_last_validation(tmp_path: Path, digits_beton: Path) -> None:
+    """A training no longer looks for signals there, so its process has to."""
+    (tmp_path / "tiny.py").write_text(RECIPE)
+    command = ["study", "tiny.py", "--data", str(digits_beton), "--variants", "ce epochs=1", "cs_kd epochs=1",
+               "--seeds", "2", "--jobs", "1"]  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "skd_plugins.cli", *command], cwd=tmp_path,
+                               env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])})  # fmt: skip
+    run = tmp_path / "runs" / "study" / "tiny.test.ce-epochs=1" / "seed0"
+    log = run / "metrics.jsonl"
+    wait_until(lambda: log.exists() and '"step": 17,' in log.read_text(), every=0.01)  # the last, of 200 images
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.wait()
+    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+    assert "stopped by signal" not in run.with_name("seed0.log").read_text()
+
+
+def wait_until(condition: Callable[[], object], every: float = 0.2) -> None:
     end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end
-        time.sleep(0.2)
+        time.sleep(every)
 
 
 def test_a_temperature_is_never_fitted_on_what_is_reported(tmp_path: Path, digits_beton: Path) -> None:

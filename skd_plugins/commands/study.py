@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -165,11 +165,15 @@ def _train_and_measure(recipe: Recipe, data: Path, test: Path | None, out: Path)
     try:
         with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
             run = training.train(recipe, data=str(data), out=out, resume=True)
-            return run, measure(run, data, test)
+            measured = measure(run, data, test)
     except SystemExit:  # stopped by a signal, after a checkpoint; this process must not begin the next run
         os._exit(1)
     except SkdError as error:
         raise SkdError(f"{recipe.name}, seed {recipe.seed}: {error}") from None
+    study = parent_process()
+    if study is not None and not study.is_alive():  # its end was signalled in a last validation, where nothing stops
+        os._exit(1)
+    return run, measured
 
 
 def measure(run: Path, data: Path, test: Path | None) -> dict[str, float]:
