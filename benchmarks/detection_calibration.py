@@ -94,14 +94,15 @@ def table(content: dict[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"The test images, mean and standard deviation of {len(SEEDS)} seeds; p is of a paired t-test:",
+        f"The test images, mean and standard deviation of {len(SEEDS)} seeds; p of a paired t-test, corrected for the "
+        "weights (Holm):",
         "",
         *head,
     ]
     for name, row in content["test"].items():
         cells = [f"{row[key]['mean']:.2f} ± {row[key]['std']:.2f}" for key in COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-        for title, entry, form in (("difference", "mean", "+.2f"), ("p", "p", ".3f")):
+        for title, entry, form in (("difference", "mean", "+.2f"), ("p", "p_holm", ".2g")):
             if name != PLAIN:
                 cells = [format(row[key]["difference"][entry], form) for key in COLUMNS]
                 lines.append(f"| {title} | {' | '.join(cells)} |")
