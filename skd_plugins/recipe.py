@@ -45,6 +45,8 @@ class Recipe:
         max_steps: stop after this many optimizer steps.
         optimizer: timm's name. ``momentum`` is SGD without Nesterov momentum; timm's ``sgd`` has it. ``lamb`` limits
             the gradients' norm to 1 by itself.
+        optimizer_args: further arguments of it, such as ``{"betas": [0.9, 0.98]}``, or ``{"fused": true}`` for torch's
+            fused SGD, Adam and AdamW, which spare fp16 a wait for the GPU in each step.
         lr: learning rate for this `batch_size`; nothing rescales it.
         decay_norm_and_bias: decay one-dimensional parameters too, like the papers' code and unlike timm.
         layer_decay: each layer's learning rate is this times the next one's; the classifier and what the method adds
@@ -104,6 +106,7 @@ class Recipe:
     grad_accumulation: Count = 1
     max_steps: Count | None = None
     optimizer: str = "momentum"
+    optimizer_args: dict[str, Any] = field(default_factory=dict)
     lr: Number = 0.1
     momentum: Number = 0.9
     weight_decay: Number = 1e-4
@@ -160,7 +163,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             object.__setattr__(self, name, check_value(getattr(self, name), hint, what=name))
-        for name in ("model_args", "method_args"):
+        for name in ("model_args", "method_args", "optimizer_args"):
             try:  # lists instead of tuples, so that a recipe equals the one read back from JSON
                 object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name), allow_nan=False)))
             except (TypeError, ValueError) as error:
@@ -228,7 +231,7 @@ def override(recipe: Recipe, texts: list[str]) -> Recipe:
     if "method" in changes and changes["method"] != recipe.method:
         recipe = dataclasses.replace(recipe, method_args={}, name=f"{recipe.name}_method={changes['method']}")
     whole = {text.partition("=")[0] for text in texts}
-    for name in ("method_args", "model_args"):
+    for name in ("method_args", "model_args", "optimizer_args"):
         if name in changes and name not in whole:
             changes[name] = {**getattr(recipe, name), **changes[name]}
     return replace(recipe, **changes)

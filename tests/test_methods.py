@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,29 @@ def test_compiled_step_equals_eager(variant: str) -> None:
     reference = dict(eager.method.named_parameters())
     for name, parameter in unwrap_model(compiled.trainable_module).method.named_parameters():
         torch.testing.assert_close(parameter.grad, reference[name].grad, msg=name)
+
+
+@pytest.mark.parametrize("variant", ["ce", "cs_kd-bank", "sd_dropout"])
+def test_a_smaller_last_batch_has_a_graph_of_its_own(variant: str) -> None:
+    """With torch's default, the graph for any size would also be taken for the full batches that follow."""
+    graphs: list[int] = []
+    used: list[int] = []
+
+    def backend(graph: Callable[..., Any], inputs: list[Any]) -> Callable[..., Any]:
+        number = len(graphs)
+        graphs.append(number)
+
+        def run(*values: Any) -> Any:
+            used.append(number)
+            return graph(*values)
+
+        return run
+
+    task = make_task(variant, "preact")
+    task.compile(backend=backend)
+    for size in (BATCH, BATCH, BATCH // 2, BATCH, BATCH, BATCH // 2):
+        task(*make_batch(task, size=size))
+    assert used == [0, 0, 1, 0, 0, 1]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

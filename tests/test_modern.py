@@ -19,6 +19,7 @@ from torch import nn
 from skd_plugins import Recipe, SkdError, create_model, create_task, list_methods, replace, train
 from skd_plugins.evaluation.evaluate import evaluate_weights
 from skd_plugins.methods import create_method, get_method
+from skd_plugins.recipe import override
 from skd_plugins.training.parts import (
     build_criterion,
     build_optimizer,
@@ -198,6 +199,22 @@ def test_lamb_and_adamw(name: str, kind: type) -> None:
     decays = {p.ndim > 1: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays == {True: 0.02, False: 0.0}
     assert make_plan(recipe)["optimizer"] == f"{kind.__name__}, lr 0.05, weight decay 0.02 (not on norms and biases)"
+
+
+def test_further_arguments_of_the_optimizer() -> None:
+    recipe = override(TINY_RECIPE, ["optimizer=adamw", "optimizer_args.betas=[0.8,0.98]"])
+    recipe = override(recipe, ["optimizer_args.fused=true"])
+    method = create_method("ce", network())
+    optimizer = build_optimizer(recipe, method)
+    assert optimizer.defaults["betas"] == (0.8, 0.98)
+    assert optimizer.defaults["fused"] is True
+    for wrong, reason in {
+        "fusd=true": "unexpected keyword argument 'fusd'",
+        "lr=1": "multiple values",
+        "betas=[2,0]": "beta",
+    }.items():
+        with pytest.raises(SkdError, match=f"optimizer 'adamw': .*{reason}"):
+            make_plan(override(recipe, [f"optimizer_args.{wrong}"]))
 
 
 # ---- clipping and the average ----------------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ class Run:
                 self.accelerator.backward(result["loss"] * next(weights))
             for key, value in result.items():
                 if value.ndim == 0:
-                    self.sums[key] += value.detach() / recipe.grad_accumulation
+                    self.sums[key].add_(value.detach(), alpha=1 / recipe.grad_accumulation)
         clip_gradients(recipe, self.accelerator, self.optimizer, self.task)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -135,8 +135,9 @@ def build_optimizer(recipe: Recipe, method: Method) -> torch.optim.Optimizer:
         return create_optimizer_v2(
             Trainable(method), opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay,
             momentum=recipe.momentum, filter_bias_and_bn=not recipe.decay_norm_and_bias, layer_decay=recipe.layer_decay,
+            **recipe.optimizer_args,
         )  # fmt: skip
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, TypeError, RuntimeError) as error:
         raise SkdError(f"optimizer {recipe.optimizer!r}: {error}") from None
 
 

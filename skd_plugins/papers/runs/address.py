@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ _WITHOUT_EFFECT = frozenset({
 # Added when there were runs already: switched off, such a field leaves the address of a run as it was.
 _ADDED = frozenset({
     "vflip", "auto_augment", "color_jitter", "grayscale", "random_erasing", "repeated_augmentation", "loss",
-    "bce_sum", "bce_threshold", "layer_decay", "clip_mode", "ema_warmup", "freeze",
+    "bce_sum", "bce_threshold", "layer_decay", "clip_mode", "ema_warmup", "freeze", "optimizer_args",
 })  # fmt: skip
-_OFF = {field.name: field.default for field in fields(Recipe) if field.name in _ADDED}
+_OFF = {name: getattr(Recipe(name="default"), name) for name in _ADDED}
 _LENGTH = 16  # hexadecimal digits: 64 bits, for some hundred runs
 _SMALL = 100e6  # bytes; of larger image folders, such as ImageNet's, only names and sizes are hashed
 
