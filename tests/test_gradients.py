@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from skd_plugins import create_model
 from skd_plugins.common.errors import SkdError
-from skd_plugins.papers.measures.gradients import (
+from skd_plugins.papers.runs.gradients import (
     DropoutPair,
     check_assumptions,
     kl_gradients,

@@ -25,7 +25,7 @@ from ...recipe import Recipe, replace
 from ...training.parts import build_task, evaluation_loader
 from ...training.process import seed_step
 from ...weights import load_network
-from ..measures.gradients import DropoutPair, check_assumptions, kl_gradients, mean_over
+from .gradients import DropoutPair, check_assumptions, kl_gradients, mean_over
 from .inputs import OUTSIDE, Datasets
 
 EPOCHS_PRINTED = 200  # the epochs in SD-Dropout's Table 8
