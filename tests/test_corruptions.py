@@ -16,12 +16,12 @@ from scipy.ndimage import gaussian_filter
 from test_attacks import MEAN, STD, Net, batch, pixels_of
 
 import skd_plugins
-from skd_plugins.commands.evaluate import evaluate
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data import open_source
 from skd_plugins.data.beton.write import write_folder
 from skd_plugins.data.datasets.cifar100c import CORRUPTIONS
 from skd_plugins.evaluation import corruptions, predict, top1
+from skd_plugins.evaluation.command import evaluate
 from skd_plugins.evaluation.corruptions import Corruption, _enlarged, _moved, corrupt, photographs
 from skd_plugins.evaluation.evaluate import evaluate_weights
 from skd_plugins.evaluation.report import corruption_accuracy
