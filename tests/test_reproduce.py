@@ -33,8 +33,8 @@ from skd_plugins.papers.runs.scores import Subject
 from skd_plugins.papers.runs.store import Store
 from skd_plugins.papers.runs.worker import work, write_job
 from skd_plugins.papers.runs.workers import Workers
+from skd_plugins.papers.tables import find_artefact
 from skd_plugins.papers.tables.artefact import Artefact
-from skd_plugins.papers.tables.index import find_artefact
 from skd_plugins.papers.tables.published import METRICS, in_printed_unit
 from skd_plugins.recipe import replace
 from skd_plugins.training.engine import train
@@ -251,7 +251,7 @@ def test_a_student_that_was_begun_goes_on_from_another_folder(tmp_path: Path, mo
     write(student, 2)
     monkeypatch.chdir(tmp_path)
     work(Path("mini"), [student.needs.address, student.address])
-    assert store.trained(student.address)
+    assert store.network(student.address)
     (store.folder(student.address) / "trained.json").unlink()
     write(student, 4)
     monkeypatch.chdir("/")

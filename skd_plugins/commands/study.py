@@ -212,7 +212,7 @@ def summarise(numbers: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     for key in numbers[baseline][0]:
         values = {name: [run[key] for run in runs] for name, runs in numbers.items()}
         differences = {name: difference(values[name], values[baseline]) for name in others}
-        corrected = holm({name: found.p for name, found in differences.items()})
+        corrected = holm({name: found["p"] for name, found in differences.items()})
         for name in numbers:
             summary[name][key] = {
                 "values": values[name],
@@ -220,7 +220,7 @@ def summarise(numbers: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
                 "std": np.std(values[name], ddof=1),
             }
             if name in differences:
-                summary[name][key]["difference"] = vars(differences[name]) | {"p_holm": corrected[name]}
+                summary[name][key]["difference"] = differences[name] | {"p_holm": corrected[name]}
     return summary
 
 

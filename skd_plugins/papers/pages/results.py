@@ -125,27 +125,15 @@ def derive(metric: str, value: float, base: float) -> float:
     return 100 * (value - base) / base if metric == "top1_error_rel_change_percent" else value - base
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Headings and cells of a table; a cell has a number and those derived from it, or nothing."""
-
-    corner: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[tuple[Result, ...], ...]], ...]
-
-
-def lay_out(artefact: Artefact, results: Sequence[Result]) -> Layout:
-    """The results in the artefact's rows and columns, in the order in which they first appear."""
+def lay_out(artefact: Artefact, results: Sequence[Result]) -> tuple[list[str], dict[str, list[list[Result]]]]:
+    """A table's headings and rows, in the papers' order; a cell has a number and those derived from it, or nothing."""
     cells: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         place = (_heading(result.published, artefact.rows), _heading(result.published, artefact.columns))
         cells.setdefault(place, []).append(result)
-    rows, columns = (tuple(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
-    return Layout(
-        corner=" / ".join(artefact.rows) + (f" \\ {artefact.columns[0]}" if artefact.kind == "grid" else ""),
-        columns=columns,
-        rows=tuple((row, tuple(tuple(cells.get((row, column), ())) for column in columns)) for row in rows),
-    )
+    rows, columns = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
+    corner = " / ".join(artefact.rows) + (f" \\ {artefact.columns[0]}" if artefact.kind == "grid" else "")
+    return [corner, *columns], {row: [cells.get((row, column), []) for column in columns] for row in rows}
 
 
 def _heading(row: Published, names: Sequence[str]) -> str:

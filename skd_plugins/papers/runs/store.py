@@ -36,18 +36,14 @@ class Store:
 
     def network(self, address: str) -> Path | None:
         """The folder that `train` wrote (a detector's OUTPUT_DIR); None until the training is complete."""
-        record = self.trained(address)
-        return None if record is None else self.folder(address) / str(record["run"])
+        record = read_json(self.folder(address) / "trained.json")
+        return self.folder(address) / str(record["run"]) if record else None
 
     def finish(self, address: str, run: Path, seconds: float) -> None:
         """Notes that a training is complete."""
         folder = self.folder(address)
         record = {"run": run.relative_to(folder).as_posix(), "seconds": seconds, "machine": machine()}
         write_json(folder / "trained.json", record)
-
-    def trained(self, address: str) -> dict[str, Any] | None:
-        """``run``, ``seconds`` and ``machine`` of a complete training, None before."""
-        return read_json(self.folder(address) / "trained.json")
 
     def evaluation(self, address: str, name: str) -> Path:
         """The file with the values of an evaluation."""
