@@ -1,8 +1,7 @@
-"""Gradient analysis against the paper's lemma, finite differences and sums written out, in float64."""
+"""Gradient analysis against the paper's lemma and sums written out, in float64."""
 
 import itertools
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,12 +9,7 @@ from torch import Tensor, nn
 
 from skd_plugins import create_model
 from skd_plugins.common.errors import SkdError
-from skd_plugins.papers.runs.gradients import (
-    DropoutPair,
-    check_assumptions,
-    kl_gradients,
-    mean_over,
-)
+from skd_plugins.papers.runs.gradients import DropoutPair, check_assumptions, kl_gradients, mean_over
 
 T, DROP = 3.0, 0.5
 PAIR = DropoutPair(temperature=T, drop_rate=DROP)
@@ -60,21 +54,6 @@ def trained(model: Net) -> list[nn.Parameter]:
     return [model.body[1].weight, model.body[2].weight, model.body[2].bias, *model.fc.parameters()]
 
 
-def finite_differences(model: Net, value: Callable[[], Tensor]) -> Tensor:
-    """The gradient by all trained parameters as one vector."""
-    result = []
-    for parameter in trained(model):
-        for place in range(parameter.numel()):
-            entry, old = parameter.data.view(-1), parameter.data.view(-1)[place].item()
-            with torch.no_grad():
-                entry[place] = old + 1e-6
-                high = value()
-                entry[place] = old - 1e-6
-                result.append((high - value()) / 2e-6)
-            entry[place] = old
-    return torch.stack(result)
-
-
 def lemma_1(model: Net, input: Tensor) -> tuple[Tensor, Tensor]:
     """Eq. 8 and 9: sums of coefficients times the gradients of the probabilities, times T^2 over B."""
     p, q = probabilities(model, input)
@@ -101,36 +80,13 @@ def test_gradients_are_those_of_lemma_1() -> None:
     assert result["l1_forward"] != pytest.approx(result["l1_reverse"], rel=1e-3)
 
 
-def test_gradients_are_finite_differences() -> None:
-    model, input = Net(), images(2)
-    with torch.no_grad():
-        fixed_p, fixed_q = probabilities(model, input)
-
-    def kl(first: Tensor, second: Tensor) -> Tensor:
-        return (first * (first / second).log()).sum() * T**2 / len(input)
-
-    def forward() -> Tensor:
-        p, q = probabilities(model, input)
-        return kl(fixed_p, q) + kl(fixed_q, p)
-
-    def reverse() -> Tensor:
-        p, q = probabilities(model, input)
-        return kl(p, fixed_q) + kl(q, fixed_p)
-
-    result = kl_gradients(model, input, PAIR)
-    a, b = finite_differences(model, forward), finite_differences(model, reverse)
-    assert result["l1_forward"] == pytest.approx(float(a.abs().sum()), rel=1e-6)
-    assert result["l1_reverse"] == pytest.approx(float(b.abs().sum()), rel=1e-6)
-    assert result["cosine"] == pytest.approx(float(a @ b / a.norm() / b.norm()), rel=1e-6)
-
-
 def slow_assumptions(model: Net, input: Tensor) -> dict[str, float]:
-    """One pair at a time, gradients from finite differences."""
-    with torch.no_grad():
-        values = probabilities(model, input)
+    """One pair at a time."""
+    values = probabilities(model, input)
     norms = torch.zeros_like(values)
     for place in itertools.product(*map(range, values.shape)):
-        norms[place] = finite_differences(model, lambda place=place: probabilities(model, input)[place]).abs().sum()
+        parts = torch.autograd.grad(values[place], trained(model), retain_graph=True)
+        norms[place] = sum(part.abs().sum() for part in parts)
     first, second, rs, r1s = 0, 0, [], []
     for p, q, gp, gq in zip(*values.flatten(1).tolist(), *norms.flatten(1).tolist(), strict=True):
         first += (p / q - 1) * (gp / gq - 1) > 0
@@ -147,13 +103,10 @@ def slow_assumptions(model: Net, input: Tensor) -> dict[str, float]:
 
 def test_assumptions_pair_by_pair() -> None:
     model, input = Net(), images(3)
-    result, expected = check_assumptions(model, input, PAIR), slow_assumptions(model, input)
-    assert result["pairs"] == expected["pairs"] == 12
-    assert result["p_assumption_1"] == pytest.approx(expected["p_assumption_1"])
+    result = check_assumptions(model, input, PAIR)
+    assert result == pytest.approx(slow_assumptions(model, input), rel=1e-9)
+    assert result["pairs"] == 12
     assert 0 < result["p_assumption_1"] < 1
-    assert result["p_assumption_2"] == pytest.approx(expected["p_assumption_2"])
-    assert result["r"] == pytest.approx(expected["r"], rel=1e-9)
-    assert result["r_1"] == pytest.approx(expected["r_1"], rel=1e-6)
 
 
 def test_classifier_gradients_have_a_closed_form() -> None:
@@ -207,12 +160,8 @@ def test_a_network_from_timm() -> None:
     assert -1 <= result["cosine"] <= 1
 
 
-def broken() -> Net:
+def test_a_network_that_diverged() -> None:
     model = Net()
     nn.init.constant_(model.fc.weight, math.nan)
-    return model
-
-
-def test_a_network_that_diverged() -> None:
     with pytest.raises(SkdError, match="no probability"):
-        check_assumptions(broken(), images())
+        check_assumptions(model, images())

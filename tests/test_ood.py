@@ -1,4 +1,4 @@
-"""Out-of-distribution detection against brute force and torchmetrics; ODIN's scaling, sign and protocol."""
+"""Out-of-distribution detection against brute force; ODIN's scaling, sign and protocol."""
 
 import json
 import math
