@@ -142,15 +142,11 @@ def _predict_shard(
     return Predictions(**tensors, indices=torch.from_numpy(indices), skipped=skipped)
 
 
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def _gather(shard: Predictions | None, error: Exception | None) -> list[Predictions]:
     """Every process's shard, on every process. Raises on all of them if one failed."""
     gathered: list[Any] = [(shard, None)]
-    if _processes() > 1:
-        gathered = [None] * _processes()
+    if dist.is_available() and dist.is_initialized():
+        gathered = [None] * dist.get_world_size()
         dist.all_gather_object(gathered, (shard, error and f"{type(error).__name__}: {error}"))
     if error is not None:
         raise error

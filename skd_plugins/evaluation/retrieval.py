@@ -30,14 +30,16 @@ def recall_at_1(features: Array, targets: Array, *, indices: Array | None = None
     if len(rows) == 1:
         return float("nan")
     # Duplicates are one point: if features collapse, every sample would be a candidate of every other.
-    digests = [hashlib.blake2b((row + 0.0).tobytes(), digest_size=16).hexdigest() for row in rows]  # -0.0 becomes 0.0
-    _, first, point_of, sizes = np.unique(digests, return_index=True, return_inverse=True, return_counts=True)
+    seen: dict[bytes, int] = {}
+    digests = (hashlib.blake2b((row + 0.0).tobytes(), digest_size=16).digest() for row in rows)  # -0.0 becomes 0.0
+    point_of = np.array([seen.setdefault(digest, len(seen)) for digest in digests])
+    _, first, sizes = np.unique(point_of, return_index=True, return_counts=True)
+    points = rows if len(first) == len(rows) else rows[first]
     classes, labels = np.unique(labels, return_inverse=True)
     shape = len(first), len(classes)
     count = scipy.sparse.csr_matrix((np.ones(len(rows), np.int64), (point_of, labels)), shape)  # samples of each class
 
     votes = (count[point_of, labels].A1 - 1) / np.maximum(sizes[point_of] - 1, 1)  # of the duplicates
-    points = rows[first]
     for query, candidate in _candidates(points, np.flatnonzero(sizes == 1)):
         query, candidate = _nearest(points, query, candidate)
         starts = np.flatnonzero(np.diff(query, prepend=-1))

@@ -74,11 +74,6 @@ class Subject:
         recipe = self.recipe if batch_size is None else replace(self.recipe, eval_batch_size=batch_size)
         return evaluation_loader(recipe, find_split(folder, False), device=self.device)
 
-    @property
-    def normalisation(self) -> dict[str, tuple[float, float, float]]:
-        """What perturbations need to know."""
-        return {"mean": self.recipe.mean, "std": self.recipe.std}
-
 
 def clean(subject: Subject) -> Values:
     """All metrics on the test images; keeps the predictions for figures, unless they are ImageNet's."""
@@ -94,7 +89,7 @@ def fgsm(subject: Subject) -> Values:
     model, loader = subject.network(), subject.loader(subject.data)
     values: Values = {"eps_legacy": 0.2, "eps_pixel": 8 / 255}
     for unit in ("legacy", "pixel"):
-        attack = FGSM(eps=values[f"eps_{unit}"], legacy=unit == "legacy", **subject.normalisation)
+        attack = FGSM(eps=values[f"eps_{unit}"], legacy=unit == "legacy", mean=loader.mean, std=loader.std)
         attacked = predict(model, loader, perturb=attack)
         values[f"top1_{unit}"] = top1(attacked.logits, attacked.targets)
     return values
