@@ -32,17 +32,12 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A method in a figure.
-
-    Args:
-        folder: of its job of seed 0.
-        values: evaluation to its values, one for each seed.
-    """
+    """A method in a figure."""
 
     method: str
-    folder: Path
+    folder: Path  # of its job of seed 0
     data: Path
-    values: Mapping[str, Sequence[Mapping[str, Any]]]
+    values: Mapping[str, Sequence[Mapping[str, Any]]]  # evaluation to its values, one for each seed
 
     @property
     def predictions(self) -> Predictions:

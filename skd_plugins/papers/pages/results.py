@@ -15,16 +15,11 @@ Outcome = Literal["agrees", "differs", "not run", "not compared"]
 
 @dataclass(frozen=True)
 class Result:
-    """A published number with ours.
-
-    Args:
-        ours: one value for each seed that has been run, in the published unit.
-        compared: whether ours should match the published number (full scale only).
-    """
+    """A published number with ours."""
 
     published: Published
-    ours: tuple[float, ...]
-    compared: bool = True
+    ours: tuple[float, ...]  # one value for each seed that has been run, in the published unit
+    compared: bool = True  # whether ours should match the published number (full scale only)
 
     @property
     def mean(self) -> float | None:

@@ -17,14 +17,10 @@ OUTSIDE = {"LSUN": "lsun-resize", "iSUN": "isun", "DTD": "dtd", "SVHN": "svhn"}
 
 @dataclass(frozen=True)
 class Datasets:
-    """The data folders of a scale; at the mini scale, missing ones are made.
-
-    Args:
-        root: has one folder per data set, as ``skd data NAME --root ... --out ROOT/NAME`` writes them.
-    """
+    """The data folders of a scale; at the mini scale, missing ones are made."""
 
     scale: Scale
-    root: Path
+    root: Path  # has one folder per data set, as ``skd data NAME --root ... --out ROOT/NAME`` writes them
 
     def folder(self, name: str) -> Path:
         """The folder of a data set, which may be missing at the full scale."""

@@ -37,18 +37,12 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A trained network and what it is evaluated on.
+    """A trained network and what it is evaluated on."""
 
-    Args:
-        run: the folder that `train` wrote; a detector's OUTPUT_DIR.
-        folder: the job's; large files go there.
-        data: what it was trained on.
-    """
-
-    run: Path
-    folder: Path
+    run: Path  # the folder that `train` wrote; a detector's OUTPUT_DIR
+    folder: Path  # the job's; large files go there
     recipe: Recipe
-    data: Path
+    data: Path  # what it was trained on
     datasets: Datasets
 
     @property

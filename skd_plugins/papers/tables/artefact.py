@@ -9,30 +9,19 @@ from .published import METRICS, Published, published
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Training:
-    """A network to train.
+    """A network to train."""
 
-    Args:
-        recipe: name of the file in ``recipes/``.
-        changes: fields of the recipe, as in `skd_plugins.replace`.
-        teacher: the training whose network (of the same seed) becomes ``method_args["teacher"]``.
-    """
-
-    recipe: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    teacher: "Training | None" = None
+    recipe: str  # the name of a file in ``recipes/``
+    changes: Mapping[str, Any] = field(default_factory=dict)  # fields of the recipe, as in `skd_plugins.replace`
+    teacher: "Training | None" = None  # its network of the same seed becomes ``method_args["teacher"]``
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Detector:
-    """A detector to train with ``detection/train_net.py``.
+    """A detector to train with ``detection/train_net.py``."""
 
-    Args:
-        config: name of the file in ``detection/configs/``.
-        backbone: the training whose network (of the same seed) is its backbone.
-    """
-
-    config: str
-    backbone: Training
+    config: str  # the name of a file in ``detection/configs/``
+    backbone: Training  # its network of the same seed is the backbone
 
 
 # Method, architecture, data set and setting, all as printed, to what has to be trained.
@@ -41,17 +30,13 @@ RunOf = Callable[[str, str, str, Mapping[str, str]], Training | Detector]
 
 @dataclass(frozen=True)
 class Entry:
-    """A training and the cells of the artefact that it fills; method, architecture and data set are as printed.
-
-    Args:
-        setting: words that a cell's setting must have to belong to this entry.
-    """
+    """A training and the cells of the artefact that it fills; method, architecture and data set are as printed."""
 
     run: Training | Detector
     method: str
     architecture: str
     dataset: str
-    setting: Mapping[str, str]
+    setting: Mapping[str, str]  # words that a cell's setting must have to belong to this entry
 
     def has(self, row: Published) -> bool:
         """Whether a printed number belongs to this training."""
@@ -67,28 +52,19 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact:
-    """A table or a figure.
-
-    Args:
-        kind: a ``grid`` is a table of two hyper-parameters that is drawn as a heat map too.
-        wanted: the evaluations of each entry.
-        figure: of a figure, what draws it: a name in `FIGURES`.
-        rows: what a row of the table stands for: fields of `Published`, or words of its setting.
-        seeds: how many the paper averages over; 1 where it does not say.
-        notes: what the paper leaves open and what is done here, one sentence each.
-    """
+    """A table or a figure; a grid is a table of two hyper-parameters that is drawn as a heat map too."""
 
     id: str
     title: str
     entries: tuple[Entry, ...]
     kind: Literal["table", "grid", "figure"] = "table"
-    wanted: tuple[str, ...]
+    wanted: tuple[str, ...]  # the evaluations of each entry
     numbers: tuple[Published, ...] = ()
-    figure: str = ""
-    rows: tuple[str, ...] = ("method",)
+    figure: str = ""  # of a figure, what draws it: a name in `FIGURES`
+    rows: tuple[str, ...] = ("method",)  # what a row stands for: fields of `Published`, or words of its setting
     columns: tuple[str, ...] = ("dataset",)
-    seeds: int = 3
-    notes: tuple[str, ...] = ()
+    seeds: int = 3  # how many the paper averages over; 1 where it does not say
+    notes: tuple[str, ...] = ()  # what the paper leaves open and what is done here, one sentence each
 
     @property
     def methods(self) -> tuple[str, ...]:
