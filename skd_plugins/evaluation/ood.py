@@ -33,11 +33,9 @@ def max_softmax(logits: Array, temperature: float = 1.0) -> NDArray[np.float64]:
 
     The logarithm ranks like the probability but still separates confident images, whose probabilities all round to 1.
 
-    Source: Liang et al. 2018 (ODIN), Eq. 1 and section 3; Hendrycks and Gimpel 2017 for temperature 1.
+    ODIN scores the logits of the images that `ODIN` perturbed at *the same temperature*.
 
-    Args:
-        logits: ``[N, C]``; for ODIN those of the images that `ODIN` perturbed at *the same temperature*.
-        temperature: T of the softmax.
+    Source: Liang et al. 2018 (ODIN), Eq. 1 and section 3; Hendrycks and Gimpel 2017 for temperature 1.
     """
     rows = to_numpy(logits)
     if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():

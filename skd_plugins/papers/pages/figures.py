@@ -88,10 +88,8 @@ def bar_figure(values: Series, *, ylabel: str, errors: Series | None = None) -> 
 def histogram_figure(log_probs: Mapping[str, Mapping[str, NDArray[np.float64]]], samples: int) -> Figure:
     """Log-probabilities of the predicted and of the true class on common mistakes: CS-KD Figures 2, 7-10.
 
-    The paper states no bins: here 40, from the least value of any network to 0.
-
-    Args:
-        log_probs: kind of class to network to values in nats.
+    `log_probs` has the values in nats by kind of class and network. The paper states no bins: here 40, from the least
+    value of any network to 0.
     """
     figure, panels = _panels(2, legend=True)
     for axes, (kind, rows) in zip(panels, log_probs.items(), strict=True):
@@ -128,12 +126,7 @@ def distribution_figure(
 def embedding_figure(
     panels: Mapping[str, tuple[NDArray[np.float64], NDArray[np.int64]]], classes: Mapping[int, str]
 ) -> Figure:
-    """Points in the plane, coloured and marked by class: CS-KD Figure 3.
-
-    Args:
-        panels: title (a method) to points ``[N, 2]`` and labels ``[N]``.
-        classes: label to name, of the labels to show. Up to 49 can be told apart.
-    """
+    """Points ``[N, 2]`` with labels ``[N]``, coloured and marked by class, up to 49: CS-KD Figure 3."""
     colours: Sequence[Any] = COLOURS if len(classes) <= len(COLOURS) else color_sequences["petroff10"]
     figure, all_axes = _panels(len(panels), columns=2 if len(panels) > 3 else len(panels), legend=True)
     for axes, (title, (points, labels)) in zip(all_axes, panels.items(), strict=True):
@@ -148,11 +141,7 @@ def embedding_figure(
 
 @rc_context(_STYLE)
 def reliability_figure(panels: Sequence[Mapping[str, Reliability]]) -> Figure:
-    """Accuracy over confidence against the diagonal: CS-KD Figure 5, SD-Dropout Figure 2.
-
-    Args:
-        panels: each a model or two with their bins: ``[{"CE": ..., "CS-KD": ...}, {"AdaCos": ..., ...}]``.
-    """
+    """Accuracy over confidence, a model or two a panel, against the diagonal: CS-KD Figure 5, SD-Dropout Figure 2."""
     figure, all_axes = _panels(len(panels), columns=min(3, len(panels)), height=_PANEL[1] + 0.5)
     for axes, models in zip(all_axes, panels, strict=True):
         axes.plot([0, 100], [0, 100], color="0.4", linestyle=(0, (4, 3)), linewidth=1)
@@ -184,12 +173,7 @@ def grid_figure(
     values: NDArray[np.float64], rows: Sequence[object], columns: Sequence[object], *, labels: tuple[str, str],
     title: str,
 ) -> Figure:  # fmt: skip
-    """A heat map of two hyper-parameters with its numbers: CS-KD Table 7, SD-Dropout Table 14.
-
-    Args:
-        values: ``[R, C]`` as shown (percent); NaN where nothing was run.
-        labels: names of the two parameters, rows first.
-    """
+    """A heat map of two hyper-parameters, rows first, NaN where nothing was run: CS-KD Table 7, SD-Dropout Table 14."""
     size = (1.2 + 0.55 * len(columns), 1.2 + 0.36 * len(rows))
     figure, (axes,) = _panels(1, width=max(size[0], _PANEL[0]), height=max(size[1], 2.0))
     _heat(axes, values, rows, columns, limits=(float(np.nanmin(values)), float(np.nanmax(values))), decimals=2)
@@ -199,11 +183,7 @@ def grid_figure(
 
 @rc_context(_STYLE)
 def line_figure(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
-    """Curves over epochs, one panel for each quantity: SD-Dropout Figure 4 (cosine; L1 norms).
-
-    Args:
-        panels: label of the y axis, with its unit, to curves: name to points ``(x, y)``.
-    """
+    """Curves over epochs, one panel for each quantity (its label with the unit): SD-Dropout Figure 4."""
     figure, all_axes = _panels(len(panels))
     for axes, (label, curves) in zip(all_axes, panels.items(), strict=True):
         for number, (name, points) in enumerate(curves.items()):

@@ -57,9 +57,6 @@ def kl_gradients(model: nn.Module, input: Tensor, pair: DropoutPair = _PAPERS) -
         weight; the network in evaluation mode, so that BatchNorm does not mix the images of a batch; two masks drawn
         as in training (inverted dropout).
 
-    Args:
-        input: ``[B, C, H, W]``, normalised.
-
     Returns:
         ``cosine`` of the angle between the two gradients, NaN if one of them is 0, and the L1 norms ``l1_forward``
         (Eq. 6) and ``l1_reverse`` (Eq. 7).

@@ -79,9 +79,7 @@ class Artefact:
 def table(run_of: RunOf, id: str, title: str, by: tuple[str, ...] = (), **layout: Any) -> Artefact:
     """A table: its published numbers say which trainings and evaluations it needs.
 
-    Args:
-        by: words of the numbers' settings that tell trainings apart; all others tell what is measured.
-        layout: other fields of `Artefact`.
+    The words `by` of their settings tell trainings apart, all others tell what is measured.
     """
     numbers = tuple(row for row in published() if row.id == id)
     entries: dict[Any, Entry] = {}
