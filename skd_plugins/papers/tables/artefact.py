@@ -24,6 +24,7 @@ class Detector:
     backbone: Training  # its network of the same seed is the backbone
 
 
+_NO_STD = "The paper states no standard deviation: 'agrees' then means within ours over the seeds."
 # Method, architecture, data set and setting, all as printed, to what has to be trained.
 RunOf = Callable[[str, str, str, Mapping[str, str]], Training | Detector]
 
@@ -76,7 +77,7 @@ class Artefact:
         return next(entry for entry in self.entries if entry.has(row))
 
 
-def table(run_of: RunOf, id: str, title: str, by: tuple[str, ...] = (), **layout: Any) -> Artefact:
+def table(run_of: RunOf, id: str, title: str, *notes: str, by: tuple[str, ...] = (), **layout: Any) -> Artefact:
     """A table: its published numbers say which trainings and evaluations it needs.
 
     The words `by` of their settings tell trainings apart, all others tell what is measured.
@@ -89,14 +90,18 @@ def table(run_of: RunOf, id: str, title: str, by: tuple[str, ...] = (), **layout
         key = (*names, *setting.items())
         if key not in entries:
             entries[key] = Entry(run_of(*names, row.settings), *names, setting)
+    if layout.get("seeds", Artefact.seeds) > 1 and not any(row.std for row in numbers):
+        notes = (*notes, _NO_STD)
     wanted = tuple(dict.fromkeys(METRICS[row.metric].evaluation for row in numbers if not row.derived))
-    return Artefact(id=id, title=title, entries=tuple(entries.values()), wanted=wanted, numbers=numbers, **layout)
+    every = tuple(entries.values())
+    return Artefact(id=id, title=title, entries=every, wanted=wanted, numbers=numbers, notes=notes, **layout)
 
 
 def figure(
-    run_of: RunOf, id: str, title: str, draw: str, methods: Iterable[str], dataset: str = "CIFAR-100", **rest: Any
-) -> Artefact:
+    run_of: RunOf, id: str, title: str, draw: str, methods: Iterable[str], *notes: str, dataset: str = "CIFAR-100",
+    **rest: Any,
+) -> Artefact:  # fmt: skip
     """A figure of one ResNet-18 per method, by default of what ``clean`` measures; `rest` are fields of `Artefact`."""
     entries = tuple(Entry(run_of(name, "ResNet-18", dataset, {}), name, "ResNet-18", dataset, {}) for name in methods)
     fields = {"kind": "figure", "figure": draw, "wanted": ("clean",), "seeds": 1, **rest}
-    return Artefact(id=id, title=title, entries=entries, **fields)
+    return Artefact(id=id, title=title, entries=entries, notes=notes, **fields)
