@@ -17,12 +17,11 @@ from skd_plugins.papers.pages.results import Result, base_of, derive, lay_out
 from skd_plugins.papers.reproduce import describe
 from skd_plugins.papers.runs.address import address_of, data_checksum
 from skd_plugins.papers.runs.estimate import Estimator, cost_of
-from skd_plugins.papers.runs.inputs import Datasets
+from skd_plugins.papers.runs.inputs import Datasets, Workers
 from skd_plugins.papers.runs.jobs import Plan
 from skd_plugins.papers.runs.mini import mini_recipe
 from skd_plugins.papers.runs.scores import EVALUATIONS
 from skd_plugins.papers.runs.store import Store
-from skd_plugins.papers.runs.workers import Workers
 from skd_plugins.papers.tables import ARTEFACTS, find_artefact
 from skd_plugins.papers.tables.artefact import Artefact
 from skd_plugins.papers.tables.published import METRICS, Published, in_printed_unit, published

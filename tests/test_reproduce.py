@@ -25,13 +25,12 @@ from skd_plugins.papers.pages.output import tex, write_artefact, write_index
 from skd_plugins.papers.pages.results import results_of
 from skd_plugins.papers.runs import execute as execution
 from skd_plugins.papers.runs.execute import execute
-from skd_plugins.papers.runs.inputs import Datasets
+from skd_plugins.papers.runs.inputs import Datasets, Workers
 from skd_plugins.papers.runs.jobs import Job, Plan
 from skd_plugins.papers.runs.mini import NOTICE, mini_recipe
 from skd_plugins.papers.runs.scores import Subject
 from skd_plugins.papers.runs.store import Store
 from skd_plugins.papers.runs.worker import work, write_job
-from skd_plugins.papers.runs.workers import Workers
 from skd_plugins.papers.tables import find_artefact
 from skd_plugins.papers.tables.artefact import Artefact
 from skd_plugins.papers.tables.published import METRICS, in_printed_unit

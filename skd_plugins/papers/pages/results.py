@@ -3,14 +3,11 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from ..runs.jobs import Plan
 from ..runs.store import Store
 from ..tables.artefact import Artefact
 from ..tables.published import METRICS, Published, in_printed_unit
-
-Outcome = Literal["agrees", "differs", "not run", "not compared"]
 
 
 @dataclass(frozen=True)
@@ -37,31 +34,28 @@ class Result:
         return None if self.mean is None else self.mean - self.published.number
 
     @property
-    def outcome(self) -> Outcome:
-        """The verdict without its reason."""
-        if self.difference is None:
-            return "not run"
-        if not self.compared:
-            return "not compared"
-        rounding = 0.5 * 10.0**-self.published.decimals
-        return "agrees" if abs(self.difference) <= self._spread[0] + rounding + 1e-9 else "differs"
-
-    @property
     def verdict(self) -> str:
-        """The outcome in plain words.
+        """Whether ours agrees, in plain words.
 
         The two agree if their means differ by no more than a standard deviation plus the rounding error of the printed
         digits. The deviation is the paper's, or ours if the paper states none, or 0 if there is neither.
         """
-        return f"agrees {self._spread[1]}" if self.outcome == "agrees" else self.outcome
+        if self.difference is None:
+            return "not run"
+        if not self.compared:
+            return "not compared"
+        spread, why = self.std, "within our std, none is stated"
+        if self.published.std:
+            spread, why = float(self.published.std), "within the stated std"
+        elif spread is None:
+            spread, why = 0.0, "to the printed digits, no std is known"
+        rounding = 0.5 * 10.0**-self.published.decimals
+        return f"agrees {why}" if abs(self.difference) <= spread + rounding + 1e-9 else "differs"
 
     @property
-    def _spread(self) -> tuple[float, str]:
-        if self.published.std:
-            return float(self.published.std), "within the stated std"
-        if self.std is not None:
-            return self.std, "within our std, none is stated"
-        return 0.0, "to the printed digits, no std is known"
+    def outcome(self) -> str:
+        """The verdict without its reason."""
+        return "agrees" if self.verdict.startswith("agrees") else self.verdict
 
     @property
     def ours_text(self) -> str:
