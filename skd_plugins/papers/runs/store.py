@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
-from pydantic_core import from_json
 
+from ...common import typed
 from ...common.environment import machine
-from ...common.errors import SkdError
 from ...common.files import write_json
 from .jobs import Job
 
@@ -90,11 +89,5 @@ class Store:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file, None if it does not exist."""
-    try:
-        values: dict[str, Any] = from_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise SkdError(f"{path} is damaged ({error}); remove it, and the command makes it again") from None
-    return values
+    """The object in a JSON file, None if it does not exist."""
+    return typed.read_json(path, what="whole (remove it, and the command makes it again)") if path.exists() else None
