@@ -16,14 +16,15 @@ from scipy.ndimage import gaussian_filter
 from test_attacks import MEAN, STD, Net, batch, pixels_of
 
 import skd_plugins
-from skd_plugins.commands.evaluate import evaluate
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data import open_source
 from skd_plugins.data.beton.write import write_folder
 from skd_plugins.data.datasets.cifar100c import CORRUPTIONS
 from skd_plugins.evaluation import corruptions, predict, top1
+from skd_plugins.evaluation.command import evaluate
 from skd_plugins.evaluation.corruptions import Corruption, _enlarged, _moved, corrupt, photographs
 from skd_plugins.evaluation.evaluate import evaluate_weights
+from skd_plugins.evaluation.report import corruption_accuracy
 from skd_plugins.recipe import Recipe
 from skd_plugins.training.main import HELP
 from skd_plugins.training.parts import evaluation_loader
@@ -211,6 +212,16 @@ def _distance_in(layer: NDArray[np.float64], photograph: NDArray[np.float64]) ->
         return np.inf
     top, left = np.unravel_index(corner.argmin(), corner.shape)
     return float(np.abs(photograph[top : top + len(layer), left : left + len(layer)] - layer).max())
+
+
+def test_mca_is_the_mean_of_the_printed_fifteen() -> None:
+    """SD-Dropout's Table 6, cross-entropy: the printed accuracies have the printed mean; extra ones do not count."""
+    values = (23.1, 31.2, 27.1, 57.0, 25.1, 52.4, 50.1, 52.7, 47.2, 61.1, 70.2, 50.6, 59.4, 52.9, 52.4)
+    printed = dict(zip(CORRUPTIONS, values, strict=True)) | {"spatter": 100.0}
+    spread = np.array([10, 5, 0, -5, -10])  # a mean of 0
+    result = corruption_accuracy({name: list((value + spread) / 100) for name, value in printed.items()})
+    expected = {name: value / 100 for name, value in printed.items()} | {"mca": 0.4749}
+    assert result == pytest.approx(expected, abs=1e-4), "printed; the mean of the rounded ones is 0.47497"
 
 
 @pytest.fixture(scope="module")

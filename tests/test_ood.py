@@ -1,4 +1,4 @@
-"""Out-of-distribution detection against brute force and torchmetrics; ODIN's scaling, sign and protocol."""
+"""Out-of-distribution detection against brute force; ODIN's scaling, sign and protocol."""
 
 import json
 import math
@@ -21,11 +21,11 @@ from torch import nn
 
 import skd_plugins
 from skd_plugins import Recipe
-from skd_plugins.commands.evaluate import evaluate
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data import open_source
 from skd_plugins.data.beton.write import write_folder
 from skd_plugins.evaluation import predict
+from skd_plugins.evaluation.command import evaluate
 from skd_plugins.evaluation.evaluate import evaluate_weights
 from skd_plugins.evaluation.ood import ODIN, hold_out, max_softmax, odin_scores, ood_metrics, tune_odin
 from skd_plugins.training.main import HELP
@@ -71,15 +71,6 @@ def test_metrics_are_their_definitions_with_ties(data: tuple[list[int], list[int
         "aupr_in": pytest.approx(slow_average_precision(inside, outside), abs=1e-12),
         "aupr_out": pytest.approx(slow_average_precision([-s for s in outside], [-s for s in inside]), abs=1e-12),
     }
-
-
-@quick
-@given(sides)
-def test_metrics_depend_on_ranks_only_and_not_on_the_order(data: tuple[list[int], list[int]]) -> None:
-    inside, outside = (np.array(side, float) for side in data)
-    values = ood_metrics(inside, outside)
-    assert ood_metrics(np.exp(inside)[::-1], torch.from_numpy(np.exp(outside))) == pytest.approx(values, abs=1e-12)
-    assert ood_metrics(outside, inside)["auroc"] == pytest.approx(1 - values["auroc"], abs=1e-12)
 
 
 def test_95_percent_of_twenty_is_nineteen() -> None:
@@ -156,9 +147,7 @@ def test_tuning_takes_the_best_of_the_grid_on_the_held_out_part() -> None:
     assert mask.sum() == sum(len(target) for _, target in held) == 30
     everything = torch.cat([input for input, _ in inside.batches])
     assert torch.equal(torch.cat([input for input, _ in held]), everything[torch.from_numpy(mask)])
-    again, other = hold_out(inside, 30)[1], hold_out(inside, 30, seed=1)[1]
-    assert np.array_equal(mask, again)
-    assert not np.array_equal(mask, other)
+    assert np.array_equal(mask, hold_out(inside, 30)[1])
     best, table = tune_odin(
         model, held, held_outside, mean=MEAN, std=STD, temperatures=(1, 1000), eps=(0.0, 0.02, 0.05)
     )

@@ -17,14 +17,13 @@ from skd_plugins.papers.pages.results import Result, base_of, derive, lay_out
 from skd_plugins.papers.reproduce import describe
 from skd_plugins.papers.runs.address import address_of, data_checksum
 from skd_plugins.papers.runs.estimate import Estimator, cost_of
-from skd_plugins.papers.runs.inputs import Datasets
+from skd_plugins.papers.runs.inputs import Datasets, Workers
 from skd_plugins.papers.runs.jobs import Plan
 from skd_plugins.papers.runs.mini import mini_recipe
 from skd_plugins.papers.runs.scores import EVALUATIONS
 from skd_plugins.papers.runs.store import Store
-from skd_plugins.papers.runs.workers import Workers
+from skd_plugins.papers.tables import ARTEFACTS, find_artefact
 from skd_plugins.papers.tables.artefact import Artefact
-from skd_plugins.papers.tables.index import ARTEFACTS, find_artefact
 from skd_plugins.papers.tables.published import METRICS, Published, in_printed_unit, published
 from skd_plugins.recipe import Recipe, replace
 from skd_plugins.training import project
@@ -122,7 +121,7 @@ def test_the_plan_says_runs_evaluations_and_numbers(artefact: Artefact, plan: Pl
         assert f"{row.label} {row.text}" in text
     if artefact.numbers:  # every number has one place
         results = [Result(row, ()) for row in artefact.numbers]
-        cells = [cell for _, row in lay_out(artefact, results).rows for cell in row]
+        cells = [cell for row in lay_out(artefact, results)[1].values() for cell in row]
         assert sorted(map(id, results)) == sorted(id(result) for cell in cells for result in cell)
         assert all(sum(not result.published.derived for result in cell) <= 1 for cell in cells)
 

@@ -1,11 +1,10 @@
-"""``skd reproduce`` for real at the mini scale, killed and continued; and the pages of made-up results."""
+"""``skd reproduce`` at the mini scale, and the pages of made-up results. Killed: tests/faults/interrupted.py."""
 
 import csv
 import dataclasses
 import html
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -26,15 +25,14 @@ from skd_plugins.papers.pages.output import tex, write_artefact, write_index
 from skd_plugins.papers.pages.results import results_of
 from skd_plugins.papers.runs import execute as execution
 from skd_plugins.papers.runs.execute import execute
-from skd_plugins.papers.runs.inputs import Datasets
+from skd_plugins.papers.runs.inputs import Datasets, Workers
 from skd_plugins.papers.runs.jobs import Job, Plan
 from skd_plugins.papers.runs.mini import NOTICE, mini_recipe
 from skd_plugins.papers.runs.scores import Subject
 from skd_plugins.papers.runs.store import Store
 from skd_plugins.papers.runs.worker import work, write_job
-from skd_plugins.papers.runs.workers import Workers
+from skd_plugins.papers.tables import find_artefact
 from skd_plugins.papers.tables.artefact import Artefact
-from skd_plugins.papers.tables.index import find_artefact
 from skd_plugins.papers.tables.published import METRICS, in_printed_unit
 from skd_plugins.recipe import replace
 from skd_plugins.training.engine import train
@@ -59,8 +57,13 @@ def finished(root: Path) -> dict[Path, int]:
 def test_a_table_and_a_figure_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "mini"
     scale = ["--scale", "mini", "--jobs", "1", "--out", str(tmp_path)]
+    main(["reproduce", *CHEAP, *scale, "--commands"])
+    first, *others = capsys.readouterr().out.splitlines()
+    assert len(others) == 3
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run(first, shell=True, env=environment, check=True)
     main(["reproduce", *CHEAP, *scale])
-    assert "runs: 4, of them 0 done, 4 to do" in capsys.readouterr().out
+    assert "runs: 4, of them 1 done, 3 to do" in capsys.readouterr().out
     before = finished(root)
     assert len(before) > 8
     main(["reproduce", *CHEAP, *scale])
@@ -88,41 +91,6 @@ def test_a_table_and_a_figure_from_nothing(tmp_path: Path, capsys: pytest.Captur
     assert made["sd-dropout/table13"] == ["2 of 2", "2 of 2 numbers |"]
     assert made["cs-kd/figure8"] == ["2 of 2", "1 picture |"]
     assert made["cs-kd/table5"] == ["–", "not written |"]
-
-
-@pytest.mark.slow
-def test_killed_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = tmp_path / "mini"
-    arguments = ["reproduce", "sd-dropout/table13", "--scale", "mini", "--jobs", "1", "--out", str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "skd_plugins.cli", *arguments]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    while process.poll() is None:
-        process.send_signal(signal.SIGSTOP)
-        trained = {path.parents[1] for path in root.glob("runs/*/evaluation/clean.json")}
-        begun = {path.parents[2] for path in root.glob("runs/*/*/seed0/last.pt")} - trained
-        if trained and begun:
-            process.kill()
-        process.send_signal(signal.SIGCONT)
-        time.sleep(0.02)
-    assert process.wait() == -signal.SIGKILL, "it was killed while it ran"
-    (interrupted,) = begun
-    assert not (interrupted / "trained.json").exists()
-    before = finished(root)
-    assert len(before) >= 3
-
-    # What is left, as shell commands; a shell does it.
-    main([*arguments, "--commands"])
-    (line,) = capsys.readouterr().out.splitlines()
-    assert interrupted.name in line
-    done = subprocess.run(line, shell=True, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    begins = re.findall(r"from step (\d+) to 80", (interrupted / "log.txt").read_text())
-    assert begins[0] == "0"
-    assert int(begins[1]) > 0, "it went on from its checkpoint"
-    main(arguments)
-    assert "runs: 2, of them 2 done, 0 to do" in capsys.readouterr().out
-    assert before.items() <= finished(root).items(), "nothing that was complete is repeated"
 
 
 def check_table(artefact: Artefact, plan: Plan, store: Store) -> None:
@@ -251,7 +219,7 @@ def test_a_student_that_was_begun_goes_on_from_another_folder(tmp_path: Path, mo
     write(student, 2)
     monkeypatch.chdir(tmp_path)
     work(Path("mini"), [student.needs.address, student.address])
-    assert store.trained(student.address)
+    assert store.network(student.address)
     (store.folder(student.address) / "trained.json").unlink()
     write(student, 4)
     monkeypatch.chdir("/")

@@ -27,15 +27,15 @@ def test_differences_are_paired() -> None:
     values = baseline - 0.5 + draw.normal(0, 0.3, 8)
     found = difference(values.tolist(), baseline.tolist())
     test = stats.ttest_rel(values, baseline)
-    assert found.mean == pytest.approx((values - baseline).mean(), rel=1e-12)
-    assert found.p == pytest.approx(test.pvalue, rel=1e-9)
+    assert found["mean"] == pytest.approx((values - baseline).mean(), rel=1e-12)
+    assert found["p"] == pytest.approx(test.pvalue, rel=1e-9)
     half = stats.t.ppf(0.975, 7) * (values - baseline).std(ddof=1) / np.sqrt(8)
-    assert (found.high - found.low) / 2 == pytest.approx(half, rel=1e-9)
-    assert found.p < 0.01 < stats.ttest_ind(values, baseline).pvalue, "only the pairs show it"
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(half, rel=1e-9)
+    assert found["p"] < 0.01 < stats.ttest_ind(values, baseline).pvalue, "only the pairs show it"
 
 
 def test_equal_runs_do_not_differ() -> None:
-    assert difference([1.0, 2.0], [1.0, 2.0]).p == 1
+    assert difference([1.0, 2.0], [1.0, 2.0])["p"] == 1
 
 
 def test_holm_by_hand() -> None:
@@ -137,38 +137,30 @@ def test_bad_input_is_said_before_hours_are_spent(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_killed_study_ends_its_trainings_with_a_checkpoint(tmp_path: Path, digits_beton: Path) -> None:
-    (tmp_path / "tiny.py").write_text(RECIPE)
-    command = ["study", "tiny.py", "--data", str(digits_beton), "--variants", "ce epochs=900", "cs_kd epochs=900"]
-    process = subprocess.Popen([sys.executable, "-m", "skd_plugins.cli", *command, "--seeds", "2"], cwd=tmp_path,
-                               env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])})  # fmt: skip
-
-    def logs() -> list[Path]:
-        return [log for log in tmp_path.glob("runs/study/*/seed0/metrics.jsonl") if log.stat().st_size]
-
-    wait_until(logs)
-    process.kill()
-    process.wait()
-    run = logs()[0].parent
-    wait_until(lambda: "stopped by signal" in run.with_name("seed0.log").read_text())
-    assert (run / "last.pt").exists()
+def begun_study(folder: Path, data: Path, epochs: int) -> subprocess.Popen[bytes]:
+    (folder / "tiny.py").write_text(RECIPE)
+    variants = [f"ce epochs={epochs}", f"cs_kd epochs={epochs}"]
+    command = ["study", "tiny.py", "--data", str(data), "--variants", *variants, "--seeds", "2", "--jobs", "1"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen([sys.executable, "-m", "skd_plugins.cli", *command], cwd=folder, env=environment)
 
 
-def test_no_process_outlives_a_study_that_is_killed_in_a_last_validation(tmp_path: Path, digits_beton: Path) -> None:
-    """A training no longer looks for signals there, so its process has to."""
-    (tmp_path / "tiny.py").write_text(RECIPE)
-    command = ["study", "tiny.py", "--data", str(digits_beton), "--variants", "ce epochs=1", "cs_kd epochs=1",
-               "--seeds", "2", "--jobs", "1"]  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-m", "skd_plugins.cli", *command], cwd=tmp_path,
-                               env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])})  # fmt: skip
-    run = tmp_path / "runs" / "study" / "tiny.test.ce-epochs=1" / "seed0"
+@pytest.mark.parametrize("validating", [False, True])
+def test_no_process_outlives_a_killed_study_and_a_training_saves(
+    validating: bool, tmp_path: Path, digits_beton: Path
+) -> None:
+    """In its last validation a training no longer looks for signals, so its process has to."""
+    epochs, step = (1, 17) if validating else (900, 1)  # the last step of 200 images, or any
+    process = begun_study(tmp_path, digits_beton, epochs)
+    run = tmp_path / "runs" / "study" / f"tiny.test.ce-epochs={epochs}" / "seed0"
     log = run / "metrics.jsonl"
-    wait_until(lambda: log.exists() and '"step": 17,' in log.read_text(), every=0.01)  # the last, of 200 images
+    wait_until(lambda: log.exists() and f'"step": {step},' in log.read_text(), every=0.01)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.wait()
     wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
-    assert "stopped by signal" not in run.with_name("seed0.log").read_text()
+    assert ("stopped by signal" in run.with_name("seed0.log").read_text()) is not validating
+    assert (run / "last.pt").exists()
 
 
 def wait_until(condition: Callable[[], object], every: float = 0.2) -> None:

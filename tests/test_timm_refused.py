@@ -9,7 +9,7 @@ import timm.data
 import timm.task
 from test_timm_train import NARROW, STANDIN, timm_data, timm_run  # noqa: F401  fixtures
 
-from skd_plugins.commands.timm_train import timm_train
+from skd_plugins.commands.scripts import timm_train
 from skd_plugins.common.errors import SkdError
 
 IMPORT = "import timm.data\nfrom timm.task import ClassificationTask"

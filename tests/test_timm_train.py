@@ -14,7 +14,7 @@ import timm.data
 import timm.task
 import torch
 
-from skd_plugins.commands.timm_train import timm_train
+from skd_plugins.commands.scripts import timm_train
 from skd_plugins.data import Augmentation, Source, TrainingOrder, make_loader, write_beton
 from skd_plugins.data.beton.write import write_folder
 from skd_plugins.timm_train.beton_dataset import BetonDataset, find_beton
@@ -286,7 +286,7 @@ def test_two_processes(data: dict[str, Path], tmp_path: Path) -> None:
     """Folders through timm's loaders, the validation set from a `.beton`; 30 images in shards of 15."""
     program = tmp_path / "program.py"
     program.write_text(
-        "import sys; from pathlib import Path; from skd_plugins.commands.timm_train import timm_train\n"
+        "import sys; from pathlib import Path; from skd_plugins.commands.scripts import timm_train\n"
         f"timm_train(Path({str(STANDIN)!r}), 'sd_dropout', ['base=cs_kd'], sys.argv[1:])\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(program)]

@@ -12,7 +12,7 @@ from test_timm_train import ROOT, timm_data  # noqa: F401  a fixture
 from torchvision.models import shufflenet_v2_x0_5
 
 from skd_plugins import create_task
-from skd_plugins.commands.torchvision_train import torchvision_train
+from skd_plugins.commands.scripts import torchvision_train
 from skd_plugins.common.errors import SkdError
 from skd_plugins.common.scripts import run_patched
 

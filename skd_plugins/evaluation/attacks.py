@@ -57,19 +57,18 @@ class PGD(Normalised):
     eps: float  # the budget in [0, 1] pixel units
     steps: int = 20
     step_size: float | None = None  # in pixel units; None: eps / 4
-    seed: int | None = 0  # None: start at the image itself
+    seed: int = 0
 
     def __post_init__(self) -> None:
         check_eps(self.eps, "PGD")
 
     def __call__(self, model: nn.Module, input: Tensor, target: Tensor) -> Tensor:
         """The perturbed input."""
-        pixels = start = self.to_pixels(input)
+        start = self.to_pixels(input)
         step_size = self.eps / 4 if self.step_size is None else self.step_size
-        if self.seed is not None:
-            generators = [generator_of(image, self.seed, "pgd") for image in to_uint8(start)]
-            noise = np.stack([draw.uniform(-self.eps, self.eps, start.shape[1:]) for draw in generators])
-            pixels = (start + torch.from_numpy(noise).to(start)).clamp(0, 1)
+        generators = [generator_of(image, self.seed, "pgd") for image in to_uint8(start)]
+        noise = np.stack([draw.uniform(-self.eps, self.eps, start.shape[1:]) for draw in generators])
+        pixels = (start + torch.from_numpy(noise).to(start)).clamp(0, 1)
         for _ in range(self.steps):
             gradient = input_gradient(
                 model, self.from_pixels(pixels), lambda logits: F.cross_entropy(logits, target, reduction="sum")

@@ -113,11 +113,7 @@ class Run:
 
 
 def read_run(path: str | Path) -> Run:
-    """Reads ``metrics.json`` and, if they exist, the run's recipe and log.
-
-    Args:
-        path: a run's folder, whose ``evaluation`` is read, or any folder that an evaluation wrote to.
-    """
+    """Reads a run's ``evaluation``, or any folder that an evaluation wrote to, and the recipe and log if they exist."""
     folder = Path(path)
     found = [file for file in (folder / "metrics.json", folder / "evaluation" / "metrics.json") if file.is_file()]
     if not found:

@@ -26,9 +26,9 @@ from ..weights import load_network
 from ..weights.load import weights_file
 from ..weights.manifest import WEIGHTS_FILE
 from .attacks import FGSM, PGD
+from .command import Options
 from .metrics import top1
 from .ood import ODIN, max_softmax, odin_metrics, odin_scores, ood_metrics
-from .options import Options
 from .predictions import Predictions, predict
 from .report import Extras, write_report
 from .significance import temperature_scaled

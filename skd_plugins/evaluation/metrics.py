@@ -185,12 +185,6 @@ def top5(logits: Array, targets: Array) -> float:
     return float((score(logits, targets).rank < 5).mean())
 
 
-def superclass_error(predicted: NDArray[np.int64], targets: Array, superclasses: Sequence[str]) -> float:
-    """How often the predicted class ``[N]`` belongs to another superclass than the target."""
-    of_class = np.array(superclasses)
-    return float((of_class[predicted] != of_class[to_numpy(targets)]).mean())
-
-
 def nll(logits: Array, targets: Array) -> float:
     """Mean negative log-likelihood in nats."""
     return float(-score(logits, targets).log_prob.mean())

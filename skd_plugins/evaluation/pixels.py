@@ -19,19 +19,19 @@ class Normalised:
 
     def to_pixels(self, input: Tensor) -> Tensor:
         """Normalised images ``[B, C, H, W]`` as pixels, clamped to [0, 1] against rounding."""
-        return (input * self.scale(input) + self._channels(self.mean, input)).clamp(0, 1)
+        return (input * self.scale(input) + _channels(self.mean, input)).clamp(0, 1)
 
     def from_pixels(self, pixels: Tensor) -> Tensor:
         """The inverse of `to_pixels`."""
-        return (pixels - self._channels(self.mean, pixels)) / self.scale(pixels)
+        return (pixels - _channels(self.mean, pixels)) / self.scale(pixels)
 
     def scale(self, like: Tensor) -> Tensor:
         """The size of a normalised unit in pixel units: the standard deviations as ``[C, 1, 1]``."""
-        return self._channels(self.std, like)
+        return _channels(self.std, like)
 
-    @staticmethod
-    def _channels(values: Sequence[float], like: Tensor) -> Tensor:
-        return torch.tensor(list(values), dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+def _channels(values: Sequence[float], like: Tensor) -> Tensor:
+    return like.new_tensor(values).view(-1, 1, 1)
 
 
 def to_uint8(pixels: Tensor) -> NDArray[np.uint8]:

@@ -66,7 +66,6 @@ def predict(
     *,
     perturb: Perturb | None = None,
     flip: bool = False,
-    autocast_dtype: torch.dtype | None = None,
 ) -> Predictions:
     """Logits and features of every image of the loader, in evaluation mode.
 
@@ -85,7 +84,7 @@ def predict(
     error: Exception | None = None
     try:
         with evaluation_mode(model):
-            shard = _predict_shard(model, loader, perturb, flip, autocast_dtype)
+            shard = _predict_shard(model, loader, perturb, flip)
     except Exception as caught:  # raised again below, in every process
         error = caught
     return _merge(_gather(shard, error))
@@ -104,11 +103,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _predict_shard(
-    model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
-    perturb: Perturb | None,
-    flip: bool,
-    autocast_dtype: torch.dtype | None,
+    model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], perturb: Perturb | None, flip: bool
 ) -> Predictions:
     """This process's part of the predictions, in the loader's order."""
     parts: dict[str, list[Tensor]] = {"logits": [], "targets": [], "features": []}
@@ -116,8 +111,7 @@ def _predict_shard(
         if perturb is not None:
             with torch.inference_mode(False), torch.enable_grad():
                 input = perturb(model, input, target).detach()
-        kind = input.device.type
-        with torch.inference_mode(), torch.autocast(kind, autocast_dtype, enabled=autocast_dtype is not None):
+        with torch.inference_mode(), torch.autocast(input.device.type, enabled=False):
             features, logits = forward_with_features(model, input)
             if flip:
                 mirrored = forward_with_features(model, input.flip(-1))
@@ -137,16 +131,8 @@ def _predict_shard(
         parts["targets"].append(target.long().cpu())
     skipped = {int(index): str(reason) for index, reason in (getattr(loader, "skipped", None) or {}).items()}
     count = sum(map(len, parts["targets"]))
-    indices = getattr(loader, "indices", None)
-    if indices is None:
-        if _processes() > 1:
-            raise SkdError(
-                "several processes evaluate, but a loader has no `indices` of its images; make_loader sets them"
-            )
-        indices = np.arange(count)
-    else:
-        indices = np.asarray(indices, np.int64)
-        indices = indices[~np.isin(indices, list(skipped))]
+    given = getattr(loader, "indices", None)
+    indices = np.array(range(count) if given is None else [i for i in given if i not in skipped], np.int64)
     if len(indices) != count:
         raise SkdError(
             f"the loader gave {count} images, but its indices name {len(indices)} besides {len(skipped)} skipped"
@@ -156,15 +142,11 @@ def _predict_shard(
     return Predictions(**tensors, indices=torch.from_numpy(indices), skipped=skipped)
 
 
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def _gather(shard: Predictions | None, error: Exception | None) -> list[Predictions]:
     """Every process's shard, on every process. Raises on all of them if one failed."""
     gathered: list[Any] = [(shard, None)]
-    if _processes() > 1:
-        gathered = [None] * _processes()
+    if dist.is_available() and dist.is_initialized():
+        gathered = [None] * dist.get_world_size()
         dist.all_gather_object(gathered, (shard, error and f"{type(error).__name__}: {error}"))
     if error is not None:
         raise error
@@ -187,7 +169,7 @@ def _merge(shards: list[Predictions]) -> Predictions:
     if len(twice):
         raise SkdError(
             f"the image with index {int(indices[order][twice[0]])} was evaluated twice "
-            f"({len(twice)} such images); every process needs its own part of the data"
+            f"({len(twice)} such images); every process needs its own part of the data, with its loader's `indices`"
         )
     merged = {name: torch.cat([getattr(shard, name) for shard in filled])[order] for name in _TENSORS}
     return Predictions(**merged, skipped=skipped)

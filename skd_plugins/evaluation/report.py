@@ -13,7 +13,7 @@ from ..common.errors import SkdError
 from ..common.files import write_json
 from ..data.datasets.cifar100c import CORRUPTIONS
 from .html import data_uri, write_page
-from .metrics import Array, Scores, bin_confidences, calibration_intervals, score, superclass_error
+from .metrics import Array, Scores, bin_confidences, calibration_intervals, score, to_numpy
 from .predictions import Predictions
 from .retrieval import recall_at_1
 from .svg import confidence_plot, confusion_plot, reliability_plot
@@ -44,9 +44,6 @@ def corruption_accuracy(top1: Mapping[str, Sequence[float]]) -> dict[str, float]
     Source: SD-Dropout, section 4.4.2 and Table 6: mCA is the mean of the 15 accuracies printed. The severities are not
         given; the authors' script (yechanp/self_kd ``eval_cifiar_C.py``) takes all five together, which is their mean.
     Deviation: that script averages 19 corruptions, the four extra ones too; the table has 15, and so has this mean.
-
-    Args:
-        top1: accuracies at severities 1 to 5 of each corruption: all fifteen, and any extra ones.
     """
     accuracy = {name: float(np.mean(values)) for name, values in top1.items()}
     return accuracy | {"mca": float(np.mean([accuracy[name] for name in CORRUPTIONS]))}
@@ -54,19 +51,12 @@ def corruption_accuracy(top1: Mapping[str, Sequence[float]]) -> dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Extras:
-    """What an evaluation measured besides the predictions.
+    """What an evaluation measured besides the predictions."""
 
-    Args:
-        corrupted: what `corrupted_top1` returned, for a table of it and its mean, ``mca``.
-        superclasses: of each class, for ``superclass_error``.
-        scaled: what `temperature_scaled` returned.
-        ood: for each set of other images, their number (``images``) and, for each score (``msp``, ``odin``), what
-            `ood_metrics` returned. The report also has the scores' means over the sets.
-    """
-
-    corrupted: Mapping[str, Sequence[float]] | None = None
-    superclasses: Sequence[str] | None = None
-    scaled: Mapping[str, float] = field(default_factory=dict)
+    corrupted: Mapping[str, Sequence[float]] | None = None  # what `corrupted_top1` returned
+    superclasses: Sequence[str] | None = None  # of each class
+    scaled: Mapping[str, float] = field(default_factory=dict)  # what `temperature_scaled` returned
+    # For each set of other images, their number (``images``) and what `ood_metrics` returned for ``msp`` and ``odin``.
     ood: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def metrics(self, predicted: NDArray[np.int64], targets: Array) -> dict[str, float]:
@@ -75,7 +65,8 @@ class Extras:
         if self.corrupted:
             found["mca"] = corruption_accuracy(self.corrupted)["mca"]
         if self.superclasses:
-            found["superclass_error"] = superclass_error(predicted, targets, self.superclasses)
+            of_class = np.array(self.superclasses)
+            found["superclass_error"] = float((of_class[predicted] != of_class[to_numpy(targets)]).mean())
         sets = list(self.ood.values())
         for name, key in product(("msp", "odin"), ("auroc", "fpr95")):
             if sets and name in sets[0]:

@@ -1,7 +1,6 @@
 """Is one method better than another? Paired differences over seeds, with intervals and corrected p-values."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,25 +12,15 @@ if TYPE_CHECKING:
     from .predictions import Predictions  # with torch
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A method's mean difference to the baseline, its 95 % interval (Student's t) and p-value (paired t-test)."""
-
-    mean: float
-    low: float
-    high: float
-    p: float
-
-
-def difference(values: Sequence[float], baseline: Sequence[float]) -> Difference:
-    """The differences ``values - baseline``; the entries of both have the same seeds."""
+def difference(values: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
+    """The mean of ``values - baseline``, which have the same seeds, its 95 % interval and p of the paired t-test."""
     differences = np.asarray(values, np.float64) - np.asarray(baseline, np.float64)
+    mean = float(differences.mean())
     if not differences.std():  # the t-test is not defined
-        mean = float(differences.mean())
-        return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0)
+        return dict.fromkeys(("mean", "low", "high"), mean) | {"p": float(mean == 0)}
     test = scipy.stats.ttest_1samp(differences, 0)
     low, high = test.confidence_interval()
-    return Difference(float(differences.mean()), float(low), float(high), float(test.pvalue))
+    return {"mean": mean, "low": float(low), "high": float(high), "p": float(test.pvalue)}
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -9,12 +9,11 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
 from .. import papers
 from ..common.errors import SkdError
-from .runs.inputs import Datasets, Scale
+from .runs.inputs import Datasets, Scale, Workers
 from .runs.jobs import Job, Plan
 from .runs.store import State, Store
-from .runs.workers import Workers
+from .tables import ARTEFACTS, find_artefact
 from .tables.artefact import Artefact, Entry, Training
-from .tables.index import ARTEFACTS, find_artefact
 from .tables.published import Published
 
 

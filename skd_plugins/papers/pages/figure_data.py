@@ -1,4 +1,4 @@
-"""Each figure of the papers: the numbers that it shows, taken from the measurements, and how they are drawn."""
+"""Each figure of the papers: the numbers that it shows, from what was measured; `figures` draws them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.manifold import TSNE
+from sklearn.metrics import confusion_matrix
 
+from ...common.errors import SkdError
 from ...data.sources import read_hierarchy
 from ...evaluation.metrics import reliability, score
 from ...evaluation.predictions import Predictions
-from ..measures import embedding
-from ..measures.hierarchy import hierarchy_confusion, top1_by_group
-from ..measures.mistakes import common_mistakes, log_prob_histograms, predictive_distribution
 from ..runs.scores import PREDICTIONS
 from . import figures
 
@@ -30,17 +32,12 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A method in a figure.
-
-    Args:
-        folder: of its job of seed 0.
-        values: evaluation to its values, one for each seed.
-    """
+    """A method in a figure."""
 
     method: str
-    folder: Path
+    folder: Path  # of its job of seed 0
     data: Path
-    values: Mapping[str, Sequence[Mapping[str, Any]]]
+    values: Mapping[str, Sequence[Mapping[str, Any]]]  # evaluation to its values, one for each seed
 
     @property
     def predictions(self) -> Predictions:
@@ -58,63 +55,78 @@ FigureData = tuple[dict[str, Figure], list[Fact]]  # suffix of a picture's file 
 
 
 def distributions(shown: Sequence[Shown]) -> FigureData:
-    """CS-KD, Figures 1(b) and 6: the common mistakes with the largest mean confidence."""
+    """CS-KD, Figures 1(b) and 6: the probabilities that the networks give to five classes of common mistakes.
+
+    The paper does not say how it chose samples and classes. Here they are the samples with the largest mean confidence
+    and the likeliest classes on average, then the true one if it is not among them.
+    """
     logits, targets = _logits(shown)
-    samples = common_mistakes(logits, targets)
+    samples = _common_mistakes(logits, targets)
     confidence = np.mean([score(rows, targets).confidence for rows in logits.values()], axis=0)
-    chosen = samples[np.argsort(-confidence[samples], kind="stable")][:_EXAMPLES].tolist()
     drawn, facts = {}, [Fact("images that all get wrong", f"{len(samples):,}")]
-    for number, sample in enumerate(chosen, 1):
-        distribution = predictive_distribution(logits, targets, sample)
-        drawn[f"-{number}"] = figures.distribution_figure(distribution, shown[0].classes)
-        place = distribution.classes.tolist().index(distribution.target)
+    for number, sample in enumerate(samples[np.argsort(-confidence[samples], kind="stable")][:_EXAMPLES].tolist(), 1):
+        probabilities = {method: softmax(rows[sample].astype(np.float64)) for method, rows in logits.items()}
+        likeliest = np.argsort(-np.mean(list(probabilities.values()), axis=0), kind="stable")[:5].tolist()
+        true = int(targets[sample])
+        chosen = likeliest if true in likeliest else [*likeliest, true]
+        names = [shown[0].classes[k] + " (true)" * (k == true) for k in chosen]
+        parts = {method: row[chosen] for method, row in probabilities.items()}
+        drawn[f"-{number}"] = figures.distribution_figure(parts, names, chosen.index(true), f"class (sample {sample})")
         facts += [
-            Fact(f"image {sample}: {method}, probability of the true class", f"{100 * row[place]:.2f} %")
-            for method, row in distribution.probabilities.items()
+            Fact(f"image {sample}: {method}, probability of the true class", f"{100 * row[true]:.2f} %")
+            for method, row in probabilities.items()
         ]
     return drawn, facts
 
 
 def histograms(shown: Sequence[Shown]) -> FigureData:
-    """CS-KD, Figures 2 and 7 to 10."""
+    """CS-KD, Figures 2 and 7 to 10: log-probabilities on the samples that all get wrong (section 2.2)."""
     logits, targets = _logits(shown)
-    found = log_prob_histograms(logits, targets)
-    facts = [Fact("images that all get wrong", f"{len(found.samples):,}")]
+    samples = _common_mistakes(logits, targets)
+    if not len(samples):
+        raise SkdError(f"there is no sample that all of {', '.join(logits)} get wrong")
+    found: dict[str, dict[str, NDArray[np.float64]]] = {"predicted": {}, "true": {}}
+    facts = [Fact("images that all get wrong", f"{len(samples):,}")]
     for method, rows in logits.items():
-        scores = score(rows[found.samples], targets[found.samples])
-        predicted = np.log(scores.confidence).mean()
-        facts.append(Fact(f"{method}: mean log-probability of the predicted class", f"{predicted:.3f} nats"))
-        facts.append(Fact(f"{method}: mean log-probability of the true class", f"{scores.log_prob.mean():.3f} nats"))
-    return {"": figures.histogram_figure(found)}, facts
+        scores = score(rows[samples], targets[samples])
+        for kind, values in (("predicted", np.log(scores.confidence)), ("true", scores.log_prob)):
+            found[kind][method] = values
+            facts.append(Fact(f"{method}: mean log-probability of the {kind} class", f"{values.mean():.3f} nats"))
+    return {"": figures.histogram_figure(found, len(samples))}, facts
 
 
 def tsne(shown: Sequence[Shown]) -> FigureData:
-    """CS-KD, Figure 3."""
+    """CS-KD, Figure 3: the features before the classifier (section 3.3), with the perplexity that is usual."""
     panels, facts = {}, []
     for one in shown:
         predictions = one.predictions
         targets = predictions.targets.numpy()
         keep = targets < _CLASSES
-        panels[one.method] = (embedding.tsne(predictions.features.numpy()[keep]), targets[keep])
+        features = predictions.features.numpy()[keep].astype(np.float64)
+        points = TSNE(perplexity=30, init="pca", learning_rate="auto", random_state=0).fit_transform(features)
+        panels[one.method] = (points, targets[keep])
         recall = one.values["clean"][0]["recall_at_1"]
         facts.append(Fact(f"{one.method}: R@1 of the features, all classes", f"{100 * recall:.2f} %"))
     return {"": figures.embedding_figure(panels, dict(enumerate(shown[0].classes[:_CLASSES])))}, facts
 
 
 def hierarchy(shown: Sequence[Shown]) -> FigureData:
-    """CS-KD, Figure 4."""
+    """CS-KD, Figure 4: the superclass of the predicted class, rows normalised, and the error of the classes."""
     table = read_hierarchy(shown[0].data)
-    groups = [table[name] for name in shown[0].classes]
+    groups = np.array([table[name] for name in shown[0].classes])
+    names = list(dict.fromkeys(groups.tolist()))
     logits, targets = _logits(shown)
     confusions, errors, facts = {}, {}, []
     for method, rows in logits.items():
-        confusion = confusions[method] = hierarchy_confusion(rows, targets, groups)
-        errors[method] = {name: 100 * (1 - top1) for name, top1 in top1_by_group(rows, targets, groups).items()}
-        for name, share in zip(confusion.names, np.diag(confusion.normalised), strict=True):
+        scores = score(rows, targets)
+        confusion = confusion_matrix(groups[targets], groups[scores.predicted], labels=names, normalize="true")
+        own = {name: scores.correct[groups[targets] == name] for name in names}
+        confusions[method], errors[method] = confusion, {name: 100 * (1 - own[name].mean()) for name in names}
+        for name, share in zip(names, np.diag(confusion), strict=True):
             facts.append(Fact(f"{method}: {name} taken for {name}", f"{100 * share:.1f} %"))
             facts.append(Fact(f"{method}: top-1 error of the labels of {name}", f"{errors[method][name]:.2f} %"))
     bars = figures.bar_figure(errors, ylabel="top-1 error of the fine labels (%)")
-    return {"-confusion": figures.confusion_figure(confusions), "-errors": bars}, facts
+    return {"-confusion": figures.confusion_figure(confusions, names), "-errors": bars}, facts
 
 
 def reliability_against(shown: Sequence[Shown]) -> FigureData:
@@ -141,16 +153,15 @@ def fgsm_bars(shown: Sequence[Shown]) -> FigureData:
     values: dict[str, dict[str, float]] = {"without": {}, "with SD-Dropout": {}}
     spreads: dict[str, dict[str, float]] = {"without": {}, "with SD-Dropout": {}}
     facts = []
-    for pair in zip(shown[::2], shown[1::2], strict=True):
-        for series, one in zip(values, pair, strict=True):
-            accuracies = [100 * found["top1_legacy"] for found in one.values["fgsm"]]
-            mean = values[series][pair[0].method] = fmean(accuracies)
-            text = f"{mean:.1f}"
-            if len(accuracies) > 1:
-                spread = spreads[series][pair[0].method] = stdev(accuracies)
-                text += f" ± {spread:.1f}"
-            facts.append(Fact(f"{one.method}: accuracy under FGSM", f"{text} %"))
-    errors = spreads if any(spreads.values()) else None
+    for number, one in enumerate(shown):
+        series, group = ("without", "with SD-Dropout")[number % 2], shown[number - number % 2].method
+        accuracies = [100 * found["top1_legacy"] for found in one.values["fgsm"]]
+        values[series][group], text = fmean(accuracies), f"{fmean(accuracies):.1f}"
+        if len(accuracies) > 1:
+            spreads[series][group] = stdev(accuracies)
+            text += f" ± {stdev(accuracies):.1f}"
+        facts.append(Fact(f"{one.method}: accuracy under FGSM", f"{text} %"))
+    errors = spreads if spreads["without"] else None
     return {"": figures.bar_figure(values, ylabel="accuracy under FGSM (%)", errors=errors)}, facts
 
 
@@ -177,6 +188,11 @@ def _logits(shown: Sequence[Shown]) -> tuple[dict[str, Any], Any]:
     predictions = {one.method: one.predictions for one in shown}
     targets = next(iter(predictions.values())).targets.numpy()
     return {method: one.logits.numpy() for method, one in predictions.items()}, targets
+
+
+def _common_mistakes(logits: Mapping[str, NDArray[Any]], targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions of the samples that every network gets wrong."""
+    return np.flatnonzero(np.logical_and.reduce([~score(rows, targets).correct for rows in logits.values()]))
 
 
 _ALL = (distributions, histograms, tsne, hierarchy, reliability_against, reliability_pairs, fgsm_bars, gradient_curves)

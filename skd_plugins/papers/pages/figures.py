@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from ...common.files import atomic
 from ...evaluation.metrics import Reliability
-from ..measures.hierarchy import Confusion
-from ..measures.mistakes import Distribution, LogProbHistograms
 
 # Okabe and Ito 2008, the dark ones first, without yellow, which is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -62,23 +60,17 @@ def save_figure(figure: Figure, stem: str | Path) -> Path:
 
 
 @rc_context(_STYLE)
-def bar_figure(values: Series, *, ylabel: str, xlabel: str = "", errors: Series | None = None) -> Figure:
-    """Grouped bars: SD-Dropout Figure 3, CS-KD Figure 4(c).
-
-    Args:
-        values: missing groups stay empty.
-        errors: half-lengths of error bars.
-    """
-    groups = list(dict.fromkeys(group for series in values.values() for group in series))
+def bar_figure(values: Series, *, ylabel: str, errors: Series | None = None) -> Figure:
+    """Grouped bars with error bars of these half-lengths: SD-Dropout Figure 3, CS-KD Figure 4(c)."""
+    groups = list(next(iter(values.values())))
     figure, (axes,) = _panels(1, width=max(_PANEL[0], 1.0 + 0.32 * len(groups) * (len(values) + 1)), legend=True)
     width = 0.8 / len(values)
     for number, (name, series) in enumerate(values.items()):
-        shown = [group for group in groups if group in series]
         axes.bar(
-            [groups.index(group) + (number - (len(values) - 1) / 2) * width for group in shown],
-            [series[group] for group in shown],
+            [place + (number - (len(values) - 1) / 2) * width for place in range(len(groups))],
+            list(series.values()),
             width,
-            yerr=[errors[name][group] for group in shown] if errors and name in errors else None,
+            yerr=list(errors[name].values()) if errors else None,
             capsize=2,
             label=name,
             facecolor=_look(COLOURS, number),
@@ -86,47 +78,47 @@ def bar_figure(values: Series, *, ylabel: str, xlabel: str = "", errors: Series 
             hatch=_look(_HATCHES, number),
         )
     axes.set_xticks(range(len(groups)), groups, rotation=30 if max(map(len, groups)) > 8 else 0)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set(ylabel=ylabel)
     axes.grid(axis="y", color="0.9")
     _legend(figure, axes, len(values))
     return figure
 
 
 @rc_context(_STYLE)
-def histogram_figure(histograms: LogProbHistograms) -> Figure:
-    """Log-probabilities of the predicted and of the true class on common mistakes: CS-KD Figures 2, 7-10."""
+def histogram_figure(log_probs: Mapping[str, Mapping[str, NDArray[np.float64]]], samples: int) -> Figure:
+    """Log-probabilities of the predicted and of the true class on common mistakes: CS-KD Figures 2, 7-10.
+
+    `log_probs` has the values in nats by kind of class and network. The paper states no bins: here 40, from the least
+    value of any network to 0.
+    """
     figure, panels = _panels(2, legend=True)
-    parts = (
-        (histograms.predicted_edges, histograms.predicted, "log-probability of the predicted class (nats)"),
-        (histograms.true_edges, histograms.true, "log-probability of the true class (nats)"),
-    )
-    for axes, (edges, counts, label) in zip(panels, parts, strict=True):
-        for number, (name, row) in enumerate(counts.items()):
-            colour = _look(COLOURS, number)
-            axes.stairs(row, edges, fill=True, alpha=0.25, color=colour)
-            axes.stairs(row, edges, color=colour, linestyle=_look(_DASHES, number), linewidth=1.5, label=name)
-        axes.set(xlabel=label, ylabel="samples")
-    figure.suptitle(f"samples that all get wrong: {len(histograms.samples):,}", fontsize=9)
-    _legend(figure, panels[0], len(histograms.predicted))
+    for axes, (kind, rows) in zip(panels, log_probs.items(), strict=True):
+        low = min(float(row.min()) for row in rows.values())
+        edges = np.linspace(min(low, -1e-12), 0.0, 41)  # a range even where all networks are certain
+        for number, (name, row) in enumerate(rows.items()):
+            counts, colour = np.histogram(row, edges)[0], _look(COLOURS, number)
+            axes.stairs(counts, edges, fill=True, alpha=0.25, color=colour)
+            axes.stairs(counts, edges, color=colour, linestyle=_look(_DASHES, number), linewidth=1.5, label=name)
+        axes.set(xlabel=f"log-probability of the {kind} class (nats)", ylabel="samples")
+    figure.suptitle(f"samples that all get wrong: {samples:,}", fontsize=9)
+    _legend(figure, panels[0], len(rows))
     return figure
 
 
 @rc_context(_STYLE)
-def distribution_figure(distribution: Distribution, classes: Sequence[str]) -> Figure:
-    """The probabilities of a sample's likeliest classes, the true one marked: CS-KD Figures 1(b) and 6."""
-    figure, panels = _panels(len(distribution.probabilities))
-    indices = distribution.classes.tolist()
-    places = np.arange(len(indices))[::-1]
-    names = [f"{classes[k]} (true)" if k == distribution.target else classes[k] for k in indices]
-    for axes, (name, row) in zip(panels, distribution.probabilities.items(), strict=True):
+def distribution_figure(
+    probabilities: Mapping[str, NDArray[np.float64]], classes: Sequence[str], true: int, ylabel: str
+) -> Figure:
+    """Each network's probabilities of a sample's likeliest classes, the one at `true` marked: CS-KD Figures 1(b), 6."""
+    figure, panels = _panels(len(probabilities))
+    places = np.arange(len(classes))[::-1]
+    for axes, (name, row) in zip(panels, probabilities.items(), strict=True):
         bars = axes.barh(places, 100 * row, color=COLOURS[0], height=0.6)
-        for bar, k in zip(bars, indices, strict=True):
-            if k == distribution.target:
-                bar.set(facecolor=COLOURS[1], hatch="///", edgecolor="white")
+        bars[true].set(facecolor=COLOURS[1], hatch="///", edgecolor="white")
         axes.bar_label(bars, [f"{100 * value:.2f}" for value in row], padding=2, fontsize=8)
         axes.set(title=name, xlabel="softmax probability (%)", xlim=(0, 118), xticks=range(0, 101, 25))
-        axes.set_yticks(places, names if axes is panels[0] else [""] * len(names))
-    panels[0].set_ylabel(f"class (sample {distribution.sample})")
+        axes.set_yticks(places, classes if axes is panels[0] else [""] * len(classes))
+    panels[0].set_ylabel(ylabel)
     return figure
 
 
@@ -134,12 +126,7 @@ def distribution_figure(distribution: Distribution, classes: Sequence[str]) -> F
 def embedding_figure(
     panels: Mapping[str, tuple[NDArray[np.float64], NDArray[np.int64]]], classes: Mapping[int, str]
 ) -> Figure:
-    """Points in the plane, coloured and marked by class: CS-KD Figure 3.
-
-    Args:
-        panels: title (a method) to points ``[N, 2]`` of `tsne` and labels ``[N]``.
-        classes: label to name, of the labels to show. Up to 49 can be told apart.
-    """
+    """Points ``[N, 2]`` with labels ``[N]``, coloured and marked by class, up to 49: CS-KD Figure 3."""
     colours: Sequence[Any] = COLOURS if len(classes) <= len(COLOURS) else color_sequences["petroff10"]
     figure, all_axes = _panels(len(panels), columns=2 if len(panels) > 3 else len(panels), legend=True)
     for axes, (title, (points, labels)) in zip(all_axes, panels.items(), strict=True):
@@ -154,11 +141,7 @@ def embedding_figure(
 
 @rc_context(_STYLE)
 def reliability_figure(panels: Sequence[Mapping[str, Reliability]]) -> Figure:
-    """Accuracy over confidence against the diagonal: CS-KD Figure 5, SD-Dropout Figure 2.
-
-    Args:
-        panels: each a model or two with their bins: ``[{"CE": ..., "CS-KD": ...}, {"AdaCos": ..., ...}]``.
-    """
+    """Accuracy over confidence, a model or two a panel, against the diagonal: CS-KD Figure 5, SD-Dropout Figure 2."""
     figure, all_axes = _panels(len(panels), columns=min(3, len(panels)), height=_PANEL[1] + 0.5)
     for axes, models in zip(all_axes, panels, strict=True):
         axes.plot([0, 100], [0, 100], color="0.4", linestyle=(0, (4, 3)), linewidth=1)
@@ -176,11 +159,11 @@ def reliability_figure(panels: Sequence[Mapping[str, Reliability]]) -> Figure:
 
 
 @rc_context(_STYLE)
-def confusion_figure(panels: Mapping[str, Confusion]) -> Figure:
+def confusion_figure(panels: Mapping[str, NDArray[np.float64]], names: Sequence[str]) -> Figure:
     """Row-normalised confusion matrices of some methods side by side: CS-KD Figure 4(a, b)."""
     figure, all_axes = _panels(len(panels))
-    for axes, (title, confusion) in zip(all_axes, panels.items(), strict=True):
-        _heat(axes, 100 * confusion.normalised, confusion.names, confusion.names, limits=(0.0, 100.0), decimals=1)
+    for axes, (title, shares) in zip(all_axes, panels.items(), strict=True):
+        _heat(axes, 100 * shares, names, names, limits=(0.0, 100.0), decimals=1)
         axes.set(title=f"{title} (% of the row)", xlabel="predicted", ylabel="true")
     return figure
 
@@ -190,12 +173,7 @@ def grid_figure(
     values: NDArray[np.float64], rows: Sequence[object], columns: Sequence[object], *, labels: tuple[str, str],
     title: str,
 ) -> Figure:  # fmt: skip
-    """A heat map of two hyper-parameters with its numbers: CS-KD Table 7, SD-Dropout Table 14.
-
-    Args:
-        values: ``[R, C]`` as shown (percent); NaN where nothing was run.
-        labels: names of the two parameters, rows first.
-    """
+    """A heat map of two hyper-parameters, rows first, NaN where nothing was run: CS-KD Table 7, SD-Dropout Table 14."""
     size = (1.2 + 0.55 * len(columns), 1.2 + 0.36 * len(rows))
     figure, (axes,) = _panels(1, width=max(size[0], _PANEL[0]), height=max(size[1], 2.0))
     _heat(axes, values, rows, columns, limits=(float(np.nanmin(values)), float(np.nanmax(values))), decimals=2)
@@ -205,11 +183,7 @@ def grid_figure(
 
 @rc_context(_STYLE)
 def line_figure(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
-    """Curves over epochs, one panel for each quantity: SD-Dropout Figure 4 (cosine; L1 norms).
-
-    Args:
-        panels: label of the y axis, with its unit, to curves: name to points ``(x, y)``.
-    """
+    """Curves over epochs, one panel for each quantity (its label with the unit): SD-Dropout Figure 4."""
     figure, all_axes = _panels(len(panels))
     for axes, (label, curves) in zip(all_axes, panels.items(), strict=True):
         for number, (name, points) in enumerate(curves.items()):

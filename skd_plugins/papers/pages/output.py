@@ -18,8 +18,8 @@ from ...evaluation.html import write_page
 from ..runs.jobs import Plan
 from ..runs.mini import NOTICE
 from ..runs.store import Store, read_json
+from ..tables import ARTEFACTS
 from ..tables.artefact import Artefact
-from ..tables.index import ARTEFACTS
 from .figure_data import FIGURES, Fact, Shown
 from .figures import grid_figure, save_figure
 from .results import Result, lay_out, results_of
@@ -33,16 +33,16 @@ def write_artefact(artefact: Artefact, plan: Plan, store: Store) -> Path:
     folder = store.artefact(artefact.id)
     name = folder.name
     results = results_of(artefact, plan, store)
-    layout = lay_out(artefact, results)
+    heading, rows = lay_out(artefact, results)
     drawn, facts, missing = _draw(artefact, plan, store, results)
     lead = _lead(artefact, plan, store, missing)
     for old in (*folder.glob("*.png"), *folder.glob("*.svg")):  # an earlier version may have had more pictures
         old.unlink()
     pictures = [save_figure(figure, folder / f"{name}{suffix}") for suffix, figure in drawn.items()]
-    cells = [(row, [_cell_texts(cell) for cell in cells]) for row, cells in layout.rows]
+    cells = [(row, [_cell_texts(cell) for cell in cells]) for row, cells in rows.items()]
     table: list[Sequence[str]] = [("what", "ours"), *facts]
     if results:
-        table = [[layout.corner, *layout.columns]]
+        table = [heading]
         table += [[row, *(f"{ours} [{paper}]" if ours else "" for ours, paper in texts)] for row, texts in cells]
     every = [_describe(result) for result in results]
     write_text(folder / f"{name}.md", _markdown(artefact, table, every, lead))
@@ -70,7 +70,7 @@ def write_artefact(artefact: Artefact, plan: Plan, store: Store) -> Path:
         title=f"{artefact.id}: {artefact.title}",
         mini=plan.datasets.scale == "mini",
         lead=lead,
-        layout=layout if results else None,
+        heading=heading if results else None,
         cells=cells,
         results=[{**row, "outcome": result.outcome} for row, result in zip(every, results, strict=True)],
         facts=facts,

@@ -3,28 +3,20 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from ..runs.jobs import Plan
 from ..runs.store import Store
 from ..tables.artefact import Artefact
 from ..tables.published import METRICS, Published, in_printed_unit
 
-Outcome = Literal["agrees", "differs", "not run", "not compared"]
-
 
 @dataclass(frozen=True)
 class Result:
-    """A published number with ours.
-
-    Args:
-        ours: one value for each seed that has been run, in the published unit.
-        compared: whether ours should match the published number (full scale only).
-    """
+    """A published number with ours."""
 
     published: Published
-    ours: tuple[float, ...]
-    compared: bool = True
+    ours: tuple[float, ...]  # one value for each seed that has been run, in the published unit
+    compared: bool = True  # whether ours should match the published number (full scale only)
 
     @property
     def mean(self) -> float | None:
@@ -42,31 +34,28 @@ class Result:
         return None if self.mean is None else self.mean - self.published.number
 
     @property
-    def outcome(self) -> Outcome:
-        """The verdict without its reason."""
-        if self.difference is None:
-            return "not run"
-        if not self.compared:
-            return "not compared"
-        rounding = 0.5 * 10.0**-self.published.decimals
-        return "agrees" if abs(self.difference) <= self._spread[0] + rounding + 1e-9 else "differs"
-
-    @property
     def verdict(self) -> str:
-        """The outcome in plain words.
+        """Whether ours agrees, in plain words.
 
         The two agree if their means differ by no more than a standard deviation plus the rounding error of the printed
         digits. The deviation is the paper's, or ours if the paper states none, or 0 if there is neither.
         """
-        return f"agrees {self._spread[1]}" if self.outcome == "agrees" else self.outcome
+        if self.difference is None:
+            return "not run"
+        if not self.compared:
+            return "not compared"
+        spread, why = self.std, "within our std, none is stated"
+        if self.published.std:
+            spread, why = float(self.published.std), "within the stated std"
+        elif spread is None:
+            spread, why = 0.0, "to the printed digits, no std is known"
+        rounding = 0.5 * 10.0**-self.published.decimals
+        return f"agrees {why}" if abs(self.difference) <= spread + rounding + 1e-9 else "differs"
 
     @property
-    def _spread(self) -> tuple[float, str]:
-        if self.published.std:
-            return float(self.published.std), "within the stated std"
-        if self.std is not None:
-            return self.std, "within our std, none is stated"
-        return 0.0, "to the printed digits, no std is known"
+    def outcome(self) -> str:
+        """The verdict without its reason."""
+        return "agrees" if self.verdict.startswith("agrees") else self.verdict
 
     @property
     def ours_text(self) -> str:
@@ -125,27 +114,15 @@ def derive(metric: str, value: float, base: float) -> float:
     return 100 * (value - base) / base if metric == "top1_error_rel_change_percent" else value - base
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Headings and cells of a table; a cell has a number and those derived from it, or nothing."""
-
-    corner: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[tuple[Result, ...], ...]], ...]
-
-
-def lay_out(artefact: Artefact, results: Sequence[Result]) -> Layout:
-    """The results in the artefact's rows and columns, in the order in which they first appear."""
+def lay_out(artefact: Artefact, results: Sequence[Result]) -> tuple[list[str], dict[str, list[list[Result]]]]:
+    """A table's headings and rows, in the papers' order; a cell has a number and those derived from it, or nothing."""
     cells: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         place = (_heading(result.published, artefact.rows), _heading(result.published, artefact.columns))
         cells.setdefault(place, []).append(result)
-    rows, columns = (tuple(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
-    return Layout(
-        corner=" / ".join(artefact.rows) + (f" \\ {artefact.columns[0]}" if artefact.kind == "grid" else ""),
-        columns=columns,
-        rows=tuple((row, tuple(tuple(cells.get((row, column), ())) for column in columns)) for row in rows),
-    )
+    rows, columns = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
+    corner = " / ".join(artefact.rows) + (f" \\ {artefact.columns[0]}" if artefact.kind == "grid" else "")
+    return [corner, *columns], {row: [cells.get((row, column), []) for column in columns] for row in rows}
 
 
 def _heading(row: Published, names: Sequence[str]) -> str:

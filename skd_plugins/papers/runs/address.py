@@ -30,12 +30,7 @@ _SMALL = 100e6  # bytes; of larger image folders, such as ImageNet's, only names
 
 
 def address_of(recipe: Recipe, data: str, *, network: str = "") -> str:
-    """The address of a training.
-
-    Args:
-        data: `data_checksum` of the training data.
-        network: address of the run whose network it uses (a teacher).
-    """
+    """The address of a training on data with this checksum, from the network of another run (a teacher)."""
     values = {name: value for name, value in recipe.to_json().items() if name not in _WITHOUT_EFFECT}
     values = {name: value for name, value in values.items() if name not in _OFF or value != _OFF[name]}
     return hash_of({"recipe": values, "data": data, "version": RESULTS_VERSION, "network": network})

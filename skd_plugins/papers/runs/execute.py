@@ -14,10 +14,10 @@ import torch
 
 from ...common.errors import SkdError
 from ...common.meter import clock
+from .inputs import Workers
 from .jobs import Job, Plan
 from .store import Store
 from .worker import work, write_job
-from .workers import Workers
 
 
 def commands(plan: Plan, store: Store) -> list[str]:

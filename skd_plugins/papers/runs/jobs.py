@@ -17,21 +17,14 @@ from .mini import mini_recipe
 
 @dataclass(eq=False, kw_only=True)
 class Job:
-    """A network (or detector) to train, and what to measure on it.
-
-    Args:
-        recipe: what is trained; for a detector, the recipe of its backbone.
-        present: whether the training data exist.
-        needs: the job whose network it uses: a teacher or a backbone.
-        config: a detector's file in ``detection/configs`` and overrides, else empty.
-    """
+    """A network (or detector) to train, and what to measure on it."""
 
     address: str
-    recipe: Recipe
+    recipe: Recipe  # what is trained; for a detector, the recipe of its backbone
     data: Path
-    present: bool
-    needs: "Job | None" = None
-    config: str = ""
+    present: bool  # whether the training data exist
+    needs: "Job | None" = None  # the job whose network it uses: a teacher or a backbone
+    config: str = ""  # a detector's file in ``detection/configs`` and overrides, else empty
     evaluations: set[str] = field(default_factory=set)
 
     @property

@@ -25,7 +25,7 @@ from ...recipe import Recipe, replace
 from ...training.parts import build_task, evaluation_loader
 from ...training.process import seed_step
 from ...weights import load_network
-from ..measures.gradients import DropoutPair, check_assumptions, kl_gradients, mean_over
+from .gradients import DropoutPair, check_assumptions, kl_gradients, mean_over
 from .inputs import OUTSIDE, Datasets
 
 EPOCHS_PRINTED = 200  # the epochs in SD-Dropout's Table 8
@@ -37,18 +37,12 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A trained network and what it is evaluated on.
+    """A trained network and what it is evaluated on."""
 
-    Args:
-        run: the folder that `train` wrote; a detector's OUTPUT_DIR.
-        folder: the job's; large files go there.
-        data: what it was trained on.
-    """
-
-    run: Path
-    folder: Path
+    run: Path  # the folder that `train` wrote; a detector's OUTPUT_DIR
+    folder: Path  # the job's; large files go there
     recipe: Recipe
-    data: Path
+    data: Path  # what it was trained on
     datasets: Datasets
 
     @property
@@ -74,11 +68,6 @@ class Subject:
         recipe = self.recipe if batch_size is None else replace(self.recipe, eval_batch_size=batch_size)
         return evaluation_loader(recipe, find_split(folder, False), device=self.device)
 
-    @property
-    def normalisation(self) -> dict[str, tuple[float, float, float]]:
-        """What perturbations need to know."""
-        return {"mean": self.recipe.mean, "std": self.recipe.std}
-
 
 def clean(subject: Subject) -> Values:
     """All metrics on the test images; keeps the predictions for figures, unless they are ImageNet's."""
@@ -94,7 +83,7 @@ def fgsm(subject: Subject) -> Values:
     model, loader = subject.network(), subject.loader(subject.data)
     values: Values = {"eps_legacy": 0.2, "eps_pixel": 8 / 255}
     for unit in ("legacy", "pixel"):
-        attack = FGSM(eps=values[f"eps_{unit}"], legacy=unit == "legacy", **subject.normalisation)
+        attack = FGSM(eps=values[f"eps_{unit}"], legacy=unit == "legacy", mean=loader.mean, std=loader.std)
         attacked = predict(model, loader, perturb=attack)
         values[f"top1_{unit}"] = top1(attacked.logits, attacked.targets)
     return values

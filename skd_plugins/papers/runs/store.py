@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
-from pydantic_core import from_json
 
+from ...common import typed
 from ...common.environment import machine
-from ...common.errors import SkdError
 from ...common.files import write_json
 from .jobs import Job
 
@@ -36,18 +35,14 @@ class Store:
 
     def network(self, address: str) -> Path | None:
         """The folder that `train` wrote (a detector's OUTPUT_DIR); None until the training is complete."""
-        record = self.trained(address)
-        return None if record is None else self.folder(address) / str(record["run"])
+        record = read_json(self.folder(address) / "trained.json")
+        return self.folder(address) / str(record["run"]) if record else None
 
     def finish(self, address: str, run: Path, seconds: float) -> None:
         """Notes that a training is complete."""
         folder = self.folder(address)
         record = {"run": run.relative_to(folder).as_posix(), "seconds": seconds, "machine": machine()}
         write_json(folder / "trained.json", record)
-
-    def trained(self, address: str) -> dict[str, Any] | None:
-        """``run``, ``seconds`` and ``machine`` of a complete training, None before."""
-        return read_json(self.folder(address) / "trained.json")
 
     def evaluation(self, address: str, name: str) -> Path:
         """The file with the values of an evaluation."""
@@ -94,11 +89,5 @@ class Store:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file, None if it does not exist."""
-    try:
-        values: dict[str, Any] = from_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise SkdError(f"{path} is damaged ({error}); remove it, and the command makes it again") from None
-    return values
+    """The object in a JSON file, None if it does not exist."""
+    return typed.read_json(path, what="whole (remove it, and the command makes it again)") if path.exists() else None

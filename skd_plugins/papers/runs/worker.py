@@ -40,12 +40,8 @@ def write_job(store: Store, job: Job, datasets: Datasets) -> None:
 def work(root: Path, addresses: Sequence[str], began: float | None = None) -> None:
     """Does jobs one after the other; workers may share a list, and one of them does each job.
 
-    A failure is noted in the folder of the job, and the next job begins.
-
-    Args:
-        root: folder of the store.
-        began: when the command of these workers began (seconds since 1970), by default now. Jobs that have failed
-            since then are not tried again.
+    A failure is noted in the folder of the job, and the next job begins. Jobs that have failed since the command of
+    these workers `began` (seconds since 1970, by default now) are not tried again.
     """
     began = time.time() if began is None else began
     store = Store(root.resolve())  # a student's recipe has its teacher's path, which must not change

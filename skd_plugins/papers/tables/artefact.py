@@ -9,49 +9,35 @@ from .published import METRICS, Published, published
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Training:
-    """A network to train.
+    """A network to train."""
 
-    Args:
-        recipe: name of the file in ``recipes/``.
-        changes: fields of the recipe, as in `skd_plugins.replace`.
-        teacher: the training whose network (of the same seed) becomes ``method_args["teacher"]``.
-    """
-
-    recipe: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    teacher: "Training | None" = None
+    recipe: str  # the name of a file in ``recipes/``
+    changes: Mapping[str, Any] = field(default_factory=dict)  # fields of the recipe, as in `skd_plugins.replace`
+    teacher: "Training | None" = None  # its network of the same seed becomes ``method_args["teacher"]``
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Detector:
-    """A detector to train with ``detection/train_net.py``.
+    """A detector to train with ``detection/train_net.py``."""
 
-    Args:
-        config: name of the file in ``detection/configs/``.
-        backbone: the training whose network (of the same seed) is its backbone.
-    """
-
-    config: str
-    backbone: Training
+    config: str  # the name of a file in ``detection/configs/``
+    backbone: Training  # its network of the same seed is the backbone
 
 
+_NO_STD = "The paper states no standard deviation: 'agrees' then means within ours over the seeds."
 # Method, architecture, data set and setting, all as printed, to what has to be trained.
 RunOf = Callable[[str, str, str, Mapping[str, str]], Training | Detector]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A training and the cells of the artefact that it fills; method, architecture and data set are as printed.
-
-    Args:
-        setting: words that a cell's setting must have to belong to this entry.
-    """
+    """A training and the cells of the artefact that it fills; method, architecture and data set are as printed."""
 
     run: Training | Detector
     method: str
     architecture: str
     dataset: str
-    setting: Mapping[str, str]
+    setting: Mapping[str, str]  # words that a cell's setting must have to belong to this entry
 
     def has(self, row: Published) -> bool:
         """Whether a printed number belongs to this training."""
@@ -67,28 +53,19 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact:
-    """A table or a figure.
-
-    Args:
-        kind: a ``grid`` is a table of two hyper-parameters that is drawn as a heat map too.
-        wanted: the evaluations of each entry.
-        figure: of a figure, what draws it: a name in `FIGURES`.
-        rows: what a row of the table stands for: fields of `Published`, or words of its setting.
-        seeds: how many the paper averages over; 1 where it does not say.
-        notes: what the paper leaves open and what is done here, one sentence each.
-    """
+    """A table or a figure; a grid is a table of two hyper-parameters that is drawn as a heat map too."""
 
     id: str
     title: str
     entries: tuple[Entry, ...]
     kind: Literal["table", "grid", "figure"] = "table"
-    wanted: tuple[str, ...]
+    wanted: tuple[str, ...]  # the evaluations of each entry
     numbers: tuple[Published, ...] = ()
-    figure: str = ""
-    rows: tuple[str, ...] = ("method",)
+    figure: str = ""  # of a figure, what draws it: a name in `FIGURES`
+    rows: tuple[str, ...] = ("method",)  # what a row stands for: fields of `Published`, or words of its setting
     columns: tuple[str, ...] = ("dataset",)
-    seeds: int = 3
-    notes: tuple[str, ...] = ()
+    seeds: int = 3  # how many the paper averages over; 1 where it does not say
+    notes: tuple[str, ...] = ()  # what the paper leaves open and what is done here, one sentence each
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -100,12 +77,10 @@ class Artefact:
         return next(entry for entry in self.entries if entry.has(row))
 
 
-def table(run_of: RunOf, id: str, title: str, by: tuple[str, ...] = (), **layout: Any) -> Artefact:
+def table(run_of: RunOf, id: str, title: str, *notes: str, by: tuple[str, ...] = (), **layout: Any) -> Artefact:
     """A table: its published numbers say which trainings and evaluations it needs.
 
-    Args:
-        by: words of the numbers' settings that tell trainings apart; all others tell what is measured.
-        layout: other fields of `Artefact`.
+    The words `by` of their settings tell trainings apart, all others tell what is measured.
     """
     numbers = tuple(row for row in published() if row.id == id)
     entries: dict[Any, Entry] = {}
@@ -115,14 +90,18 @@ def table(run_of: RunOf, id: str, title: str, by: tuple[str, ...] = (), **layout
         key = (*names, *setting.items())
         if key not in entries:
             entries[key] = Entry(run_of(*names, row.settings), *names, setting)
+    if layout.get("seeds", Artefact.seeds) > 1 and not any(row.std for row in numbers):
+        notes = (*notes, _NO_STD)
     wanted = tuple(dict.fromkeys(METRICS[row.metric].evaluation for row in numbers if not row.derived))
-    return Artefact(id=id, title=title, entries=tuple(entries.values()), wanted=wanted, numbers=numbers, **layout)
+    every = tuple(entries.values())
+    return Artefact(id=id, title=title, entries=every, wanted=wanted, numbers=numbers, notes=notes, **layout)
 
 
 def figure(
-    run_of: RunOf, id: str, title: str, draw: str, methods: Iterable[str], dataset: str = "CIFAR-100", **rest: Any
-) -> Artefact:
+    run_of: RunOf, id: str, title: str, draw: str, methods: Iterable[str], *notes: str, dataset: str = "CIFAR-100",
+    **rest: Any,
+) -> Artefact:  # fmt: skip
     """A figure of one ResNet-18 per method, by default of what ``clean`` measures; `rest` are fields of `Artefact`."""
     entries = tuple(Entry(run_of(name, "ResNet-18", dataset, {}), name, "ResNet-18", dataset, {}) for name in methods)
     fields = {"kind": "figure", "figure": draw, "wanted": ("clean",), "seeds": 1, **rest}
-    return Artefact(id=id, title=title, entries=entries, **fields)
+    return Artefact(id=id, title=title, entries=entries, notes=notes, **fields)

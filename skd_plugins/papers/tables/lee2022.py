@@ -73,118 +73,97 @@ _GIVEN = (
     "Drop rate 0.5 and SD-Dropout's weight 1 alone are the paper's (appendix A.1); temperature 3, the divergence's "
     "reduction and weight 0.1 on another method are the authors' code's."
 )
-_NO_STD = "The paper states no standard deviation: 'agrees' then means within ours over the seeds."
 _TABLES = (
     _table(
         "sd-dropout/table1",
         "Accuracy with and without SD-Dropout",
-        notes=(_GIVEN, "CS-KD's arguments are those of CS-KD's recipes; the paper states none.", _NO_STD, LAST),
+        _GIVEN,
+        "CS-KD's arguments are those of CS-KD's recipes; the paper states none.",
+        LAST,
     ),
     _table(
         "sd-dropout/table2",
         "Calibration with and without SD-Dropout",
-        notes=("The data set is not named: CIFAR-100, the paper's default. 10 bins.", _GIVEN, _NO_STD),
+        "The data set is not named: CIFAR-100, the paper's default. 10 bins.",
+        _GIVEN,
     ),
     _table(
         "sd-dropout/table3",
         "Accuracy on ImageNet",
+        "Weight 0.1 as the paper says (the authors' script has 1.0); batch 32 is read as 32 a GPU on 8 of them.",
+        "Whether three runs were averaged here too is not said: one.",
         columns=("metric",),
         seeds=1,
-        notes=(
-            "Weight 0.1 as the paper says (the authors' script has 1.0); batch 32 is read as 32 a GPU on 8 of them.",
-            "Whether three runs were averaged here too is not said: one.",
-        ),
     ),
     _table(
         "sd-dropout/table4",
         "Object detection on COCO with the backbones of Table 3",
+        "FPN or C4, optimiser, batch and image size are not stated: see detection/configs.",
         by=("schedule",),
         rows=("schedule", "method"),
         columns=("metric",),
         seeds=1,
-        notes=("FPN or C4, optimiser, batch and image size are not stated: see detection/configs.",),
     ),
     _table(
         "sd-dropout/table5",
         "Accuracy under FGSM",
-        notes=(
-            "The unit of epsilon = 0.2 is not said. The table has the attack of the authors' script (0.2 in normalised "
-            "units, clipped as there); fgsm.json has FGSM in pixel units at 8/255 beside it.",
-            _NO_STD,
-        ),
+        "The unit of epsilon = 0.2 is not said. The table has the attack of the authors' script (0.2 in normalised "
+        "units, clipped as there); fgsm.json has FGSM in pixel units at 8/255 beside it.",
     ),
     _table(
         "sd-dropout/table6",
         "Accuracy under corruptions",
+        "The severities are not said: the mean over all five.",
         rows=("corruption",),
         columns=("method",),
-        notes=("The severities are not said: the mean over all five.", _NO_STD),
     ),
     _table(
         "sd-dropout/table7",
         "Out-of-distribution detection with ODIN",
+        "ODIN's temperature and magnitude are 'the original paper's', which tuned them for other networks: here "
+        "they are tuned for each network and set on 1,000 held-out images of both.",
+        "The printed detection errors can't come from the stated formula at 95 % TPR: this is the least value over "
+        "all thresholds.",
+        "LSUN is the resized version; which one the paper has is not said.",
         rows=("ood",),
         columns=("metric", "method"),
-        notes=(
-            "ODIN's temperature and magnitude are 'the original paper's', which tuned them for other networks: here "
-            "they are tuned for each network and set on 1,000 held-out images of both.",
-            "The printed detection errors can't come from the stated formula at 95 % TPR: this is the least value over "
-            "all thresholds.",
-            "LSUN is the resized version; which one the paper has is not said.",
-            _NO_STD,
-        ),
     ),
     _table(
         "sd-dropout/table8",
         "Assumptions 1 and 2 during training",
+        "Parameters, norm and what is averaged are not said: the L1 norm over the classifier's parameters, the "
+        "mean over all pairs of image and class. Epoch 0 is the network before training.",
         rows=("epoch",),
         columns=("metric",),
-        notes=(
-            "Parameters, norm and what is averaged are not said: the L1 norm over the classifier's parameters, the "
-            "mean over all pairs of image and class. Epoch 0 is the network before training.",
-            _NO_STD,
-        ),
     ),
-    _table(
-        "sd-dropout/table9",
-        "Directions of the divergence",
-        by=("direction",),
-        rows=("direction",),
-        notes=(_GIVEN, _NO_STD),
-    ),
-    _table("sd-dropout/table10", "Other networks", columns=("architecture",), notes=(_GIVEN, _NO_STD)),
+    _table("sd-dropout/table9", "Directions of the divergence", _GIVEN, by=("direction",), rows=("direction",)),
+    _table("sd-dropout/table10", "Other networks", _GIVEN, columns=("architecture",)),
     _table(
         "sd-dropout/table11",
         "Standard dropout",
-        notes=(
-            "Rate and place of the standard dropout are not said: 0.5, before the classifier. † 'equalises the number "
-            "of training steps': the mean loss of two dropped samples of each image.",
-            _NO_STD,
-        ),
+        "Rate and place of the standard dropout are not said: 0.5, before the classifier. † 'equalises the number "
+        "of training steps': the mean loss of two dropped samples of each image.",
     ),
     _table(
         "sd-dropout/table12",
         "Place of the dropout",
+        "How maps are dropped is not said: element by element.",
         by=("position",),
         rows=("method", "position"),
-        notes=("How maps are dropped is not said: element by element.", _NO_STD),
     ),
     _table(
         "sd-dropout/table13",
         "Two fully connected layers",
-        notes=(
-            "The activation between the layers and the dropout's place are not said: ReLU; before the first.",
-            _NO_STD,
-        ),
+        "The activation between the layers and the dropout's place are not said: ReLU; before the first.",
     ),
     _table(
         "sd-dropout/table14",
         "Sensitivity to drop rate and weight",
+        "Beta is read as the probability to drop. Three runs, as section 4.1.1 says of all.",
         by=("beta", "lambda"),
         kind="grid",
         rows=("lambda",),
         columns=("beta",),
-        notes=("Beta is read as the probability to drop. Three runs, as section 4.1.1 says of all.", _NO_STD),
     ),
 )
 _FIGURES = (
@@ -193,24 +172,24 @@ _FIGURES = (
         "Reliability with and without SD-Dropout",
         "reliability_pairs",
         _TABLES[1].methods,
-        notes=("Panels and data set are not named: the methods of Table 2 on CIFAR-100, 10 bins.",),
+        "Panels and data set are not named: the methods of Table 2 on CIFAR-100, 10 bins.",
     ),
     _figure(
         "sd-dropout/figure3",
         "Accuracy under FGSM with and without SD-Dropout",
         "fgsm_bars",
         _TABLES[0].methods,
+        "Methods and data set are not named: those of Table 1 on CIFAR-100; the attack is Table 5's.",
         wanted=("fgsm",),
         seeds=3,
-        notes=("Methods and data set are not named: those of Table 1 on CIFAR-100; the attack is Table 5's.",),
     ),
     _figure(
         "sd-dropout/figure4",
         "Gradients of the two directions of the divergence during training",
         "gradient_curves",
         ("SD-Dropout",),
+        "Parameters, batches and how often are not said: all parameters, 8 test batches, every 20 epochs.",
         wanted=("gradients",),
-        notes=("Parameters, batches and how often are not said: all parameters, 8 test batches, every 20 epochs.",),
     ),
 )
 

@@ -9,21 +9,13 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class Metric:
-    """Where our value of a metric is found, and how the papers print it: ours is a fraction or a plain number.
+    """Where our value of a metric is found, and how the papers print it: ours is a fraction or a plain number."""
 
-    Args:
-        label: its name in our tables.
-        evaluation: a name in `EVALUATIONS`; empty if it is derived from other printed numbers.
-        key: of that evaluation's values; ``{name}`` stands for that word of the number's setting.
-        percent: printed as 100 times the fraction.
-        error: printed as one minus our accuracy.
-    """
-
-    label: str
-    evaluation: str = ""
-    key: str = ""
-    percent: bool = True
-    error: bool = False
+    label: str  # its name in our tables
+    evaluation: str = ""  # a name in `EVALUATIONS`; empty if it is derived from other printed numbers
+    key: str = ""  # of that evaluation's values; ``{name}`` stands for that word of the number's setting
+    percent: bool = True  # printed as 100 times the fraction
+    error: bool = False  # printed as one minus our accuracy
 
 
 METRICS = {
@@ -54,25 +46,18 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Published:
-    """One printed number. All fields are text as printed.
-
-    Args:
-        setting: ``name=value`` words.
-        metric: a name in `METRICS`.
-        std: empty if the paper states none.
-        better: ``lower`` or ``higher``.
-    """
+    """One printed number. All fields are text as printed."""
 
     paper: str
     artefact: str
-    setting: str
+    setting: str  # ``name=value`` words
     method: str
     architecture: str
     dataset: str
-    metric: str
+    metric: str  # a name in `METRICS`
     value: str
-    std: str
-    better: str
+    std: str  # empty if the paper states none
+    better: str  # ``lower`` or ``higher``
 
     @property
     def id(self) -> str:

@@ -72,102 +72,99 @@ _TABLES = (
     _table(
         "cs-kd/table1",
         "Top-1 error of output regularisers",
+        _CHOSEN,
+        _BASELINE_ARGS,
+        LAST,
         rows=("architecture", "method"),
-        notes=(_CHOSEN, _BASELINE_ARGS, LAST),
     ),
     _table(
         "cs-kd/table2",
         "Top-1 error of self-distillation methods",
-        notes=(_CHOSEN, "DDGSD and BYOT have the settings of SD-Dropout's authors' code; this paper states none."),
+        _CHOSEN,
+        "DDGSD and BYOT have the settings of SD-Dropout's authors' code; this paper states none.",
     ),
     _table(
         "cs-kd/table3",
         "Top-1 error with Mixup",
-        notes=(_CHOSEN, "Mixup's alpha is not stated: 1, as in the authors' code of Mixup for CIFAR."),
+        _CHOSEN,
+        "Mixup's alpha is not stated: 1, as in the authors' code of Mixup for CIFAR.",
     ),
     _table(
         "cs-kd/table4",
         "Top-1 error of a ResNet-10 with a DenseNet-121 as teacher",
-        notes=(
-            _CHOSEN,
-            "KD's temperature and weight are not stated: 4 and 1. The teacher is Table 1's DenseNet-121 with CS-KD of "
-            "the same seed.",
-        ),
+        _CHOSEN,
+        "KD's temperature and weight are not stated: 4 and 1. The teacher is Table 1's DenseNet-121 with CS-KD of "
+        "the same seed.",
     ),
     _table(
         "cs-kd/table5",
         "Top-1 error on ImageNet",
+        "Learning rate, its steps, T and the weight are not stated for ImageNet: 0.1, divided by 10 after 30 and "
+        "60 of 90 epochs, 4 and 1. The number of runs is not stated: one.",
         columns=("architecture",),
         seeds=1,
-        notes=(
-            "Learning rate, its steps, T and the weight are not stated for ImageNet: 0.1, divided by 10 after 30 and "
-            "60 of 90 epochs, 4 and 1. The number of runs is not stated: one.",
-        ),
     ),
     _table(
         "cs-kd/table6",
         "Top-5 error, calibration and retrieval",
+        _CHOSEN,
+        _BASELINE_ARGS,
+        "CS-KD-E's weight is not stated: 1; its un-augmented image is the test-time crop.",
+        "AdaCos' printed ECE seems to be of cosines without the learned scale; ours is of the network's logits as "
+        "they are used to predict.",
         rows=("metric", "method"),
-        notes=(
-            _CHOSEN,
-            _BASELINE_ARGS,
-            "CS-KD-E's weight is not stated: 1; its un-augmented image is the test-time crop.",
-            "AdaCos' printed ECE seems to be of cosines without the learned scale; ours is of the network's logits as "
-            "they are used to predict.",
-        ),
     ),
     _table(
         "cs-kd/table7",
         "Sensitivity to temperature and weight",
+        "The number of runs is not stated: one.",
         by=("T", "lambda"),
         kind="grid",
         rows=("T",),
         columns=("lambda",),
         seeds=1,
-        notes=("The number of runs is not stated: one.",),
     ),
 )
 _PAIR = ("Cross-entropy", "CS-KD")
-_CONFIDENT = ("Which images is not stated: those with the largest mean confidence of both networks are shown.",)
+_CONFIDENT = "Which images is not stated: those with the largest mean confidence of both networks are shown."
 _DISTRIBUTIONS = "Predictive distributions on commonly misclassified images"
 
 
 def _histograms(number: int, dataset: str) -> Artefact:
     title = f"Log-probabilities on commonly misclassified images, {dataset}"
-    notes = ("Bins and their range are not stated.",)
-    return _figure(f"cs-kd/figure{number}", title, "histograms", _PAIR, dataset, notes=notes)
+    return _figure(
+        f"cs-kd/figure{number}", title, "histograms", _PAIR, "Bins and their range are not stated.", dataset=dataset
+    )
 
 
 _FIGURES = (
-    _figure("cs-kd/figure1b", f"{_DISTRIBUTIONS}, CIFAR-100", "distributions", _PAIR, notes=_CONFIDENT),
+    _figure("cs-kd/figure1b", f"{_DISTRIBUTIONS}, CIFAR-100", "distributions", _PAIR, _CONFIDENT),
     _histograms(2, "CIFAR-100"),
     _figure(
         "cs-kd/figure3",
         "t-SNE of the features before the classifier, CIFAR-100",
         "tsne",
         ("Cross-entropy", "Virtual-softmax", "AdaCos", "CS-KD"),
-        notes=("Set, classes, points and perplexity are not stated: the first 10 classes' test images, 30.",),
+        "Set, classes, points and perplexity are not stated: the first 10 classes' test images, 30.",
     ),
     _figure(
         "cs-kd/figure4",
         "Confusion of superclasses and error of the fine labels, mixed data set",
         "hierarchy",
         _PAIR,
-        "CUB + Dogs + MIT67",
-        notes=(
-            "The text gives one number: CS-KD takes 99.3 % of the birds for birds.",
-            "Which 30 training images a label were drawn is not published; ours are drawn with seed 0.",
-        ),
+        "The text gives one number: CS-KD takes 99.3 % of the birds for birds.",
+        "Which 30 training images a label were drawn is not published; ours are drawn with seed 0.",
+        dataset="CUB + Dogs + MIT67",
     ),
     _figure(
         "cs-kd/figure5",
         "Reliability diagrams of CS-KD against five baselines, CIFAR-100",
         "reliability_against",
         _TABLES[0].methods,
-        notes=("The number of bins is not stated: 20, as for the ECE.",),
+        "The number of bins is not stated: 20, as for the ECE.",
     ),
     _figure(
-        "cs-kd/figure6", f"{_DISTRIBUTIONS}, TinyImageNet", "distributions", _PAIR, "TinyImageNet", notes=_CONFIDENT
+        "cs-kd/figure6", f"{_DISTRIBUTIONS}, TinyImageNet", "distributions", _PAIR, _CONFIDENT, dataset="TinyImageNet"
     ),
     _histograms(7, "TinyImageNet"),
     _histograms(8, "CUB-200-2011"),

@@ -19,18 +19,12 @@ from ...networks.features import extra_rows, forward_with_features
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutPair:
-    """Two dropout samples of a network, and the parameters with respect to which gradients are taken.
-
-    Args:
-        drop_rate: probability of dropping a feature, in (0, 1).
-        seed: of the two masks.
-        of: all trainable parameters, or those of the classifier only.
-    """
+    """Two dropout samples of a network, and the parameters with respect to which gradients are taken."""
 
     temperature: float = 3.0
     drop_rate: float = 0.5
-    seed: int = 0
-    of: Literal["all", "classifier"] = "all"
+    seed: int = 0  # of the two masks
+    of: Literal["all", "classifier"] = "all"  # all trainable parameters, or those of the classifier only
 
     def parameters(self, model: nn.Module) -> list[Tensor]:
         """The trainable parameters of the network or of its classifier."""
@@ -62,9 +56,6 @@ def kl_gradients(model: nn.Module, input: Tensor, pair: DropoutPair = _PAPERS) -
         trainable parameters as one vector; the loss term as it is trained (``T^2`` times the batch mean), without its
         weight; the network in evaluation mode, so that BatchNorm does not mix the images of a batch; two masks drawn
         as in training (inverted dropout).
-
-    Args:
-        input: ``[B, C, H, W]``, normalised.
 
     Returns:
         ``cosine`` of the angle between the two gradients, NaN if one of them is 0, and the L1 norms ``l1_forward``

@@ -1,4 +1,4 @@
-"""What to evaluate; without torch, for the help of ``skd evaluate``."""
+"""``skd evaluate`` and its options; without torch, so that its help is quick."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,9 @@ from typing import Literal
 
 import tyro
 
+from .. import evaluation as evaluations
 from ..weights import Which
+from .comparison import metrics_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +49,30 @@ class Options:
     ood: tuple[str, ...] = ()
     odin: tyro.conf.FlagCreatePairsOff[bool] = False
     temperature_from: str | None = None
+
+
+_DEFAULT = Options()
+
+
+def evaluate(
+    weights: tyro.conf.Positional[str],
+    *,
+    data: str | None = None,
+    out: Path | None = None,
+    evaluation: tyro.conf.OmitArgPrefixes[Options] = _DEFAULT,
+) -> None:
+    """Evaluate a run, a checkpoint, a file or a name of weights: metrics.json and a report.html.
+
+    Args:
+        weights: a run's folder, a checkpoint (.pt), exported weights (.safetensors), or a name: of released weights
+            (skd weights list), timm/NAME.TAG, torchvision/NAME.WEIGHTS. With --recipe also a checkpoint of timm's
+            train.py, torchvision's or Lightning's, or a plain state dict.
+        data: folder with val.beton or val/, or that file or folder itself; the embedded digits by default if the
+            network was trained on them.
+        out: where the report goes; by default "evaluation" beside the weights, or evaluation/NAME for a name. Other
+            checkpoints, raw weights and further measurements get their own folder, such as "evaluation-best-raw".
+        evaluation: which weights, and how.
+    """
+    report = evaluations.evaluate_weights(weights, data=data, out=out, **vars(evaluation))
+    print(metrics_line(report.with_name("metrics.json")))
+    print(f"report: {report}")

@@ -1,1 +1,0 @@
-"""What only the papers measure: gradients, common mistakes, superclasses, embeddings."""
