@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PIL
-from pydantic import TypeAdapter, ValidationError
 
 from ..common.errors import SkdError
 from ..common.files import write_json
-from ..common.typed import first_problem
+from ..common.typed import read_json
 
 Image = NDArray[np.uint8]
 
@@ -148,7 +147,4 @@ def read_hierarchy(folder: Path) -> dict[str, str]:
     path = Path(folder) / HIERARCHY
     if not path.exists():
         raise SkdError(f"{path} does not exist: these data have no hierarchy (those of skd data mixed have)")
-    try:
-        return TypeAdapter(dict[str, str]).validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise SkdError(f"{path} is damaged: {first_problem(error)}") from None
+    return read_json(path, what="a hierarchy")

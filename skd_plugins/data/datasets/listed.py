@@ -1,7 +1,6 @@
-"""Images named in list files, and readers for those files."""
+"""Images named in list files."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,41 +11,9 @@ from ..sources import Image, Source, read_rgb
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
-@contextmanager
-def reading(path: Path, archive: str = "the data set's archive") -> Iterator[None]:
-    """Turns any error of a parser into one that names the file and where to get it."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise SkdError(f"{path} does not exist; it is in {archive}") from None
-    except Exception as error:  # SciPy's parser raises anything for a damaged file
-        raise SkdError(f"{path} is damaged ({type(error).__name__}: {error}); unpack {archive} again") from None
-
-
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty."""
-    with reading(path):
-        lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip()]
-
-
-def read_table(path: Path) -> dict[int, str]:
-    """Numbered lines, as CUB-200-2011 has them: ``17 005.Crested_Auklet/x.jpg``."""
-    table: dict[int, str] = {}
-    for line in read_lines(path):
-        number, _, rest = line.partition(" ")
-        if not number.isdecimal() or not rest:
-            raise SkdError(f"{path}: {line!r} is not a number and a value; unpack the archive again")
-        table[int(number)] = rest.strip()
-    return table
-
-
-def whole_number(text: object, low: int, high: int, *, what: str) -> int:
-    """An integer from `low` to `high`, written in plain digits; `what` is its name in the error."""
-    written = str(text)
-    if not (written.isascii() and written.isdecimal() and low <= int(written) <= high):
-        raise SkdError(f"{what} is {text}, not from {low} to {high}")
-    return int(written)
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def listed_files(
