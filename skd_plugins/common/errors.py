@@ -26,6 +26,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> SkdError:
     return SkdError(f"unknown {kind} {name!r}; {hint}")
 
 
+def first_line(error: Exception) -> str:
+    """What the error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def fail(error: Exception) -> NoReturn:
     """Prints the error as one line on stderr and exits with code 2."""
     if isinstance(error, BrokenPipeError):  # skd ... | head: nobody reads the rest, so Python must not flush it on exit

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..common.errors import SkdError
+from ..common.errors import SkdError, first_line
 from ..common.typed import check_fields
 from .fields import Checkpoint
 
@@ -99,7 +99,7 @@ def read(path: Path) -> dict[str, Any]:
         raise SkdError(f"checkpoint {path} does not exist") from None
     except Exception as error:  # torch's unpickler raises whatever the file's bytes lead to
         text = str(error)  # torch's often begins with the advice to run the file's code
-        reason = (re.findall(r"Unsupported \w+ \d+", text) or text.splitlines() or [type(error).__name__])[0]
+        reason = (re.findall(r"Unsupported \w+ \d+", text) or [first_line(error)])[0]
         if culprit := re.search(r"GLOBAL (\S+)", text):
             reason = f"it contains a {culprit[1]}, which could run code; save it again without, as a plain state_dict"
         raise SkdError(f"{path} is not a readable checkpoint: {reason}") from None

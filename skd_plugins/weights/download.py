@@ -13,7 +13,7 @@ import pooch  # type: ignore[import-untyped]  # it has no types
 from filelock import FileLock
 from huggingface_hub import constants, hf_hub_download
 
-from ..common.errors import SkdError
+from ..common.errors import SkdError, first_line
 from ..common.files import cache_folder, file_sha256
 from .manifest import Release, ReleasedFile, check_name
 
@@ -71,11 +71,7 @@ def one_line_errors(what: str, way_out: str) -> Iterator[None]:
     except (SkdError, TypeError):  # a TypeError means that the caller passed a wrong argument
         raise
     except Exception as error:
-        raise SkdError(f"{what}: {_first_line(error)}; {way_out}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise SkdError(f"{what}: {first_line(error)}; {way_out}") from error
 
 
 def _get(release: Release, file: ReleasedFile, folder: Path) -> None:
@@ -87,7 +83,7 @@ def _get(release: Release, file: ReleasedFile, folder: Path) -> None:
             store.fetch(file.name, downloader=_transfer)
             return
         except Exception as error:  # of pooch, requests, huggingface_hub or its HTTP library
-            reasons.append(f"{url}: {_first_line(error)}")
+            reasons.append(f"{url}: {first_line(error)}")
     raise SkdError(
         f"can't get {file.name} of the weights {release.name}: {'; '.join(reasons)}. Or copy the file to {folder}; "
         "SKD_CACHE=FOLDER puts the cache elsewhere"

@@ -43,7 +43,7 @@ CAMPAIGNS = {
     "numbers": Entry(16, "NaN, infinite gradients, odd labels and batches", "training"),
     "kills": Entry(50, "kill -9 at random moments: resumed bit-equal, no unreadable checkpoint", "training"),
     "mutated": Entry(2500, "damaged data, images, weights, cards: refused or counted", "files"),
-    "hostile": Entry(14, "pickles, bombs, links: refused, nothing executed or written", "files"),
+    "hostile": Entry(9, "pickles, links, devices: refused, nothing executed or written", "files"),
     "mistyped": Entry(500, "mistyped commands and recipe values: code 2, no traceback", "files"),
     "contention": Entry(20, "several processes at once: no corruption, the loser is told", "machine"),
     "interrupted": Entry(24, "writer and reproduction killed: nothing half, continued", "machine"),
