@@ -12,9 +12,8 @@ from torchvision.transforms import functional as F
 
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data.augment import Augmentation, training_boxes
-from skd_plugins.data.folder import FolderData
 from skd_plugins.data.images import FolderImages
-from skd_plugins.data.sources import image_folder, read_rgb
+from skd_plugins.data.sources import FolderData, image_folder, read_rgb
 
 
 def images_of(folder: Path, *, clean: tuple[bool, ...] = (False, False), seed: int = 0, **spec: object) -> FolderImages:

@@ -14,9 +14,8 @@ from torch import Tensor
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data import Augmentation, Loader, make_loader, open_data, write_beton
 from skd_plugins.data.beton.file import BetonFile
-from skd_plugins.data.folder import FolderData
 from skd_plugins.data.order import Division
-from skd_plugins.data.sources import image_folder
+from skd_plugins.data.sources import FolderData, image_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more than processors
 Copy = Callable[..., Path]

@@ -17,8 +17,7 @@ from skd_plugins.data import Source, open_source
 from skd_plugins.data.beton.file import BetonFile
 from skd_plugins.data.datasets import KNOWN
 from skd_plugins.data.find import embedded, find_split, resolve_data
-from skd_plugins.data.folder import FolderData
-from skd_plugins.data.sources import image_folder
+from skd_plugins.data.sources import FolderData, image_folder
 
 
 def test_digits_halves_are_disjoint_stratified_and_complete() -> None:

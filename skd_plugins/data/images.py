@@ -14,10 +14,9 @@ from timm.data import create_transform
 from ..common.errors import SkdError
 from .augment import Augmentation, center_boxes, training_boxes, vertical_flips
 from .beton.file import BetonFile
-from .folder import FolderData
 from .order import Indices
 from .policy import changed
-from .sources import read_rgb
+from .sources import FolderData, read_rgb
 
 Request = tuple[int, int, int, int]  # sample, epoch, position, segment
 Pixels = NDArray[np.uint8]

@@ -16,11 +16,11 @@ from torch import Tensor
 from ..common.errors import SkdError
 from .augment import Augmentation
 from .beton.file import BetonFile
-from .folder import FolderData
 from .images import BetonImages, FolderImages
 from .order import UNDIVIDED, Batch, Division, EvaluationOrder, Indices, Order, TrainingOrder, evaluation_shard
 from .policy import Erasing
 from .prefetch import ProcessBatches, ThreadBatches
+from .sources import FolderData
 
 
 class Loader:

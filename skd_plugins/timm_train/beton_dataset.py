@@ -20,7 +20,7 @@ from ..data.beton.file import BetonFile
 from ..data.loader import Loader
 from ..data.mixup import mix_segments
 from ..data.order import EvaluationOrder, Order
-from .batches import processes, refuse, training_order
+from .pairs import processes, refuse, training_order
 
 _logger = logging.getLogger(__name__)
 _TRAIN, _EVAL = ("train", "training"), ("val", "valid", "validation", "eval", "evaluation", "test")
