@@ -45,11 +45,8 @@ class Settings:
 def ours(path: Path, size: int, **options: Any) -> Epoch:
     """Our loader, up to the pixels."""
     from skd_plugins import make_loader
-    from skd_plugins.data import Augmentation
 
-    spec = Augmentation(image_size=size, scaled_decoding=options.pop("scaled_decoding", False))
-    options = {"batch_size": BATCH, "workers": WORKERS} | options
-    loader = make_loader(path, augmentation=spec, **options)
+    loader = make_loader(path, **({"image_size": size, "batch_size": BATCH, "workers": WORKERS} | options))
     return lambda: sum(len(input) for input, _ in loader.host_batches())
 
 
@@ -177,8 +174,6 @@ def speed_rows(root: Path, settings: Settings) -> Iterable[Row]:
         contestants = {"ours": ours(large, 224), stock: stock_ffcv(large, 224), timm: timm_folder(large_folder, 224)}
         contestants["floor"] = bare_decode(large)
         yield from compare("loader, JPEG 1600 x 1067 to 224 px, images/s", contestants, {stock: 1.5}, fewer)
-    contestants = {"ours": ours(large, 224, scaled_decoding=True), "ours, full decoding": ours(large, 224)}
-    yield from compare("loader, JPEG 1600 x 1067 to 224 px, scaled decoding, images/s", contestants, {}, fewer)
     contestants = {"ours": ours(raw, 224), timm: timm_folder(folder, 224)}
     yield from compare("loader, raw 500 x 375 to 224 px, images/s", contestants, {timm: 3.5}, settings.rounds)
 

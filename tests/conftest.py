@@ -107,7 +107,7 @@ def digits_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the embedded digits: 20 a class in train.beton, and val.beton."""
     from skd_plugins.data.find import embedded
 
-    return embedded("digits", tmp_path_factory.mktemp("digits"))
+    return embedded("digits", tmp_path_factory.mktemp("digits") / "digits-20")
 
 
 @pytest.fixture(scope="session")

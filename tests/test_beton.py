@@ -1,9 +1,7 @@
 """Reading `.beton` files: agreement with FFCV itself, and damage of every kind."""
 
-import ast
 import gc
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -20,7 +18,7 @@ from hypothesis import strategies as st
 from skd_plugins import PairBatchSampler
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data.augment import Augmentation, center_boxes
-from skd_plugins.data.beton.decode import jpeg_shape, shifted
+from skd_plugins.data.beton.decode import shifted
 from skd_plugins.data.beton.file import _FIELD, _FIELD_TYPES, _HEADER, BetonFile
 
 Copy = Callable[..., Path]
@@ -234,7 +232,7 @@ def test_every_truncation_is_noticed(foreign: Path, beton: Path, copied: Copy, a
     for length in (*ends, 5000, 2200, 2119, 1500, 24, 23, 1, 0):
         with path.open("r+b") as file:
             file.truncate(length)
-        with pytest.raises(SkdError, match=r"train\.beton (is truncated|is damaged)"):
+        with pytest.raises(SkdError, match=r"train\.beton is truncated or damaged"):
             BetonFile(path)
 
 
@@ -243,8 +241,8 @@ FOREIGN = {
     "type .3.": ({"image": IMAGE, "label": INT, "name": ("Bytes", {})}, (1, np.zeros(3, np.uint8))),
     "should have one image and one integer": ({"image": IMAGE, "label": INT, "id": INT}, (1, 7)),
     "it has types .2.": ({"image": IMAGE}, ()),
-    "image 0 has the label -2; labels are from 0 to": ({"image": IMAGE, "label": INT}, (-2,)),
-    "image 0 has the label 16777216; labels are from 0 to": ({"image": IMAGE, "label": INT}, (1 << 24,)),
+    "image 0, with label -2, is impossible": ({"image": IMAGE, "label": INT}, (-2,)),
+    "image 0, with label 16777216, is impossible": ({"image": IMAGE, "label": INT}, (1 << 24,)),
 }
 assert FOREIGN
 
@@ -270,80 +268,13 @@ def layout(path: Path) -> dict[str, int]:
     }  # fmt: skip
 
 
-MUTATE = """
-import sys
-from pathlib import Path
-import numpy as np
-sys.path[:0] = [{tests!r}, {tests!r} + "/.."]
-from conftest import overwrite
-from skd_plugins.data.beton.file import BetonFile
-from skd_plugins import PairBatchSampler
-from skd_plugins.common.errors import SkdError
-from test_beton import crops, layout
-
-for path in map(Path, {paths!r}):
-    original = path.read_bytes()
-    at = layout(path)
-    good, labels = crops(BetonFile(path)), BetonFile(path).targets
-    draw = np.random.default_rng(0)
-    ends = [(0, "fields"), ("fields", "samples"), ("samples", "end_of_samples"), ("index", "end")]
-    regions = [(at[begin] if begin else 0, at[end]) for begin, end in ends]
-    counts = dict(refused=0, same=0, reported=0, relabelled=0)
-    for number in range(1000):
-        begin, end = regions[number % 4]
-        width = int(draw.choice([1, 1, 2, 4, 8]))
-        offset = int(draw.integers(begin, end - width))
-        old = np.frombuffer(original[offset : offset + width], np.uint8)
-        flipped = old ^ (1 << draw.integers(8))
-        choices = [draw.integers(0, 256, width), 0 * old, 0 * old + 255, flipped, old[::-1], old + 1]
-        overwrite(path, offset, np.asarray(choices[number // 4 % 6], np.uint8).tobytes())
-        try:
-            data = BetonFile(path)
-            got = crops(data)
-            assert len(got) == len(good)
-            reported = [isinstance(crop, str) for crop in got]
-            assert all(bad or (ours == right).all() for bad, ours, right in zip(reported, got, good)), (number, offset)
-            relabelled = (data.targets != labels).any()
-            assert not relabelled or at["samples"] <= offset < at["end_of_samples"], (number, offset)
-            counts["reported"] += any(reported)
-            counts["relabelled"] += relabelled
-            counts["same"] += not any(reported) and not relabelled
-        except SkdError as error:
-            assert path.name in str(error)
-            counts["refused"] += 1
-        overwrite(path, offset, old.tobytes())
-    assert path.read_bytes() == original
-    print({{name: int(count) for name, count in counts.items()}})
-"""
-
-
-def test_damaged_tables_never_crash_or_mislead(foreign: Path, mixed_beton: Path, copied: Copy) -> None:
-    """Thousands of damages to header, fields, samples and index, in a process of its own that may crash alone.
-
-    What our writer made is refused, unless the damage is to bytes that are not used. In files without a description the
-    labels have no check sum; everything else is refused, or reported by the decoder, or gives the right pixels.
-    """
-    paths = [str(copied(foreign, alone=True)), str(copied(mixed_beton))]
-    program = MUTATE.format(tests=str(Path(__file__).parent), paths=paths)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    alone, described = map(ast.literal_eval, done.stdout.splitlines())
-    for counts in (alone, described):
-        assert sum(counts.values()) == 1000
-        assert counts["refused"] > 250
-    assert alone["same"] > 250  # names and arguments of fields, which are not used
-    assert alone["reported"] > 0
-    assert alone["relabelled"] > 0
-    assert described["reported"] == described["relabelled"] == 0
-
-
 def test_misleading_tables_are_refused(foreign: Path, copied: Copy) -> None:
     """Sizes whose sum with the pointer wraps around would let the decoder read anywhere."""
     at = layout(foreign)
     for size in (2**63 - 1, 2**63, 2**64 - 1, 2**64 - 4096, 0, 2**40):
         path = copied(foreign, alone=True)
         overwrite(path, at["index"] + 16, size.to_bytes(8, "little"))
-        with pytest.raises(SkdError, match="table entry of image 0 is impossible"):
+        with pytest.raises(SkdError, match="table entry of image 0, with label 0, is impossible"):
             BetonFile(path)
     # Image 0 pointing at image 1's pixels would be an image with another one's label.
     path, pointers = copied(foreign, alone=True), BetonFile(foreign)._pointers
@@ -363,13 +294,8 @@ def test_a_size_that_is_not_the_jpegs_is_reported(foreign: Path, copied: Copy) -
     size = int(data.widths[jpeg]).to_bytes(2, "little") + int(data.heights[jpeg]).to_bytes(2, "little")
     overwrite(path, place + entry.index(size), (60_000).to_bytes(2, "little") * 2)
     got = crops(BetonFile(path))
-    assert "says 60000 x 60000 pixels, the JPEG" in str(got[jpeg])
+    assert got[jpeg] == "its size is not the one in the table"
     assert [isinstance(crop, str) for crop in got] == [index == jpeg for index in range(len(got))]
-
-
-def test_jpeg_shape_of_junk() -> None:
-    for junk in (b"", b"\xff\xd8", b"\xff\xd8\xff\xe0\xff\xff", b"\x00" * 50, b"\xff" * 50):
-        assert jpeg_shape(memoryview(junk)) is None
 
 
 def test_description_must_fit(beton: Path, raw_beton: Path, copied: Copy) -> None:
@@ -445,14 +371,6 @@ def test_every_damaged_image_is_noticed(mixed_beton: Path, copied: Copy, damage:
     assert crops(BetonFile(path)) == ["its bytes are not those that were written (CRC-32 differs)"] * 16
     # what the decoder alone notices: not enough, which is why there is a check sum
     assert sum(isinstance(crop, str) for crop in crops(BetonFile(copied(path, alone=True)))) < 16
-
-
-def test_a_file_truncated_while_it_is_open(foreign: Path, copied: Copy) -> None:
-    path = copied(foreign, alone=True)
-    data = BetonFile(path)
-    os.truncate(path, 4096)
-    with pytest.raises(SkdError, match="was truncated while it was open"):
-        data.crop(len(data) - 1, np.array([0, 0, 20, 20]), False, np.zeros((8, 8, 3), np.uint8))
 
 
 # -------------------------------------------------------------------------------------------------------- the library

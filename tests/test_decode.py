@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from skd_plugins.data import Augmentation, make_loader, write_beton
+from skd_plugins.data import make_loader, write_beton
 from skd_plugins.data.beton import decode
 from skd_plugins.data.beton.file import BetonFile
 from skd_plugins.data.beton.native import compile as native_build
@@ -43,15 +43,15 @@ def native_crop(data: Pixels, shape: Any, box: Any, flip: bool, size: Any, **opt
     memory = np.full(size[0] * size[1] * 3 + 128, 7, np.uint8)
     out = memory[64:-64].reshape(*size, 3)
     stored = decode.Stored(data, shape, options.pop("raw", False))
-    reason = decode.crop_native(LIBRARY, stored, box, flip, out, **({"scale": 1, "whole": False} | options))
+    reason = decode.crop_native(LIBRARY, stored, box, flip, out, **({"whole": False} | options))
     assert (memory[:64] == 7).all()
     assert (memory[-64:] == 7).all()
     return reason, out
 
 
-def ffcv_crop(data: Pixels, shape: Any, box: Any, flip: bool, size: Any, *, raw: bool, scale: int = 1) -> Pixels:
+def ffcv_crop(data: Pixels, shape: Any, box: Any, flip: bool, size: Any, *, raw: bool) -> Pixels:
     out = np.zeros((*size, 3), np.uint8)
-    assert decode.crop_ffcv(decode.Stored(data, shape, raw), box, flip, out, scale=scale) is None
+    assert decode.crop_ffcv(decode.Stored(data, shape, raw), box, flip, out) is None
     return out
 
 
@@ -103,18 +103,15 @@ def test_pixels_are_ffcvs(
     """Whatever is stored, whatever box, each way of resizing, also outside of the image: to the last bit."""
     picture = np.ascontiguousarray(PHOTOGRAPH[:height, :width])
     outside = data.draw(st.booleans())
-    scale = 1 if raw or min(height, width) < 64 else data.draw(st.sampled_from([1, 1, 2, 4, 8]))
-    decoded = -(-height // scale), -(-width // scale)
-    box = data.draw(boxes(*decoded, outside))
+    box = data.draw(boxes(height, width, outside))
     size = data.draw(sizes(*box[2:]))
     if raw:
         stored = picture.ravel()
     else:
         stored = jpeg(np.asarray(Image.fromarray(picture).convert("L")) if grey else picture, **options)
-    options = {"raw": raw, "scale": scale, "whole": whole}
-    reason, ours = native_crop(at_the_end(stored), (height, width), box, flip, size, **options)
+    reason, ours = native_crop(at_the_end(stored), (height, width), box, flip, size, raw=raw, whole=whole)
     assert reason is None
-    expected = ffcv_crop(stored, (height, width), box, flip, size, raw=raw, scale=scale)
+    expected = ffcv_crop(stored, (height, width), box, flip, size, raw=raw)
     np.testing.assert_array_equal(ours, expected)
 
 
@@ -134,8 +131,8 @@ def test_a_library_with_other_pixels_is_not_used(monkeypatch: pytest.MonkeyPatch
     """As one would be that is linked to another libjpeg: here FFCV's own crops are brighter by one."""
     real = decode.crop_ffcv
 
-    def brighter(image: decode.Stored, box: Any, flip: bool, out: Pixels, **options: Any) -> str | None:
-        reason = real(image, box, flip, out, **options)
+    def brighter(image: decode.Stored, box: Any, flip: bool, out: Pixels) -> str | None:
+        reason = real(image, box, flip, out)
         out += 1
         return reason
 
@@ -151,9 +148,6 @@ def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert decode.native.__wrapped__() is None
 
 
-# ---------------------------------------------------------------------------------------------------- scaled decoding
-
-
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four photographs of 640 x 427 pixels, as JPEGs."""
@@ -163,44 +157,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(folder / f"{index}.jpg", quality=95)
     return write_beton(image_folder(root / "train"), root / "train.beton", workers=1)
-
-
-@pytest.mark.parametrize("library", [pytest.param("ours", marks=needs_library), "ffcv"])
-def test_scaled_decoding(large: Path, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Near the pixels of full decoding, not the same, the same ones by either library; evaluation is left alone."""
-    if library == "ffcv":
-        monkeypatch.setattr(decode, "native", lambda: None)
-    spec = {scaled: Augmentation(image_size=64, scale=(0.5, 1.0), scaled_decoding=scaled) for scaled in (False, True)}
-    segments = ("anchor", "view", "clean")
-    options: dict[str, Any] = {"segments": segments, "batch_size": 4, "workers": 2}
-    (full,), (scaled,) = (
-        [input.clone().float() for input, _ in make_loader(large, augmentation=spec[value], **options).host_batches()]
-        for value in (False, True)
-    )
-    difference = (full - scaled).abs().mean(dim=(1, 2, 3))
-    assert (difference[:8] > 0).all()
-    assert (difference[:8] < 6).all()  # grey levels; unrelated pictures differ by 60 and more
-    assert (full[:8] - full[:8].roll(1, 0)).abs().mean() > 40
-    assert (difference[8:] == 0).all()
-    one, other = (
-        [input.clone() for input, _ in make_loader(large, train=False, augmentation=spec[value]).host_batches()]
-        for value in (False, True)
-    )
-    np.testing.assert_array_equal(one[0], other[0])
-
-
-def test_scaled_decoding_needs_a_crop_of_twice_the_size(large: Path, raw_beton: Path) -> None:
-    """And no pixels, and no tiny image."""
-    data, raw = BetonFile(large), BetonFile(raw_beton)
-    cases = [
-        (data, (0, 0, 127, 400), 64, False), (data, (0, 0, 400, 127), 64, False), (data, (11, 21, 128, 128), 64, True),
-        (data, (11, 21, 401, 402), 64, True), (raw, (0, 0, int(raw.heights[0]), int(raw.widths[0])), 8, False),
-    ]  # fmt: skip
-    for file, box, size, differs in cases:
-        full, scaled = np.zeros((2, size, size, 3), np.uint8)
-        assert file.crop(0, np.array(box), False, full) is None
-        assert file.crop(0, np.array(box), False, scaled, scaled=True) is None
-        assert bool((full != scaled).any()) == differs
 
 
 # -------------------------------------------------------------------------------------------------------------- damage
@@ -232,13 +188,10 @@ def test_no_bytes_do_harm(data: st.DataObject, options: Any, damage: str, header
     """
     picture = np.ascontiguousarray(PHOTOGRAPH[:90, :120])
     stored = damaged(data, jpeg(picture, **options), damage, header)
-    shape = decode.jpeg_shape(stored.data) if data.draw(st.booleans()) else None
-    shape = shape if shape and min(shape) > 0 and max(shape) <= 2000 else (90, 120)
-    scale = data.draw(st.sampled_from([1, 2, 4, 8]))
-    box = data.draw(boxes(-(-shape[0] // scale), -(-shape[1] // scale), False))
+    box = data.draw(boxes(90, 120, False))
     whole = data.draw(st.booleans())
-    reason, _ = native_crop(at_the_end(stored), shape, box, False, (20, 30), raw=False, scale=scale, whole=whole)
-    assert reason in (None, "damaged JPEG data")
+    reason, _ = native_crop(at_the_end(stored), (90, 120), box, False, (20, 30), raw=False, whole=whole)
+    assert reason in (None, "damaged JPEG data", "its size is not the one in the table")
 
 
 def damaged(data: st.DataObject, stored: Pixels, damage: str, header: bool) -> Pixels:
@@ -272,8 +225,7 @@ def at_the_end(stored: Pixels) -> Pixels:
 IMPOSSIBLE: list[tuple[Any, Any, dict[str, Any]]] = [
     ((0, 9), (0, 0, 1, 1), {}), ((9, 70_000), (0, 0, 1, 1), {}), ((9, 9), (0, 0, 0, 1), {}),
     ((9, 9), (0, 0, 1, -1), {}), ((9, 9), (2**31 - 1, 0, 1, 1), {}), ((9, 9), (0, -(2**31), 1, 1), {}),
-    ((9, 9), (0, 0, 1, 1), {"scale": 3}), ((9, 9), (0, 0, 1, 1), {"scale": 0}),
-    ((9, 10), (0, 0, 1, 1), {"raw": True}), ((9, 9), (0, 0, 1, 1), {"raw": True, "scale": 2}),
+    ((9, 10), (0, 0, 1, 1), {"raw": True}),
 ]  # fmt: skip
 
 

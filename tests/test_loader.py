@@ -255,16 +255,6 @@ def _no_threads_are_left() -> Iterator[None]:
     assert decoders() == []
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_three_loaders_at_the_same_time(data: Path, workers: int) -> None:
-    """Training and validation, say."""
-    options: list[dict[str, Any]] = [{}, {"train": False}, {"seed": 1}]
-    together = zip(*[loader(data, batch_size=4, workers=workers, **o) for o in options], strict=True)
-    copies = [[(input.clone(), target) for input, target in batches] for batches in together]
-    for option, got in zip(options, zip(*copies, strict=True), strict=True):
-        assert_same(list(got), epoch_of(loader(data, batch_size=4, **option)))
-
-
 # ------------------------------------------------------------------------------------------------------------- errors
 
 

@@ -47,17 +47,13 @@ def test_short_things_show_nothing(capfd: pytest.CaptureFixture[str]) -> None:
             lambda: list(tracked(range(150), "counting")),
             ["counting: 40%, 0:01:00, ETA 0:01:30", "counting: 80%, 0:02:00, ETA 0:00:30"],
         ),
-        (  # 60 of 120 items, the first half three times as large as the second
-            lambda: list(tracked(range(120), "counting", total=240, size=lambda item: 3 if item < 60 else 1)),
-            ["counting: 75%, 0:01:00, ETA 0:00:20", "counting: 100%, 0:02:00, ETA 0:00:00"],
-        ),
         (lambda: list(tracked((item for item in range(100)), "counting")), ["counting: 0:01:00"]),
         (
             lambda: [list(tracked(range(60), "inner")) for _ in tracked(range(2), "outer")],
             ["outer: 50%, 0:01:02, ETA 0:01:02", "outer: 100%, 0:02:04, ETA 0:00:00"],
         ),
     ],
-    ids=["items", "sizes", "unknown number", "nested"],
+    ids=["items", "unknown number", "nested"],
 )
 def test_a_line_a_minute_without_a_terminal(
     run: Callable[[], object], lines: list[str], seconds: None, capfd: pytest.CaptureFixture[str]

@@ -1,6 +1,5 @@
 """The one type of error that users see as a single line."""
 
-import locale
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -51,10 +50,5 @@ def one_line(main: Callable[..., R]) -> Callable[..., R]:
             return main(*args, **kwargs)
         except (SkdError, OSError) as error:
             fail(error)
-        except UnicodeError as error:  # libraries that expect UTF-8 from a system with another encoding
-            encoding = locale.getpreferredencoding(False)
-            if encoding.upper().replace("-", "") == "UTF8":
-                raise
-            fail(SkdError(f"{error}; the locale's encoding is {encoding}: set LC_ALL=C.UTF-8"))
 
     return wrapped

@@ -4,7 +4,7 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from operator import length_hint
 from typing import TypeVar
 
@@ -76,14 +76,12 @@ class Meter:
             print(f"{self.what}: {clock(elapsed)}", file=sys.stderr)
 
 
-def tracked(
-    items: Iterable[T], what: str, total: float | None = None, size: Callable[[T], float] = lambda item: 1
-) -> Iterator[T]:
-    """Passes the items on and shows the progress; `total` is the sum of their sizes, by default their number."""
+def tracked(items: Iterable[T], what: str, total: float | None = None) -> Iterator[T]:
+    """Passes the items on and shows the progress; `total` is their number, if they do not tell it."""
     with Meter(what, total or length_hint(items, 0) or None) as meter:
         for item in items:
             yield item
-            meter.advance(size(item))
+            meter.advance()
 
 
 def quieten_bars() -> None:

@@ -48,9 +48,6 @@ class Augmentation:
         crop_pct: side of the evaluation crop relative to the image's shorter side.
         interpolation: PIL's filter for folders, and of `auto_augment`; ``random`` is for the latter only (bilinear or
             bicubic). `.beton` files are resized with OpenCV's area filter, as FFCV does.
-        scaled_decoding: decode a JPEG of a `.beton` file to 1/2, 1/4 or 1/8 of its size if the training crop is at
-            least that much larger than the input. This is faster for large photographs but changes the pixels; see
-            ``benchmarks/parity.py``. Evaluation always decodes in full.
         mean: channel means that the pixels are normalised with, in [0, 1].
         std: their standard deviations.
     """
@@ -71,7 +68,6 @@ class Augmentation:
     erasing_count: int = 1
     crop_pct: float = 0.875
     interpolation: Literal["bilinear", "bicubic", "nearest", "random"] = "bilinear"
-    scaled_decoding: bool = False
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD
 
@@ -104,9 +100,7 @@ class Augmentation:
     @classmethod
     def of(cls, recipe: Any) -> "Augmentation":
         """The augmentation that a `Recipe` describes; its fields have the same names, and `augment` is the mode."""
-        names = {field.name for field in fields(cls)} - {
-            "mode", "sizes", "scaled_decoding", "erasing_mode", "erasing_count",
-        }  # fmt: skip
+        names = {field.name for field in fields(cls)} - {"mode", "sizes", "erasing_mode", "erasing_count"}
         sizes = tuple((int(share * recipe.epochs), side) for share, side in recipe.train_sizes)
         return cls(mode=recipe.augment, sizes=sizes, **{name: getattr(recipe, name) for name in names})
 

@@ -74,13 +74,11 @@ class BetonImages(Images):
         boxes[clean] = center_boxes(self.spec, heights[clean], widths[clean])
         flips &= ~clean
         turned = vertical_flips(self.spec, **place) & ~clean
-        scaled = self.spec.scaled_decoding & ~clean
 
         def decode(rows: range) -> dict[int, str]:
             broken = {}
             for row in rows:
-                index, flip, small = int(indices[row]), bool(flips[row]), bool(scaled[row])
-                if reason := self.data.crop(index, boxes[row], flip, out[row], scaled=small):
+                if reason := self.data.crop(int(indices[row]), boxes[row], bool(flips[row]), out[row]):
                     broken[row] = reason
                 elif turned[row]:
                     out[row] = out[row, ::-1].copy()
@@ -101,7 +99,7 @@ class FolderImages(Images):
 
     def cropped(self, request: Request) -> tuple[Pixels, str]:
         """The image after crop and flips, or a black one."""
-        index, epoch, _, segment = request
+        index, epoch, position, segment = request
         size = self.spec.size(epoch)
         try:
             image = read_rgb(self.data.samples[index][0])
@@ -109,23 +107,18 @@ class FolderImages(Images):
             return np.zeros((size, size, 3), dtype=np.uint8), f"{type(error).__name__}: {error}"
         if self.clean[segment]:
             evaluation = _evaluation(size, self.spec.crop_pct, self.spec.interpolation)
-            pixels: Pixels = np.asarray(evaluation(image)).transpose(1, 2, 0)
-            return pixels, ""
-        return self._augmented(image, request), ""
-
-    def _augmented(self, image: Image.Image, request: Request) -> Pixels:
-        _, epoch, position, segment = request
+            return np.asarray(evaluation(image)).transpose(1, 2, 0), ""
         place: Any = {
             "seed": self.seed, "epoch": epoch, "positions": np.array([position]), "segments": np.array([segment]),
         }  # fmt: skip
         boxes, flips = training_boxes(self.spec, np.array([image.height]), np.array([image.width]), **place)
         top, left, height, width = (int(value) for value in boxes[0])
-        size, resample = self.spec.size(epoch), Image.Resampling[self.spec.interpolation.upper()]
+        resample = Image.Resampling[self.spec.interpolation.upper()]
         # Not `resize(box=...)`, which uses pixels around the box. `crop` is black outside the image.
         image = image.crop((left, top, left + width, top + height)).resize((size, size), resample)
         pixels = np.array(image)
         pixels = pixels[:, ::-1] if flips[0] else pixels
-        return np.ascontiguousarray(pixels[::-1] if vertical_flips(self.spec, **place)[0] else pixels)
+        return np.ascontiguousarray(pixels[::-1] if vertical_flips(self.spec, **place)[0] else pixels), ""
 
 
 @cache

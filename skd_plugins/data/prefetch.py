@@ -19,10 +19,12 @@ from .order import Batch, rows_of
 
 _SHARED = Path("/dev/shm")
 READER_DIED = re.compile(r"DataLoader worker \(pid")  # torch's words
+_WAYS_OUT = (
+    "use fewer workers, workers=0, or a .beton file, which needs none (but for auto_augment, color_jitter, grayscale)"
+)
 READER_ADVICE = (
     "a process that reads images died: too little memory, or shared memory (docker: --shm-size, SLURM: "
-    "--mem); use fewer workers, workers=0, or a .beton file, which needs none (but for auto_augment, color_jitter and "
-    "grayscale)"
+    f"--mem); {_WAYS_OUT}"
 )
 Raw = tuple[Tensor, dict[int, str]]  # uint8 [n, H, W, 3], and why some of its rows can't be decoded
 
@@ -107,8 +109,7 @@ class ProcessBatches:
                     raise SkdError(
                         f"{_SHARED} has {free >> 20} MB free, but {self._loader.num_workers} workers need up to "
                         f"{(needed >> 20) + 1} MB for the batches of {self.images.data.path}; make it larger (docker: "
-                        "--shm-size), use fewer workers, workers=0, or a .beton file, which needs none (but for "
-                        "auto_augment, color_jitter and grayscale)"
+                        f"--shm-size), {_WAYS_OUT}"
                     )
             yield batch
 

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 
 from ..common.errors import SkdError, first_line
-from ..common.typed import check_fields
-from .fields import Checkpoint
 
 PREVIOUS = "previous.pt"  # beside last.pt
+_NEEDED = {"card", "state_dict", "epoch", "step", "steps_per_epoch", "best", "best_epoch", "optimizer"}
 
 
 def save(state: dict[str, Any], path: Path, also: Iterable[str] = ()) -> None:
@@ -69,7 +68,10 @@ def keep_as(path: Path, name: str) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """Reads a checkpoint that a training can continue from."""
-    return check_fields(read(path), Checkpoint, what=f"{path} is not a run's checkpoint")
+    state = read(path)
+    if missing := _NEEDED - state.keys():
+        raise SkdError(f"{path} is not a run's checkpoint: it has no {', '.join(sorted(missing))}")
+    return state
 
 
 def load_last(path: Path) -> dict[str, Any]:

@@ -27,8 +27,13 @@ def release_folder(name: str) -> Path:
 
 def is_downloaded(release: Release) -> bool:
     """Whether all files of the release are in the cache, undamaged."""
+    return not _unusable(release)
+
+
+def _unusable(release: Release) -> list[Path]:
+    """The release's files that the cache lacks or has damaged."""
     paths = {release_folder(release.name) / file.name: file.sha256 for file in release.files}
-    return all(path.exists() and file_sha256(path) == sha256 for path, sha256 in paths.items())
+    return [path for path, sha256 in paths.items() if not path.exists() or file_sha256(path) != sha256]
 
 
 def download(release: Release) -> Path:
@@ -52,15 +57,12 @@ def download(release: Release) -> Path:
 
 def verify(release: Release) -> Path:
     """Checks all files of a release in the cache and returns its folder. Downloads nothing; deletes a damaged file."""
-    folder = release_folder(release.name)
-    for file in release.files:
-        path = folder / file.name
+    for path in _unusable(release):
         if not path.exists():
             raise SkdError(f"{path} is not in the cache; run: skd weights download {release.name}")
-        if file_sha256(path) != file.sha256:
-            path.unlink()
-            raise SkdError(f"{path} was damaged and is deleted; run: skd weights download {release.name}")
-    return folder
+        path.unlink()
+        raise SkdError(f"{path} was damaged and is deleted; run: skd weights download {release.name}")
+    return release_folder(release.name)
 
 
 @contextmanager

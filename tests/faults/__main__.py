@@ -47,7 +47,7 @@ CAMPAIGNS = {
     "mistyped": Entry(500, "mistyped commands and recipe values: code 2, no traceback", "files"),
     "contention": Entry(20, "several processes at once: no corruption, the loser is told", "machine"),
     "interrupted": Entry(24, "writer and reproduction killed: nothing half, continued", "machine"),
-    "surroundings": Entry(8, "clock, locale, paths, home, shared memory", "machine"),
+    "surroundings": Entry(7, "clock, locale, paths, home, shared memory", "machine"),
     "leaks": Entry(200, "200 epochs left early, 10,000 iterations: flat", "machine"),
     "detectors": Entry(8, "detection: kill and resume, odd images and annotations", "files"),
 }

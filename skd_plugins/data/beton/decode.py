@@ -24,7 +24,10 @@ from .native.compile import library_path
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # top, left, height, width; what is outside the image is black
 _DAMAGED = "damaged JPEG data"
-_REASONS = {1: _DAMAGED, 2: _DAMAGED, 3: "out of memory", 4: "its size, or the box's, is impossible"}
+_REASONS = {
+    1: _DAMAGED, 2: "its size is not the one in the table", 3: "out of memory",
+    4: "its size, or the box's, is impossible",
+}  # fmt: skip
 _local = threading.local()  # each thread's buffer for a decoded image; fresh ones would cost page faults
 
 
@@ -36,39 +39,32 @@ class Stored(NamedTuple):
     raw: bool  # `data` are pixels
 
 
-def crop(image: Stored, box: Box, flip: bool, out: Pixels, *, scale: int, whole: bool) -> str | None:
+def crop(image: Stored, box: Box, flip: bool, out: Pixels, *, whole: bool) -> str | None:
     """Decodes an image and resizes a box of it into `out`, see `BetonFile.crop`.
 
     Args:
-        box: in pixels of the decoded image.
         out: ``[H, W, 3]``, contiguous, written.
-        scale: 1, 2, 4 or 8: a JPEG is decoded to 1/scale of its size, rounded up.
         whole: look for damage in all of a JPEG, not only in what the box needs.
     """
-    # Without this check a JPEG of another size would be decoded in part, or scaled, without an error.
-    if not image.raw and (found := jpeg_shape(image.data.data)) not in (None, image.shape):
-        return f"its table entry says {image.shape[0]} x {image.shape[1]} pixels, the JPEG {found}"
     library = native()
     if library is None:
-        return crop_ffcv(image, box, flip, out, scale=scale)
-    return crop_native(library, image, box, flip, out, scale=scale, whole=whole)
+        return crop_ffcv(image, box, flip, out)
+    return crop_native(library, image, box, flip, out, whole=whole)
 
 
-def crop_native(
-    library: ctypes.CDLL, image: Stored, box: Box, flip: bool, out: Pixels, *, scale: int, whole: bool
-) -> str | None:
+def crop_native(library: ctypes.CDLL, image: Stored, box: Box, flip: bool, out: Pixels, *, whole: bool) -> str | None:
     """`crop` by `native/crop.c`."""
     data, (out_height, out_width, _) = image.data, out.shape
     code = library.skd_crop(
-        data.ctypes.data, len(data), image.raw, *image.shape, scale, (ctypes.c_int32 * 4)(*box), flip, whole,
+        data.ctypes.data, len(data), image.raw, *image.shape, (ctypes.c_int32 * 4)(*box), flip, whole,
         out.ctypes.data, out_height, out_width,
     )  # fmt: skip
     return _REASONS[code] if code else None
 
 
-def crop_ffcv(image: Stored, box: Box, flip: bool, out: Pixels, *, scale: int) -> str | None:
+def crop_ffcv(image: Stored, box: Box, flip: bool, out: Pixels) -> str | None:
     """`crop` by FFCV's library, which decodes the whole image and so notices damage anywhere."""
-    height, width = -(-image.shape[0] // scale), -(-image.shape[1] // scale)
+    height, width = image.shape
     if image.raw:
         pixels = image.data.reshape(height, width, 3)
     else:
@@ -77,7 +73,7 @@ def crop_ffcv(image: Stored, box: Box, flip: bool, out: Pixels, *, scale: int) -
             buffer = _local.buffer = np.empty(height * width * 3, dtype=np.uint8)
         pixels = buffer[: height * width * 3].reshape(height, width, 3)
         source = image.data.ctypes.data, len(image.data), *image.shape
-        if ffcv().imdecode(*source, pixels.ctypes.data, *image.shape, 0, 0, 1, scale, False, False):
+        if ffcv().imdecode(*source, pixels.ctypes.data, *image.shape, 0, 0, 1, 1, False, False):
             return _DAMAGED
     top, left, h, w = box
     if top < 0 or left < 0 or top + h > height or left + w > width:
@@ -88,16 +84,6 @@ def crop_ffcv(image: Stored, box: Box, flip: bool, out: Pixels, *, scale: int) -
     )
     if flip:
         out[:] = target[:, ::-1]
-    return None
-
-
-def jpeg_shape(data: memoryview) -> tuple[int, int] | None:
-    """Height and width in a JPEG's frame header (SOF), None if there is none."""
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] in (0xC0, 0xC1, 0xC2):
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
 
 
@@ -121,7 +107,7 @@ def native() -> ctypes.CDLL | None:
     except OSError:  # not compiled, or compiled where another libjpeg is installed
         return None
     library.skd_crop.argtypes = [
-        ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 4, ctypes.c_void_p, ctypes.c_int, ctypes.c_int,
+        ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_void_p, ctypes.c_int, ctypes.c_int,
         ctypes.c_void_p, ctypes.c_int, ctypes.c_int,
     ]  # fmt: skip
     if _agrees(library):
@@ -135,19 +121,18 @@ def native() -> ctypes.CDLL | None:
 
 
 def _agrees(library: ctypes.CDLL) -> bool:
-    """Whether the library's pixels are FFCV's: each way of resizing, each scale, on a JPEG with subsampled chroma."""
+    """Whether the library's pixels are FFCV's: each way of resizing, on a JPEG with subsampled chroma."""
     draw = np.random.default_rng(0)
     blocks = draw.integers(0, 256, (17, 21, 3)).repeat(6, axis=0).repeat(6, axis=1)
     picture = (blocks + draw.integers(-20, 20, blocks.shape)).clip(0, 255).astype(np.uint8)[:99, :122]
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "jpeg", quality=90, subsampling="4:2:0")
     image = Stored(np.frombuffer(file.getvalue(), dtype=np.uint8), (99, 122), raw=False)
-    smaller, larger, mixed, halved = (20, 31, 61, 72), (37, 5, 20, 30), (9, 50, 20, 64), (9, 50, 64, 64)
-    for scale, box in ((1, smaller), (1, larger), (1, mixed), (1, halved), (2, (7, 9, 40, 41)), (4, (0, 1, 24, 24))):
+    for box in ((20, 31, 61, 72), (37, 5, 20, 30), (9, 50, 20, 64), (9, 50, 64, 64)):  # smaller, larger, both, a half
         ours, theirs = np.zeros((2, 32, 32, 3), dtype=np.uint8)
-        if crop_native(library, image, box, True, ours, scale=scale, whole=False):
+        if crop_native(library, image, box, True, ours, whole=False):
             return False
-        if crop_ffcv(image, box, True, theirs, scale=scale) or (ours != theirs).any():
+        if crop_ffcv(image, box, True, theirs) or (ours != theirs).any():
             return False
     return True
 

@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
@@ -26,25 +25,17 @@ _PAGE, _LARGE_SET, _LARGE_PAGE = 1 << 23, 10_000, 1 << 25
 _JPEG_TABLES = 1000  # bytes; a JPEG of a tiny image is larger than its pixels
 
 
-@dataclass(frozen=True)
-class WriterOptions:
-    """How images are stored; see `write_beton`."""
-
-    max_resolution: int | None
-    jpeg_quality: int
-    raw_share: float
-
-
-def run_writer(source: Source, part: Path, options: WriterOptions, *, workers: int) -> None:
-    """Writes a source to `part`."""
+def run_writer(
+    source: Source, part: Path, *, max_resolution: int | None, jpeg_quality: int, raw_share: float, workers: int
+) -> None:
+    """Writes a source to `part`; for the options see `write_beton`."""
     writer, fields = _ffcv()
-    resolution, raw_share = options.max_resolution, options.raw_share
     images = fields.RGBImageField(
-        write_mode={0.0: "jpg", 1.0: "raw"}.get(raw_share, "proportion"), max_resolution=resolution,
-        jpeg_quality=options.jpeg_quality, compress_probability=1 - raw_share,
+        write_mode={0.0: "jpg", 1.0: "raw"}.get(raw_share, "proportion"), max_resolution=max_resolution,
+        jpeg_quality=jpeg_quality, compress_probability=1 - raw_share,
     )  # fmt: skip
-    reported = _Reported(source, resolution)
-    page, useful = _page_size(source, resolution, raw_share)
+    reported = _Reported(source)
+    page, useful = _page_size(source, max_resolution, raw_share)
     workers = min(workers or min(os.cpu_count() or 1, useful), len(source.targets))
     dataset = writer.DatasetWriter(
         str(part), {"image": images, "label": fields.IntField()}, page_size=page, num_workers=workers
@@ -90,16 +81,9 @@ def _page_size(source: Source, max_resolution: int | None, raw_share: float) -> 
     return max(page, 1 << largest.bit_length()), count
 
 
-def _load(source: Source, index: int, max_resolution: int | None = None) -> Image:
+def _load(source: Source, index: int) -> Image:
     try:
-        image = source.load(index)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"not an RGB image: {image.dtype} {image.shape}")
-        if min(image.shape) < 1 or max(image.shape) > 65535:
-            raise ValueError(f"not from 1 to 65535 pixels a side: {image.shape}")
-        if max_resolution is not None and int(max_resolution / max(image.shape) * min(image.shape[:2])) < 1:
-            raise ValueError(f"too narrow to be scaled down to {max_resolution} pixels: {image.shape}")
-        return np.ascontiguousarray(image)
+        return np.ascontiguousarray(source.load(index))
     except Exception as error:  # anything a decoder may raise
         raise SkdError(f"{source.name_of(index)} (index {index}) can't be read: {error}") from error
 
@@ -111,8 +95,8 @@ class _Reported:
     the other images are replaced by a placeholder, and the file is thrown away.
     """
 
-    def __init__(self, source: Source, max_resolution: int | None) -> None:
-        self.source, self.max_resolution = source, max_resolution
+    def __init__(self, source: Source) -> None:
+        self.source = source
         self.failed: Any = multiprocessing.Array("c", 4096)
 
     def __len__(self) -> int:
@@ -123,7 +107,7 @@ class _Reported:
             # FFCV draws from this generator whether to store pixels. Unseeded, the draw would depend on the workers.
             np.random.seed(int(keys(index)[0] >> np.uint64(32)))
             try:
-                return _load(self.source, int(index), self.max_resolution), int(self.source.targets[index])
+                return _load(self.source, int(index)), int(self.source.targets[index])
             except SkdError as error:  # the main process raises it
                 with self.failed.get_lock():
                     self.failed.value = self.failed.value or str(error).encode()[:4095]

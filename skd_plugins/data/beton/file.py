@@ -8,9 +8,8 @@ compiles for 5-8 s in every process.
 import hashlib
 import importlib.util
 import zlib
-from mmap import mmap
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,22 +104,16 @@ class BetonFile:
 
     def stored(self, index: int) -> NDArray[np.uint8]:
         """A sample's bytes as they are in the file: a JPEG, or pixels."""
-        begin, mapped = int(self._pointers[index]), cast(mmap, self._data.base)
-        if mapped.size() < len(self._data):  # to read behind a file's end kills the process (SIGBUS)
-            raise SkdError(f"{self.path} was truncated while it was open; write it again with skd write")
+        begin = int(self._pointers[index])
         return self._data[begin : begin + int(self._sizes[index])]
 
-    def crop(
-        self, index: int, box: NDArray[np.int64], flip: bool, out: NDArray[np.uint8], *, scaled: bool = False
-    ) -> str | None:
+    def crop(self, index: int, box: NDArray[np.int64], flip: bool, out: NDArray[np.uint8]) -> str | None:
         """Decodes a sample and resizes a box of it into `out` (area filter, as FFCV).
 
         Args:
             box: (top, left, height, width); black outside the image.
             flip: mirror the result horizontally.
             out: ``[H, W, 3]``, written.
-            scaled: decode a JPEG to 1/2, 1/4 or 1/8 of its size if the box is at least that much larger than `out`. The
-                box is rounded to that size's pixels.
 
         Returns:
             None, or why the image can't be decoded (`out` is then undefined).
@@ -131,25 +124,16 @@ class BetonFile:
         # check takes 3 to 4 % of the decoding time (500 x 375 pixels, cropped to 224).
         if self._crc32 is not None and zlib.crc32(data.data) != self._crc32[index]:
             return "its bytes are not those that were written (CRC-32 differs)"
-        raw = bool(self._modes[index] == _RAW)
-        top, left, height, width = box.tolist()
-        scale = 1
-        # Narrower images could be decoded at another scale that gives the same number of pixels (3/8 for 1/4).
-        if scaled and not raw and min(shape) >= 64:
-            scale = max(s for s in (1, 2, 4, 8) if s == 1 or min(height // out.shape[0], width // out.shape[1]) >= s)
-            bottom, right = round((top + height) / scale), round((left + width) / scale)
-            top, left = round(top / scale), round(left / scale)
-            height, width = bottom - top, right - left
-        stored = decode.Stored(data, shape, raw)
-        return decode.crop(stored, (top, left, height, width), flip, out, scale=scale, whole=self._crc32 is None)
+        stored = decode.Stored(data, shape, raw=bool(self._modes[index] == _RAW))
+        return decode.crop(stored, tuple(box.tolist()), flip, out, whole=self._crc32 is None)
+
+    def _damaged(self, how: str) -> SkdError:
+        return SkdError(f"{self.path} is truncated or damaged: {how}; write it again with skd write")
 
     def _table(self, dtype: np.dtype[Any], count: int, offset: int, what: str) -> NDArray[Any]:
         end = offset + dtype.itemsize * count
         if end > len(self._data):
-            raise SkdError(
-                f"{self.path} is truncated or damaged: its {what} should end at byte {end}, the file has "
-                f"{len(self._data)}; write it again with skd write"
-            )
+            raise self._damaged(f"its {what} should end at byte {end}, the file has {len(self._data)}")
         return np.frombuffer(self._data[offset:end].tobytes(), dtype=dtype)
 
     def _places(
@@ -158,19 +142,13 @@ class BetonFile:
         """Where each image is, and its size, which only the index at the file's end has."""
         allocations = allocations[np.argsort(allocations["pointer"])]
         if len(allocations) > len(pointers):  # FFCV allocates space for images only
-            raise SkdError(
-                f"{self.path} is damaged: it has {len(pointers)} samples, but {len(allocations)} images; write it "
-                "again with skd write"
-            )
+            raise self._damaged(f"it has {len(pointers)} samples, but {len(allocations)} images")
         place = np.searchsorted(allocations["pointer"], pointers)
         found = place < len(allocations)
         entries = allocations[place[found]]
         found[found] = (entries["pointer"] == pointers[found]) & (entries["sample"] == np.flatnonzero(found))
         if not found.all():
-            raise SkdError(
-                f"{self.path} is truncated or damaged: {len(found) - int(found.sum())} of its {len(found)} images are "
-                "not in its index; write it again with skd write"
-            )
+            raise self._damaged(f"{len(found) - int(found.sum())} of its {len(found)} images are not in its index")
         # A value too large for int64 becomes negative, which `_check` refuses.
         return pointers.astype(np.int64), allocations["size"][place].astype(np.int64)
 
@@ -186,14 +164,12 @@ class BetonFile:
             | (self.widths < 1)
             | (self._modes > _RAW)
             | (raw & (self._sizes != self.heights * self.widths * 3))
+            | (self.targets < 0)
+            | (self.targets >= _MOST_CLASSES)
         )
         if bad.any():
-            raise SkdError(f"{self.path} is damaged: the table entry of image {int(bad.argmax())} is impossible")
-        wrong = (self.targets < 0) | (self.targets >= _MOST_CLASSES)
-        if wrong.any():
-            index = int(wrong.argmax())
-            label, most = self.targets[index], _MOST_CLASSES - 1
-            raise SkdError(f"{self.path}: image {index} has the label {label}; labels are from 0 to {most}")
+            index = int(bad.argmax())
+            raise self._damaged(f"the table entry of image {index}, with label {self.targets[index]}, is impossible")
 
     def _read_info(self) -> dict[str, Any]:
         path = self.path.with_name(self.path.name + ".json")

@@ -4,9 +4,9 @@ import hashlib
 import os
 import tempfile
 import zlib
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,7 @@ from ...common.files import file_sha256, json_text
 from ...common.locks import only_one
 from ...common.meter import tracked
 from ..sources import Source
-from .ffcv_writer import WriterOptions, run_writer
+from .ffcv_writer import run_writer
 from .file import BetonFile
 
 
@@ -54,13 +54,13 @@ def write_beton(
             f"{source.description} has labels from {source.targets.min()} to {source.targets.max()}, but "
             f"{len(source.classes)} classes"
         )
-    options = WriterOptions(max_resolution, jpeg_quality, raw_share)
+    options: dict[str, Any] = {"max_resolution": max_resolution, "jpeg_quality": jpeg_quality, "raw_share": raw_share}
     with only_one(path):
         handle, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
         parts = {end: Path(part + end) for end in (".crc32", ".json", "")}
         try:
-            run_writer(source, parts[""], options, workers=workers)
+            run_writer(source, parts[""], **options, workers=workers)
             _describe(source, parts, options)
             # mkstemp's file is readable for its owner only, whatever the umask.
             parts[""].chmod(parts[".json"].stat().st_mode)
@@ -77,7 +77,7 @@ def write_beton(
     return path
 
 
-def _describe(source: Source, parts: dict[str, Path], options: WriterOptions) -> None:
+def _describe(source: Source, parts: dict[str, Path], options: dict[str, Any]) -> None:
     """Checks the count and every label of what was written, then writes the files that go beside it."""
     written = BetonFile(parts[""])
     if not np.array_equal(written.targets, source.targets):
@@ -90,7 +90,7 @@ def _describe(source: Source, parts: dict[str, Path], options: WriterOptions) ->
         "classes": source.classes,
         "source": source.description,
         "num_samples": len(source.targets),
-        "options": asdict(options),
+        "options": options,
         "tables_sha256": written.tables_sha256,
         "crc32_sha256": hashlib.sha256(checks).hexdigest(),
         "sha256": file_sha256(parts[""]),
