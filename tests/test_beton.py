@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import CLASSES, Pixels, overwrite
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from skd_plugins import PairBatchSampler
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data.augment import Augmentation, center_boxes
-from skd_plugins.data.beton.decode import shifted
 from skd_plugins.data.beton.file import _FIELD, _FIELD_TYPES, _HEADER, BetonFile
 
 Copy = Callable[..., Path]
@@ -193,17 +190,6 @@ def test_pixels_are_exact(raw_beton: Path, photographs: list[Pixels]) -> None:
         assert data.crop(index, box, False, half) is None
         means = image[5:29, 7:37].reshape(12, 2, 15, 2, 3).mean(axis=(1, 3))
         assert np.abs(half - means).max() <= 0.51
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.integers(-40, 40), st.integers(-40, 40))
-def test_shifted_is_black_outside(top: int, left: int) -> None:
-    image = np.random.default_rng(0).integers(1, 255, (20, 30, 3), dtype=np.uint8)
-    padded = np.zeros((120, 130, 3), np.uint8)
-    padded[50:70, 50:80] = image
-    np.testing.assert_array_equal(
-        shifted(image, (top, left, 20, 30)), padded[50 + top : 70 + top, 50 + left : 80 + left]
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------- damage

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from skd_plugins.data import make_loader, write_beton
+from skd_plugins.common.errors import SkdError
+from skd_plugins.data import write_beton
 from skd_plugins.data.beton import decode
 from skd_plugins.data.beton.file import BetonFile
 from skd_plugins.data.beton.native import compile as native_build
@@ -27,8 +28,6 @@ from skd_plugins.data.sources import image_folder
 
 Copy = Callable[..., Path]
 PHOTOGRAPH: Pixels = load_sample_images().images[0]
-LIBRARY = decode.native()
-needs_library = pytest.mark.skipif(LIBRARY is None, reason="the decoder is not compiled: no compiler, or no libjpeg")
 
 
 def jpeg(picture: Pixels, **options: Any) -> Pixels:
@@ -39,27 +38,26 @@ def jpeg(picture: Pixels, **options: Any) -> Pixels:
 
 def native_crop(data: Pixels, shape: Any, box: Any, flip: bool, size: Any, **options: Any) -> tuple[str | None, Pixels]:
     """The result between two guards, which must be as they were."""
-    assert LIBRARY is not None
     memory = np.full(size[0] * size[1] * 3 + 128, 7, np.uint8)
     out = memory[64:-64].reshape(*size, 3)
-    stored = decode.Stored(data, shape, options.pop("raw", False))
-    reason = decode.crop_native(LIBRARY, stored, box, flip, out, **({"whole": False} | options))
+    reason = decode.crop(data, shape, options.pop("raw", False), box, flip, out, **({"whole": False} | options))
     assert (memory[:64] == 7).all()
     assert (memory[-64:] == 7).all()
     return reason, out
 
 
 def ffcv_crop(data: Pixels, shape: Any, box: Any, flip: bool, size: Any, *, raw: bool) -> Pixels:
-    out = np.zeros((*size, 3), np.uint8)
-    assert decode.crop_ffcv(decode.Stored(data, shape, raw), box, flip, out) is None
-    return out
+    """FFCV's decoder, a copy of the box, black outside of the image, and FFCV's resizing."""
+    from ffcv.libffcv import imdecode, resize_crop  # slow to import
 
-
-def test_it_is_compiled_where_it_can_be() -> None:
-    """Else the other tests here would be left out without anybody noticing."""
-    if shutil.which("cc") and subprocess.run(["pkg-config", "--atleast-version=2.1", "libjpeg"]).returncode == 0:
-        assert native_build.library_path().exists()
-        assert LIBRARY is not None
+    pixels = data.reshape(*shape, 3) if raw else np.empty((*shape, 3), np.uint8)
+    assert raw or imdecode(data, pixels, *shape, *shape) == 0
+    top, left, height, width = box
+    window, out = np.zeros((height, width, 3), np.uint8), np.zeros((*size, 3), np.uint8)
+    seen = pixels[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
+    window[max(-top, 0) :, max(-left, 0) :][: seen.shape[0], : seen.shape[1]] = seen
+    resize_crop(window, 0, height, 0, width, out)
+    return out[:, ::-1] if flip else out
 
 
 # -------------------------------------------------------------------------------------------------------- the pixels
@@ -94,7 +92,6 @@ def sizes(draw: st.DrawFn, height: int, width: int) -> tuple[int, int]:
     return max(1, height // parts[0]), max(1, width // parts[1])
 
 
-@needs_library
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(st.data(), sides, sides, formats, st.booleans(), st.booleans(), st.booleans(), st.booleans())
 def test_pixels_are_ffcvs(
@@ -115,37 +112,10 @@ def test_pixels_are_ffcvs(
     np.testing.assert_array_equal(ours, expected)
 
 
-@needs_library
-def test_loaders_do_not_depend_on_it(mixed_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options: dict[str, Any] = {"segments": ("anchor", "pair", "clean"), "batch_size": 8, "image_size": 24, "workers": 2}
-    ours = [input.clone() for input, _ in make_loader(mixed_beton, **options).host_batches()]
-    monkeypatch.setattr(decode, "native", lambda: None)
-    theirs = [input.clone() for input, _ in make_loader(mixed_beton, **options).host_batches()]
-    assert len(ours) == len(theirs) == 2
-    for one, other in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-@needs_library
-def test_a_library_with_other_pixels_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one would be that is linked to another libjpeg: here FFCV's own crops are brighter by one."""
-    real = decode.crop_ffcv
-
-    def brighter(image: decode.Stored, box: Any, flip: bool, out: Pixels) -> str | None:
-        reason = real(image, box, flip, out)
-        out += 1
-        return reason
-
-    monkeypatch.setattr(decode, "crop_ffcv", brighter)
-    with pytest.warns(UserWarning, match=r"crop-.*\.so does not give the pixels of FFCV's decoder"):
-        assert decode.native.__wrapped__() is None
-
-
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "library_path", lambda: tmp_path / "crop-0.so")
-    assert decode.native.__wrapped__() is None
-    (tmp_path / "crop-0.so").write_bytes(b"not a library")
-    assert decode.native.__wrapped__() is None
+    with pytest.raises(SkdError, match=r"needs a compiled decoder \(.*crop-0.so.*\): install a C compiler"):
+        decode.library.__wrapped__()
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +132,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -------------------------------------------------------------------------------------------------------------- damage
 
 
-@needs_library
 def test_damage_below_the_box_is_seen_without_check_sums(large: Path, copied: Copy) -> None:
     """The rows below are not needed, but a file without check sums has nothing else that could tell."""
     path = copied(large, alone=True)
@@ -178,7 +147,6 @@ def test_damage_below_the_box_is_seen_without_check_sums(large: Path, copied: Co
     assert native_crop(stored, shape, (0, 0, 40, 40), False, (32, 32), raw=False)[0] is None
 
 
-@needs_library
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.data(), formats, st.sampled_from(["zero", "flip", "cut", "insert", "random"]), st.booleans())
 def test_no_bytes_do_harm(data: st.DataObject, options: Any, damage: str, header: bool) -> None:
@@ -229,7 +197,6 @@ IMPOSSIBLE: list[tuple[Any, Any, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@needs_library
 @pytest.mark.parametrize(("shape", "box", "options"), IMPOSSIBLE, ids=str)
 def test_impossible_arguments_are_refused(shape: Any, box: Any, options: Any) -> None:
     """OpenCV would end the process for some of them."""
@@ -237,7 +204,6 @@ def test_impossible_arguments_are_refused(shape: Any, box: Any, options: Any) ->
     assert reason == "its size, or the box's, is impossible"
 
 
-@needs_library
 def test_threads_and_memory(large: Path) -> None:
     """Many threads of short lives, as an epoch's are, leave no memory behind (FFCV's decoder leaves 11 KB a thread)."""
     data = BetonFile(large)
@@ -276,7 +242,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@needs_library
 def test_build(elsewhere: Path) -> None:
     path = native_build.build()
     assert path == native_build.library_path()

@@ -166,39 +166,6 @@ def test_no_process_gets_fewer_than_two_anchors(division: dict[str, Any]) -> Non
     assert (per_step.max(axis=1) - per_step.min(axis=1) <= unit + 1).all()
 
 
-SMALL_TAILS = [
-    # samples, batch, world, accumulation, unit: anchors of each part, step by step
-    ((9, 4, 1, 1, 1), [[4], [3], [2]]),
-    ((10, 4, 1, 1, 1), [[4], [4], [2]]),
-    ((9, 4, 2, 1, 1), [[2, 2], [3, 2]]),
-    ((11, 8, 2, 1, 1), [[3, 3], [3, 2]]),
-    ((11, 8, 2, 1, 2), [[4, 2], [2, 3]]),
-    ((9, 8, 2, 1, 2), [[2, 2], [2, 3]]),
-    ((5, 2, 1, 1, 1), [[2], [3]]),
-    ((13, 12, 1, 2, 1), [[4, 3], [3, 3]]),
-]
-assert SMALL_TAILS
-
-
-@pytest.mark.parametrize(("case", "expected"), SMALL_TAILS)
-def test_small_tails(case: tuple[int, ...], expected: list[list[int]]) -> None:
-    samples, batch_size, world, accumulation, unit = case
-    batches = all_batches(
-        np.zeros(samples, int), batch_size=batch_size, world=world, accumulation=accumulation, even=unit == 2
-    )
-    steps = len(expected)
-    got = [
-        [
-            len(batches[rank][step * accumulation + micro].indices)
-            for micro in range(accumulation)
-            for rank in range(world)
-        ]
-        for step in range(steps)
-    ]
-    assert got == expected
-    assert all(len(process) == steps * accumulation for process in batches)
-
-
 @quick
 @given(divisions(), st.data())
 def test_weights_make_means_of_means_the_mean(division: dict[str, Any], data: st.DataObject) -> None:

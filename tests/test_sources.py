@@ -7,7 +7,6 @@ from pathlib import Path
 import miniatures
 import numpy as np
 import pytest
-from conftest import CLASSES, Pixels
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -17,7 +16,7 @@ from skd_plugins.data import Source, open_source
 from skd_plugins.data.beton.file import BetonFile
 from skd_plugins.data.datasets import KNOWN
 from skd_plugins.data.find import embedded, find_split, resolve_data
-from skd_plugins.data.sources import FolderData, image_folder
+from skd_plugins.data.sources import FolderData
 
 
 def test_digits_halves_are_disjoint_stratified_and_complete() -> None:
@@ -69,15 +68,6 @@ def test_subset(digits_source: Source) -> None:
         digits_source.subset(101, seed=0)
     with pytest.raises(SkdError, match="--per-class must be at least 1, got 0"):
         digits_source.subset(0, seed=0)
-
-
-def test_image_folder(png_folder: Path, photographs: list[Pixels]) -> None:
-    source = image_folder(png_folder)
-    assert source.classes == list(CLASSES)
-    assert source.targets.tolist() == np.repeat([0, 1, 2], list(CLASSES.values())).tolist()
-    for index, image in enumerate(photographs):
-        np.testing.assert_array_equal(source.load(index), image)
-    assert source.name_of(7) == str(png_folder / "bee" / "07.png")
 
 
 def test_open_source_finds_the_halves(png_folder: Path, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def training_boxes(
     epoch: int,
     positions: NDArray[np.integer],
     segments: NDArray[np.integer],
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
     """Random crops for images of the given sizes; all arrays are ``[n]``.
 
     Args:
@@ -131,25 +131,17 @@ def training_boxes(
         segments: each image's segment number.
 
     Returns:
-        boxes ``[n, 4]`` as (top, left, height, width), which reach outside the image for ``shift``; flips ``[n]``.
+        boxes ``[n, 4]`` as (top, left, height, width), which reach outside the image for ``shift``; which
+        images ``[n]`` are flipped horizontally; which vertically.
     """
-    draws = uniform(keys(seed, epoch, positions, segments), _FLIP + 1)
-    flips = draws[:, _FLIP] < spec.hflip
+    draws = uniform(keys(seed, epoch, positions, segments), _FLIP + 2)
+    flips = draws[:, _FLIP] < spec.hflip, draws[:, _FLIP + 1] < spec.vflip
     if spec.mode == "shift":
         # The image is scaled to the output first, so a shift of one output pixel is height / size pixels.
         steps = np.floor(draws[:, :2] * (2 * spec.padding + 1)).astype(np.int64) - spec.padding
         top, left = (np.rint(steps[:, i] * side / spec.size(epoch)) for i, side in enumerate((heights, widths)))
-        return np.stack([top, left, heights, widths], axis=1).astype(np.int64), flips
-    return _resized_crops(spec, heights.astype(np.float64), widths.astype(np.float64), draws), flips
-
-
-def vertical_flips(
-    spec: Augmentation, *, seed: int, epoch: int, positions: NDArray[np.integer], segments: NDArray[np.integer]
-) -> NDArray[np.bool_]:
-    """Which images ``[n]`` are flipped vertically; the arguments are those of `training_boxes`."""
-    if not spec.vflip:
-        return np.zeros(len(positions), dtype=bool)
-    return uniform(keys(seed, epoch, positions, segments), _FLIP + 2)[:, -1] < spec.vflip
+        return np.stack([top, left, heights, widths], axis=1).astype(np.int64), *flips
+    return _resized_crops(spec, heights.astype(np.float64), widths.astype(np.float64), draws), *flips
 
 
 def _resized_crops(

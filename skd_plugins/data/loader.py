@@ -48,7 +48,7 @@ class Loader:
         workers: int,
         skip_broken: bool,
         device: torch.device,
-        dtype: torch.dtype,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.data, self._order, self._skip_broken = data, order, skip_broken
         self.order = order if isinstance(order, TrainingOrder) else None
@@ -204,7 +204,6 @@ def make_loader(
     workers: int = 4,
     skip_broken: bool = False,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
 ) -> Loader:
     """Batches of ``(input [S * B, 3, H, W], target [S * B])`` from a `.beton` file or an image folder.
 
@@ -240,4 +239,4 @@ def make_loader(
     else:
         spec = replace(spec, sizes=())
         order = EvaluationOrder(evaluation_shard(len(data), division.rank, division.world), batch_size)
-    return Loader(data, spec, order, workers=workers, skip_broken=skip_broken, device=torch.device(device), dtype=dtype)
+    return Loader(data, spec, order, workers=workers, skip_broken=skip_broken, device=torch.device(device))

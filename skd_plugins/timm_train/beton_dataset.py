@@ -54,11 +54,6 @@ class BetonDataset:
     def __len__(self) -> int:
         return len(self.data)
 
-    @property
-    def transform(self) -> None:
-        """timm's wrapper for ``--aug-splits`` asks for it."""
-        raise SkdError("--aug-splits can't be used with .beton files; leave it out")
-
     def loader(self, options: dict[str, Any], *, segments: Sequence[str], couples: bool) -> "BetonLoader":
         """The loader for a call of timm's ``create_loader`` with the arguments `options`.
 

@@ -17,6 +17,7 @@ from pydantic_core import from_json
 
 from ...common.errors import SkdError
 from . import decode
+from .native.compile import library_path
 
 # Format version 2, ffcv/types.py and ffcv/fields/{rgb_image,basics}.py of FFCV 1.0.2.
 _VERSION = 2
@@ -124,8 +125,8 @@ class BetonFile:
         # check takes 3 to 4 % of the decoding time (500 x 375 pixels, cropped to 224).
         if self._crc32 is not None and zlib.crc32(data.data) != self._crc32[index]:
             return "its bytes are not those that were written (CRC-32 differs)"
-        stored = decode.Stored(data, shape, raw=bool(self._modes[index] == _RAW))
-        return decode.crop(stored, tuple(box.tolist()), flip, out, whole=self._crc32 is None)
+        raw = bool(self._modes[index] == _RAW)
+        return decode.crop(data, shape, raw, tuple(box.tolist()), flip, out, whole=self._crc32 is None)
 
     def _damaged(self, how: str) -> SkdError:
         return SkdError(f"{self.path} is truncated or damaged: {how}; write it again with skd write")
@@ -197,5 +198,5 @@ class BetonFile:
 
 
 def beton_available() -> bool:
-    """Whether FFCV's compiled library is installed."""
-    return importlib.util.find_spec("ffcv") is not None
+    """Whether files can be written, by FFCV, and read, by our decoder."""
+    return importlib.util.find_spec("ffcv") is not None and library_path().exists()
