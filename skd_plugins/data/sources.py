@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from ..common.files import write_json
 from ..common.typed import read_json
 
 Image = NDArray[np.uint8]
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,37 @@ def image_folder(path: Path) -> Source:
         targets=data.targets,
         load=lambda index: np.asarray(read_rgb(data.samples[index][0])),
         name_of=lambda index: data.samples[index][0],
+    )
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty."""
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def listed_files(
+    description: str,
+    classes: Sequence[str],
+    paths: Sequence[Path],
+    targets: Sequence[int],
+    *,
+    box_of: Callable[[int], Box] | None = None,
+) -> Source:
+    """A source of image files, which must all exist; `box_of` gives the part of an image to cut out."""
+    for path in paths:
+        if not path.is_file():
+            raise SkdError(f"{path} does not exist, but is in the list of the {description}; unpack the archive again")
+
+    def load(index: int) -> Image:
+        image = read_rgb(paths[index])
+        return np.asarray(image if box_of is None else image.crop(box_of(index)))
+
+    return Source(
+        description=description,
+        classes=list(classes),
+        targets=np.asarray(targets, dtype=np.int64),
+        load=load,
+        name_of=lambda index: str(paths[index]),
     )
 
 

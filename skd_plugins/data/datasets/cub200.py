@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from ..sources import Source
+from ..sources import Source, listed_files, read_lines
 from .dataset import Archive, Dataset
-from .listed import listed_files, read_lines
 
 FOLDER = "CUB_200_2011"
 

@@ -7,9 +7,8 @@ from xml.etree import ElementTree
 
 import scipy  # its parts are imported on first use
 
-from ..sources import Source
+from ..sources import Box, Source, listed_files
 from .dataset import Archive, Dataset
-from .listed import Box, listed_files
 
 FOLDER = "StanfordDogs"
 TRAIN, TEST = "train_list.mat", "test_list.mat"

@@ -6,9 +6,8 @@ from typing import Any
 import scipy  # its parts are imported on first use
 
 from ...common.errors import SkdError
-from ..sources import Source, image_folder, split_folder
+from ..sources import Source, image_folder, listed_files, read_lines, split_folder
 from .dataset import Archive, Dataset
-from .listed import listed_files, read_lines
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from ...common.errors import SkdError
-from ..sources import Source, image_folder
+from ..sources import Source, image_folder, listed_files
 from .dataset import Archive, Dataset
-from .listed import listed_files
 
 _IMAGES = {".png", ".jpg", ".jpeg"}  # as timm's
 

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from ...common.errors import SkdError
-from ..sources import Source
+from ..sources import Source, listed_files, read_lines
 from .dataset import Archive, Dataset
-from .listed import listed_files, read_lines
 
 FOLDER = "tiny-imagenet-200"
 
