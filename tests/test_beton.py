@@ -224,9 +224,12 @@ def test_every_truncation_is_noticed(foreign: Path, beton: Path, copied: Copy, a
 
 IMAGE, INT = ("RGBImage", {}), ("Int", {})
 FOREIGN = {
-    "type .3.": ({"image": IMAGE, "label": INT, "name": ("Bytes", {})}, (1, np.zeros(3, np.uint8))),
-    "should have one image and one integer": ({"image": IMAGE, "label": INT, "id": INT}, (1, 7)),
-    "it has types .2.": ({"image": IMAGE}, ()),
+    "fields of types .2, 1, 3.": (
+        {"image": IMAGE, "label": INT, "name": ("Bytes", {})},
+        (1, np.zeros(3, np.uint8)),
+    ),
+    "fields of types .2, 1, 1.": ({"image": IMAGE, "label": INT, "id": INT}, (1, 7)),
+    "fields of types .2.": ({"image": IMAGE}, ()),
     "image 0, with label -2, is impossible": ({"image": IMAGE, "label": INT}, (-2,)),
     "image 0, with label 16777216, is impossible": ({"image": IMAGE, "label": INT}, (1 << 24,)),
 }

@@ -1,7 +1,6 @@
 """`make_loader`: batches from a `.beton` file or an image folder, the same for both."""
 
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -76,8 +75,8 @@ class Loader:
             self._batches = ThreadBatches(self._images, workers=workers, pin=self._pin)
         else:
             self._batches = ProcessBatches(self._images, workers=workers, pin=self._pin)
-        host: Any = _Host(self)  # it only iterates
-        self._on_device = PrefetchLoader(host, mean=spec.mean, std=spec.std, device=device, img_dtype=dtype)
+        nothing: Any = ()  # each epoch gives it its batches
+        self._on_device = PrefetchLoader(nothing, mean=spec.mean, std=spec.std, device=device, img_dtype=dtype)
 
     def __len__(self) -> int:
         """Batches of this process in an epoch."""
@@ -92,8 +91,9 @@ class Loader:
             return
         epoch, start = self._next
         drawn = self._order.batches(epoch, start)  # once more, as the prefetcher hands on nothing but tensors
+        on_device: Any = self._on_device
         # When the epoch is left early, closing ends the threads or empties the workers' queues.
-        with closing(iter(self._on_device)) as batches:
+        with closing(self.host_batches()) as on_device.loader, closing(iter(on_device)) as batches:
             for input, target in batches:
                 if self.mix is not None:
                     input, target = self.mix(input, target)
@@ -101,7 +101,7 @@ class Loader:
                     self._erasing(input, epoch, next(drawn))
                 yield input, target
 
-    def host_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def host_batches(self) -> Generator[tuple[Tensor, Tensor], None, None]:
         """``(uint8 [n, 3, H, W], target [n])`` in host memory, before normalisation."""
         epoch, start = self._next
         self._next = (epoch + 1, 0)
@@ -161,22 +161,6 @@ class Loader:
                     return pixels
                 self.skipped[int(candidate)] = reason
         raise SkdError(f"{self.data.name_of(index)} can't be decoded, nor can any other image of its class")
-
-
-class _Host:
-    """What timm's `PrefetchLoader` wraps.
-
-    It does not keep the loader alive. A cycle of references would leave torch's workers to the garbage collector, which
-    closes their queues before it tells them to end, and then waits 5 s for each.
-    """
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = weakref.ref(loader)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        loader = self._loader()
-        assert loader is not None  # the caller who iterates holds it
-        return loader.host_batches()
 
 
 def open_data(path: str | Path) -> BetonFile | FolderData:

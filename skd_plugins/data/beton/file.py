@@ -54,11 +54,11 @@ class BetonFile:
         samples = int(header["samples"])
         fields = self._table(_FIELD, int(header["fields"]), _HEADER.itemsize, "field table")
         kinds = fields["type"].tolist()
-        unknown = [kind for kind in kinds if kind not in _FIELD_TYPES]
-        if unknown:
-            raise SkdError(f"{self.path} has fields of FFCV type {unknown}; only images, integers and floats are read")
-        if kinds.count(2) != 1 or kinds.count(1) != 1:
-            raise SkdError(f"{self.path} should have one image and one integer (label) field, it has types {kinds}")
+        if kinds.count(2) != 1 or kinds.count(1) != 1 or not set(kinds) <= _FIELD_TYPES.keys():
+            raise SkdError(
+                f"{self.path} should have one image (FFCV's type 2), one integer (1, the label) and else floats (0), "
+                f"but has fields of types {kinds}"
+            )
         row = np.dtype([("", _FIELD_TYPES[kind]) for kind in kinds], align=True)
         offset = _HEADER.itemsize + fields.nbytes
         metadata = self._table(row, samples, offset, "sample table")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...common.errors import SkdError, first_line
 from ...common.files import checksum
-from ...common.meter import Meter, tracked
+from ...common.meter import tracked
 from .dataset import Archive
 
 
@@ -81,14 +81,9 @@ def _extract(path: Path, folder: Path) -> None:
                 for member in tracked(archive.infolist(), f"unpacking {path.name}"):
                     archive.extract(member, folder)  # keeps every name inside the folder
             return
-        meter = Meter(f"unpacking {path.name}", path.stat().st_size)
-        with path.open("rb") as file, tarfile.open(fileobj=file) as tar, meter:
-
-            def checked(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-                meter.advance(file.tell() - meter.done)  # compressed bytes
-                return tarfile.data_filter(member, folder)
-
-            tar.extractall(folder, filter=checked)
+        with path.open("rb") as file, tarfile.open(fileobj=file) as tar:
+            for entry in tracked(tar, f"unpacking {path.name}", path.stat().st_size, file.tell):  # compressed bytes
+                tar.extract(entry, folder, filter="data")
     except tarfile.FilterError as error:
         raise SkdError(f"{path} has a member outside its folder or of a special kind ({error})") from None
     except Exception as error:  # of tarfile, zipfile, gzip, zlib or lzma
