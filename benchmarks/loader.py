@@ -219,11 +219,11 @@ def thread_rows(path: Path, settings: Settings) -> Iterable[Row]:
 
     Cores that this machine lacks are replaced by a decoder that waits as long as decoding an image takes.
     """
-    from skd_plugins.data.beton import decode
+    from skd_plugins.data.beton import file
 
     def speed(threads: int, decoder: Any) -> tuple[float, float]:
         """Images/s, and seconds of processor time an image."""
-        found, decode.library = decode.library, lambda: decoder
+        found, file.library = file.library, lambda: decoder
         try:
             epoch = ours(path, 224, batch_size=settings.images, workers=threads)
             epoch()
@@ -232,9 +232,9 @@ def thread_rows(path: Path, settings: Settings) -> Iterable[Row]:
                 images += epoch()
             return images / (time.perf_counter() - begin), (time.process_time() - busy) / images
         finally:
-            decode.library = found
+            file.library = found
 
-    real = {threads: speed(threads, decode.library()) for threads in range(1, (os.cpu_count() or 1) + 1)}
+    real = {threads: speed(threads, file.library()) for threads in range(1, (os.cpu_count() or 1) + 1)}
     image, python = real[1][1], speed(1, Waiting(0))[1]
     waiting = {threads: round(speed(threads, Waiting(image))[0]) for threads in (1, 2, 4, 8, 12, 16, 24)}
     detail = {"image_us": round(1e6 * image), "python_us": round(1e6 * python),

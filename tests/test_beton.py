@@ -331,15 +331,8 @@ def test_missing_or_damaged_crc32_file(beton: Path, copied: Copy) -> None:
             BetonFile(path)
         checks.write_bytes(original)
     assert all(isinstance(crop, np.ndarray) for crop in crops(BetonFile(path)))
-    # the way out works, and so do descriptions from before there were check sums
-    description = path.with_name(path.name + ".json")
-    info = json.loads(description.read_text())
-    info.pop("crc32_sha256")
-    checks.unlink()
-    description.write_text(json.dumps(info))
-    assert BetonFile(path)._crc32 is None
-    description.unlink()
-    assert BetonFile(path)._crc32 is None
+    path.with_name(path.name + ".json").unlink()
+    assert BetonFile(path)._crc32 is None, "the way out"
 
 
 @pytest.mark.parametrize("damage", ["zeroed", "flipped bit", "flipped byte"])
@@ -360,33 +353,3 @@ def test_every_damaged_image_is_noticed(mixed_beton: Path, copied: Copy, damage:
     assert crops(BetonFile(path)) == ["its bytes are not those that were written (CRC-32 differs)"] * 16
     # what the decoder alone notices: not enough, which is why there is a check sum
     assert sum(isinstance(crop, str) for crop in crops(BetonFile(copied(path, alone=True)))) < 16
-
-
-# -------------------------------------------------------------------------------------------------------- the library
-
-
-LIBRARY = """
-import sys
-import numpy as np
-import torch
-from pathlib import Path
-torch.set_num_threads(2)
-from skd_plugins.data.beton.file import BetonFile, beton_available
-assert beton_available()
-data, out = BetonFile(Path({path!r})), np.zeros((8, 8, 3), np.uint8)
-assert data.crop(0, np.array([0, 0, 20, 20]), False, out) is None
-assert out.any()
-assert not [name for name in sys.modules if name.split(".")[0] in ("ffcv", "numba", "cv2")]
-assert torch.get_num_threads() == 2
-print("fine")
-"""
-
-
-def test_reading_does_not_import_ffcv(beton: Path) -> None:
-    """Importing it takes seconds in every process and sets torch's thread count."""
-    done = subprocess.run(
-        [sys.executable, "-c", LIBRARY.format(path=str(beton))],
-        capture_output=True, text=True, timeout=300, check=False, cwd=Path(__file__).parents[1],
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout == "fine\n"

@@ -6,7 +6,6 @@ import mmap
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from sklearn.datasets import load_sample_images
 
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data import write_beton
-from skd_plugins.data.beton import decode
-from skd_plugins.data.beton.file import BetonFile
+from skd_plugins.data.beton import file as beton_file
+from skd_plugins.data.beton.file import REASONS, BetonFile, library
 from skd_plugins.data.beton.native import compile as native_build
 from skd_plugins.data.sources import image_folder
 
@@ -40,7 +39,10 @@ def native_crop(data: Pixels, shape: Any, box: Any, flip: bool, size: Any, **opt
     """The result between two guards, which must be as they were."""
     memory = np.full(size[0] * size[1] * 3 + 128, 7, np.uint8)
     out = memory[64:-64].reshape(*size, 3)
-    reason = decode.crop(data, shape, options.pop("raw", False), box, flip, out, **({"whole": False} | options))
+    place = (ctypes.c_int32 * 4)(*box), flip, options.get("whole", False)
+    raw = options.get("raw", False)
+    code = library().skd_crop(data.ctypes.data, len(data), raw, *shape, *place, out.ctypes.data, *size)
+    reason = REASONS[code] if code else None
     assert (memory[:64] == 7).all()
     assert (memory[-64:] == 7).all()
     return reason, out
@@ -113,9 +115,9 @@ def test_pixels_are_ffcvs(
 
 
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "library_path", lambda: tmp_path / "crop-0.so")
+    monkeypatch.setattr(beton_file, "library_path", lambda: tmp_path / "crop-0.so")
     with pytest.raises(SkdError, match=r"needs a compiled decoder \(.*crop-0.so.*\): install a C compiler"):
-        decode.library.__wrapped__()
+        library.__wrapped__()
 
 
 @pytest.fixture(scope="module")
@@ -202,32 +204,6 @@ def test_impossible_arguments_are_refused(shape: Any, box: Any, options: Any) ->
     """OpenCV would end the process for some of them."""
     reason, _ = native_crop(np.zeros(9 * 9 * 3, np.uint8), shape, box, False, (4, 4), **options)
     assert reason == "its size, or the box's, is impossible"
-
-
-def test_threads_and_memory(large: Path) -> None:
-    """Many threads of short lives, as an epoch's are, leave no memory behind (FFCV's decoder leaves 11 KB a thread)."""
-    data = BetonFile(large)
-    out = [np.zeros((32, 32, 3), np.uint8) for _ in range(4)]
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-    def epoch() -> None:
-        box = np.array([5, 5, 300, 300])
-        threads = [threading.Thread(target=data.crop, args=(index, box, True, out[index])) for index in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    for _ in range(20):
-        epoch()
-    expected, before = [one.copy() for one in out], resident()
-    for _ in range(200):
-        epoch()
-    for one, other in zip(expected, out, strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert resident() - before < 4_000_000  # 800 threads; the decoder of FFCV would leave 8.8 MB
 
 
 # --------------------------------------------------------------------------------------------------------------- build

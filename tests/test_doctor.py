@@ -15,7 +15,7 @@ from skd_plugins.cli import main
 from skd_plugins.commands import doctor
 from skd_plugins.commands.doctor import Finding, examine
 from skd_plugins.common.errors import SkdError
-from skd_plugins.data.beton import decode
+from skd_plugins.data.beton import file
 
 
 def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +62,7 @@ LACKING: dict[str, tuple[str, object, str, object, bool, str]] = {
         True,
         "--force-reinstall",
     ),
-    "no decoder": ("decoder", decode, "library", raising(SkdError("no: install libjpeg-dev")), False, "libjpeg-dev"),
+    "no decoder": ("decoder", file, "library", raising(SkdError("no: install libjpeg-dev")), False, "libjpeg-dev"),
     "little space": ("disk", shutil, "disk_usage", space(free=2**30), False, "1 GiB free"),
     "little shared memory": ("/dev/shm", shutil, "disk_usage", space(total=2**26), False, "--shm-size"),
     "no place for runs": ("disk", os, "access", lambda *_: False, True, "--out"),

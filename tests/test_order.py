@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from timm.data.distributed_sampler import RepeatAugSampler
 
 from skd_plugins.common.errors import SkdError
-from skd_plugins.data.order import Batch, Division, TrainingOrder, evaluation_shard
+from skd_plugins.data.order import Batch, Division, TrainingOrder
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
 Targets = NDArray[np.int64]
@@ -356,15 +356,6 @@ assert ERRORS
 def test_wrong_arguments(options: dict[str, Any], message: str) -> None:
     with pytest.raises(SkdError, match=message):
         make_order(np.arange(20) % 4, **options)
-
-
-@quick
-@given(st.integers(0, 50), st.integers(1, 7))
-def test_evaluation_shards_are_everything_once(samples: int, world: int) -> None:
-    shards = [evaluation_shard(samples, rank, world) for rank in range(world)]
-    assert np.concatenate(shards).tolist() == list(range(samples))  # contiguous and in order
-    sizes = [len(shard) for shard in shards]
-    assert max(sizes) - min(sizes) <= 1
 
 
 @pytest.mark.parametrize("classes", [1, 1000, 1 << 16, (1 << 16) + 1])

@@ -86,10 +86,10 @@ def _gpu() -> Iterator[Finding]:
 
 
 def _ffcv() -> Iterator[Finding]:
-    from ..data.beton import decode  # here, because it imports torch
+    from ..data.beton import file  # here, because it imports NumPy
 
     try:
-        decode.library()
+        file.library()
         yield Finding("decoder", "compiled, reads .beton files")
     except SkdError as error:
         found, _, advice = str(error).partition(": install ")

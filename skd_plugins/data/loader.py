@@ -15,8 +15,8 @@ from torch import Tensor
 from ..common.errors import SkdError
 from .augment import Augmentation
 from .beton.file import BetonFile
-from .images import BetonImages, FolderImages
-from .order import UNDIVIDED, Batch, Division, EvaluationOrder, Indices, Order, TrainingOrder, evaluation_shard
+from .images import BetonImages, FolderImages, Images
+from .order import UNDIVIDED, Batch, Division, EvaluationOrder, Indices, Order, TrainingOrder
 from .policy import Erasing
 from .prefetch import ProcessBatches, ThreadBatches
 from .sources import FolderData
@@ -65,12 +65,9 @@ class Loader:
         self._erasing = None
         if spec.random_erasing and self.order is not None:
             self._erasing = Erasing(spec, seed=order.seed, clean=clean, device=device)
-        self._images: BetonImages | FolderImages
+        images: type[Images] = BetonImages if isinstance(data, BetonFile) else FolderImages
+        self._images = images(data, spec, seed=order.seed, clean=clean)
         self._batches: ThreadBatches | ProcessBatches
-        if isinstance(data, BetonFile):
-            self._images = BetonImages(data, spec, seed=order.seed, clean=clean)
-        else:
-            self._images = FolderImages(data, spec, seed=order.seed, clean=clean)
         if isinstance(self._images, BetonImages) and (self.order is None or not spec.changes_pixels):
             self._batches = ThreadBatches(self._images, workers=workers, pin=self._pin)
         else:
@@ -222,5 +219,6 @@ def make_loader(
         )  # fmt: skip
     else:
         spec = replace(spec, sizes=())
-        order = EvaluationOrder(evaluation_shard(len(data), division.rank, division.world), batch_size)
+        shards = np.array_split(np.arange(len(data)), division.world)
+        order = EvaluationOrder(shards[division.rank], batch_size)
     return Loader(data, spec, order, workers=workers, skip_broken=skip_broken, device=torch.device(device))

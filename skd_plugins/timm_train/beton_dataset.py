@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from timm.data.distributed_sampler import OrderedDistributedSampler
-from timm.data.mixup import Mixup
+from timm.data.mixup import FastCollateMixup, Mixup
 from torch import Tensor
 
 from ..common.errors import SkdError
@@ -108,14 +108,10 @@ class BetonDataset:
 
     @staticmethod
     def _mixup(options: Mapping[str, Any]) -> Mixup | None:
-        collate = options["collate_fn"]  # None or a FastCollateMixup
-        if collate is None:
-            return None
-        if "half" in collate.mode:
+        collate: FastCollateMixup | None = options["collate_fn"]  # here it mixes tensors instead of lists of images
+        if collate is not None and "half" in collate.mode:
             raise SkdError("--mixup-mode half is not available for .beton files; use batch, pair or elem")
-        mixup = object.__new__(Mixup)
-        mixup.__dict__ = vars(collate)  # the same settings, applied to tensors instead of lists of images
-        return mixup
+        return collate
 
 
 class BetonLoader:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..common.errors import SkdError
-from ..data.mixup import collate_segments, from_same_state, joined
+from ..data.mixup import collate_segments, mix_segments
 from ..data.order import Division, TrainingOrder
 from ..data.samplers import OrderSampler, whole_batches
 
@@ -101,11 +101,7 @@ class PairedMixup(Mixup):
 
     def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Mixes input ``[S * B, 3, H, W]`` and target ``[S * B]``."""
-        if len(x) % (2 * self.segments):
-            raise SkdError(f"mixup needs an even --batch-size, got {len(x) // self.segments}")
-        parts = list(zip(x.chunk(self.segments), target.chunk(self.segments), strict=True))
-        mix: Callable[..., tuple[Tensor, Tensor]] = super().__call__
-        return joined(from_same_state(lambda part: mix(*part), parts))
+        return mix_segments(self, x, target, self.segments)
 
 
 def labels_of(dataset: Any) -> NDArray[np.int64]:

@@ -1,13 +1,15 @@
-"""FFCV's `.beton` files: tables checked before use, images decoded with FFCV's pixels (see `decode`).
+"""FFCV's `.beton` files: tables checked before use, images decoded with FFCV's pixels.
 
 Why not `ffcv.Loader`: an exception in its worker leaves the consumer waiting for ever, it does not notice a corrupt
 JPEG, its augmentation can't be seeded, an epoch left early leaks a thread, it sets torch's thread count, and it
 compiles for 5-8 s in every process.
 """
 
+import ctypes
 import hashlib
 import importlib.util
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ from numpy.typing import NDArray
 from pydantic_core import from_json
 
 from ...common.errors import SkdError
-from . import decode
 from .native.compile import library_path
 
 # Format version 2, ffcv/types.py and ffcv/fields/{rgb_image,basics}.py of FFCV 1.0.2.
@@ -30,13 +31,16 @@ _IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data"
 _FIELD_TYPES = {0: np.dtype("<f8"), 1: np.dtype("<i8"), 2: _IMAGE}
 _RAW = 1  # the mode of an image stored as pixels; 0 is a JPEG
 _MOST_CLASSES = 1 << 24
+REASONS = {  # of the decoder, native/crop.c
+    1: "damaged JPEG data", 2: "its size is not the one in the table", 3: "out of memory",
+    4: "its size, or the box's, is impossible",
+}  # fmt: skip
 
 
 class BetonFile:
     """A `.beton` file with an image and a label field, as FFCV's writer makes it.
 
-    ``PATH.json`` beside the file (see `write`) is read and checked if it is there. If it lists CRC-32s of the images,
-    ``PATH.crc32`` is needed too.
+    ``PATH.json`` beside the file (see `write`) is read and checked if it is there, with ``PATH.crc32``.
 
     `targets`, `heights` and `widths` are ``[N]``; `classes` is None without the JSON file.
     """
@@ -119,14 +123,16 @@ class BetonFile:
         Returns:
             None, or why the image can't be decoded (`out` is then undefined).
         """
-        shape = int(self.heights[index]), int(self.widths[index])
         data = self.stored(index)
         # The decoder notices 96 % of JPEGs with 2,000 zeroed bytes, but only half of those with one flipped byte. The
         # check takes 3 to 4 % of the decoding time (500 x 375 pixels, cropped to 224).
         if self._crc32 is not None and zlib.crc32(data.data) != self._crc32[index]:
             return "its bytes are not those that were written (CRC-32 differs)"
-        raw = bool(self._modes[index] == _RAW)
-        return decode.crop(data, shape, raw, tuple(box.tolist()), flip, out, whole=self._crc32 is None)
+        stored = data.ctypes.data, len(data), self._modes[index] == _RAW, self.heights[index], self.widths[index]
+        # Without a checksum, damage is looked for in all of a JPEG, not only in what the box needs.
+        place = (ctypes.c_int32 * 4)(*box.tolist()), flip, self._crc32 is None
+        code = library().skd_crop(*map(int, stored), *place, out.ctypes.data, *out.shape[:2])
+        return REASONS[code] if code else None
 
     def _damaged(self, how: str) -> SkdError:
         return SkdError(f"{self.path} is truncated or damaged: {how}; write it again with skd write")
@@ -178,25 +184,42 @@ class BetonFile:
             return {}
         try:
             info: dict[str, Any] = from_json(path.read_bytes())
-            expected, classes = info["tables_sha256"], len(info["classes"])
+            expected, classes, sums = info["tables_sha256"], len(info["classes"]), info["crc32_sha256"]
         except (ValueError, KeyError, TypeError) as error:
             raise SkdError(f"{path} is damaged ({error}); write the data again, or delete it") from None
         if expected != self.tables_sha256:
             raise SkdError(f"{self.path} is not the file that {path.name} describes (its tables differ)")
         if self.targets.max() >= classes:
             raise SkdError(f"{self.path} has the label {self.targets.max()}, but {path.name} names {classes} classes")
-        if "crc32_sha256" in info:  # not in descriptions of earlier versions
-            checks = self.path.with_name(self.path.name + ".crc32")
-            data = checks.read_bytes() if checks.is_file() else b""
-            if hashlib.sha256(data).hexdigest() != info["crc32_sha256"]:
-                raise SkdError(
-                    f"{checks} is {'damaged (its SHA-256 differs)' if data else 'missing'}; write the data again, or "
-                    f"delete {path.name} to read it without checks"
-                )
-            self._crc32 = np.frombuffer(data, dtype="<u4")
+        checks = self.path.with_name(self.path.name + ".crc32")
+        data = checks.read_bytes() if checks.is_file() else b""
+        if hashlib.sha256(data).hexdigest() != sums:
+            raise SkdError(
+                f"{checks} is {'damaged (its SHA-256 differs)' if data else 'missing'}; write the data again, or "
+                f"delete {path.name} to read it without checks"
+            )
+        self._crc32 = np.frombuffer(data, dtype="<u4")
         return info
 
 
 def beton_available() -> bool:
     """Whether files can be written, by FFCV, and read, by our decoder."""
     return importlib.util.find_spec("ffcv") is not None and library_path().exists()
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled decoder, `native/crop.c`: FFCV's pixels to the last bit, as the tests compare."""
+    try:
+        found = ctypes.CDLL(str(library_path()))
+    except OSError as error:  # not compiled, or compiled where another libjpeg is installed
+        raise SkdError(
+            f"reading .beton files needs a compiled decoder ({error}): install a C compiler and libjpeg-dev "
+            "(libjpeg-turbo 2.1 or later), then run python -m skd_plugins.data.beton.native.compile; or train from an "
+            "image folder"
+        ) from None
+    found.skd_crop.argtypes = [
+        ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_void_p, ctypes.c_int, ctypes.c_int,
+        ctypes.c_void_p, ctypes.c_int, ctypes.c_int,
+    ]  # fmt: skip
+    return found

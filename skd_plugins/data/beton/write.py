@@ -122,9 +122,6 @@ def write_folder(source: Source, path: Path) -> Path:
     return path
 
 
-# ------------------------------------------------------ FFCV's writer: errors where it would wait for ever
-
-
 def _run_writer(
     source: Source, part: Path, *, max_resolution: int | None, jpeg_quality: int, raw_share: float, workers: int
 ) -> None:

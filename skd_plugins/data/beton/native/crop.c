@@ -1,7 +1,7 @@
 /* One image of a .beton file: decode the box of a JPEG and no more of it, resize it, flip it, in one pass over its rows.
 
    The pixels are, to the last bit, those of FFCV's `imdecode` of the whole image (libjpeg-turbo, fast integer DCT, fancy
-   upsampling) followed by its `resize` (OpenCV's INTER_AREA). decode.py compares the two before it uses this.
+   upsampling) followed by its `resize` (OpenCV's INTER_AREA). tests/test_decode.py compares the two.
 
    What is saved: rows above the box are entropy-decoded only, rows below it not at all, MCU columns beside it are not
    transformed, and no image is kept, since each row is resized as it comes. No state outlives a call. */
