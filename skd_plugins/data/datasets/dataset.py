@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...common.errors import SkdError, unknown
+from ...common.errors import SkdError, first_line, unknown
 from ..sources import Source
 
 
@@ -59,7 +59,7 @@ class Dataset:
         except (SkdError, ImportError):
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
             raise SkdError(
                 f"{self.name} can't be read from {root} ({reason}); complete or replace it, see: skd data {self.name}"
             ) from error
