@@ -45,11 +45,8 @@ class Settings:
 def ours(path: Path, size: int, **options: Any) -> Epoch:
     """Our loader, up to the pixels."""
     from skd_plugins import make_loader
-    from skd_plugins.data import Augmentation
 
-    spec = Augmentation(image_size=size, scaled_decoding=options.pop("scaled_decoding", False))
-    options = {"batch_size": BATCH, "workers": WORKERS} | options
-    loader = make_loader(path, augmentation=spec, **options)
+    loader = make_loader(path, **({"image_size": size, "batch_size": BATCH, "workers": WORKERS} | options))
     return lambda: sum(len(input) for input, _ in loader.host_batches())
 
 
@@ -89,7 +86,8 @@ def timm_folder(folder: Path, size: int, **change: Any) -> Epoch:
 
 def bare_decode(path: Path) -> Epoch:
     """All of each JPEG, and nothing else."""
-    from skd_plugins.data.beton import decode
+    from ffcv.libffcv import imdecode
+
     from skd_plugins.data.beton.file import BetonFile
 
     data = BetonFile(path)
@@ -98,29 +96,12 @@ def bare_decode(path: Path) -> Epoch:
         for index in range(first, len(data), WORKERS):
             height, width, stored = int(data.heights[index]), int(data.widths[index]), data.stored(index)
             out = buffers[first][: height * width * 3]
-            failed = decode.ffcv().imdecode(
-                stored.ctypes.data, len(stored), height, width, out.ctypes.data, height, width, 0, 0, 1, 1, False, False
-            )
-            assert not failed
+            assert not imdecode(stored, out, height, width, height, width)
         return len(range(first, len(data), WORKERS))
 
     buffers = [np.empty(int((data.heights * data.widths).max()) * 3, np.uint8) for _ in range(WORKERS)]
     pool = ThreadPoolExecutor(WORKERS)
     return lambda: sum(pool.map(share, range(WORKERS)))
-
-
-def by_ffcv(epoch: Epoch) -> Epoch:
-    """Our loader as it is where our decoder is not compiled."""
-    from skd_plugins.data.beton import decode
-
-    def run() -> int:
-        found, decode.native = decode.native, lambda: None
-        try:
-            return epoch()
-        finally:
-            decode.native = found
-
-    return run
 
 
 def measure(contestants: dict[str, Epoch], rounds: int) -> tuple[dict[str, list[float]], dict[str, int]]:
@@ -162,11 +143,11 @@ def speed_rows(root: Path, settings: Settings) -> Iterable[Row]:
     large = write_beton(image_folder(large_folder), root / "large.beton")
     bare = root / "bare.beton"  # without the JSON file: no check sums, so that damage is looked for in all of a JPEG
     bare.hardlink_to(jpeg)
-    timm, stock, fallback = "timm's loader, image folder", "FFCV's loader, same file", "ours, by FFCV's library"
+    timm, stock = "timm's loader, image folder", "FFCV's loader, same file"
     fewer = max(1, settings.rounds // 2)
     contestants = {
         "ours": ours(jpeg, 224), timm: timm_folder(folder, 224), stock: stock_ffcv(jpeg, 224),
-        fallback: by_ffcv(ours(jpeg, 224)), "ours without check sums": ours(bare, 224), "floor": bare_decode(jpeg),
+        "ours without check sums": ours(bare, 224), "floor": bare_decode(jpeg),
     }  # fmt: skip
     what = "loader, JPEG 500 x 375 to 224 px, images/s"
     yield from compare(what, contestants, {timm: 2.0, stock: 1.0}, settings.rounds)
@@ -177,8 +158,6 @@ def speed_rows(root: Path, settings: Settings) -> Iterable[Row]:
         contestants = {"ours": ours(large, 224), stock: stock_ffcv(large, 224), timm: timm_folder(large_folder, 224)}
         contestants["floor"] = bare_decode(large)
         yield from compare("loader, JPEG 1600 x 1067 to 224 px, images/s", contestants, {stock: 1.5}, fewer)
-    contestants = {"ours": ours(large, 224, scaled_decoding=True), "ours, full decoding": ours(large, 224)}
-    yield from compare("loader, JPEG 1600 x 1067 to 224 px, scaled decoding, images/s", contestants, {}, fewer)
     contestants = {"ours": ours(raw, 224), timm: timm_folder(folder, 224)}
     yield from compare("loader, raw 500 x 375 to 224 px, images/s", contestants, {timm: 3.5}, settings.rounds)
 
@@ -240,11 +219,11 @@ def thread_rows(path: Path, settings: Settings) -> Iterable[Row]:
 
     Cores that this machine lacks are replaced by a decoder that waits as long as decoding an image takes.
     """
-    from skd_plugins.data.beton import decode
+    from skd_plugins.data.beton import file
 
     def speed(threads: int, decoder: Any) -> tuple[float, float]:
         """Images/s, and seconds of processor time an image."""
-        found, decode.native = decode.native, lambda: decoder
+        found, file.library = file.library, lambda: decoder
         try:
             epoch = ours(path, 224, batch_size=settings.images, workers=threads)
             epoch()
@@ -253,9 +232,9 @@ def thread_rows(path: Path, settings: Settings) -> Iterable[Row]:
                 images += epoch()
             return images / (time.perf_counter() - begin), (time.process_time() - busy) / images
         finally:
-            decode.native = found
+            file.library = found
 
-    real = {threads: speed(threads, decode.native()) for threads in range(1, (os.cpu_count() or 1) + 1)}
+    real = {threads: speed(threads, file.library()) for threads in range(1, (os.cpu_count() or 1) + 1)}
     image, python = real[1][1], speed(1, Waiting(0))[1]
     waiting = {threads: round(speed(threads, Waiting(image))[0]) for threads in (1, 2, 4, 8, 12, 16, 24)}
     detail = {"image_us": round(1e6 * image), "python_us": round(1e6 * python),
@@ -297,7 +276,6 @@ def main() -> None:
     given = options(__doc__, rounds=7)
     settings = Settings(1, 20, 20, 1, True) if given.quick else Settings(given.rounds, 400, 60, 3, False)
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")  # with TBB, a forked process may never end
-    from skd_plugins.data.beton import decode
     from skd_plugins.data.beton.write import write_beton
     from skd_plugins.data.sources import image_folder
 
@@ -306,12 +284,9 @@ def main() -> None:
         rows += speed_rows(Path(root), settings)
         rows += augmentation_rows(Path(root) / "jpeg.beton", Path(root) / "small" / "train", settings)
         rows += pair_rows(Path(root) / "jpeg.beton", settings)
-        if decode.native() is not None:
-            rows += thread_rows(Path(root) / "jpeg.beton", settings)
+        rows += thread_rows(Path(root) / "jpeg.beton", settings)
         one = photographs(Path(root) / "one" / "train", BATCH)
         rows += start_rows(write_beton(image_folder(one), Path(root) / "one.beton"), settings)
-    for row in rows:
-        row.detail["decoder"] = "FFCV's library" if decode.native() is None else "ours"
     report(rows, given.json)
 
 

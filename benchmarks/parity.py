@@ -1,4 +1,4 @@
-"""How far our evaluation pixels are from timm's PIL pipeline, and scaled from full decoding of training crops.
+"""How far our evaluation pixels are from timm's PIL pipeline.
 
 Evaluation is Resize(256), CenterCrop(224) of 48 crops of scikit-learn's two photographs (300 to 427 pixels high). Top-1
 agreement needs a trained network, and the package comes only with networks for digits: it is measured with the released
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rounds import options, photographs
+from rounds import options
 from row import Row, report
 from sklearn.datasets import load_sample_images
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset, create_loader
@@ -23,8 +23,6 @@ from torch import Tensor
 
 from skd_plugins import create_model, make_loader
 from skd_plugins.data import Augmentation, open_source
-from skd_plugins.data.augment import training_boxes
-from skd_plugins.data.beton.file import BetonFile
 from skd_plugins.data.beton.write import write_beton, write_folder
 from skd_plugins.data.sources import image_folder
 
@@ -113,41 +111,12 @@ def evaluation_rows(root: Path, images: int) -> Iterable[Row]:
         )  # fmt: skip
 
 
-def training_row(path: Path, size: int, what: str, epochs: int) -> Row:
-    """The mean difference between scaled and full decoding, over the training crops that can be scaled."""
-    data, spec = BetonFile(path), Augmentation(image_size=size)
-    total, each = 0, []
-    for epoch in range(epochs):
-        boxes, flips = training_boxes(
-            spec, data.heights, data.widths, seed=0, epoch=epoch, positions=np.arange(len(data)),
-            segments=np.zeros(len(data), np.int64),
-        )  # fmt: skip
-        for index, (box, flip) in enumerate(zip(boxes, flips, strict=True)):
-            full, scaled = np.zeros((2, size, size, 3), np.uint8)
-            assert not data.crop(index, box, bool(flip), full)
-            assert not data.crop(index, box, bool(flip), scaled, scaled=True)
-            total += 1
-            if min(box[2:]) >= 2 * size:
-                each.append(float(np.abs(full.astype(int) - scaled).mean()))
-    return Row(
-        f"training crops, scaled decoding, {what} to {size} px", "full decoding", float(np.mean(each)),
-        unit="grey levels", floor="0", detail={"worst_crop": round(max(each), 3), "crops_scaled": len(each) / total},
-    )  # fmt: skip
-
-
 def main() -> None:
     given = options(__doc__)
-    images, epochs = (6, 4) if given.quick else (48, 10)
+    images = 6 if given.quick else 48
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         rows = [*evaluation_rows(root, images), agreement_row(root, 100 if given.quick else 0)]
-        for label, size, shape in (
-            ("500 x 375 photographs", 96, (500, 375)),
-            ("1600 x 1067 (enlarged)", 224, (1600, 1067)),
-        ):
-            folder = photographs(root / label.split()[0] / "train", max(4, images // 4), shape)
-            path = write_beton(image_folder(folder), root / f"{shape[0]}.beton")
-            rows.append(training_row(path, size, label, epochs))
     report(rows, given.json)
 
 

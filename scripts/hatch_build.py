@@ -17,7 +17,7 @@ class Decoder(BuildHookInterface):  # type: ignore[type-arg]
         try:
             library: Path = native["build"]()
         except native["BuildError"] as error:
-            self.app.display_warning(f"the decoder is not compiled ({error}); .beton files are read more slowly")
+            self.app.display_warning(f"the decoder is not compiled ({error}); .beton files can't be read")
             return
         build_data["artifacts"].append(str(library.relative_to(self.root)))
         build_data["pure_python"] = False

@@ -94,7 +94,7 @@ say "$("$python" -V) in $venv; installing the packages of requirements.lock (5 G
 # uv, not pip: pip's settings may select a CPU build of torch that does not fit the torchvision of the index.
 scripts/uv.sh pip install $quiet --python "$python" --no-deps -r requirements.lock -e . ||
   die "the packages could not be installed (see above); uv does not read pip's settings: a mirror goes into UV_DEFAULT_INDEX"
-"$python" "$native/compile.py" || say "going on without our decoder: reading .beton files works, but slower"
+"$python" "$native/compile.py" || say "going on without the decoder: .beton files can't be read, image folders can"
 if ! "$python" scripts/install_detectron2.py "$python"; then
   [[ -z $tests ]] || exit 1
   say "going on without detectron2: all but detection works; the next set-up tries again"

@@ -42,21 +42,7 @@ if TYPE_CHECKING:
     from .training.main import main
     from .weights import create_model, export_weights, load_weights
 
-__getattr__ = lazy(
-    __name__,
-    {
-        "common.errors": ["SkdError"],
-        "data": ["make_loader"],
-        "data.samplers": ["CoupleBatchSampler", "PairBatchSampler"],
-        "evaluation": ["Predictions", "predict"],
-        "methods": ["Method", "get_method", "list_methods", "register_method"],
-        "methods.task": ["MethodTask", "create_task"],
-        "recipe": ["Recipe", "replace"],
-        "training": ["train"],
-        "training.main": ["main"],
-        "weights": ["create_model", "export_weights", "load_weights"],
-    },
-)
+__getattr__ = lazy(__name__, __file__)
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # spinning threads of several test processes starve one another
-# For tests that import FFCV themselves; see `_ffcv` in skd_plugins/data/beton/ffcv_writer.py.
+# For tests that import FFCV themselves; see `_ffcv` in skd_plugins/data/beton/write.py.
 os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
 
 import numpy as np
@@ -107,7 +107,7 @@ def digits_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the embedded digits: 20 a class in train.beton, and val.beton."""
     from skd_plugins.data.find import embedded
 
-    return embedded("digits", tmp_path_factory.mktemp("digits"))
+    return embedded("digits", tmp_path_factory.mktemp("digits") / "digits-20")
 
 
 @pytest.fixture(scope="session")

@@ -92,11 +92,11 @@ def test_damaged_archives_leave_nothing(tmp_path: Path) -> None:
     miniatures.cub200(tmp_path / "in")
     path = pack(tmp_path / "x.tgz", tmp_path / "in", "CUB_200_2011")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(SkdError, match=r"x.tgz is damaged"):
+    with pytest.raises(SkdError, match=r"x.tgz is damaged or no archive: "):
         unpack(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     path.write_bytes(b"<html>not found</html>")
-    with pytest.raises(SkdError, match=r"x.tgz is neither a tar nor a zip archive; fetch it again"):
+    with pytest.raises(SkdError, match=r"x.tgz is damaged or no archive: .*; fetch it again"):
         unpack(path, tmp_path / "out")
 
 
@@ -179,34 +179,3 @@ def test_the_archives_as_they_are_fetched(tmp_path: Path, capsys: pytest.Capture
     assert f"took {root / 'indoorCVPR_09.tar'}" in printed
     assert "fine: MIT67 test set, 6 images, 3 classes" in printed
     assert "fine: Stanford Dogs training set, 9 images, 3 classes" in printed
-
-
-@pytest.mark.parametrize("first", [True, False])
-def test_a_header_is_never_read_into_memory_whatever_its_size(first: bool, tmp_path: Path) -> None:
-    """tarfile would read it at once: 2 GB for a file of 1.5 MB."""
-    (tmp_path / "image").write_bytes(b"x")
-    with tarfile.open(tmp_path / "a.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as archive:
-        if not first:
-            archive.add(tmp_path / "image", "other")
-        member = archive.gettarinfo(tmp_path / "image", "image")
-        member.pax_headers = {"comment": "x" * (3 << 20)}
-        archive.addfile(member, (tmp_path / "image").open("rb"))
-    with pytest.raises(SkdError, match="a.tar.gz has a header of 3 MB; it is no data set"):
-        unpack(tmp_path / "a.tar.gz", tmp_path / "train")
-    assert not (tmp_path / "train").exists()
-
-
-@pytest.mark.parametrize("kind", ["folder", "dangling link", "taken"])
-def test_what_is_no_archive_in_an_archive(kind: str, tmp_path: Path) -> None:
-    inner = tmp_path / "n1.tar"
-    if kind == "folder":
-        inner.mkdir()
-    elif kind == "dangling link":
-        inner.symlink_to("nowhere")
-    else:
-        pack(inner, tmp_path)
-        (tmp_path / "n1").mkdir()
-    outer = pack(tmp_path / "outer.tar", tmp_path, *(file.name for file in tmp_path.glob("n1*")))
-    with pytest.raises(SkdError, match=r"outer.tar: its n1.tar is no file, or what it unpacks to exists"):
-        unpack(outer, tmp_path / "train", nested=True)
-    assert not (tmp_path / "train").exists()

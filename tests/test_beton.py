@@ -1,9 +1,7 @@
 """Reading `.beton` files: agreement with FFCV itself, and damage of every kind."""
 
-import ast
 import gc
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -14,13 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import CLASSES, Pixels, overwrite
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from skd_plugins import PairBatchSampler
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data.augment import Augmentation, center_boxes
-from skd_plugins.data.beton.decode import jpeg_shape, shifted
 from skd_plugins.data.beton.file import _FIELD, _FIELD_TYPES, _HEADER, BetonFile
 
 Copy = Callable[..., Path]
@@ -197,17 +192,6 @@ def test_pixels_are_exact(raw_beton: Path, photographs: list[Pixels]) -> None:
         assert np.abs(half - means).max() <= 0.51
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.integers(-40, 40), st.integers(-40, 40))
-def test_shifted_is_black_outside(top: int, left: int) -> None:
-    image = np.random.default_rng(0).integers(1, 255, (20, 30, 3), dtype=np.uint8)
-    padded = np.zeros((120, 130, 3), np.uint8)
-    padded[50:70, 50:80] = image
-    np.testing.assert_array_equal(
-        shifted(image, (top, left, 20, 30)), padded[50 + top : 70 + top, 50 + left : 80 + left]
-    )
-
-
 # ------------------------------------------------------------------------------------------------------------- damage
 
 
@@ -234,17 +218,20 @@ def test_every_truncation_is_noticed(foreign: Path, beton: Path, copied: Copy, a
     for length in (*ends, 5000, 2200, 2119, 1500, 24, 23, 1, 0):
         with path.open("r+b") as file:
             file.truncate(length)
-        with pytest.raises(SkdError, match=r"train\.beton (is truncated|is damaged)"):
+        with pytest.raises(SkdError, match=r"train\.beton is truncated or damaged"):
             BetonFile(path)
 
 
 IMAGE, INT = ("RGBImage", {}), ("Int", {})
 FOREIGN = {
-    "type .3.": ({"image": IMAGE, "label": INT, "name": ("Bytes", {})}, (1, np.zeros(3, np.uint8))),
-    "should have one image and one integer": ({"image": IMAGE, "label": INT, "id": INT}, (1, 7)),
-    "it has types .2.": ({"image": IMAGE}, ()),
-    "image 0 has the label -2; labels are from 0 to": ({"image": IMAGE, "label": INT}, (-2,)),
-    "image 0 has the label 16777216; labels are from 0 to": ({"image": IMAGE, "label": INT}, (1 << 24,)),
+    "fields of types .2, 1, 3.": (
+        {"image": IMAGE, "label": INT, "name": ("Bytes", {})},
+        (1, np.zeros(3, np.uint8)),
+    ),
+    "fields of types .2, 1, 1.": ({"image": IMAGE, "label": INT, "id": INT}, (1, 7)),
+    "fields of types .2.": ({"image": IMAGE}, ()),
+    "image 0, with label -2, is impossible": ({"image": IMAGE, "label": INT}, (-2,)),
+    "image 0, with label 16777216, is impossible": ({"image": IMAGE, "label": INT}, (1 << 24,)),
 }
 assert FOREIGN
 
@@ -270,80 +257,13 @@ def layout(path: Path) -> dict[str, int]:
     }  # fmt: skip
 
 
-MUTATE = """
-import sys
-from pathlib import Path
-import numpy as np
-sys.path[:0] = [{tests!r}, {tests!r} + "/.."]
-from conftest import overwrite
-from skd_plugins.data.beton.file import BetonFile
-from skd_plugins import PairBatchSampler
-from skd_plugins.common.errors import SkdError
-from test_beton import crops, layout
-
-for path in map(Path, {paths!r}):
-    original = path.read_bytes()
-    at = layout(path)
-    good, labels = crops(BetonFile(path)), BetonFile(path).targets
-    draw = np.random.default_rng(0)
-    ends = [(0, "fields"), ("fields", "samples"), ("samples", "end_of_samples"), ("index", "end")]
-    regions = [(at[begin] if begin else 0, at[end]) for begin, end in ends]
-    counts = dict(refused=0, same=0, reported=0, relabelled=0)
-    for number in range(1000):
-        begin, end = regions[number % 4]
-        width = int(draw.choice([1, 1, 2, 4, 8]))
-        offset = int(draw.integers(begin, end - width))
-        old = np.frombuffer(original[offset : offset + width], np.uint8)
-        flipped = old ^ (1 << draw.integers(8))
-        choices = [draw.integers(0, 256, width), 0 * old, 0 * old + 255, flipped, old[::-1], old + 1]
-        overwrite(path, offset, np.asarray(choices[number // 4 % 6], np.uint8).tobytes())
-        try:
-            data = BetonFile(path)
-            got = crops(data)
-            assert len(got) == len(good)
-            reported = [isinstance(crop, str) for crop in got]
-            assert all(bad or (ours == right).all() for bad, ours, right in zip(reported, got, good)), (number, offset)
-            relabelled = (data.targets != labels).any()
-            assert not relabelled or at["samples"] <= offset < at["end_of_samples"], (number, offset)
-            counts["reported"] += any(reported)
-            counts["relabelled"] += relabelled
-            counts["same"] += not any(reported) and not relabelled
-        except SkdError as error:
-            assert path.name in str(error)
-            counts["refused"] += 1
-        overwrite(path, offset, old.tobytes())
-    assert path.read_bytes() == original
-    print({{name: int(count) for name, count in counts.items()}})
-"""
-
-
-def test_damaged_tables_never_crash_or_mislead(foreign: Path, mixed_beton: Path, copied: Copy) -> None:
-    """Thousands of damages to header, fields, samples and index, in a process of its own that may crash alone.
-
-    What our writer made is refused, unless the damage is to bytes that are not used. In files without a description the
-    labels have no check sum; everything else is refused, or reported by the decoder, or gives the right pixels.
-    """
-    paths = [str(copied(foreign, alone=True)), str(copied(mixed_beton))]
-    program = MUTATE.format(tests=str(Path(__file__).parent), paths=paths)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    alone, described = map(ast.literal_eval, done.stdout.splitlines())
-    for counts in (alone, described):
-        assert sum(counts.values()) == 1000
-        assert counts["refused"] > 250
-    assert alone["same"] > 250  # names and arguments of fields, which are not used
-    assert alone["reported"] > 0
-    assert alone["relabelled"] > 0
-    assert described["reported"] == described["relabelled"] == 0
-
-
 def test_misleading_tables_are_refused(foreign: Path, copied: Copy) -> None:
     """Sizes whose sum with the pointer wraps around would let the decoder read anywhere."""
     at = layout(foreign)
     for size in (2**63 - 1, 2**63, 2**64 - 1, 2**64 - 4096, 0, 2**40):
         path = copied(foreign, alone=True)
         overwrite(path, at["index"] + 16, size.to_bytes(8, "little"))
-        with pytest.raises(SkdError, match="table entry of image 0 is impossible"):
+        with pytest.raises(SkdError, match="table entry of image 0, with label 0, is impossible"):
             BetonFile(path)
     # Image 0 pointing at image 1's pixels would be an image with another one's label.
     path, pointers = copied(foreign, alone=True), BetonFile(foreign)._pointers
@@ -363,13 +283,8 @@ def test_a_size_that_is_not_the_jpegs_is_reported(foreign: Path, copied: Copy) -
     size = int(data.widths[jpeg]).to_bytes(2, "little") + int(data.heights[jpeg]).to_bytes(2, "little")
     overwrite(path, place + entry.index(size), (60_000).to_bytes(2, "little") * 2)
     got = crops(BetonFile(path))
-    assert "says 60000 x 60000 pixels, the JPEG" in str(got[jpeg])
+    assert got[jpeg] == "its size is not the one in the table"
     assert [isinstance(crop, str) for crop in got] == [index == jpeg for index in range(len(got))]
-
-
-def test_jpeg_shape_of_junk() -> None:
-    for junk in (b"", b"\xff\xd8", b"\xff\xd8\xff\xe0\xff\xff", b"\x00" * 50, b"\xff" * 50):
-        assert jpeg_shape(memoryview(junk)) is None
 
 
 def test_description_must_fit(beton: Path, raw_beton: Path, copied: Copy) -> None:
@@ -416,15 +331,8 @@ def test_missing_or_damaged_crc32_file(beton: Path, copied: Copy) -> None:
             BetonFile(path)
         checks.write_bytes(original)
     assert all(isinstance(crop, np.ndarray) for crop in crops(BetonFile(path)))
-    # the way out works, and so do descriptions from before there were check sums
-    description = path.with_name(path.name + ".json")
-    info = json.loads(description.read_text())
-    info.pop("crc32_sha256")
-    checks.unlink()
-    description.write_text(json.dumps(info))
-    assert BetonFile(path)._crc32 is None
-    description.unlink()
-    assert BetonFile(path)._crc32 is None
+    path.with_name(path.name + ".json").unlink()
+    assert BetonFile(path)._crc32 is None, "the way out"
 
 
 @pytest.mark.parametrize("damage", ["zeroed", "flipped bit", "flipped byte"])
@@ -445,41 +353,3 @@ def test_every_damaged_image_is_noticed(mixed_beton: Path, copied: Copy, damage:
     assert crops(BetonFile(path)) == ["its bytes are not those that were written (CRC-32 differs)"] * 16
     # what the decoder alone notices: not enough, which is why there is a check sum
     assert sum(isinstance(crop, str) for crop in crops(BetonFile(copied(path, alone=True)))) < 16
-
-
-def test_a_file_truncated_while_it_is_open(foreign: Path, copied: Copy) -> None:
-    path = copied(foreign, alone=True)
-    data = BetonFile(path)
-    os.truncate(path, 4096)
-    with pytest.raises(SkdError, match="was truncated while it was open"):
-        data.crop(len(data) - 1, np.array([0, 0, 20, 20]), False, np.zeros((8, 8, 3), np.uint8))
-
-
-# -------------------------------------------------------------------------------------------------------- the library
-
-
-LIBRARY = """
-import sys
-import numpy as np
-import torch
-from pathlib import Path
-torch.set_num_threads(2)
-from skd_plugins.data.beton.file import BetonFile, beton_available
-assert beton_available()
-data, out = BetonFile(Path({path!r})), np.zeros((8, 8, 3), np.uint8)
-assert data.crop(0, np.array([0, 0, 20, 20]), False, out) is None
-assert out.any()
-assert not [name for name in sys.modules if name.split(".")[0] in ("ffcv", "numba", "cv2")]
-assert torch.get_num_threads() == 2
-print("fine")
-"""
-
-
-def test_reading_does_not_import_ffcv(beton: Path) -> None:
-    """Importing it takes seconds in every process and sets torch's thread count."""
-    done = subprocess.run(
-        [sys.executable, "-c", LIBRARY.format(path=str(beton))],
-        capture_output=True, text=True, timeout=300, check=False, cwd=Path(__file__).parents[1],
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout == "fine\n"

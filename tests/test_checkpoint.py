@@ -97,12 +97,6 @@ def test_damaged_files(tmp_path: Path) -> None:
             checkpoint.load(path)
     with pytest.raises(SkdError, match="does not exist"):
         checkpoint.load(tmp_path / "no.pt")
-    for change, problem in [
-        ({"optimizer": None}, "optimizer: Input should be a valid dictionary"),
-        ({"step": -1}, "step: Input should be greater than or equal to 0"),
-        ({"state_dict": {"a": "text"}}, r"state_dict\.a: Input should be an instance of Tensor"),
-        ({"card": {}}, r"card\.model: Field required"),
-    ]:
-        torch.save(STATE | change, path)
-        with pytest.raises(SkdError, match=rf"last\.pt is not a run's checkpoint: {problem}$"):
-            checkpoint.load(path)
+    torch.save({key: value for key, value in STATE.items() if key not in ("best", "optimizer")}, path)
+    with pytest.raises(SkdError, match=r"last\.pt is not a run's checkpoint: it has no best, optimizer$"):
+        checkpoint.load(path)

@@ -6,7 +6,6 @@ import mmap
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from skd_plugins.data import Augmentation, make_loader, write_beton
-from skd_plugins.data.beton import decode
-from skd_plugins.data.beton.file import BetonFile
+from skd_plugins.common.errors import SkdError
+from skd_plugins.data import write_beton
+from skd_plugins.data.beton import file as beton_file
+from skd_plugins.data.beton.file import REASONS, BetonFile, library
 from skd_plugins.data.beton.native import compile as native_build
 from skd_plugins.data.sources import image_folder
 
 Copy = Callable[..., Path]
 PHOTOGRAPH: Pixels = load_sample_images().images[0]
-LIBRARY = decode.native()
-needs_library = pytest.mark.skipif(LIBRARY is None, reason="the decoder is not compiled: no compiler, or no libjpeg")
 
 
 def jpeg(picture: Pixels, **options: Any) -> Pixels:
@@ -39,27 +37,29 @@ def jpeg(picture: Pixels, **options: Any) -> Pixels:
 
 def native_crop(data: Pixels, shape: Any, box: Any, flip: bool, size: Any, **options: Any) -> tuple[str | None, Pixels]:
     """The result between two guards, which must be as they were."""
-    assert LIBRARY is not None
     memory = np.full(size[0] * size[1] * 3 + 128, 7, np.uint8)
     out = memory[64:-64].reshape(*size, 3)
-    stored = decode.Stored(data, shape, options.pop("raw", False))
-    reason = decode.crop_native(LIBRARY, stored, box, flip, out, **({"scale": 1, "whole": False} | options))
+    place = (ctypes.c_int32 * 4)(*box), flip, options.get("whole", False)
+    raw = options.get("raw", False)
+    code = library().skd_crop(data.ctypes.data, len(data), raw, *shape, *place, out.ctypes.data, *size)
+    reason = REASONS[code] if code else None
     assert (memory[:64] == 7).all()
     assert (memory[-64:] == 7).all()
     return reason, out
 
 
-def ffcv_crop(data: Pixels, shape: Any, box: Any, flip: bool, size: Any, *, raw: bool, scale: int = 1) -> Pixels:
-    out = np.zeros((*size, 3), np.uint8)
-    assert decode.crop_ffcv(decode.Stored(data, shape, raw), box, flip, out, scale=scale) is None
-    return out
+def ffcv_crop(data: Pixels, shape: Any, box: Any, flip: bool, size: Any, *, raw: bool) -> Pixels:
+    """FFCV's decoder, a copy of the box, black outside of the image, and FFCV's resizing."""
+    from ffcv.libffcv import imdecode, resize_crop  # slow to import
 
-
-def test_it_is_compiled_where_it_can_be() -> None:
-    """Else the other tests here would be left out without anybody noticing."""
-    if shutil.which("cc") and subprocess.run(["pkg-config", "--atleast-version=2.1", "libjpeg"]).returncode == 0:
-        assert native_build.library_path().exists()
-        assert LIBRARY is not None
+    pixels = data.reshape(*shape, 3) if raw else np.empty((*shape, 3), np.uint8)
+    assert raw or imdecode(data, pixels, *shape, *shape) == 0
+    top, left, height, width = box
+    window, out = np.zeros((height, width, 3), np.uint8), np.zeros((*size, 3), np.uint8)
+    seen = pixels[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
+    window[max(-top, 0) :, max(-left, 0) :][: seen.shape[0], : seen.shape[1]] = seen
+    resize_crop(window, 0, height, 0, width, out)
+    return out[:, ::-1] if flip else out
 
 
 # -------------------------------------------------------------------------------------------------------- the pixels
@@ -94,7 +94,6 @@ def sizes(draw: st.DrawFn, height: int, width: int) -> tuple[int, int]:
     return max(1, height // parts[0]), max(1, width // parts[1])
 
 
-@needs_library
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(st.data(), sides, sides, formats, st.booleans(), st.booleans(), st.booleans(), st.booleans())
 def test_pixels_are_ffcvs(
@@ -103,55 +102,22 @@ def test_pixels_are_ffcvs(
     """Whatever is stored, whatever box, each way of resizing, also outside of the image: to the last bit."""
     picture = np.ascontiguousarray(PHOTOGRAPH[:height, :width])
     outside = data.draw(st.booleans())
-    scale = 1 if raw or min(height, width) < 64 else data.draw(st.sampled_from([1, 1, 2, 4, 8]))
-    decoded = -(-height // scale), -(-width // scale)
-    box = data.draw(boxes(*decoded, outside))
+    box = data.draw(boxes(height, width, outside))
     size = data.draw(sizes(*box[2:]))
     if raw:
         stored = picture.ravel()
     else:
         stored = jpeg(np.asarray(Image.fromarray(picture).convert("L")) if grey else picture, **options)
-    options = {"raw": raw, "scale": scale, "whole": whole}
-    reason, ours = native_crop(at_the_end(stored), (height, width), box, flip, size, **options)
+    reason, ours = native_crop(at_the_end(stored), (height, width), box, flip, size, raw=raw, whole=whole)
     assert reason is None
-    expected = ffcv_crop(stored, (height, width), box, flip, size, raw=raw, scale=scale)
+    expected = ffcv_crop(stored, (height, width), box, flip, size, raw=raw)
     np.testing.assert_array_equal(ours, expected)
 
 
-@needs_library
-def test_loaders_do_not_depend_on_it(mixed_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options: dict[str, Any] = {"segments": ("anchor", "pair", "clean"), "batch_size": 8, "image_size": 24, "workers": 2}
-    ours = [input.clone() for input, _ in make_loader(mixed_beton, **options).host_batches()]
-    monkeypatch.setattr(decode, "native", lambda: None)
-    theirs = [input.clone() for input, _ in make_loader(mixed_beton, **options).host_batches()]
-    assert len(ours) == len(theirs) == 2
-    for one, other in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-@needs_library
-def test_a_library_with_other_pixels_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one would be that is linked to another libjpeg: here FFCV's own crops are brighter by one."""
-    real = decode.crop_ffcv
-
-    def brighter(image: decode.Stored, box: Any, flip: bool, out: Pixels, **options: Any) -> str | None:
-        reason = real(image, box, flip, out, **options)
-        out += 1
-        return reason
-
-    monkeypatch.setattr(decode, "crop_ffcv", brighter)
-    with pytest.warns(UserWarning, match=r"crop-.*\.so does not give the pixels of FFCV's decoder"):
-        assert decode.native.__wrapped__() is None
-
-
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "library_path", lambda: tmp_path / "crop-0.so")
-    assert decode.native.__wrapped__() is None
-    (tmp_path / "crop-0.so").write_bytes(b"not a library")
-    assert decode.native.__wrapped__() is None
-
-
-# ---------------------------------------------------------------------------------------------------- scaled decoding
+    monkeypatch.setattr(beton_file, "library_path", lambda: tmp_path / "crop-0.so")
+    with pytest.raises(SkdError, match=r"needs a compiled decoder \(.*crop-0.so.*\): install a C compiler"):
+        library.__wrapped__()
 
 
 @pytest.fixture(scope="module")
@@ -165,48 +131,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_beton(image_folder(root / "train"), root / "train.beton", workers=1)
 
 
-@pytest.mark.parametrize("library", [pytest.param("ours", marks=needs_library), "ffcv"])
-def test_scaled_decoding(large: Path, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Near the pixels of full decoding, not the same, the same ones by either library; evaluation is left alone."""
-    if library == "ffcv":
-        monkeypatch.setattr(decode, "native", lambda: None)
-    spec = {scaled: Augmentation(image_size=64, scale=(0.5, 1.0), scaled_decoding=scaled) for scaled in (False, True)}
-    segments = ("anchor", "view", "clean")
-    options: dict[str, Any] = {"segments": segments, "batch_size": 4, "workers": 2}
-    (full,), (scaled,) = (
-        [input.clone().float() for input, _ in make_loader(large, augmentation=spec[value], **options).host_batches()]
-        for value in (False, True)
-    )
-    difference = (full - scaled).abs().mean(dim=(1, 2, 3))
-    assert (difference[:8] > 0).all()
-    assert (difference[:8] < 6).all()  # grey levels; unrelated pictures differ by 60 and more
-    assert (full[:8] - full[:8].roll(1, 0)).abs().mean() > 40
-    assert (difference[8:] == 0).all()
-    one, other = (
-        [input.clone() for input, _ in make_loader(large, train=False, augmentation=spec[value]).host_batches()]
-        for value in (False, True)
-    )
-    np.testing.assert_array_equal(one[0], other[0])
-
-
-def test_scaled_decoding_needs_a_crop_of_twice_the_size(large: Path, raw_beton: Path) -> None:
-    """And no pixels, and no tiny image."""
-    data, raw = BetonFile(large), BetonFile(raw_beton)
-    cases = [
-        (data, (0, 0, 127, 400), 64, False), (data, (0, 0, 400, 127), 64, False), (data, (11, 21, 128, 128), 64, True),
-        (data, (11, 21, 401, 402), 64, True), (raw, (0, 0, int(raw.heights[0]), int(raw.widths[0])), 8, False),
-    ]  # fmt: skip
-    for file, box, size, differs in cases:
-        full, scaled = np.zeros((2, size, size, 3), np.uint8)
-        assert file.crop(0, np.array(box), False, full) is None
-        assert file.crop(0, np.array(box), False, scaled, scaled=True) is None
-        assert bool((full != scaled).any()) == differs
-
-
 # -------------------------------------------------------------------------------------------------------------- damage
 
 
-@needs_library
 def test_damage_below_the_box_is_seen_without_check_sums(large: Path, copied: Copy) -> None:
     """The rows below are not needed, but a file without check sums has nothing else that could tell."""
     path = copied(large, alone=True)
@@ -222,7 +149,6 @@ def test_damage_below_the_box_is_seen_without_check_sums(large: Path, copied: Co
     assert native_crop(stored, shape, (0, 0, 40, 40), False, (32, 32), raw=False)[0] is None
 
 
-@needs_library
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.data(), formats, st.sampled_from(["zero", "flip", "cut", "insert", "random"]), st.booleans())
 def test_no_bytes_do_harm(data: st.DataObject, options: Any, damage: str, header: bool) -> None:
@@ -232,13 +158,10 @@ def test_no_bytes_do_harm(data: st.DataObject, options: Any, damage: str, header
     """
     picture = np.ascontiguousarray(PHOTOGRAPH[:90, :120])
     stored = damaged(data, jpeg(picture, **options), damage, header)
-    shape = decode.jpeg_shape(stored.data) if data.draw(st.booleans()) else None
-    shape = shape if shape and min(shape) > 0 and max(shape) <= 2000 else (90, 120)
-    scale = data.draw(st.sampled_from([1, 2, 4, 8]))
-    box = data.draw(boxes(-(-shape[0] // scale), -(-shape[1] // scale), False))
+    box = data.draw(boxes(90, 120, False))
     whole = data.draw(st.booleans())
-    reason, _ = native_crop(at_the_end(stored), shape, box, False, (20, 30), raw=False, scale=scale, whole=whole)
-    assert reason in (None, "damaged JPEG data")
+    reason, _ = native_crop(at_the_end(stored), (90, 120), box, False, (20, 30), raw=False, whole=whole)
+    assert reason in (None, "damaged JPEG data", "its size is not the one in the table")
 
 
 def damaged(data: st.DataObject, stored: Pixels, damage: str, header: bool) -> Pixels:
@@ -272,44 +195,15 @@ def at_the_end(stored: Pixels) -> Pixels:
 IMPOSSIBLE: list[tuple[Any, Any, dict[str, Any]]] = [
     ((0, 9), (0, 0, 1, 1), {}), ((9, 70_000), (0, 0, 1, 1), {}), ((9, 9), (0, 0, 0, 1), {}),
     ((9, 9), (0, 0, 1, -1), {}), ((9, 9), (2**31 - 1, 0, 1, 1), {}), ((9, 9), (0, -(2**31), 1, 1), {}),
-    ((9, 9), (0, 0, 1, 1), {"scale": 3}), ((9, 9), (0, 0, 1, 1), {"scale": 0}),
-    ((9, 10), (0, 0, 1, 1), {"raw": True}), ((9, 9), (0, 0, 1, 1), {"raw": True, "scale": 2}),
+    ((9, 10), (0, 0, 1, 1), {"raw": True}),
 ]  # fmt: skip
 
 
-@needs_library
 @pytest.mark.parametrize(("shape", "box", "options"), IMPOSSIBLE, ids=str)
 def test_impossible_arguments_are_refused(shape: Any, box: Any, options: Any) -> None:
     """OpenCV would end the process for some of them."""
     reason, _ = native_crop(np.zeros(9 * 9 * 3, np.uint8), shape, box, False, (4, 4), **options)
     assert reason == "its size, or the box's, is impossible"
-
-
-@needs_library
-def test_threads_and_memory(large: Path) -> None:
-    """Many threads of short lives, as an epoch's are, leave no memory behind (FFCV's decoder leaves 11 KB a thread)."""
-    data = BetonFile(large)
-    out = [np.zeros((32, 32, 3), np.uint8) for _ in range(4)]
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-    def epoch() -> None:
-        box = np.array([5, 5, 300, 300])
-        threads = [threading.Thread(target=data.crop, args=(index, box, True, out[index])) for index in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    for _ in range(20):
-        epoch()
-    expected, before = [one.copy() for one in out], resident()
-    for _ in range(200):
-        epoch()
-    for one, other in zip(expected, out, strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert resident() - before < 4_000_000  # 800 threads; the decoder of FFCV would leave 8.8 MB
 
 
 # --------------------------------------------------------------------------------------------------------------- build
@@ -324,7 +218,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@needs_library
 def test_build(elsewhere: Path) -> None:
     path = native_build.build()
     assert path == native_build.library_path()

@@ -15,7 +15,7 @@ from skd_plugins.cli import main
 from skd_plugins.commands import doctor
 from skd_plugins.commands.doctor import Finding, examine
 from skd_plugins.common.errors import SkdError
-from skd_plugins.data.beton import decode
+from skd_plugins.data.beton import file
 
 
 def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,10 +34,15 @@ def raising(error: Exception) -> Callable[..., Any]:
     return call
 
 
-def without_detectron2(name: str) -> Any:
-    if name.startswith("detectron2"):
-        raise ImportError("undefined symbol")
-    return importlib.__import__(name)
+def without(module: str, error: Exception) -> Callable[[str], Any]:
+    """`importlib.import_module` where a module can't be imported."""
+
+    def load(name: str) -> Any:
+        if name.startswith(module):
+            raise error
+        return importlib.__import__(name)
+
+    return load
 
 
 def space(**sizes: int) -> Callable[[object], Any]:
@@ -47,10 +52,17 @@ def space(**sizes: int) -> Callable[[object], Any]:
 # What is found, and how the machine is changed: an object's attribute and its stand-in; problem or note; words.
 LACKING: dict[str, tuple[str, object, str, object, bool, str]] = {
     "an old timm": ("timm", metadata, "version", lambda name: "1.0.5", True, "pip install 'timm<1.1,>=1.0."),
-    "no FFCV": ("FFCV", decode, "ffcv", raising(SkdError("needs FFCV")), False, "make setup"),
-    "a broken FFCV": ("FFCV", decode, "ffcv", raising(OSError("libopencv")), True, "libopencv"),
-    "a broken detectron2": ("detectron2", importlib, "import_module", without_detectron2, True, "--force-reinstall"),
-    "no decoder": ("decoder", decode, "native", lambda: None, False, "libjpeg-turbo"),
+    "no FFCV": ("FFCV", importlib, "import_module", without("ffcv", ModuleNotFoundError()), False, "make setup"),
+    "a broken FFCV": ("FFCV", importlib, "import_module", without("ffcv", OSError("libopencv")), True, "libopencv"),
+    "a broken detectron2": (
+        "detectron2",
+        importlib,
+        "import_module",
+        without("detectron2", ImportError("undefined symbol")),
+        True,
+        "--force-reinstall",
+    ),
+    "no decoder": ("decoder", file, "library", raising(SkdError("no: install libjpeg-dev")), False, "libjpeg-dev"),
     "little space": ("disk", shutil, "disk_usage", space(free=2**30), False, "1 GiB free"),
     "little shared memory": ("/dev/shm", shutil, "disk_usage", space(total=2**26), False, "--shm-size"),
     "no place for runs": ("disk", os, "access", lambda *_: False, True, "--out"),

@@ -375,7 +375,6 @@ def test_a_run_with_damaged_files_is_refused_or_continued(fit: Fit) -> None:
     for change, message in [
         ({"state_dict": other.state_dict()}, r"last\.pt is not of this network .*size mismatch for fc\.weight"),
         ({"optimizer": torch.optim.SGD(other.fc.parameters()).state_dict()}, r"last\.pt is not of this network"),
-        ({"steps_per_epoch": 0}, r"last\.pt is not a run's checkpoint: steps_per_epoch"),
     ]:
         torch.save(state | change, run / "last.pt")
         with pytest.raises(SkdError, match=message):

@@ -21,8 +21,6 @@ OTHERS = {
 }  # fmt: skip
 # Files whose ValueError is caught nearby or is a programmer's mistake, which deserves a traceback.
 VALUE_ERRORS = {
-    "skd_plugins/data/datasets/dogs.py",
-    "skd_plugins/data/beton/ffcv_writer.py",
     "skd_plugins/evaluation/comparison.py",
     "skd_plugins/evaluation/metrics.py",
     "skd_plugins/methods/method.py",
@@ -118,16 +116,3 @@ def test_a_workers_message_comes_without_its_traceback(capsys: pytest.CaptureFix
 def test_our_mistakes_keep_their_traceback() -> None:
     with pytest.raises(IndexError):
         one_line(lambda: [][1])()
-
-
-def test_text_in_another_encoding_says_what_to_set(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    main = one_line(lambda: b"\xfe".decode())
-    monkeypatch.setattr("locale.getpreferredencoding", lambda do_setlocale=True: "UTF-8")
-    with pytest.raises(UnicodeDecodeError):  # not the machine's fault
-        main()
-    monkeypatch.setattr("locale.getpreferredencoding", lambda do_setlocale=True: "ISO-8859-9")
-    with pytest.raises(SystemExit):
-        main()
-    assert capsys.readouterr().err.endswith("the locale's encoding is ISO-8859-9: set LC_ALL=C.UTF-8\n")

@@ -18,10 +18,8 @@ def test_damaged_files(kind: str, sound: Path) -> None:
     mutated.run_kind(kind, 8, sound).verdict(8)
 
 
-def test_hostile_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = {name: case for name, case in hostile.CASES.items() if "bomb" not in name or name == "tar bomb, gz"}
-    monkeypatch.setattr(hostile, "CASES", quick)
-    hostile.run(len(quick), tmp_path).verdict(10)
+def test_hostile_files(tmp_path: Path) -> None:
+    hostile.run(9, tmp_path).verdict(9)
 
 
 def test_mistyped_arguments(tmp_path: Path) -> None:

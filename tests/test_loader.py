@@ -14,9 +14,8 @@ from torch import Tensor
 from skd_plugins.common.errors import SkdError
 from skd_plugins.data import Augmentation, Loader, make_loader, open_data, write_beton
 from skd_plugins.data.beton.file import BetonFile
-from skd_plugins.data.folder import FolderData
 from skd_plugins.data.order import Division
-from skd_plugins.data.sources import image_folder
+from skd_plugins.data.sources import FolderData, image_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more than processors
 Copy = Callable[..., Path]
@@ -235,14 +234,6 @@ def test_normalisation(data: Path, train: bool) -> None:
     assert torch.cat([pixels for pixels, _ in integers]).float().std() > 30  # pictures, not a constant
 
 
-def test_low_precision(raw_beton: Path) -> None:
-    low, full = (epoch_of(loader(raw_beton, dtype=dtype)) for dtype in (torch.bfloat16, torch.float32))
-    for (input, target), (expected, same_target) in zip(low, full, strict=True):
-        assert input.dtype == torch.bfloat16
-        assert torch.equal(target, same_target)
-        torch.testing.assert_close(input.float(), expected, atol=0.03, rtol=0.01)
-
-
 # -------------------------------------------------------------------------------------------------------- together
 
 
@@ -256,16 +247,6 @@ def _no_threads_are_left() -> Iterator[None]:
     assert decoders() == []
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_three_loaders_at_the_same_time(data: Path, workers: int) -> None:
-    """Training and validation, say."""
-    options: list[dict[str, Any]] = [{}, {"train": False}, {"seed": 1}]
-    together = zip(*[loader(data, batch_size=4, workers=workers, **o) for o in options], strict=True)
-    copies = [[(input.clone(), target) for input, target in batches] for batches in together]
-    for option, got in zip(options, zip(*copies, strict=True), strict=True):
-        assert_same(list(got), epoch_of(loader(data, batch_size=4, **option)))
-
-
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
@@ -273,10 +254,7 @@ WRONG = [
     ({"batch_size": 0}, "batch_size should be"),
     ({"workers": -1}, "workers should be"),
     ({"image_size": 0}, "image_size should be"),
-    ({"segments": ("pair",)}, "segments start with 'anchor'"),
-    ({"batch_size": 7, "world": 2}, "batch_size=7 does not divide into 2 process"),
     ({"batch_size": 7, "couples": True}, "batch_size=7 does not divide .* of an even number of images"),
-    ({"batch_size": 40, "world": 10}, "16 training images are too few for 10 process"),
 ]
 assert WRONG
 

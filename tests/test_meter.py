@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from skd_plugins.common import meter
-from skd_plugins.common.meter import Meter, clock, tracked
+from skd_plugins.common.meter import clock, tracked
 from skd_plugins.training.progress import Progress
 
 ROOT = Path(__file__).parents[1]
@@ -47,17 +47,14 @@ def test_short_things_show_nothing(capfd: pytest.CaptureFixture[str]) -> None:
             lambda: list(tracked(range(150), "counting")),
             ["counting: 40%, 0:01:00, ETA 0:01:30", "counting: 80%, 0:02:00, ETA 0:00:30"],
         ),
-        (  # 60 of 120 items, the first half three times as large as the second
-            lambda: list(tracked(range(120), "counting", total=240, size=lambda item: 3 if item < 60 else 1)),
-            ["counting: 75%, 0:01:00, ETA 0:00:20", "counting: 100%, 0:02:00, ETA 0:00:00"],
-        ),
         (lambda: list(tracked((item for item in range(100)), "counting")), ["counting: 0:01:00"]),
+        (lambda: list(tracked(range(100), "reading", 400, lambda: 300)), ["reading: 75%, 0:01:00, ETA 0:00:20"]),
         (
             lambda: [list(tracked(range(60), "inner")) for _ in tracked(range(2), "outer")],
             ["outer: 50%, 0:01:02, ETA 0:01:02", "outer: 100%, 0:02:04, ETA 0:00:00"],
         ),
     ],
-    ids=["items", "sizes", "unknown number", "nested"],
+    ids=["items", "unknown number", "amounts", "nested"],
 )
 def test_a_line_a_minute_without_a_terminal(
     run: Callable[[], object], lines: list[str], seconds: None, capfd: pytest.CaptureFixture[str]
@@ -70,9 +67,10 @@ def test_a_line_a_minute_without_a_terminal(
 def test_only_the_first_process_shows_it_and_an_error_goes_through(
     seconds: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing = Meter("failing", 10)
-    with pytest.raises(ZeroDivisionError), failing:
-        failing.advance(1 / 0)
+    failing = tracked(range(10), "failing")
+    next(failing)
+    with pytest.raises(ZeroDivisionError):
+        failing.throw(ZeroDivisionError())  # type: ignore[attr-defined]  # it is a generator
     list(tracked(range(100), "afterwards"))
     assert capfd.readouterr().err.startswith("afterwards")
     monkeypatch.setenv("RANK", "1")

@@ -146,16 +146,6 @@ def test_initialisation() -> None:
                 assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.03)
 
 
-@pytest.mark.parametrize("name", ["densenet121_cifar", "preact_resnet10_cifar", "resnet18_cifar"])
-def test_networks_compile_to_one_graph(name: str) -> None:
-    torch.manual_seed(0)
-    model = create_model(name, num_classes=5, **TINY[name]).eval()
-    input = torch.randn(2, 3, 32, 32)
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(input), model(input))
-
-
 def test_dropout_before_the_classifier() -> None:
     model: Any = create_model("preact_resnet10_cifar", num_classes=5, drop_rate=0.5, channels=(8, 8, 16, 16))
     features = model.forward_head(torch.ones(50, 16, 4, 4), pre_logits=True)

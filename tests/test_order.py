@@ -1,6 +1,5 @@
 """The order of an epoch: its laws, for any number of samples, processes and micro-batches."""
 
-import time
 from itertools import zip_longest
 from typing import Any
 
@@ -13,7 +12,7 @@ from scipy.stats import chisquare
 from timm.data.distributed_sampler import RepeatAugSampler
 
 from skd_plugins.common.errors import SkdError
-from skd_plugins.data.order import Batch, Division, TrainingOrder, evaluation_shard
+from skd_plugins.data.order import Batch, Division, TrainingOrder
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
 Targets = NDArray[np.int64]
@@ -117,11 +116,6 @@ def test_repeated_pairs_are_drawn_anew() -> None:
     assert np.mean([len(different) for different in copies.values()]) > 3
 
 
-def test_repeats_and_couples_exclude_each_other() -> None:
-    with pytest.raises(SkdError, match=r"repeated augmentation \(3\) would make an image its own partner"):
-        make_order(np.zeros(40, np.int64), batch_size=4, couples=True, repeats=3)
-
-
 @quick
 @given(divisions())
 def test_processes_together_are_the_single_process(division: dict[str, Any]) -> None:
@@ -170,39 +164,6 @@ def test_no_process_gets_fewer_than_two_anchors(division: dict[str, Any]) -> Non
     # and nobody has much more than anybody else in the same step
     per_step = sizes.T.reshape(len(steps), -1)
     assert (per_step.max(axis=1) - per_step.min(axis=1) <= unit + 1).all()
-
-
-SMALL_TAILS = [
-    # samples, batch, world, accumulation, unit: anchors of each part, step by step
-    ((9, 4, 1, 1, 1), [[4], [3], [2]]),
-    ((10, 4, 1, 1, 1), [[4], [4], [2]]),
-    ((9, 4, 2, 1, 1), [[2, 2], [3, 2]]),
-    ((11, 8, 2, 1, 1), [[3, 3], [3, 2]]),
-    ((11, 8, 2, 1, 2), [[4, 2], [2, 3]]),
-    ((9, 8, 2, 1, 2), [[2, 2], [2, 3]]),
-    ((5, 2, 1, 1, 1), [[2], [3]]),
-    ((13, 12, 1, 2, 1), [[4, 3], [3, 3]]),
-]
-assert SMALL_TAILS
-
-
-@pytest.mark.parametrize(("case", "expected"), SMALL_TAILS)
-def test_small_tails(case: tuple[int, ...], expected: list[list[int]]) -> None:
-    samples, batch_size, world, accumulation, unit = case
-    batches = all_batches(
-        np.zeros(samples, int), batch_size=batch_size, world=world, accumulation=accumulation, even=unit == 2
-    )
-    steps = len(expected)
-    got = [
-        [
-            len(batches[rank][step * accumulation + micro].indices)
-            for micro in range(accumulation)
-            for rank in range(world)
-        ]
-        for step in range(steps)
-    ]
-    assert got == expected
-    assert all(len(process) == steps * accumulation for process in batches)
 
 
 @quick
@@ -309,15 +270,6 @@ def test_pairs_do_not_change_with_the_number_of_processes() -> None:
         assert np.concatenate([h[0] for h in halves] + [h[1] for h in halves]).tolist() == batch.indices.tolist()
 
 
-def test_classes_without_samples_are_fine() -> None:
-    targets = np.array([3, 3, 7, 7, 7, 3])
-    for couples in (False, True):
-        order = make_order(targets, batch_size=2, segments=("anchor", "pair"), couples=couples)
-        anchors, pairs = order.anchors(0), order.pairs(0)
-        assert sorted(anchors) == list(range(6))
-        assert (targets[anchors] == targets[pairs]).all()
-
-
 # ------------------------------------------------------------------------------------------------------------ couples
 
 
@@ -365,23 +317,6 @@ def test_couples_with_many_odd_classes() -> None:
         assert lonely(targets, all_batches(targets, batch_size=120, world=2, couples=True, epoch=epoch)) == []
 
 
-@pytest.mark.parametrize("batch_size", [2, 4])
-def test_couples_in_batches_without_room_for_triples(batch_size: int) -> None:
-    targets = np.repeat(np.arange(10), 3)
-    batches = all_batches(targets, batch_size=batch_size, couples=True)
-    alone = lonely(targets, batches)
-    assert len(alone) == 10  # the third of each, all at the end
-    last = np.concatenate([batch.indices for batch in batches[0]])[-10:]
-    assert set(alone) == set(last.tolist())
-
-
-def test_a_left_over_triple_stays_together() -> None:
-    # 11 samples in batches of 4, 4 and 3: placed anywhere but at the very end, the triple would be cut in two
-    targets = np.array([0] * 3 + [1] * 4 + [2] * 4)
-    for epoch in range(20):
-        assert lonely(targets, all_batches(targets, batch_size=4, couples=True, epoch=epoch)) == []
-
-
 def test_couples_vary() -> None:
     """Partners change from epoch to epoch, and every other sample of the class gets its turn, equally."""
     targets = np.arange(40) % 5
@@ -395,38 +330,6 @@ def test_couples_vary() -> None:
     assert (counts[~same] == 0).all()
     upper = counts[np.triu(same)]
     assert chisquare(upper).pvalue > 1e-3
-
-
-def test_couples_of_singles_only() -> None:
-    batches = all_batches(np.arange(9), batch_size=4, couples=True)
-    assert sorted(np.concatenate([b.indices for b in batches[0]])) == list(range(9))
-
-
-# -------------------------------------------------------------------------------------------------------------- speed
-
-
-@pytest.mark.parametrize("couples", [False, True])
-def test_imagenets_order_is_fast(couples: bool) -> None:
-    """1,281,167 anchors and pairs take well under a second; as a ratio, since machines differ and are shared."""
-    samples = 1_281_167
-    targets = np.random.default_rng(0).integers(0, 1000, samples)
-
-    def best(run: Any) -> float:
-        times = []
-        for attempt in range(3):
-            start = time.perf_counter()
-            run(attempt)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    options: dict[str, Any] = {"batch_size": 256, "segments": ("anchor", "pair"), "couples": couples, "world": 8}
-    reference = best(lambda _: np.random.default_rng(0).permutation(samples))
-    build = best(lambda _: make_order(targets, **options))
-    order = make_order(targets, **options)
-    epoch = best(lambda attempt: next(order.batches(attempt)))
-    print(f"couples={couples}: built once in {build:.3f} s, an epoch in {epoch:.3f} s; permutation {reference:.3f} s")
-    assert epoch < 60 * reference
-    assert build < 60 * reference
 
 
 # ------------------------------------------------------------------------------------------------------------- errors
@@ -443,6 +346,7 @@ ERRORS = [
     ({"batch_size": 4, "segments": ("pair", "anchor")}, "segments start with 'anchor'"),
     ({"batch_size": 4, "segments": ()}, "segments start with 'anchor'"),
     ({"batch_size": 4, "segments": ("anchor", "other")}, "'other'"),
+    ({"batch_size": 4, "couples": True, "repeats": 3}, r"augmentation \(3\) would make an image its own partner"),
     ({"batch_size": 64, "world": 16}, "20 training images are too few for 16 process"),
 ]
 assert ERRORS
@@ -452,15 +356,6 @@ assert ERRORS
 def test_wrong_arguments(options: dict[str, Any], message: str) -> None:
     with pytest.raises(SkdError, match=message):
         make_order(np.arange(20) % 4, **options)
-
-
-@quick
-@given(st.integers(0, 50), st.integers(1, 7))
-def test_evaluation_shards_are_everything_once(samples: int, world: int) -> None:
-    shards = [evaluation_shard(samples, rank, world) for rank in range(world)]
-    assert np.concatenate(shards).tolist() == list(range(samples))  # contiguous and in order
-    sizes = [len(shard) for shard in shards]
-    assert max(sizes) - min(sizes) <= 1
 
 
 @pytest.mark.parametrize("classes", [1, 1000, 1 << 16, (1 << 16) + 1])

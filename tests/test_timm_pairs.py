@@ -1,4 +1,4 @@
-"""What timm's batches are made of: whole batches, labels without images, and mixup of all segments alike."""
+"""What timm's batches are made of: labels without images, and mixup of all segments alike."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +9,6 @@ import torch
 from timm.data.mixup import FastCollateMixup
 
 from skd_plugins.common.errors import SkdError
-from skd_plugins.data.order import Division
-from skd_plugins.data.samplers import whole_batches
 from skd_plugins.timm_train.pairs import PairedCollateMixup, labels_of
 
 
@@ -26,26 +24,6 @@ def test_collate_mixup_is_timms_on_each_segment() -> None:
     input, target = PairedCollateMixup(FastCollateMixup(**settings), 2)(batch)
     assert torch.equal(input, torch.cat([part[0] for part in parts]))
     assert torch.equal(target, torch.cat([part[1] for part in parts]))
-
-
-def test_whole_batches_only() -> None:
-    targets = np.arange(100) % 10
-    for world in (1, 2):
-        orders = [
-            whole_batches(targets, batch_size=33 // world, division=Division(world=world, rank=rank))
-            for rank in range(world)
-        ]
-        steps = {order.steps for order in orders}
-        assert steps == {3}
-        seen = [batch.indices for order in orders for batch in order.batches(0)]
-        assert {len(indices) for indices in seen} == {33 // world}
-        assert len(set(np.concatenate(seen))) == 3 * world * (33 // world)
-    couples = whole_batches(targets, batch_size=8, division=Division(), couples=True)
-    for epoch in range(5):
-        for batch in couples.batches(epoch):
-            assert np.bincount(targets[batch.indices])[targets[batch.indices]].min() >= 2
-    with pytest.raises(SkdError, match="100 training images are less than one batch of 51 on 2"):
-        whole_batches(targets, batch_size=51, division=Division(world=2))
 
 
 def test_labels_of_timms_data_sets() -> None:

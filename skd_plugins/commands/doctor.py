@@ -86,20 +86,22 @@ def _gpu() -> Iterator[Finding]:
 
 
 def _ffcv() -> Iterator[Finding]:
-    from ..data.beton import decode  # here, because it imports torch
+    from ..data.beton import file  # here, because it imports NumPy
 
     try:
-        decode.ffcv()
-    except (SkdError, OSError) as error:  # not installed, or not loadable
+        file.library()
+        yield Finding("decoder", "compiled, reads .beton files")
+    except SkdError as error:
+        found, _, advice = str(error).partition(": install ")
+        yield Finding("decoder", found, f"install {advice}")
+    try:
+        importlib.import_module("ffcv")
+    except (ImportError, OSError) as error:
         libraries = "libopencv-dev, libturbojpeg0-dev, pkg-config and g++"
         advice = f"make setup, or install {libraries}, then pip install --force-reinstall --no-deps ffcv"
-        yield Finding("FFCV", str(error), advice, problem=isinstance(error, OSError))
-        return
-    if decode.native():
-        yield Finding("decoder", "ours, with FFCV's pixels")
-    else:
-        advice = "install g++ and libjpeg-dev (libjpeg-turbo 2.1 or later) and install skd_plugins again"
-        yield Finding("decoder", "FFCV's; ours gives the same pixels faster, but is not compiled", advice)
+        missing = isinstance(error, ModuleNotFoundError)
+        found = "not installed; writing .beton files needs it" if missing else str(error)
+        yield Finding("FFCV", found, advice, problem=not missing)
 
 
 def _detectron2() -> Iterator[Finding]:

@@ -1,6 +1,5 @@
 """The one type of error that users see as a single line."""
 
-import locale
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -26,6 +25,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> SkdError:
     return SkdError(f"unknown {kind} {name!r}; {hint}")
 
 
+def first_line(error: Exception) -> str:
+    """What the error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def fail(error: Exception) -> NoReturn:
     """Prints the error as one line on stderr and exits with code 2."""
     if isinstance(error, BrokenPipeError):  # skd ... | head: nobody reads the rest, so Python must not flush it on exit
@@ -46,10 +50,5 @@ def one_line(main: Callable[..., R]) -> Callable[..., R]:
             return main(*args, **kwargs)
         except (SkdError, OSError) as error:
             fail(error)
-        except UnicodeError as error:  # libraries that expect UTF-8 from a system with another encoding
-            encoding = locale.getpreferredencoding(False)
-            if encoding.upper().replace("-", "") == "UTF8":
-                raise
-            fail(SkdError(f"{error}; the locale's encoding is {encoding}: set LC_ALL=C.UTF-8"))
 
     return wrapped

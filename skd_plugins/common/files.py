@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import SkdError
-from .meter import Meter
+from .meter import tracked
 
 
 @contextmanager
@@ -61,10 +61,10 @@ def jsonable(value: Any) -> Any:
 def checksum(path: Path, algorithm: str) -> str:
     """The hexadecimal digest of a file, with progress on stderr if the file is large."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    with path.open("rb") as file, Meter(f"checksum of {path.name}", path.stat().st_size) as meter:
-        while block := file.read(1 << 20):
+    with path.open("rb") as file:
+        blocks = iter(lambda: file.read(1 << 20), b"")
+        for block in tracked(blocks, f"checksum of {path.name}", path.stat().st_size, file.tell):
             digest.update(block)
-            meter.advance(len(block))
     return digest.hexdigest()
 
 

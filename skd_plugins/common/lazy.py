@@ -1,13 +1,19 @@
 """Names of a package that are imported on first use: importing the package, or a command's help, needs no torch."""
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
-def lazy(package: str, names: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """The package's ``__getattr__``; `names` lists the public ones of each of its modules."""
-    modules = {name: module for module, inside in names.items() for name in inside}
+def lazy(package: str, file: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of the package whose ``__init__`` is `file`, for the names that it imports for type checkers.
+
+    Those stand under ``if TYPE_CHECKING:``, each import on a line.
+    """
+    imports = re.findall(r"^    from \.(\S+) import (.+)$", Path(file).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    modules = {name.partition(" as ")[0].strip(): module for module, names in imports for name in names.split(",")}
 
     def load(name: str) -> Any:
         if name not in modules:

@@ -15,6 +15,7 @@ T = TypeVar("T")
 _DELAY = 2.0  # seconds; shorter tasks show nothing
 _REDRAW = 0.1  # seconds between two updates of the live line
 _PAUSE = 60.0  # seconds between two lines without a terminal
+_open = 0  # tasks that are shown, one inside another
 
 
 def clock(seconds: float) -> str:
@@ -25,65 +26,48 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-class Meter:
-    """Shows the progress of a task in the first process; a meter inside another one stays silent.
+def tracked(
+    items: Iterable[T], what: str, total: float | None = None, done: Callable[[], float] | None = None
+) -> Iterator[T]:
+    """Passes the items on and shows the progress in the first process; inside another one it stays silent.
 
     Args:
         what: the task in a word or two.
-        total: the sum of all amounts, in any unit; None if it is not known.
+        total: the number of items, if they do not tell it; with `done` in any unit.
+        done: how much of `total` is done; by default items are counted.
     """
-
-    _open = 0
-
-    def __init__(self, what: str, total: float | None) -> None:
-        self.what, self.total, self.done = what, total, 0.0
-        columns = BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()
-        console = Console(stderr=True, highlight=False)
-        self._bar = Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
-        self._task = self._bar.add_task(what, total=total)
-        self._live = console.is_interactive
-        self._begin = time.monotonic()
-        self._next = self._begin + (_DELAY if self._live else _PAUSE)
-
-    def __enter__(self) -> "Meter":
-        if Meter._open or os.environ.get("RANK", "0") != "0":
-            self._next = float("inf")
-        Meter._open += 1
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        Meter._open -= 1
-        if self._live:
-            self._bar.stop()
-
-    def advance(self, amount: float = 1) -> None:
-        """Adds to what is done."""
-        self.done += amount
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + (_REDRAW if self._live else _PAUSE)
-        elapsed = now - self._begin
-        if self._live:
-            self._bar.update(self._task, completed=self.done)
-            if not self._bar.live.is_started:
-                self._bar.start()
-                atexit.register(self._bar.stop)  # gives the cursor back even if an error leaves a generator unfinished
-        elif self.total and self.done:
-            left = clock(elapsed * (self.total / self.done - 1))
-            print(f"{self.what}: {self.done / self.total:.0%}, {clock(elapsed)}, ETA {left}", file=sys.stderr)
-        else:
-            print(f"{self.what}: {clock(elapsed)}", file=sys.stderr)
-
-
-def tracked(
-    items: Iterable[T], what: str, total: float | None = None, size: Callable[[T], float] = lambda item: 1
-) -> Iterator[T]:
-    """Passes the items on and shows the progress; `total` is the sum of their sizes, by default their number."""
-    with Meter(what, total or length_hint(items, 0) or None) as meter:
-        for item in items:
+    global _open
+    total = total or length_hint(items, 0) or None
+    columns = BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()
+    console = Console(stderr=True, highlight=False)
+    bar = Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
+    task, live = bar.add_task(what, total=total), console.is_interactive
+    begin = time.monotonic()
+    silent = _open or os.environ.get("RANK", "0") != "0"
+    due = float("inf") if silent else begin + (_DELAY if live else _PAUSE)
+    _open += 1
+    try:
+        for count, item in enumerate(items, 1):
             yield item
-            meter.advance(size(item))
+            now = time.monotonic()
+            if now < due:
+                continue
+            due = now + (_REDRAW if live else _PAUSE)
+            amount, elapsed = done() if done else count, now - begin
+            if live:
+                bar.update(task, completed=amount)
+                if not bar.live.is_started:
+                    bar.start()
+                    atexit.register(bar.stop)  # gives the cursor back even if an error leaves this unfinished
+            elif total and amount:
+                left = clock(elapsed * (total / amount - 1))
+                print(f"{what}: {amount / total:.0%}, {clock(elapsed)}, ETA {left}", file=sys.stderr)
+            else:
+                print(f"{what}: {clock(elapsed)}", file=sys.stderr)
+    finally:
+        _open -= 1
+        if live:
+            bar.stop()
 
 
 def quieten_bars() -> None:

@@ -9,13 +9,9 @@ from pydantic import BaseModel
 from .typed import read_json
 
 
-class _Environment(BaseModel):
-    earlier: list[dict[str, Any]] = []
-
-
 class _Recorded(BaseModel):
     name: str = ""
-    environment: _Environment = _Environment()
+    environment: dict[str, Any] = {}
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -23,21 +19,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return read_json(path, _Recorded, what="a recipe")
 
 
-class _Info(BaseModel):
-    data: str = ""
-
-
-class _Bins(BaseModel):
-    edges: list[float]
-    counts: list[int]
-    accuracy: list[float | None]
-    confidence: list[float | None]
-
-
 class _Metrics(BaseModel):
     metrics: dict[str, float | None]
-    reliability: _Bins
-    info: _Info
+    reliability: dict[str, Any]
+    info: dict[str, Any]
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Data, in reading order: `sources`, `beton` (files written and read), `order`, `augment`, `images`, `loader`.
 
-`policy` has further augmentation, `prefetch` the threads and processes, `folder` reads image folders, `mixup` mixes
+`policy` has further augmentation, `prefetch` the threads and processes, `mixup` mixes
 images, `find` finds a recipe's data, `datasets` has the known sets.
 """
 
@@ -19,14 +19,4 @@ if TYPE_CHECKING:
     from .order import TrainingOrder as TrainingOrder
     from .sources import Source as Source
 
-__getattr__ = lazy(
-    __name__,
-    {
-        "augment": ["Augmentation"],
-        "beton.write": ["write_beton"],
-        "datasets": ["open_source"],
-        "loader": ["Loader", "make_loader", "open_data"],
-        "order": ["Division", "TrainingOrder"],
-        "sources": ["Source"],
-    },
-)
+__getattr__ = lazy(__name__, __file__)

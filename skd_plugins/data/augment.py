@@ -48,9 +48,6 @@ class Augmentation:
         crop_pct: side of the evaluation crop relative to the image's shorter side.
         interpolation: PIL's filter for folders, and of `auto_augment`; ``random`` is for the latter only (bilinear or
             bicubic). `.beton` files are resized with OpenCV's area filter, as FFCV does.
-        scaled_decoding: decode a JPEG of a `.beton` file to 1/2, 1/4 or 1/8 of its size if the training crop is at
-            least that much larger than the input. This is faster for large photographs but changes the pixels; see
-            ``benchmarks/parity.py``. Evaluation always decodes in full.
         mean: channel means that the pixels are normalised with, in [0, 1].
         std: their standard deviations.
     """
@@ -71,7 +68,6 @@ class Augmentation:
     erasing_count: int = 1
     crop_pct: float = 0.875
     interpolation: Literal["bilinear", "bicubic", "nearest", "random"] = "bilinear"
-    scaled_decoding: bool = False
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD
 
@@ -104,9 +100,7 @@ class Augmentation:
     @classmethod
     def of(cls, recipe: Any) -> "Augmentation":
         """The augmentation that a `Recipe` describes; its fields have the same names, and `augment` is the mode."""
-        names = {field.name for field in fields(cls)} - {
-            "mode", "sizes", "scaled_decoding", "erasing_mode", "erasing_count",
-        }  # fmt: skip
+        names = {field.name for field in fields(cls)} - {"mode", "sizes", "erasing_mode", "erasing_count"}
         sizes = tuple((int(share * recipe.epochs), side) for share, side in recipe.train_sizes)
         return cls(mode=recipe.augment, sizes=sizes, **{name: getattr(recipe, name) for name in names})
 
@@ -129,7 +123,7 @@ def training_boxes(
     epoch: int,
     positions: NDArray[np.integer],
     segments: NDArray[np.integer],
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
     """Random crops for images of the given sizes; all arrays are ``[n]``.
 
     Args:
@@ -137,25 +131,17 @@ def training_boxes(
         segments: each image's segment number.
 
     Returns:
-        boxes ``[n, 4]`` as (top, left, height, width), which reach outside the image for ``shift``; flips ``[n]``.
+        boxes ``[n, 4]`` as (top, left, height, width), which reach outside the image for ``shift``; which
+        images ``[n]`` are flipped horizontally; which vertically.
     """
-    draws = uniform(keys(seed, epoch, positions, segments), _FLIP + 1)
-    flips = draws[:, _FLIP] < spec.hflip
+    draws = uniform(keys(seed, epoch, positions, segments), _FLIP + 2)
+    flips = draws[:, _FLIP] < spec.hflip, draws[:, _FLIP + 1] < spec.vflip
     if spec.mode == "shift":
         # The image is scaled to the output first, so a shift of one output pixel is height / size pixels.
         steps = np.floor(draws[:, :2] * (2 * spec.padding + 1)).astype(np.int64) - spec.padding
         top, left = (np.rint(steps[:, i] * side / spec.size(epoch)) for i, side in enumerate((heights, widths)))
-        return np.stack([top, left, heights, widths], axis=1).astype(np.int64), flips
-    return _resized_crops(spec, heights.astype(np.float64), widths.astype(np.float64), draws), flips
-
-
-def vertical_flips(
-    spec: Augmentation, *, seed: int, epoch: int, positions: NDArray[np.integer], segments: NDArray[np.integer]
-) -> NDArray[np.bool_]:
-    """Which images ``[n]`` are flipped vertically; the arguments are those of `training_boxes`."""
-    if not spec.vflip:
-        return np.zeros(len(positions), dtype=bool)
-    return uniform(keys(seed, epoch, positions, segments), _FLIP + 2)[:, -1] < spec.vflip
+        return np.stack([top, left, heights, widths], axis=1).astype(np.int64), *flips
+    return _resized_crops(spec, heights.astype(np.float64), widths.astype(np.float64), draws), *flips
 
 
 def _resized_crops(

@@ -1,12 +1,10 @@
 """From a recipe's data argument to its training and validation data."""
 
-import os
 from pathlib import Path
-
-from filelock import FileLock
 
 from ..common.errors import SkdError
 from ..common.files import cache_folder
+from ..common.locks import make_folder_once
 from .beton.file import beton_available
 from .beton.write import write_beton, write_folder
 from .datasets import DIGITS_PER_CLASS, EMBEDDED, find_dataset, open_source
@@ -67,31 +65,21 @@ def evaluation_half(dataset: str, data: str | None) -> Path:
 
 def embedded(name: str, folder: Path) -> Path:
     """Writes embedded data as `.beton` (as PNG folders without FFCV) unless they are there; returns the folder."""
-    halves = ("train", "val") if find_dataset(name).train else ("val",)
-    missing = [half for half in halves if not _has(folder, half)]
-    if not missing:  # maybe in a cache that only others may write
-        return folder
-    lock = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.touch()
-    except OSError as error:
-        raise SkdError(
-            f"{folder} can't be written: {error.strerror or error}; SKD_CACHE=FOLDER puts the cache elsewhere"
-        ) from None
-    with FileLock(lock):  # the processes of a launch all come here at once
-        for half in missing:
-            if _has(folder, half):
-                continue
+
+    def write(part: Path) -> None:
+        for half in ("train", "val") if find_dataset(name).train else ("val",):
             source = open_source(name, half == "train")
             if (name, half) == ("digits", "train"):
                 source = source.subset(DIGITS_PER_CLASS, seed=0)
             if beton_available():
-                write_beton(source, folder / f"{half}.beton", raw_share=1.0, workers=1)
+                write_beton(source, part / f"{half}.beton", raw_share=1.0, workers=1)
             else:
-                write_folder(source, folder / f".{half}.{os.getpid()}.part").replace(folder / half)
+                write_folder(source, part / half)
+
+    try:
+        make_folder_once(folder, write)
+    except OSError as error:
+        raise SkdError(
+            f"{folder} can't be written: {error.strerror or error}; SKD_CACHE=FOLDER puts the cache elsewhere"
+        ) from None
     return folder
-
-
-def _has(folder: Path, half: str) -> bool:
-    return (folder / f"{half}.beton").exists() or (folder / half).exists()

@@ -1,6 +1,5 @@
 """How a request becomes an image, for folders and `.beton` files."""
 
-from abc import abstractmethod
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -12,12 +11,11 @@ from PIL import Image
 from timm.data import create_transform
 
 from ..common.errors import SkdError
-from .augment import Augmentation, center_boxes, training_boxes, vertical_flips
+from .augment import Augmentation, center_boxes, training_boxes
 from .beton.file import BetonFile
-from .folder import FolderData
 from .order import Indices
 from .policy import changed
-from .sources import read_rgb
+from .sources import FolderData, read_rgb
 
 Request = tuple[int, int, int, int]  # sample, epoch, position, segment
 Pixels = NDArray[np.uint8]
@@ -34,16 +32,15 @@ class Images(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
         self.data, self.spec, self.seed, self.clean = data, spec, seed, clean
 
     def __getitem__(self, request: Request) -> tuple[torch.Tensor, str]:
-        """The image as uint8 ``[H, W, 3]``, or any pixels and why it can't be decoded."""
         _, epoch, position, segment = request
-        pixels, reason = self.cropped(request)
+        pixels, reason = self._cropped(request)
         if not reason and not self.clean[segment]:
             pixels = changed(pixels, self.spec, seed=self.seed, epoch=epoch, position=position, segment=segment)
         return torch.from_numpy(pixels), reason
 
-    @abstractmethod
-    def cropped(self, request: Request) -> tuple[Pixels, str]:
-        """The image after crop and flips."""
+    def _cropped(self, request: Request) -> tuple[Pixels, str]:
+        """The image after crop and flips, or any pixels and why it can't be decoded."""
+        raise NotImplementedError
 
 
 class BetonImages(Images):
@@ -51,8 +48,7 @@ class BetonImages(Images):
 
     data: BetonFile
 
-    def cropped(self, request: Request) -> tuple[Pixels, str]:
-        """The image after crop and flips."""
+    def _cropped(self, request: Request) -> tuple[Pixels, str]:
         index, epoch, position, segment = request
         size = self.spec.size(epoch)
         pixels = np.empty((1, size, size, 3), dtype=np.uint8)
@@ -69,19 +65,17 @@ class BetonImages(Images):
                 can't be decoded, and why.
         """
         heights, widths = self.data.heights[indices], self.data.widths[indices]
-        place: Any = {"seed": self.seed, "epoch": epoch, "positions": positions, "segments": segments}
-        boxes, flips = training_boxes(self.spec, heights, widths, **place)
+        boxes, flips, turned = training_boxes(
+            self.spec, heights, widths, seed=self.seed, epoch=epoch, positions=positions, segments=segments
+        )
         clean = np.array(self.clean)[segments]
         boxes[clean] = center_boxes(self.spec, heights[clean], widths[clean])
-        flips &= ~clean
-        turned = vertical_flips(self.spec, **place) & ~clean
-        scaled = self.spec.scaled_decoding & ~clean
+        flips, turned = flips & ~clean, turned & ~clean
 
         def decode(rows: range) -> dict[int, str]:
             broken = {}
             for row in rows:
-                index, flip, small = int(indices[row]), bool(flips[row]), bool(scaled[row])
-                if reason := self.data.crop(index, boxes[row], flip, out[row], scaled=small):
+                if reason := self.data.crop(int(indices[row]), boxes[row], bool(flips[row]), out[row]):
                     broken[row] = reason
                 elif turned[row]:
                     out[row] = out[row, ::-1].copy()
@@ -100,9 +94,8 @@ class FolderImages(Images):
             raise SkdError(f"interpolation=random is for .beton files, and {data.path} is a folder; choose one")
         super().__init__(data, spec, seed=seed, clean=clean)
 
-    def cropped(self, request: Request) -> tuple[Pixels, str]:
-        """The image after crop and flips, or a black one."""
-        index, epoch, _, segment = request
+    def _cropped(self, request: Request) -> tuple[Pixels, str]:
+        index, epoch, position, segment = request
         size = self.spec.size(epoch)
         try:
             image = read_rgb(self.data.samples[index][0])
@@ -110,23 +103,16 @@ class FolderImages(Images):
             return np.zeros((size, size, 3), dtype=np.uint8), f"{type(error).__name__}: {error}"
         if self.clean[segment]:
             evaluation = _evaluation(size, self.spec.crop_pct, self.spec.interpolation)
-            pixels: Pixels = np.asarray(evaluation(image)).transpose(1, 2, 0)
-            return pixels, ""
-        return self._augmented(image, request), ""
-
-    def _augmented(self, image: Image.Image, request: Request) -> Pixels:
-        _, epoch, position, segment = request
-        place: Any = {
-            "seed": self.seed, "epoch": epoch, "positions": np.array([position]), "segments": np.array([segment]),
-        }  # fmt: skip
-        boxes, flips = training_boxes(self.spec, np.array([image.height]), np.array([image.width]), **place)
+            return np.asarray(evaluation(image)).transpose(1, 2, 0), ""
+        boxes, (flip,), (turn,) = training_boxes(
+            self.spec, np.array([image.height]), np.array([image.width]), seed=self.seed, epoch=epoch,
+            positions=np.array([position]), segments=np.array([segment]),
+        )  # fmt: skip
         top, left, height, width = (int(value) for value in boxes[0])
-        size, resample = self.spec.size(epoch), Image.Resampling[self.spec.interpolation.upper()]
+        resample = Image.Resampling[self.spec.interpolation.upper()]
         # Not `resize(box=...)`, which uses pixels around the box. `crop` is black outside the image.
         image = image.crop((left, top, left + width, top + height)).resize((size, size), resample)
-        pixels = np.array(image)
-        pixels = pixels[:, ::-1] if flips[0] else pixels
-        return np.ascontiguousarray(pixels[::-1] if vertical_flips(self.spec, **place)[0] else pixels)
+        return np.ascontiguousarray(np.array(image)[:: -1 if turn else 1, :: -1 if flip else 1]), ""
 
 
 @cache

@@ -1,7 +1,6 @@
 """`make_loader`: batches from a `.beton` file or an image folder, the same for both."""
 
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +15,11 @@ from torch import Tensor
 from ..common.errors import SkdError
 from .augment import Augmentation
 from .beton.file import BetonFile
-from .folder import FolderData
-from .images import BetonImages, FolderImages
-from .order import UNDIVIDED, Batch, Division, EvaluationOrder, Indices, Order, TrainingOrder, evaluation_shard
+from .images import BetonImages, FolderImages, Images
+from .order import UNDIVIDED, Batch, Division, EvaluationOrder, Indices, Order, TrainingOrder
 from .policy import Erasing
 from .prefetch import ProcessBatches, ThreadBatches
+from .sources import FolderData
 
 
 class Loader:
@@ -48,7 +47,7 @@ class Loader:
         workers: int,
         skip_broken: bool,
         device: torch.device,
-        dtype: torch.dtype,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.data, self._order, self._skip_broken = data, order, skip_broken
         self.order = order if isinstance(order, TrainingOrder) else None
@@ -66,18 +65,15 @@ class Loader:
         self._erasing = None
         if spec.random_erasing and self.order is not None:
             self._erasing = Erasing(spec, seed=order.seed, clean=clean, device=device)
-        self._images: BetonImages | FolderImages
+        images: type[Images] = BetonImages if isinstance(data, BetonFile) else FolderImages
+        self._images = images(data, spec, seed=order.seed, clean=clean)
         self._batches: ThreadBatches | ProcessBatches
-        if isinstance(data, BetonFile):
-            self._images = BetonImages(data, spec, seed=order.seed, clean=clean)
-        else:
-            self._images = FolderImages(data, spec, seed=order.seed, clean=clean)
         if isinstance(self._images, BetonImages) and (self.order is None or not spec.changes_pixels):
             self._batches = ThreadBatches(self._images, workers=workers, pin=self._pin)
         else:
             self._batches = ProcessBatches(self._images, workers=workers, pin=self._pin)
-        host: Any = _Host(self)  # it only iterates
-        self._on_device = PrefetchLoader(host, mean=spec.mean, std=spec.std, device=device, img_dtype=dtype)
+        nothing: Any = ()  # each epoch gives it its batches
+        self._on_device = PrefetchLoader(nothing, mean=spec.mean, std=spec.std, device=device, img_dtype=dtype)
 
     def __len__(self) -> int:
         """Batches of this process in an epoch."""
@@ -92,8 +88,9 @@ class Loader:
             return
         epoch, start = self._next
         drawn = self._order.batches(epoch, start)  # once more, as the prefetcher hands on nothing but tensors
+        on_device: Any = self._on_device
         # When the epoch is left early, closing ends the threads or empties the workers' queues.
-        with closing(iter(self._on_device)) as batches:
+        with closing(self.host_batches()) as on_device.loader, closing(iter(on_device)) as batches:
             for input, target in batches:
                 if self.mix is not None:
                     input, target = self.mix(input, target)
@@ -101,7 +98,7 @@ class Loader:
                     self._erasing(input, epoch, next(drawn))
                 yield input, target
 
-    def host_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def host_batches(self) -> Generator[tuple[Tensor, Tensor], None, None]:
         """``(uint8 [n, 3, H, W], target [n])`` in host memory, before normalisation."""
         epoch, start = self._next
         self._next = (epoch + 1, 0)
@@ -163,22 +160,6 @@ class Loader:
         raise SkdError(f"{self.data.name_of(index)} can't be decoded, nor can any other image of its class")
 
 
-class _Host:
-    """What timm's `PrefetchLoader` wraps.
-
-    It does not keep the loader alive. A cycle of references would leave torch's workers to the garbage collector, which
-    closes their queues before it tells them to end, and then waits 5 s for each.
-    """
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = weakref.ref(loader)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        loader = self._loader()
-        assert loader is not None  # the caller who iterates holds it
-        return loader.host_batches()
-
-
 def open_data(path: str | Path) -> BetonFile | FolderData:
     """A `.beton` file or an image folder."""
     path = Path(path)
@@ -204,7 +185,6 @@ def make_loader(
     workers: int = 4,
     skip_broken: bool = False,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
 ) -> Loader:
     """Batches of ``(input [S * B, 3, H, W], target [S * B])`` from a `.beton` file or an image folder.
 
@@ -239,5 +219,6 @@ def make_loader(
         )  # fmt: skip
     else:
         spec = replace(spec, sizes=())
-        order = EvaluationOrder(evaluation_shard(len(data), division.rank, division.world), batch_size)
-    return Loader(data, spec, order, workers=workers, skip_broken=skip_broken, device=torch.device(device), dtype=dtype)
+        shards = np.array_split(np.arange(len(data)), division.world)
+        order = EvaluationOrder(shards[division.rank], batch_size)
+    return Loader(data, spec, order, workers=workers, skip_broken=skip_broken, device=torch.device(device))

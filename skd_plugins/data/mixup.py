@@ -31,7 +31,7 @@ def mix_segments(mixup: Mixup, input: Tensor, target: Tensor, segments: int) -> 
     def mix(part: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = part
         even = len(images) // 2 * 2
-        soft = [mixup(images[:even], labels[:even])[1]] if even else []
+        soft = [Mixup.__call__(mixup, images[:even], labels[:even])[1]] if even else []  # of a subclass, too
         if even < len(images):  # timm takes even batches only; the last image of an odd one is not mixed
             soft.append(mixup_target(labels[even:], mixup.num_classes, 1.0, mixup.label_smoothing))
         return torch.cat(soft)
@@ -45,11 +45,7 @@ def collate_segments(
 ) -> tuple[Tensor, Tensor]:
     """Collates ``S * B`` samples, each segment by itself but with the same random numbers, so that all mix alike."""
     size = len(batch) // segments
-    return joined(from_same_state(collate, [batch[first : first + size] for first in range(0, len(batch), size)]))
-
-
-def joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The segments' inputs and targets, one after another."""
+    parts = from_same_state(collate, [batch[first : first + size] for first in range(0, len(batch), size)])
     return torch.cat([input for input, _ in parts]), torch.cat([target for _, target in parts])
 
 

@@ -276,8 +276,3 @@ class EvaluationOrder:
 
 
 Order = TrainingOrder | EvaluationOrder
-
-
-def evaluation_shard(samples: int, rank: int, world: int) -> Indices:
-    """This process's samples for evaluation. The shards are contiguous and have every sample once."""
-    return np.array_split(np.arange(samples, dtype=np.int64), world)[rank]

@@ -19,10 +19,12 @@ from .order import Batch, rows_of
 
 _SHARED = Path("/dev/shm")
 READER_DIED = re.compile(r"DataLoader worker \(pid")  # torch's words
+_WAYS_OUT = (
+    "use fewer workers, workers=0, or a .beton file, which needs none (but for auto_augment, color_jitter, grayscale)"
+)
 READER_ADVICE = (
     "a process that reads images died: too little memory, or shared memory (docker: --shm-size, SLURM: "
-    "--mem); use fewer workers, workers=0, or a .beton file, which needs none (but for auto_augment, color_jitter and "
-    "grayscale)"
+    f"--mem); {_WAYS_OUT}"
 )
 Raw = tuple[Tensor, dict[int, str]]  # uint8 [n, H, W, 3], and why some of its rows can't be decoded
 
@@ -45,7 +47,13 @@ class ThreadBatches:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="skd-decode")
         try:
             for batch in batches:
-                waiting.append((batch, *self._submit(pool, batch, epoch)))
+                size, rows = self.images.spec.size(epoch), len(batch.indices)
+                # A fresh buffer each time: torch's pinned allocator reuses one only after the copy from it has ended.
+                pixels = torch.empty(rows, size, size, 3, dtype=torch.uint8, pin_memory=self.pin)
+                decode = self.images.decoder(batch.indices, *rows_of(batch), epoch, pixels.numpy())
+                # Interleaved shares, since the segments' images differ in cost.
+                shares = [range(first, rows, self.workers) for first in range(min(self.workers, rows))]
+                waiting.append((batch, pixels, [pool.submit(decode, share) for share in shares]))
                 if len(waiting) > 2:
                     yield finished()
             while waiting:
@@ -53,27 +61,16 @@ class ThreadBatches:
         finally:  # also when the consumer leaves early and the generator is closed
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _submit(
-        self, pool: ThreadPoolExecutor, batch: Batch, epoch: int
-    ) -> tuple[Tensor, list[Future[dict[int, str]]]]:
-        size, rows = self.images.spec.size(epoch), len(batch.indices)
-        # A fresh buffer each time: torch's pinned allocator reuses one only after the copy from it has ended.
-        pixels = torch.empty(rows, size, size, 3, dtype=torch.uint8, pin_memory=self.pin)
-        decode = self.images.decoder(batch.indices, *rows_of(batch), epoch, pixels.numpy())
-        # Interleaved shares, since the segments' images differ in cost.
-        shares = [range(first, rows, self.workers) for first in range(min(self.workers, rows))]
-        return pixels, [pool.submit(decode, share) for share in shares]
-
 
 class ProcessBatches:
     """Batches that torch's worker processes make; without workers this process does."""
 
     def __init__(self, images: Images, *, workers: int, pin: bool) -> None:
         self.images = images
-        self._requests = _Requests()
+        self._sampler = _Sampler()
         self._loader = torch.utils.data.DataLoader(
             self.images,
-            batch_sampler=self._requests,
+            batch_sampler=self._sampler,
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin,
@@ -84,7 +81,8 @@ class ProcessBatches:
 
     def fetch(self, batches: Iterator[Batch], epoch: int) -> Generator[tuple[Batch, Raw], None, None]:
         """The batches with their pixels, in order; torch's workers run ahead."""
-        pending = self._requests.start(self._checked(batches, epoch), epoch)
+        pending: deque[Batch] = deque()
+        self._sampler.requests = self._ask(batches, epoch, pending)
         try:
             for pixels, broken in self._loader:
                 yield pending.popleft(), (pixels, dict(zip(*broken, strict=True)))
@@ -96,44 +94,31 @@ class ProcessBatches:
             self._loader._iterator._shutdown_workers()  # type: ignore[union-attr]  # it is not None while iterating
             raise SkdError(f"{READER_ADVICE} [{type(error).__name__}: {error}]") from error
 
-    def _checked(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
-        """The same batches, or an error where torch's workers would wait for ever for shared memory."""
+    def _ask(self, batches: Iterator[Batch], epoch: int, pending: deque[Batch]) -> Iterator[list[Request]]:
+        """What torch asks its workers for, a few batches ahead of those that come back; `pending` gets the batches."""
         for number, batch in enumerate(batches):
             if number == 0 and self._loader.num_workers and _SHARED.is_dir():
                 ahead = 2 * self._loader.num_workers  # torch's prefetch_factor
                 needed = ahead * len(batch.indices) * 3 * self.images.spec.size(epoch) ** 2
                 free = disk_usage(_SHARED).free
-                if needed > free:
+                if needed > free:  # torch's workers would wait for it for ever
                     raise SkdError(
                         f"{_SHARED} has {free >> 20} MB free, but {self._loader.num_workers} workers need up to "
                         f"{(needed >> 20) + 1} MB for the batches of {self.images.data.path}; make it larger (docker: "
-                        "--shm-size), use fewer workers, workers=0, or a .beton file, which needs none (but for "
-                        "auto_augment, color_jitter and grayscale)"
+                        f"--shm-size), {_WAYS_OUT}"
                     )
-            yield batch
-
-
-class _Requests:
-    """The sampler of `ProcessBatches`: torch runs it a few batches ahead.
-
-    It is an object of its own because a cycle of references would leave the workers to the garbage collector.
-    """
-
-    def __init__(self) -> None:
-        self.start(iter(()), 0)
-
-    def start(self, batches: Iterator[Batch], epoch: int) -> deque[Batch]:
-        """Sets what the next ``iter()`` asks for; returns the queue of what it has asked for."""
-        self._batches, self._epoch = batches, epoch
-        self._pending: deque[Batch] = deque()
-        return self._pending
-
-    def __iter__(self) -> Iterator[list[Request]]:
-        epoch, pending = self._epoch, self._pending
-        for batch in self._batches:
             pending.append(batch)
             rows = zip(batch.indices.tolist(), *(values.tolist() for values in rows_of(batch)), strict=True)
             yield [(index, epoch, position, segment) for index, position, segment in rows]
+
+
+class _Sampler:
+    """An object of its own, since a cycle of references would leave torch's workers to the garbage collector."""
+
+    requests: Iterator[list[Request]] = iter(())
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        return self.requests
 
 
 def _outlive_signals(worker: int) -> None:

@@ -1,19 +1,22 @@
-"""Where images come from before they are written: a folder, or one of the known data sets."""
+"""Where images come from: a folder, or one of the known data sets."""
 
-from collections.abc import Callable
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PIL
-from pydantic import TypeAdapter, ValidationError
 
 from ..common.errors import SkdError
 from ..common.files import write_json
-from ..common.typed import first_problem
+from ..common.typed import read_json
 
 Image = NDArray[np.uint8]
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -121,15 +124,75 @@ def read_rgb(file: str | Path) -> PIL.Image:
         return image.convert("RGB")
 
 
+class FolderData:
+    """A folder with one subfolder a class; `targets` are the labels ``[N]``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not self.path.is_dir():
+            raise SkdError(f"{self.path} is not a folder")
+        self.samples, self.classes = read_folder(self.path)
+        self.targets = np.array([label for _, label in self.samples], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def fingerprint(self) -> str:
+        """A digest of the files' names in the folder, and of the sizes of up to 10,000 of them."""
+        digest = hashlib.sha256()
+        every = -(-len(self.samples) // 10_000)  # on a network's file system, a million sizes take minutes
+        for index, (file, _) in enumerate(self.samples):
+            digest.update(file.removeprefix(str(self.path)).encode(errors="surrogateescape") + b"\n")
+            if index % every == 0:
+                with suppress(OSError):  # a link to nowhere; `skip_broken` takes it
+                    digest.update(b"%d\n" % os.stat(file).st_size)
+        return digest.hexdigest()
+
+    def name_of(self, index: int) -> str:
+        """What messages call a sample."""
+        return f"{self.samples[index][0]} (index {index})"
+
+
 def image_folder(path: Path) -> Source:
     """One subfolder a class."""
-    samples, classes = read_folder(path)
+    data = FolderData(path)
     return Source(
         description=f"folder {path.parent.name}/{path.name}",
-        classes=classes,
-        targets=np.array([label for _, label in samples], dtype=np.int64),
-        load=lambda index: np.asarray(read_rgb(samples[index][0])),
-        name_of=lambda index: samples[index][0],
+        classes=data.classes,
+        targets=data.targets,
+        load=lambda index: np.asarray(read_rgb(data.samples[index][0])),
+        name_of=lambda index: data.samples[index][0],
+    )
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty."""
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def listed_files(
+    description: str,
+    classes: Sequence[str],
+    paths: Sequence[Path],
+    targets: Sequence[int],
+    *,
+    box_of: Callable[[int], Box] | None = None,
+) -> Source:
+    """A source of image files, which must all exist; `box_of` gives the part of an image to cut out."""
+    for path in paths:
+        if not path.is_file():
+            raise SkdError(f"{path} does not exist, but is in the list of the {description}; unpack the archive again")
+
+    def load(index: int) -> Image:
+        image = read_rgb(paths[index])
+        return np.asarray(image if box_of is None else image.crop(box_of(index)))
+
+    return Source(
+        description=description,
+        classes=list(classes),
+        targets=np.asarray(targets, dtype=np.int64),
+        load=load,
+        name_of=lambda index: str(paths[index]),
     )
 
 
@@ -148,7 +211,4 @@ def read_hierarchy(folder: Path) -> dict[str, str]:
     path = Path(folder) / HIERARCHY
     if not path.exists():
         raise SkdError(f"{path} does not exist: these data have no hierarchy (those of skd data mixed have)")
-    try:
-        return TypeAdapter(dict[str, str]).validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise SkdError(f"{path} is damaged: {first_problem(error)}") from None
+    return read_json(path, what="a hierarchy")

@@ -26,16 +26,4 @@ if TYPE_CHECKING:
     from .retrieval import recall_at_1 as recall_at_1
     from .significance import fit_temperature as fit_temperature
 
-__getattr__ = lazy(
-    __name__,
-    {
-        "comparison": ["compare"],
-        "corruptions": ["Corruption", "corrupt", "photographs"],
-        "evaluate": ["evaluate_weights"],
-        "metrics": ["Reliability", "ece", "nll", "reliability", "top1", "top5"],
-        "predictions": ["Predictions", "predict"],
-        "report": ["summarize", "write_report"],
-        "retrieval": ["recall_at_1"],
-        "significance": ["fit_temperature"],
-    },
-)
+__getattr__ = lazy(__name__, __file__)

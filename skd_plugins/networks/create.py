@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from ..common.errors import SkdError, unknown
+from ..common.errors import SkdError, first_line, unknown
 from .classifiers import CLASSIFIERS, MLPClassifier
 
 Classifier: TypeAlias = nn.Linear | nn.Conv2d | MLPClassifier
@@ -159,7 +159,8 @@ def check_image_size(model: nn.Module, *sides: int) -> None:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SkdError(f"image_size={side}: {type(model).__name__} can't take such images: {reason}") from None
+        raise SkdError(
+            f"image_size={side}: {type(model).__name__} can't take such images: {first_line(error)}"
+        ) from None
     finally:
         model.train(training)

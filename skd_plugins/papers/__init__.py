@@ -16,11 +16,4 @@ if TYPE_CHECKING:
     from .runs.execute import commands as commands
     from .runs.execute import execute as execute
 
-__getattr__ = lazy(
-    __name__,
-    {
-        "pages.output": ["would_lose_runs", "write_artefact", "write_index"],
-        "runs.estimate": ["Estimator"],
-        "runs.execute": ["commands", "execute"],
-    },
-)
+__getattr__ = lazy(__name__, __file__)

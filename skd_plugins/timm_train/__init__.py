@@ -7,4 +7,4 @@ from ..common.lazy import lazy
 if TYPE_CHECKING:
     from .inject import run_with_method as run_with_method
 
-__getattr__ = lazy(__name__, {"inject": ["run_with_method"]})
+__getattr__ = lazy(__name__, __file__)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from timm.data.distributed_sampler import OrderedDistributedSampler
-from timm.data.mixup import Mixup
+from timm.data.mixup import FastCollateMixup, Mixup
 from torch import Tensor
 
 from ..common.errors import SkdError
@@ -20,7 +20,7 @@ from ..data.beton.file import BetonFile
 from ..data.loader import Loader
 from ..data.mixup import mix_segments
 from ..data.order import EvaluationOrder, Order
-from .batches import processes, refuse, training_order
+from .pairs import processes, refuse, training_order
 
 _logger = logging.getLogger(__name__)
 _TRAIN, _EVAL = ("train", "training"), ("val", "valid", "validation", "eval", "evaluation", "test")
@@ -53,11 +53,6 @@ class BetonDataset:
 
     def __len__(self) -> int:
         return len(self.data)
-
-    @property
-    def transform(self) -> None:
-        """timm's wrapper for ``--aug-splits`` asks for it."""
-        raise SkdError("--aug-splits can't be used with .beton files; leave it out")
 
     def loader(self, options: dict[str, Any], *, segments: Sequence[str], couples: bool) -> "BetonLoader":
         """The loader for a call of timm's ``create_loader`` with the arguments `options`.
@@ -113,14 +108,10 @@ class BetonDataset:
 
     @staticmethod
     def _mixup(options: Mapping[str, Any]) -> Mixup | None:
-        collate = options["collate_fn"]  # None or a FastCollateMixup
-        if collate is None:
-            return None
-        if "half" in collate.mode:
+        collate: FastCollateMixup | None = options["collate_fn"]  # here it mixes tensors instead of lists of images
+        if collate is not None and "half" in collate.mode:
             raise SkdError("--mixup-mode half is not available for .beton files; use batch, pair or elem")
-        mixup = object.__new__(Mixup)
-        mixup.__dict__ = vars(collate)  # the same settings, applied to tensors instead of lists of images
-        return mixup
+        return collate
 
 
 class BetonLoader:

@@ -82,7 +82,6 @@ class _Injection:
         return patches
 
     def create_dataset(self, *args: Any, **kwargs: Any) -> Any:
-        """timm's ``create_dataset``, which also opens `.beton` files."""
         options = self._bound(self._timm_dataset, args, kwargs)
         if options["is_training"]:
             self.seed = options["seed"]
@@ -100,7 +99,6 @@ class _Injection:
         return BetonDataset(path, seed=options["seed"])
 
     def create_loader(self, *args: Any, **kwargs: Any) -> Any:
-        """timm's ``create_loader``, with the method's segments."""
         options = self._bound(self._timm_loader, args, kwargs)
         dataset, paired = options["dataset"], len(self.segments) > 1 or self.couples
         if isinstance(options["collate_fn"], FastCollateMixup) and "mixup" in self.refuses:
@@ -115,7 +113,6 @@ class _Injection:
         return paired_loader(self._timm_loader, options, order)
 
     def create_task(self, *args: Any, **kwargs: Any) -> MethodTask:
-        """Our task, from the arguments of timm's."""
         options = self._bound(self._timm_task, args, kwargs)
         model, criterion, device = options["model"], options["criterion"], options["device"]
         if isinstance(model, torch.jit.ScriptModule):

@@ -1,9 +1,10 @@
-"""Batches with pairs for timm's train.py, from timm's own loaders."""
+"""Which samples are in a batch of timm's train.py, and batches with pairs from timm's own loaders."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch.distributed as dist
 from numpy.typing import NDArray
 from timm.data.loader import PrefetchLoader
 from timm.data.mixup import FastCollateMixup, Mixup
@@ -11,10 +12,36 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..common.errors import SkdError
-from ..data.mixup import collate_segments, from_same_state, joined
-from ..data.order import TrainingOrder
-from ..data.samplers import OrderSampler
-from .batches import refuse, training_order
+from ..data.mixup import collate_segments, mix_segments
+from ..data.order import Division, TrainingOrder
+from ..data.samplers import OrderSampler, whole_batches
+
+
+def training_order(
+    targets: NDArray[np.int64], options: Mapping[str, Any], *, segments: Sequence[str], couples: bool, seed: int
+) -> TrainingOrder:
+    """The order for a call of timm's ``create_loader`` with the arguments `options`."""
+    rank, world = processes(options)
+    division = Division(rank=rank, world=world, even=isinstance(options["collate_fn"], FastCollateMixup))
+    repeats = options["num_aug_repeats"] or 1  # a float from the command line
+    if repeats != int(repeats):
+        raise SkdError(f"--aug-repeats is a whole number here, not {repeats:g}")
+    return whole_batches(
+        targets, options["batch_size"], division=division, segments=segments, couples=couples, seed=seed,
+        repeats=int(repeats),
+    )  # fmt: skip
+
+
+def processes(options: Mapping[str, Any]) -> tuple[int, int]:
+    """This process's rank, and the number of processes."""
+    return (dist.get_rank(), dist.get_world_size()) if options["distributed"] else (0, 1)
+
+
+def refuse(options: Mapping[str, Any], what: str, flags: Mapping[str, str]) -> None:
+    """Raises SkdError if one of the options is set; `flags` maps them to their names on train.py's command line."""
+    for option, flag in flags.items():
+        if options.get(option):
+            raise SkdError(f"{flag} can't be used with {what}; leave it out")
 
 
 def paired_order(options: Mapping[str, Any], *, segments: Sequence[str], couples: bool, seed: int) -> TrainingOrder:
@@ -74,11 +101,7 @@ class PairedMixup(Mixup):
 
     def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Mixes input ``[S * B, 3, H, W]`` and target ``[S * B]``."""
-        if len(x) % (2 * self.segments):
-            raise SkdError(f"mixup needs an even --batch-size, got {len(x) // self.segments}")
-        parts = list(zip(x.chunk(self.segments), target.chunk(self.segments), strict=True))
-        mix: Callable[..., tuple[Tensor, Tensor]] = super().__call__
-        return joined(from_same_state(lambda part: mix(*part), parts))
+        return mix_segments(self, x, target, self.segments)
 
 
 def labels_of(dataset: Any) -> NDArray[np.int64]:

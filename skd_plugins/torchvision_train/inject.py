@@ -71,7 +71,6 @@ class _Injection:
         ]
 
     def checked(self, options: Namespace) -> Namespace:
-        """The script's options, checked."""
         torchvision_name(options.model)
         data = [("--data-path", Path(options.data_path, half)) for half in ("train", "val")]
         for option, path in [*data, ("--resume", Path(options.resume))]:

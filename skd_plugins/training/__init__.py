@@ -9,4 +9,4 @@ if TYPE_CHECKING:
     from .plan import make_plan as make_plan
     from .plan import print_plan as print_plan
 
-__getattr__ = lazy(__name__, {"engine": ["train"], "plan": ["make_plan", "print_plan"]})
+__getattr__ = lazy(__name__, __file__)

@@ -13,7 +13,7 @@ from ..common.files import atomic, json_text, write_json
 from ..common.locks import only_one
 from ..common.run_files import read_log, read_recipe
 from ..data.beton.file import BetonFile
-from ..data.folder import FolderData
+from ..data.sources import FolderData
 from ..methods.method import all_arguments
 from ..recipe import Recipe, load_recipe
 from ..weights import checkpoint

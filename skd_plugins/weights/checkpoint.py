@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from ..common.errors import SkdError
-from ..common.typed import check_fields
-from .fields import Checkpoint
+from ..common.errors import SkdError, first_line
 
 PREVIOUS = "previous.pt"  # beside last.pt
+_NEEDED = {"card", "state_dict", "epoch", "step", "steps_per_epoch", "best", "best_epoch", "optimizer"}
 
 
 def save(state: dict[str, Any], path: Path, also: Iterable[str] = ()) -> None:
@@ -69,7 +68,10 @@ def keep_as(path: Path, name: str) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """Reads a checkpoint that a training can continue from."""
-    return check_fields(read(path), Checkpoint, what=f"{path} is not a run's checkpoint")
+    state = read(path)
+    if missing := _NEEDED - state.keys():
+        raise SkdError(f"{path} is not a run's checkpoint: it has no {', '.join(sorted(missing))}")
+    return state
 
 
 def load_last(path: Path) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def read(path: Path) -> dict[str, Any]:
         raise SkdError(f"checkpoint {path} does not exist") from None
     except Exception as error:  # torch's unpickler raises whatever the file's bytes lead to
         text = str(error)  # torch's often begins with the advice to run the file's code
-        reason = (re.findall(r"Unsupported \w+ \d+", text) or text.splitlines() or [type(error).__name__])[0]
+        reason = (re.findall(r"Unsupported \w+ \d+", text) or [first_line(error)])[0]
         if culprit := re.search(r"GLOBAL (\S+)", text):
             reason = f"it contains a {culprit[1]}, which could run code; save it again without, as a plain state_dict"
         raise SkdError(f"{path} is not a readable checkpoint: {reason}") from None

@@ -13,7 +13,7 @@ import pooch  # type: ignore[import-untyped]  # it has no types
 from filelock import FileLock
 from huggingface_hub import constants, hf_hub_download
 
-from ..common.errors import SkdError
+from ..common.errors import SkdError, first_line
 from ..common.files import cache_folder, file_sha256
 from .manifest import Release, ReleasedFile, check_name
 
@@ -27,8 +27,13 @@ def release_folder(name: str) -> Path:
 
 def is_downloaded(release: Release) -> bool:
     """Whether all files of the release are in the cache, undamaged."""
+    return not _unusable(release)
+
+
+def _unusable(release: Release) -> list[Path]:
+    """The release's files that the cache lacks or has damaged."""
     paths = {release_folder(release.name) / file.name: file.sha256 for file in release.files}
-    return all(path.exists() and file_sha256(path) == sha256 for path, sha256 in paths.items())
+    return [path for path, sha256 in paths.items() if not path.exists() or file_sha256(path) != sha256]
 
 
 def download(release: Release) -> Path:
@@ -52,15 +57,12 @@ def download(release: Release) -> Path:
 
 def verify(release: Release) -> Path:
     """Checks all files of a release in the cache and returns its folder. Downloads nothing; deletes a damaged file."""
-    folder = release_folder(release.name)
-    for file in release.files:
-        path = folder / file.name
+    for path in _unusable(release):
         if not path.exists():
             raise SkdError(f"{path} is not in the cache; run: skd weights download {release.name}")
-        if file_sha256(path) != file.sha256:
-            path.unlink()
-            raise SkdError(f"{path} was damaged and is deleted; run: skd weights download {release.name}")
-    return folder
+        path.unlink()
+        raise SkdError(f"{path} was damaged and is deleted; run: skd weights download {release.name}")
+    return release_folder(release.name)
 
 
 @contextmanager
@@ -71,11 +73,7 @@ def one_line_errors(what: str, way_out: str) -> Iterator[None]:
     except (SkdError, TypeError):  # a TypeError means that the caller passed a wrong argument
         raise
     except Exception as error:
-        raise SkdError(f"{what}: {_first_line(error)}; {way_out}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise SkdError(f"{what}: {first_line(error)}; {way_out}") from error
 
 
 def _get(release: Release, file: ReleasedFile, folder: Path) -> None:
@@ -87,7 +85,7 @@ def _get(release: Release, file: ReleasedFile, folder: Path) -> None:
             store.fetch(file.name, downloader=_transfer)
             return
         except Exception as error:  # of pooch, requests, huggingface_hub or its HTTP library
-            reasons.append(f"{url}: {_first_line(error)}")
+            reasons.append(f"{url}: {first_line(error)}")
     raise SkdError(
         f"can't get {file.name} of the weights {release.name}: {'; '.join(reasons)}. Or copy the file to {folder}; "
         "SKD_CACHE=FOLDER puts the cache elsewhere"

@@ -1,8 +1,9 @@
 """Networks from a run, a checkpoint, an exported file, a release or a published name."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, Field, FiniteFloat
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -22,13 +23,36 @@ from ..recipe import Recipe
 from . import Which
 from . import checkpoint as checkpoints
 from .download import download
-from .fields import Card, Trained
 from .manifest import CARD_FILE, WEIGHTS_FILE, all_releases, check_name
 from .upstream import create_published, is_published
 
 # Where timm and Lightning, and torchvision, keep averaged weights and raw ones.
 _AVERAGED, _RAW = ("state_dict_ema", "model_ema"), ("state_dict", "model")
 _WRAPPERS = ("module.", "model.")  # before the names of DDP's and averaged networks, and of Lightning's
+
+_Positive = Annotated[FiniteFloat, Field(gt=0)]
+
+
+class _Recipe(BaseModel):
+    name: str
+
+
+class _Card(BaseModel):
+    """Fields that a card must have, and the types of those it may have."""
+
+    model: Annotated[str, Field(pattern=r"^(torchvision/|timm/)?[\w.-]+$", max_length=200)]  # never hf-hub:, local-dir:
+    model_args: dict[str, Any]
+    num_classes: Annotated[int, Field(gt=0, le=1_000_000)]
+    name: str = ""
+    classes: list[str] | None = None
+    input_size: tuple[Literal[3], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (3, 1, 1)
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = (0, 0, 0)
+    std: tuple[_Positive, _Positive, _Positive] = (1, 1, 1)
+    crop_pct: _Positive = 1
+    interpolation: str = ""
+    color: Literal["RGB", "BGR"] = "RGB"
+    recipe: _Recipe | None = None
+    environment: dict[str, Any] | None = None
 
 
 def create_model(
@@ -125,7 +149,6 @@ def read_any(
     state = checkpoints.read(path)
     if "card" not in state:
         return _plain(state, path, ema), None
-    check_fields(state, Trained, what=f"{path} is not a run's checkpoint")
     if ema is None:
         ema = "state_dict_ema" in state
     elif ema and "state_dict_ema" not in state:
@@ -248,7 +271,7 @@ def _read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None
         card = card.get("skd")
     if card is None:
         return _plain(weights, path, None), None
-    check_fields(card, Card, what=f"{card_path} is not a weights card")
+    check_fields(card, _Card, what=f"{card_path} is not a weights card")
     if card.get("sha256", content) != content:
         raise SkdError(f"{path} is damaged, or not the one that {card_path} is for (SHA-256 differs); export it again")
     return weights, {"name": path.stem, "classes": None, "recipe": None, "color": "RGB"} | card

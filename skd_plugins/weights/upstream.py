@@ -26,7 +26,8 @@ def is_published(name: str) -> bool:
 def create_published(name: str, **arguments: Any) -> tuple[nn.Module, dict[str, Any]]:
     """The network with published weights, and a card. Without a tag in `name` they are the library's default ones."""
     library, _, rest = name.partition("/")
-    model, card = (_timm if library == "timm" else _torchvision)(rest, **arguments)
+    with _errors(name):
+        model, card = (_timm if library == "timm" else _torchvision)(rest, **arguments)
     return model, {"name": rest, "model_args": {}, "classes": None, "color": "RGB", "recipe": None} | card
 
 
@@ -51,8 +52,7 @@ def _errors(name: str) -> AbstractContextManager[None]:
 
 
 def _timm(name: str, **arguments: Any) -> tuple[nn.Module, dict[str, Any]]:
-    with _errors(f"timm/{name}"):
-        model: Any = timm.create_model(_known(name), pretrained=True, **arguments)
+    model: Any = timm.create_model(_known(name), pretrained=True, **arguments)
     about = model.pretrained_cfg
     return model, {
         "model": name.partition(".")[0],

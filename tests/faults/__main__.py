@@ -43,11 +43,11 @@ CAMPAIGNS = {
     "numbers": Entry(16, "NaN, infinite gradients, odd labels and batches", "training"),
     "kills": Entry(50, "kill -9 at random moments: resumed bit-equal, no unreadable checkpoint", "training"),
     "mutated": Entry(2500, "damaged data, images, weights, cards: refused or counted", "files"),
-    "hostile": Entry(14, "pickles, bombs, links: refused, nothing executed or written", "files"),
+    "hostile": Entry(9, "pickles, links, devices: refused, nothing executed or written", "files"),
     "mistyped": Entry(500, "mistyped commands and recipe values: code 2, no traceback", "files"),
     "contention": Entry(20, "several processes at once: no corruption, the loser is told", "machine"),
     "interrupted": Entry(24, "writer and reproduction killed: nothing half, continued", "machine"),
-    "surroundings": Entry(8, "clock, locale, paths, home, shared memory", "machine"),
+    "surroundings": Entry(7, "clock, locale, paths, home, shared memory", "machine"),
     "leaks": Entry(200, "200 epochs left early, 10,000 iterations: flat", "machine"),
     "detectors": Entry(8, "detection: kill and resume, odd images and annotations", "files"),
 }

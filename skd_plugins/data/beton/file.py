@@ -1,23 +1,24 @@
-"""FFCV's `.beton` files: tables checked before use, images decoded with FFCV's pixels (see `decode`).
+"""FFCV's `.beton` files: tables checked before use, images decoded with FFCV's pixels.
 
 Why not `ffcv.Loader`: an exception in its worker leaves the consumer waiting for ever, it does not notice a corrupt
 JPEG, its augmentation can't be seeded, an epoch left early leaks a thread, it sets torch's thread count, and it
 compiles for 5-8 s in every process.
 """
 
+import ctypes
 import hashlib
 import importlib.util
 import zlib
-from mmap import mmap
+from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import from_json
 
 from ...common.errors import SkdError
-from . import decode
+from .native.compile import library_path
 
 # Format version 2, ffcv/types.py and ffcv/fields/{rgb_image,basics}.py of FFCV 1.0.2.
 _VERSION = 2
@@ -30,13 +31,16 @@ _IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data"
 _FIELD_TYPES = {0: np.dtype("<f8"), 1: np.dtype("<i8"), 2: _IMAGE}
 _RAW = 1  # the mode of an image stored as pixels; 0 is a JPEG
 _MOST_CLASSES = 1 << 24
+REASONS = {  # of the decoder, native/crop.c
+    1: "damaged JPEG data", 2: "its size is not the one in the table", 3: "out of memory",
+    4: "its size, or the box's, is impossible",
+}  # fmt: skip
 
 
 class BetonFile:
     """A `.beton` file with an image and a label field, as FFCV's writer makes it.
 
-    ``PATH.json`` beside the file (see `write`) is read and checked if it is there. If it lists CRC-32s of the images,
-    ``PATH.crc32`` is needed too.
+    ``PATH.json`` beside the file (see `write`) is read and checked if it is there, with ``PATH.crc32``.
 
     `targets`, `heights` and `widths` are ``[N]``; `classes` is None without the JSON file.
     """
@@ -54,11 +58,11 @@ class BetonFile:
         samples = int(header["samples"])
         fields = self._table(_FIELD, int(header["fields"]), _HEADER.itemsize, "field table")
         kinds = fields["type"].tolist()
-        unknown = [kind for kind in kinds if kind not in _FIELD_TYPES]
-        if unknown:
-            raise SkdError(f"{self.path} has fields of FFCV type {unknown}; only images, integers and floats are read")
-        if kinds.count(2) != 1 or kinds.count(1) != 1:
-            raise SkdError(f"{self.path} should have one image and one integer (label) field, it has types {kinds}")
+        if kinds.count(2) != 1 or kinds.count(1) != 1 or not set(kinds) <= _FIELD_TYPES.keys():
+            raise SkdError(
+                f"{self.path} should have one image (FFCV's type 2), one integer (1, the label) and else floats (0), "
+                f"but has fields of types {kinds}"
+            )
         row = np.dtype([("", _FIELD_TYPES[kind]) for kind in kinds], align=True)
         offset = _HEADER.itemsize + fields.nbytes
         metadata = self._table(row, samples, offset, "sample table")
@@ -105,51 +109,38 @@ class BetonFile:
 
     def stored(self, index: int) -> NDArray[np.uint8]:
         """A sample's bytes as they are in the file: a JPEG, or pixels."""
-        begin, mapped = int(self._pointers[index]), cast(mmap, self._data.base)
-        if mapped.size() < len(self._data):  # to read behind a file's end kills the process (SIGBUS)
-            raise SkdError(f"{self.path} was truncated while it was open; write it again with skd write")
+        begin = int(self._pointers[index])
         return self._data[begin : begin + int(self._sizes[index])]
 
-    def crop(
-        self, index: int, box: NDArray[np.int64], flip: bool, out: NDArray[np.uint8], *, scaled: bool = False
-    ) -> str | None:
+    def crop(self, index: int, box: NDArray[np.int64], flip: bool, out: NDArray[np.uint8]) -> str | None:
         """Decodes a sample and resizes a box of it into `out` (area filter, as FFCV).
 
         Args:
             box: (top, left, height, width); black outside the image.
             flip: mirror the result horizontally.
             out: ``[H, W, 3]``, written.
-            scaled: decode a JPEG to 1/2, 1/4 or 1/8 of its size if the box is at least that much larger than `out`. The
-                box is rounded to that size's pixels.
 
         Returns:
             None, or why the image can't be decoded (`out` is then undefined).
         """
-        shape = int(self.heights[index]), int(self.widths[index])
         data = self.stored(index)
         # The decoder notices 96 % of JPEGs with 2,000 zeroed bytes, but only half of those with one flipped byte. The
         # check takes 3 to 4 % of the decoding time (500 x 375 pixels, cropped to 224).
         if self._crc32 is not None and zlib.crc32(data.data) != self._crc32[index]:
             return "its bytes are not those that were written (CRC-32 differs)"
-        raw = bool(self._modes[index] == _RAW)
-        top, left, height, width = box.tolist()
-        scale = 1
-        # Narrower images could be decoded at another scale that gives the same number of pixels (3/8 for 1/4).
-        if scaled and not raw and min(shape) >= 64:
-            scale = max(s for s in (1, 2, 4, 8) if s == 1 or min(height // out.shape[0], width // out.shape[1]) >= s)
-            bottom, right = round((top + height) / scale), round((left + width) / scale)
-            top, left = round(top / scale), round(left / scale)
-            height, width = bottom - top, right - left
-        stored = decode.Stored(data, shape, raw)
-        return decode.crop(stored, (top, left, height, width), flip, out, scale=scale, whole=self._crc32 is None)
+        stored = data.ctypes.data, len(data), self._modes[index] == _RAW, self.heights[index], self.widths[index]
+        # Without a checksum, damage is looked for in all of a JPEG, not only in what the box needs.
+        place = (ctypes.c_int32 * 4)(*box.tolist()), flip, self._crc32 is None
+        code = library().skd_crop(*map(int, stored), *place, out.ctypes.data, *out.shape[:2])
+        return REASONS[code] if code else None
+
+    def _damaged(self, how: str) -> SkdError:
+        return SkdError(f"{self.path} is truncated or damaged: {how}; write it again with skd write")
 
     def _table(self, dtype: np.dtype[Any], count: int, offset: int, what: str) -> NDArray[Any]:
         end = offset + dtype.itemsize * count
         if end > len(self._data):
-            raise SkdError(
-                f"{self.path} is truncated or damaged: its {what} should end at byte {end}, the file has "
-                f"{len(self._data)}; write it again with skd write"
-            )
+            raise self._damaged(f"its {what} should end at byte {end}, the file has {len(self._data)}")
         return np.frombuffer(self._data[offset:end].tobytes(), dtype=dtype)
 
     def _places(
@@ -158,19 +149,13 @@ class BetonFile:
         """Where each image is, and its size, which only the index at the file's end has."""
         allocations = allocations[np.argsort(allocations["pointer"])]
         if len(allocations) > len(pointers):  # FFCV allocates space for images only
-            raise SkdError(
-                f"{self.path} is damaged: it has {len(pointers)} samples, but {len(allocations)} images; write it "
-                "again with skd write"
-            )
+            raise self._damaged(f"it has {len(pointers)} samples, but {len(allocations)} images")
         place = np.searchsorted(allocations["pointer"], pointers)
         found = place < len(allocations)
         entries = allocations[place[found]]
         found[found] = (entries["pointer"] == pointers[found]) & (entries["sample"] == np.flatnonzero(found))
         if not found.all():
-            raise SkdError(
-                f"{self.path} is truncated or damaged: {len(found) - int(found.sum())} of its {len(found)} images are "
-                "not in its index; write it again with skd write"
-            )
+            raise self._damaged(f"{len(found) - int(found.sum())} of its {len(found)} images are not in its index")
         # A value too large for int64 becomes negative, which `_check` refuses.
         return pointers.astype(np.int64), allocations["size"][place].astype(np.int64)
 
@@ -186,14 +171,12 @@ class BetonFile:
             | (self.widths < 1)
             | (self._modes > _RAW)
             | (raw & (self._sizes != self.heights * self.widths * 3))
+            | (self.targets < 0)
+            | (self.targets >= _MOST_CLASSES)
         )
         if bad.any():
-            raise SkdError(f"{self.path} is damaged: the table entry of image {int(bad.argmax())} is impossible")
-        wrong = (self.targets < 0) | (self.targets >= _MOST_CLASSES)
-        if wrong.any():
-            index = int(wrong.argmax())
-            label, most = self.targets[index], _MOST_CLASSES - 1
-            raise SkdError(f"{self.path}: image {index} has the label {label}; labels are from 0 to {most}")
+            index = int(bad.argmax())
+            raise self._damaged(f"the table entry of image {index}, with label {self.targets[index]}, is impossible")
 
     def _read_info(self) -> dict[str, Any]:
         path = self.path.with_name(self.path.name + ".json")
@@ -201,25 +184,42 @@ class BetonFile:
             return {}
         try:
             info: dict[str, Any] = from_json(path.read_bytes())
-            expected, classes = info["tables_sha256"], len(info["classes"])
+            expected, classes, sums = info["tables_sha256"], len(info["classes"]), info["crc32_sha256"]
         except (ValueError, KeyError, TypeError) as error:
             raise SkdError(f"{path} is damaged ({error}); write the data again, or delete it") from None
         if expected != self.tables_sha256:
             raise SkdError(f"{self.path} is not the file that {path.name} describes (its tables differ)")
         if self.targets.max() >= classes:
             raise SkdError(f"{self.path} has the label {self.targets.max()}, but {path.name} names {classes} classes")
-        if "crc32_sha256" in info:  # not in descriptions of earlier versions
-            checks = self.path.with_name(self.path.name + ".crc32")
-            data = checks.read_bytes() if checks.is_file() else b""
-            if hashlib.sha256(data).hexdigest() != info["crc32_sha256"]:
-                raise SkdError(
-                    f"{checks} is {'damaged (its SHA-256 differs)' if data else 'missing'}; write the data again, or "
-                    f"delete {path.name} to read it without checks"
-                )
-            self._crc32 = np.frombuffer(data, dtype="<u4")
+        checks = self.path.with_name(self.path.name + ".crc32")
+        data = checks.read_bytes() if checks.is_file() else b""
+        if hashlib.sha256(data).hexdigest() != sums:
+            raise SkdError(
+                f"{checks} is {'damaged (its SHA-256 differs)' if data else 'missing'}; write the data again, or "
+                f"delete {path.name} to read it without checks"
+            )
+        self._crc32 = np.frombuffer(data, dtype="<u4")
         return info
 
 
 def beton_available() -> bool:
-    """Whether FFCV's compiled library is installed."""
-    return importlib.util.find_spec("ffcv") is not None
+    """Whether files can be written, by FFCV, and read, by our decoder."""
+    return importlib.util.find_spec("ffcv") is not None and library_path().exists()
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled decoder, `native/crop.c`: FFCV's pixels to the last bit, as the tests compare."""
+    try:
+        found = ctypes.CDLL(str(library_path()))
+    except OSError as error:  # not compiled, or compiled where another libjpeg is installed
+        raise SkdError(
+            f"reading .beton files needs a compiled decoder ({error}): install a C compiler and libjpeg-dev "
+            "(libjpeg-turbo 2.1 or later), then run python -m skd_plugins.data.beton.native.compile; or train from an "
+            "image folder"
+        ) from None
+    found.skd_crop.argtypes = [
+        ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_void_p, ctypes.c_int, ctypes.c_int,
+        ctypes.c_void_p, ctypes.c_int, ctypes.c_int,
+    ]  # fmt: skip
+    return found

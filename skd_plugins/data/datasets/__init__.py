@@ -5,18 +5,8 @@ from pathlib import Path
 from ...common.errors import SkdError, unknown
 from ..sources import Source, image_folder, split_folder
 from . import cifar100, cifar100c, cub200, digits, dogs, glyphs, imagenet, mit67, mixed, outliers, tinyimagenet
-from .dataset import Archive, Dataset
-
-__all__ = [
-    "DIGITS_PER_CLASS",
-    "EMBEDDED",
-    "KNOWN",
-    "Archive",
-    "Dataset",
-    "find_dataset",
-    "list_datasets",
-    "open_source",
-]
+from .dataset import Archive as Archive
+from .dataset import Dataset as Dataset
 
 _DATASETS = {
     dataset.name: dataset

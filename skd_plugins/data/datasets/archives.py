@@ -1,23 +1,16 @@
 """Downloads and unpacks archives: verified, confined to the folder, complete or not at all."""
 
-import errno
 import os
 import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
-from ...common.errors import SkdError
+from ...common.errors import SkdError, first_line
 from ...common.files import checksum
-from ...common.meter import Meter, tracked
+from ...common.meter import tracked
 from .dataset import Archive
-
-# An archive of images unpacks to about its size, one of arrays to ten times that. More than this is a bomb.
-_FACTOR, _ALWAYS, _ENTRY = 100, 1 << 30, 1024  # times its size; bytes that are always fine; bytes for each member
-# The operating system's errors that are about the disk, not about the archive.
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def provide(archive: Archive, root: Path, *, download: bool) -> str:
@@ -68,8 +61,6 @@ def unpack(path: Path, folder: Path, *, nested: bool = False) -> None:
     try:
         _extract(path, part)
         for inner in tracked(sorted(part.glob("*.tar")) if nested else (), f"unpacking the archives of {path.name}"):
-            if not inner.is_file() or inner.with_suffix("").exists():
-                raise SkdError(f"{path}: its {inner.name} is no file, or what it unpacks to exists; fetch it again")
             _extract(inner, inner.with_suffix(""))
             inner.unlink()
         for name in sorted(os.listdir(part)):
@@ -84,67 +75,18 @@ def unpack(path: Path, folder: Path, *, nested: bool = False) -> None:
 
 
 def _extract(path: Path, folder: Path) -> None:
-    limit = max(_FACTOR * path.stat().st_size, _ALWAYS)
-    total = 0
-
-    def count(size: int) -> None:
-        nonlocal total
-        total += size + _ENTRY
-        if total > limit:
-            raise SkdError(
-                f"{path} unpacks to more than {limit >> 20} MB, too much for its size; it is no data set: remove it"
-            )
-
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                for member in archive.infolist():
-                    count(member.file_size)
                 for member in tracked(archive.infolist(), f"unpacking {path.name}"):
                     archive.extract(member, folder)  # keeps every name inside the folder
-        elif _is_tar(path):
-            _extract_tar(path, folder, count)
-        else:
-            raise SkdError(f"{path} is neither a tar nor a zip archive; fetch it again")
+            return
+        with path.open("rb") as file, tarfile.open(fileobj=file) as tar:
+            for entry in tracked(tar, f"unpacking {path.name}", path.stat().st_size, file.tell):  # compressed bytes
+                tar.extract(entry, folder, filter="data")
     except tarfile.FilterError as error:
         raise SkdError(f"{path} has a member outside its folder or of a special kind ({error})") from None
-    except SkdError:
-        raise
-    except Exception as error:  # of tarfile, zipfile, zlib or lzma
-        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+    except Exception as error:  # of tarfile, zipfile, gzip, zlib or lzma
+        if isinstance(error, OSError) and error.errno:  # the disk's, not gzip's
             raise OSError(error.errno, f"{path} can't be unpacked: {error.strerror}", error.filename) from None
-        raise SkdError(f"{path} is damaged: {error}") from None
-
-
-class _Member(tarfile.TarInfo):
-    """A member whose extended header, which tarfile reads into memory at once, has at most 1 MB."""
-
-    def _proc_pax(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.size > 1 << 20:
-            raise SkdError(f"{archive.name!s} has a header of {self.size >> 20} MB; it is no data set: remove it")
-        found: tarfile.TarInfo = super()._proc_pax(archive)  # type: ignore[misc]  # not in typeshed
-        return found
-
-
-class _Tar(tarfile.TarFile):
-    tarinfo = _Member
-
-
-def _is_tar(path: Path) -> bool:
-    try:
-        with _Tar.open(path):
-            return True
-    except tarfile.ReadError:
-        return False
-
-
-def _extract_tar(path: Path, folder: Path, count: Callable[[int], None]) -> None:
-    meter = Meter(f"unpacking {path.name}", path.stat().st_size)
-    with path.open("rb") as file, _Tar.open(fileobj=file) as archive, meter:
-
-        def checked(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-            count(member.size)
-            meter.advance(file.tell() - meter.done)  # compressed bytes
-            return tarfile.data_filter(member, folder)
-
-        archive.extractall(folder, filter=checked)
+        raise SkdError(f"{path} is damaged or no archive: {first_line(error)}; fetch it again") from None

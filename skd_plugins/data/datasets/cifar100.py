@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ...common.errors import SkdError
 from ..sources import Source
 from .dataset import Archive, Dataset
 
@@ -13,10 +12,7 @@ def read(root: Path, train: bool, part: str) -> Source:
     """Reads a half with torchvision, which verifies it, and downloads it if it is missing."""
     from torchvision.datasets import CIFAR100  # imports torch; listing the data sets does not need it
 
-    try:
-        data = CIFAR100(str(root), train=train, download=True)
-    except (OSError, RuntimeError) as error:
-        raise SkdError(f"CIFAR-100 is not in {root} and could not be downloaded: {error}") from None
+    data = CIFAR100(str(root), train=train, download=True)
     half = "training" if train else "test"
     return Source(
         description=f"CIFAR-100 {half} set",

@@ -4,11 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...common.errors import SkdError
 from ..sources import Source
 from .cifar100 import CLASSES
 from .dataset import Archive, Dataset
-from .listed import reading
 
 FOLDER = "CIFAR-100-C"
 # The benchmark's fifteen, in its order, and its four extra ones.
@@ -23,15 +21,9 @@ SEVERITIES = (1, 2, 3, 4, 5)
 def read(root: Path, train: bool, part: str) -> Source:
     """One corruption at one severity, such as ``fog/3``; a corruption's file has the severities one after another."""
     corruption, _, severity = part.partition("/")
-    path, labels_path = root / FOLDER / f"{corruption}.npy", root / FOLDER / "labels.npy"
-    with reading(path, f"{FOLDER}.tar"):
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-    with reading(labels_path, f"{FOLDER}.tar"):
-        labels = np.load(labels_path, mmap_mode="r", allow_pickle=False)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) % len(SEVERITIES):
-        raise SkdError(f"{path} has {images.dtype} {list(images.shape)}, not uint8 [5 x N, 32, 32, 3]; unpack it again")
-    if labels.shape != (len(images),) or not np.isin(labels, range(len(CLASSES))).all():
-        raise SkdError(f"{labels_path} has no label from 0 to 99 for each image of {path.name}; unpack it again")
+    path = root / FOLDER / f"{corruption}.npy"
+    images = np.load(path, mmap_mode="r", allow_pickle=False)
+    labels = np.load(root / FOLDER / "labels.npy", allow_pickle=False)
     count = len(images) // len(SEVERITIES)
     first = SEVERITIES.index(int(severity)) * count
     return Source(

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from ...common.errors import SkdError
-from ..sources import Source
+from ..sources import Source, listed_files, read_lines
 from .dataset import Archive, Dataset
-from .listed import listed_files, read_table, whole_number
 
 FOLDER = "CUB_200_2011"
 
@@ -13,20 +11,17 @@ FOLDER = "CUB_200_2011"
 def read(root: Path, train: bool, part: str) -> Source:
     """The images that ``train_test_split.txt`` puts into a half, in the order of their numbers; labels from 0."""
     folder = root / FOLDER
-    tables = ("classes.txt", "images.txt", "image_class_labels.txt", "train_test_split.txt")
-    classes, images, labels, split = (read_table(folder / name) for name in tables)
-    if sorted(classes) != list(range(1, len(classes) + 1)):
-        raise SkdError(f"{folder / 'classes.txt'} does not number the classes from 1; unpack the archive again")
-    if not images.keys() == labels.keys() == split.keys():
-        raise SkdError(f"{folder}: {', '.join(tables[1:])} list different images; unpack the archive again")
-    paths, targets = [], []
-    for number in sorted(images):
-        target = whole_number(labels[number], 1, len(classes), what=f"{folder}: the label of image {number}") - 1
-        if whole_number(split[number], 0, 1, what=f"{folder}: the flag of image {number}") == train:
-            paths.append(folder / "images" / images[number])
-            targets.append(target)
-    names = [classes[number] for number in sorted(classes)]
-    return listed_files(f"CUB-200-2011 {'training' if train else 'test'} set", names, paths, targets)
+    classes, images, labels, split = (
+        {int(number): value for number, value in (line.split(maxsplit=1) for line in read_lines(folder / name))}
+        for name in ("classes.txt", "images.txt", "image_class_labels.txt", "train_test_split.txt")
+    )
+    chosen = [number for number in sorted(images) if int(split[number]) == train]
+    return listed_files(
+        f"CUB-200-2011 {'training' if train else 'test'} set",
+        [classes[number] for number in sorted(classes)],
+        [folder / "images" / images[number] for number in chosen],
+        [int(labels[number]) - 1 for number in chosen],
+    )
 
 
 DATASET = Dataset(

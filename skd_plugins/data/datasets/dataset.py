@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...common.errors import SkdError, unknown
+from ...common.errors import SkdError, first_line, unknown
 from ..sources import Source
 
 
@@ -44,14 +44,25 @@ class Dataset:
     exact: bool = False  # small images, stored as pixels to avoid JPEG's loss
 
     def open(self, train: bool, root: Path | None, part: str = "") -> Source:
-        """Opens a half, or a part, as it lies under the root; `check` compares it with the official size."""
+        """Opens a half, or a part, as it lies under the root; `check` compares it with the official size.
+
+        Readers leave errors to this function: whatever a parser raises for a missing or damaged list is one line.
+        """
         if train and not self.train:
             raise SkdError(f"{self.name} is for evaluation only; open its evaluation half")
         if self.parts and part not in self.parts:
             raise unknown(f"part of {self.name}", part, self.parts)
         if root is None and self.archives:
             raise SkdError(f"{self.name} needs --root: the folder with {self.layout}; see: skd data {self.name}")
-        return self.read(root or Path(), train, part)
+        try:
+            return self.read(root or Path(), train, part)
+        except (SkdError, ImportError):
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise SkdError(
+                f"{self.name} can't be read from {root} ({reason}); complete or replace it, see: skd data {self.name}"
+            ) from error
 
     def check(self, source: Source, train: bool, *, root: Path | None) -> None:
         """Compares a half with the official numbers of images and classes."""

@@ -5,13 +5,10 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
 import scipy  # its parts are imported on first use
 
-from ...common.errors import SkdError
-from ..sources import Source
+from ..sources import Box, Source, listed_files
 from .dataset import Archive, Dataset
-from .listed import Box, listed_files, reading
 
 FOLDER = "StanfordDogs"
 TRAIN, TEST = "train_list.mat", "test_list.mat"
@@ -19,24 +16,16 @@ TRAIN, TEST = "train_list.mat", "test_list.mat"
 
 def read_list(path: Path) -> list[tuple[str, int]]:
     """Images, such as ``n02085620-Chihuahua/x.jpg``, and labels from 1."""
-    with reading(path, "lists.tar"):
-        content = scipy.io.loadmat(str(path), squeeze_me=True)
-        files, numbers = (np.atleast_1d(content[name]) for name in ("file_list", "labels"))
-        labels = numbers.astype(np.int64)  # MATLAB may store them as any type
-        if len(files) != len(labels) or (labels != numbers).any():
-            raise ValueError(f"{len(files)} files, {len(labels)} labels, or labels that are not whole numbers")
-    return list(zip(map(str, files), labels.tolist(), strict=True))
+    content = scipy.io.loadmat(str(path), squeeze_me=True)
+    return list(zip(map(str, content["file_list"]), map(int, content["labels"]), strict=True))
 
 
 def largest_box(path: Path) -> Box:
     """The largest bounding box of an annotation; an image may show several dogs, and one crop keeps the numbers."""
     corners = ("xmin", "ymin", "xmax", "ymax")
-    with reading(path, "annotation.tar"):
-        objects = ElementTree.parse(path).getroot().iter("object")
-        boxes = [tuple(int(item.findtext(f"bndbox/{name}", "")) for name in corners) for item in objects]
-        left, top, right, bottom = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
-        if not (0 <= left < right and 0 <= top < bottom):
-            raise ValueError(f"the box from ({left}, {top}) to ({right}, {bottom}) has no area")
+    objects = ElementTree.parse(path).getroot().iter("object")
+    boxes = [tuple(int(item.findtext(f"bndbox/{name}", "")) for name in corners) for item in objects]
+    left, top, right, bottom = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
     return left, top, right, bottom
 
 
@@ -45,16 +34,11 @@ def read(root: Path, train: bool, part: str, *, cropped: bool = False) -> Source
     folder = root / FOLDER
     lists = {name: read_list(folder / name) for name in (TRAIN, TEST)}
     breeds = sorted({(label, file.partition("/")[0]) for images in lists.values() for file, label in images})
-    names = [breed for _, breed in breeds]
-    if [label for label, _ in breeds] != list(range(1, len(set(names)) + 1)):
-        raise SkdError(f"{folder}: the lists do not number {len(set(names))} breeds from 1; unpack lists.tar again")
-    if cropped and not (folder / "Annotation").is_dir():
-        raise SkdError(f"{folder / 'Annotation'}, which has the boxes, does not exist; unpack annotation.tar there")
     listed = lists[TRAIN if train else TEST]
     annotations = [(folder / "Annotation" / file).with_suffix("") for file, _ in listed]
     return listed_files(
         f"Stanford Dogs {'training' if train else 'test'} set{', cropped' if cropped else ''}",
-        names,
+        [breed for _, breed in breeds],
         [folder / "Images" / file for file, _ in listed],
         [label - 1 for _, label in listed],
         box_of=(lambda index: largest_box(annotations[index])) if cropped else None,

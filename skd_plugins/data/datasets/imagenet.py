@@ -3,38 +3,27 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import scipy  # its parts are imported on first use
 
 from ...common.errors import SkdError
-from ..sources import Source, image_folder, split_folder
+from ..sources import Source, image_folder, listed_files, read_lines, split_folder
 from .dataset import Archive, Dataset
-from .listed import listed_files, read_lines, reading, whole_number
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 
 
-def read_synsets(path: Path) -> dict[int, str]:
-    """The WordNet id of each ILSVRC2012_ID in ``meta.mat``, for the leaves: the 1,000 classes."""
-    with reading(path, f"{DEVKIT}.tar.gz"):
-        table: Any = np.atleast_1d(scipy.io.loadmat(str(path), squeeze_me=True)["synsets"])
-        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table if int(row["num_children"]) == 0}
-
-
 def _flat_validation(folder: Path, root: Path) -> Source:
     """Image n of the flat folder has the class in line n of the devkit's ground truth."""
-    synsets = read_synsets(root / DEVKIT / "data" / "meta.mat")
+    table: Any = scipy.io.loadmat(str(root / DEVKIT / "data" / "meta.mat"), squeeze_me=True)["synsets"]
+    # The leaves are the 1,000 classes.
+    synsets = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table if int(row["num_children"]) == 0}
     truth_path = root / DEVKIT / "data" / "ILSVRC2012_validation_ground_truth.txt"
     classes = sorted(synsets.values())
-    label_of = {number: classes.index(name) for number, name in synsets.items()}
     images = sorted(folder.glob("ILSVRC2012_val_*.JPEG"))
     truth = read_lines(truth_path)
     if len(truth) != len(images):
         raise SkdError(f"{folder} has {len(images)} images, {truth_path} has {len(truth)} lines; complete the folder")
-    targets = []
-    for image, line in zip(images, truth, strict=True):
-        number = whole_number(line, 1, max(synsets), what=f"{truth_path}: the class of {image.name}")
-        targets.append(label_of[number])
+    targets = [classes.index(synsets[int(line)]) for line in truth]
     return listed_files("ImageNet-1k validation set", classes, images, targets)
 
 

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from ...common.errors import SkdError
-from ..sources import Source
+from ..sources import Source, listed_files, read_lines
 from .dataset import Archive, Dataset
-from .listed import listed_files, read_lines
 
 FOLDER = "MIT67"
 TRAIN, TEST = "TrainImages.txt", "TestImages.txt"
@@ -14,14 +12,11 @@ TRAIN, TEST = "TrainImages.txt", "TestImages.txt"
 def read(root: Path, train: bool, part: str) -> Source:
     """The images of a list in its order; labels by the sorted class names."""
     folder = root / FOLDER
-    training, test = (read_lines(folder / name) for name in (TRAIN, TEST))
-    names, test_names = ({line.rpartition("/")[0] for line in lines} for lines in (training, test))
-    if only := names ^ test_names:
-        raise SkdError(f"{folder}: class {min(only)!r} is in only one of {TRAIN} and {TEST}; unpack the archive again")
-    classes = sorted(names)
-    lines = training if train else test
+    lines = read_lines(folder / (TRAIN if train else TEST))
+    names = [line.rpartition("/")[0] for line in lines]
+    classes = sorted(set(names))
     paths = [folder / "Images" / line for line in lines]
-    targets = [classes.index(line.rpartition("/")[0]) for line in lines]
+    targets = [classes.index(name) for name in names]
     return listed_files(f"MIT67 {'training' if train else 'test'} set", classes, paths, targets)
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from ...common.errors import SkdError
-from ..sources import Source, image_folder
+from ..sources import Source, image_folder, listed_files
 from .dataset import Archive, Dataset
-from .listed import listed_files
 
 _IMAGES = {".png", ".jpg", ".jpeg"}  # as timm's
 
@@ -35,17 +34,13 @@ def read_house_numbers(root: Path, train: bool, part: str) -> Source:
     """The cropped digits' test set, read by torchvision, which verifies it; labels are the digits."""
     from torchvision.datasets import SVHN  # imports torch; listing the data sets does not need it
 
-    path = root / "test_32x32.mat"
-    try:
-        data = SVHN(str(root), split="test")
-    except (OSError, RuntimeError) as error:
-        raise SkdError(f"{path} is missing or damaged: {error}") from None
+    data = SVHN(str(root), split="test")
     return Source(
         description="SVHN test set",
         classes=[str(digit) for digit in range(10)],
         targets=np.asarray(data.labels, dtype=np.int64),
         load=lambda index: np.ascontiguousarray(data.data[index].transpose(1, 2, 0)),
-        name_of=lambda index: f"image {index} of {path}",
+        name_of=lambda index: f"image {index} of {root / 'test_32x32.mat'}",
     )
 
 

@@ -1,7 +1,7 @@
 """Compiles crop.c into a library beside it; run by ``make setup`` and by any installation.
 
 It needs a C compiler (``cc``, or ``$CC``) and libjpeg-turbo 2.1 or later with headers (Debian, Ubuntu: libjpeg-dev).
-Without it `.beton` files are read by FFCV's library alone: the same pixels, slower.
+Without it `.beton` files can't be read.
 """
 
 import hashlib
@@ -73,5 +73,5 @@ if __name__ == "__main__":
     try:
         print(f"decoder: {build().name}")
     except BuildError as error:
-        print(f"decoder: not compiled ({error}); .beton files are read by FFCV's library alone, which is slower")
+        print(f"decoder: not compiled ({error}); .beton files can't be read")
         sys.exit(1)

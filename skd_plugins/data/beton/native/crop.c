@@ -1,7 +1,7 @@
 /* One image of a .beton file: decode the box of a JPEG and no more of it, resize it, flip it, in one pass over its rows.
 
    The pixels are, to the last bit, those of FFCV's `imdecode` of the whole image (libjpeg-turbo, fast integer DCT, fancy
-   upsampling) followed by its `resize` (OpenCV's INTER_AREA). decode.py compares the two before it uses this.
+   upsampling) followed by its `resize` (OpenCV's INTER_AREA). tests/test_decode.py compares the two.
 
    What is saved: rows above the box are entropy-decoded only, rows below it not at all, MCU columns beside it are not
    transformed, and no image is kept, since each row is resized as it comes. No state outlives a call. */
@@ -312,7 +312,7 @@ typedef struct {
   uint8_t *scanline;
 } Jpeg;
 
-static int jpeg_rows(Jpeg *jpeg, const uint8_t *data, size_t size, int height, int width, int denominator, int whole,
+static int jpeg_rows(Jpeg *jpeg, const uint8_t *data, size_t size, int height, int width, int whole,
                      const Window *w, Resizer *r) {
   struct jpeg_decompress_struct *info = &jpeg->info;
   info->err = jpeg_std_error(&jpeg->errors.base);
@@ -326,7 +326,6 @@ static int jpeg_rows(Jpeg *jpeg, const uint8_t *data, size_t size, int height, i
   if (info->image_height != (JDIMENSION)height || info->image_width != (JDIMENSION)width) return OTHER_SIZE;
   info->out_color_space = JCS_RGB;
   info->dct_method = JDCT_IFAST; /* as FFCV's TJFLAG_FASTDCT */
-  info->scale_num = 1, info->scale_denom = (unsigned)denominator;
   jpeg_start_decompress(info);
   jpeg->scanline = malloc(3 * (size_t)info->output_width + 64);
   if (!jpeg->scanline) return NO_MEMORY;
@@ -357,28 +356,25 @@ static int jpeg_rows(Jpeg *jpeg, const uint8_t *data, size_t size, int height, i
 /* Writes a box of an image to `out`, resized and, if asked for, flipped.
 
    data, size      the stored bytes: a JPEG, or (raw) height x width RGB pixels
-   denominator     1, 2, 4 or 8: a JPEG is decoded to 1/denominator of its size; the box is in pixels of that
    box             top, left, height, width
    whole           notice damage of a JPEG outside of the box as well
    out             [out_height, out_width, 3]
 
    Returns 0; 1 damaged JPEG; 2 the JPEG has another size; 3 out of memory; 4 an impossible argument. `out` is undefined
    unless it returns 0. */
-int skd_crop(const uint8_t *data, size_t size, int raw, int height, int width, int denominator, const int32_t *box,
+int skd_crop(const uint8_t *data, size_t size, int raw, int height, int width, const int32_t *box,
              int flip, int whole, uint8_t *out, int out_height, int out_width) {
   const int most = 65535;
   if (height < 1 || width < 1 || height > most || width > most || out_height < 1 || out_width < 1 || out_height > most ||
       out_width > most || box[2] < 1 || box[3] < 1 || box[2] > most || box[3] > most ||
       abs(box[0] / 2) > most || abs(box[1] / 2) > most)
     return BAD_ARGUMENT;
-  if (denominator != 1 && denominator != 2 && denominator != 4 && denominator != 8) return BAD_ARGUMENT;
-  if (raw && (denominator != 1 || size != (size_t)height * width * 3)) return BAD_ARGUMENT;
+  if (raw && size != (size_t)height * width * 3) return BAD_ARGUMENT;
 
   Window window = {0};
   Resizer resizer = {0};
-  int scaled_height = (height + denominator - 1) / denominator, scaled_width = (width + denominator - 1) / denominator;
   int result = resizer_init(&resizer, box[2], box[3], out_height, out_width, flip, out);
-  if (!result) result = window_init(&window, box, scaled_height, scaled_width, 3 * (size_t)resizer.reach + 16);
+  if (!result) result = window_init(&window, box, height, width, 3 * (size_t)resizer.reach + 16);
   if (!result) {
     push_black(&window, &resizer, box[0] < 0 ? (box[0] < -box[2] ? box[2] : -box[0]) : 0);
     if (raw) {
@@ -387,7 +383,7 @@ int skd_crop(const uint8_t *data, size_t size, int raw, int height, int width, i
     } else {
       Jpeg *jpeg = calloc(1, sizeof(Jpeg));
       if (jpeg) {
-        result = jpeg_rows(jpeg, data, size, height, width, denominator, whole, &window, &resizer);
+        result = jpeg_rows(jpeg, data, size, height, width, whole, &window, &resizer);
         jpeg_destroy_decompress(&jpeg->info);
         free(jpeg->scanline);
         free(jpeg);
