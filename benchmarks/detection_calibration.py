@@ -13,20 +13,20 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evidence_page import between
 from rounds import ROOT
 
 sys.path.insert(0, str(ROOT))  # the package `detection`, before the benchmark of this name
 from skd_plugins.commands.study import summarise
 from skd_plugins.common.environment import environment
-from skd_plugins.common.files import write_json, write_text
+from skd_plugins.common.files import write_json
 from skd_plugins.training.project import train_detector
 
 RESULTS = Path(__file__).with_name("results") / "detection_calibration.json"
-PAGE = ROOT / "docs" / "detection.md"
-MARKERS = ("<!-- calibration: begin -->", "<!-- calibration: end -->")
 BACKBONE = "resnet10t_digits.ce"
 WEIGHTS = (0.01, 0.03, 0.1, 1.0, 10.0)
 SEEDS = (1, 2, 3, 4, 5)
@@ -97,16 +97,22 @@ def table(content: dict[str, Any]) -> str:
         f"The test images, mean and standard deviation of {len(SEEDS)} seeds; p of a paired t-test, corrected for the "
         "weights (Holm):",
         "",
-        *head,
+        *compared(content["test"], COLUMNS),
     ]
-    for name, row in content["test"].items():
-        cells = [f"{row[key]['mean']:.2f} ± {row[key]['std']:.2f}" for key in COLUMNS]
+    return "\n".join(lines)
+
+
+def compared(summary: dict[str, Any], columns: Sequence[str]) -> list[str]:
+    """A table of `summarise`: mean and deviation, and the differences to the first row with their p-values."""
+    lines = [f"| | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+    for name, row in summary.items():
+        cells = [f"{row[key]['mean']:.2f} ± {row[key]['std']:.2f}" for key in columns]
         lines.append(f"| {name} | {' | '.join(cells)} |")
         for title, entry, form in (("difference", "mean", "+.2f"), ("p", "p_holm", ".2g")):
-            if name != PLAIN:
-                cells = [format(row[key]["difference"][entry], form) for key in COLUMNS]
+            if "difference" in row[columns[0]]:
+                cells = [format(row[key]["difference"][entry], form) for key in columns]
                 lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return lines
 
 
 def main() -> None:
@@ -118,8 +124,7 @@ def main() -> None:
         write_json(RESULTS, study(given.out.absolute()))
     text = table(json.loads(RESULTS.read_text()))
     print(text)
-    before, rest = PAGE.read_text().split(MARKERS[0])
-    write_text(PAGE, f"{before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{rest.split(MARKERS[1])[1]}")
+    between(ROOT / "docs" / "detection.md", "calibration", text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,89 @@
+"""benchmarks/detection_libraries.py: what it compares is the same, it runs, and the page has its numbers."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from test_train_net import TINY
+
+from detection.config import load_config
+from detection.weights import take_from_card, wanted_weights
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))  # behind everything else, for the package `detection`
+import detection_libraries as libraries  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the backbone's run, of one step."""
+    folder = tmp_path_factory.mktemp("libraries")
+    libraries.backbone(folder, max_steps=1)
+    return folder
+
+
+def built(kind: str, cfg: CfgNode) -> Any:
+    cfg.MODEL.META_ARCHITECTURE = libraries.ARMS[kind]
+    torch.manual_seed(0)
+    return build_model(cfg)
+
+
+def test_with_the_same_weights_both_compute_the_same(folder: Path) -> None:
+    """Boxes, scores and losses, once torchvision's anchors are not rounded; the image's side is a multiple of 64."""
+    weights = str(libraries.backbone(folder, max_steps=1))
+    overrides = [*libraries.SETTINGS, "MODEL.TIMM.WEIGHTS", weights, "MODEL.DEVICE", "cpu", *TINY]
+    cfg = load_config("digits_demo", overrides)
+    take_from_card(cfg, wanted_weights(cfg))
+    ours, theirs = built("torchvision", cfg), built("detectron2", cfg)
+    start, expected = ours.detector.state_dict(), libraries.to_torchvision(theirs.state_dict())
+    assert start.keys() == expected.keys()
+    assert [key for key, value in start.items() if not torch.equal(value, expected[key])] == []
+    anchors = ours.detector.rpn.anchor_generator
+    wanted = [level.clone() for level in theirs.proposal_generator.anchor_generator.cell_anchors]
+    assert [level.tolist() for level in anchors.cell_anchors] == [level.round().tolist() for level in wanted]
+    anchors.cell_anchors = wanted
+    draw = torch.Generator().manual_seed(1)
+    truth = Instances((128, 64), gt_boxes=Boxes(torch.tensor([[10.0, 10, 40, 50], [30, 60, 60, 100]])))
+    truth.gt_classes = torch.tensor([1, 7])
+    image = torch.randint(0, 256, (3, 128, 64), dtype=torch.uint8, generator=draw)
+    batch = [{"image": image, "instances": truth, "height": 256, "width": 128}]
+    found, other = (model.eval()(batch)[0]["instances"] for model in (ours, theirs))
+    assert len(found) == len(other) > 20
+    torch.testing.assert_close(found.scores, other.scores)
+    torch.testing.assert_close(found.pred_boxes.tensor, other.pred_boxes.tensor, atol=0.01, rtol=0)
+    assert torch.equal(found.pred_classes, other.pred_classes)
+    assert found.pred_boxes.tensor[:, 3].max() > 128, "in the pixels of the image on the disk"
+    losses = []
+    for model in (ours, theirs):
+        torch.manual_seed(1)
+        with EventStorage():
+            losses.append(sorted(float(loss) for loss in model.train()(batch).values()))
+    assert losses[0] == pytest.approx(losses[1], rel=0.01), "each samples proposals of its own"
+
+
+def test_the_study_runs(folder: Path) -> None:
+    more = [*TINY, "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"]
+    content = libraries.study(folder, (1, 2), more, max_steps=1)
+    rows = content["test"]
+    assert list(rows) == ["detectron2", "torchvision", libraries.CONVERTED]
+    assert all(np.isfinite(rows[name][key]["values"]).all() for name in rows for key in libraries.COLUMNS)
+    assert rows["torchvision"]["D-ECE"]["values"] != rows["detectron2"]["D-ECE"]["values"]
+    begun = [json.loads((folder / f"{kind}_1" / "metrics.json").read_text().splitlines()[0]) for kind in libraries.ARMS]
+    assert [{"rpn/num_pos_anchors", "loss_objectness"} & set(line) for line in begun] == [
+        {"rpn/num_pos_anchors"}, {"loss_objectness"},
+    ], "each is its own library's"  # fmt: skip
+    assert libraries.study(folder, (1, 2), more, max_steps=1)["test"] == rows, "what is complete is not repeated"
+
+
+def test_the_page_has_the_committed_numbers() -> None:
+    content = json.loads(libraries.RESULTS.read_text())
+    assert libraries.table(content) in (ROOT / "docs" / "detection.md").read_text()
+    assert len(content["test"]["torchvision"]["AP"]["values"]) == len(libraries.SEEDS)
