@@ -5,9 +5,9 @@ two detectors begin with the same weights, heads included, and see the same imag
 detectron2's. Pooling and the boxes' loss, where detectron2's defaults are others, are torchvision's in both. What
 differs: torchvision rounds its anchors to whole pixels, and spaces those of its coarsest level otherwise. The
 detectors of detectron2 are evaluated in torchvision's code too. Nothing is tuned: the settings are those of
-detection/configs/digits_demo.yaml, for 6 epochs.
+detection/configs/digits_demo.yaml, for 4 epochs.
 
-Run: python benchmarks/detection_libraries.py [--out runs/detection-libraries]     # about 40 minutes of a core
+Run: python benchmarks/detection_libraries.py [--out runs/detection-libraries]     # 20 minutes of a core
      python benchmarks/detection_libraries.py --page      # the committed numbers into docs/detection.md
 """
 
@@ -51,7 +51,7 @@ COLUMNS = ("AP", "AP50", "AP75", "D-ECE", "LaECE")
 ARMS = {"detectron2": "GeneralizedRCNN", "torchvision": "TorchvisionFasterRCNN"}
 CONVERTED = "detectron2's detectors, in torchvision"
 SETTINGS = [
-    "SKD.EPOCHS", "6", "SKD.VISUALIZE", "0", "DATALOADER.NUM_WORKERS", "0", "MODEL.TIMM.NAME", "resnet18",
+    "SKD.EPOCHS", "4", "SKD.VISUALIZE", "0", "DATALOADER.NUM_WORKERS", "0", "MODEL.TIMM.NAME", "resnet18",
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlign", "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", "2",
     "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", str(1 / 9), "MODEL.RPN.SMOOTH_L1_BETA", str(1 / 9),
 ]  # fmt: skip
@@ -164,10 +164,10 @@ def numbers(out: Path) -> dict[str, float]:
 
 def study(out: Path, seeds: Sequence[int] = SEEDS, more: Sequence[str] = (), **changes: Any) -> dict[str, Any]:
     weights = backbone(out, **changes)
-    found = {
-        name: [detector(out / f"{name}_{seed}", seed, kind, weights, more) for seed in seeds]
-        for name, kind in ARMS.items()
-    }
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
+    for seed in seeds:
+        for name, kind in ARMS.items():
+            found[name].append(detector(out / f"{name}_{seed}", seed, kind, weights, more))
     found[CONVERTED] = [in_torchvision(out / f"detectron2_{seed}", out / f"converted_{seed}") for seed in seeds]
     return {"test": summarise(found), "environment": environment()}
 
