@@ -37,7 +37,7 @@ SETTINGS = ["SKD.EPOCHS", "6", "SKD.VISUALIZE", "0", "DATALOADER.NUM_WORKERS", "
 
 
 def detector(out: Path, seed: int, weight: float | None, more: list[str]) -> dict[str, float]:
-    """Trains unless it is done; the columns' values in per cent, and the seconds of this process."""
+    """Trains unless it is done; the columns' values in per cent."""
     heads = ["MODEL.ROI_HEADS.NAME", "StandardROIHeads" if weight is None else "SDDropoutROIHeads"]
     dropout = [] if weight is None else ["MODEL.ROI_HEADS.SD_DROPOUT.WEIGHT", str(weight)]
     results, begin = out / "results.json", time.monotonic()
@@ -45,9 +45,14 @@ def detector(out: Path, seed: int, weight: float | None, more: list[str]) -> dic
         settings = [*SETTINGS, "SEED", str(seed), *heads, *dropout, *more]
         train_detector(ROOT / "detection", "digits_demo", BACKBONE, out, settings, {"OMP_NUM_THREADS": "1"})
         print(f"{out.name}: {time.monotonic() - begin:.0f} s", flush=True)
+    return numbers_of(results)
+
+
+def numbers_of(results: Path, columns: Sequence[str] = COLUMNS) -> dict[str, float]:
+    """The columns' values in per cent."""
     content = json.loads(results.read_text())
     numbers: dict[str, float] = content["bbox"] | content["calibration"]
-    return {key: math.nan if numbers[key] is None else numbers[key] for key in COLUMNS}  # None: nothing was found
+    return {key: math.nan if numbers[key] is None else numbers[key] for key in columns}  # None: nothing was found
 
 
 def halves(folder: Path) -> list[str]:
@@ -68,6 +73,8 @@ def halves(folder: Path) -> list[str]:
 
 
 def study(out: Path) -> dict[str, Any]:
+    import detection_temperature  # detectron2 is heavy; --page does without
+
     out.mkdir(parents=True, exist_ok=True)
     data = halves(out)
     arms: dict[str, float | None] = {"without": None} | {f"{weight:g}": weight for weight in WEIGHTS}
@@ -82,6 +89,13 @@ def study(out: Path) -> dict[str, Any]:
     numbers = {
         name: [detector(out / f"test_{own}_{seed}", seed, own, []) for seed in SEEDS] for name, own in trained.items()
     }
+    temperature = detection_temperature.fit(out / "choice_without")
+    scaled = numbers[f"without, at temperature {temperature:.2f}"] = []
+    for seed in SEEDS:
+        folder = out / f"scaled_{seed}"
+        if not (folder / "results.json").exists():
+            detection_temperature.evaluate_scaled(out / f"test_None_{seed}", temperature, folder)
+        scaled.append(numbers_of(folder / "results.json"))
     return {"chosen": weight, "choice": tried, "test": summarise(numbers), "environment": environment()}
 
 

@@ -24,7 +24,7 @@ from rounds import ROOT
 
 sys.path.insert(0, str(ROOT))  # the package `detection`, before the benchmark of this name
 import torch
-from detection_calibration import compared
+from detection_calibration import compared, numbers_of
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, detector_postprocess
 from detectron2.structures import Boxes, Instances
@@ -142,7 +142,7 @@ def detector(out: Path, seed: int, kind: str, weights: Path, more: Sequence[str]
         given = ["MODEL.META_ARCHITECTURE", kind, "MODEL.TIMM.WEIGHTS", str(weights), "SEED", str(seed)]
         train_net.main(["--config", "digits_demo", *resume, *SETTINGS, *given, *more, "OUTPUT_DIR", str(out)])
         print(f"{out.name}: {time.monotonic() - begin:.0f} s", flush=True)
-    return numbers(out)
+    return numbers_of(out / "results.json", COLUMNS)
 
 
 def in_torchvision(trained: Path, out: Path) -> dict[str, float]:
@@ -154,12 +154,7 @@ def in_torchvision(trained: Path, out: Path) -> dict[str, float]:
         model.detector.load_state_dict(to_torchvision(state))
         cfg.OUTPUT_DIR = str(out)
         Trainer.test(cfg, model)
-    return numbers(out)
-
-
-def numbers(out: Path) -> dict[str, float]:
-    content = json.loads((out / "results.json").read_text())
-    return {key: (content["bbox"] | content["calibration"])[key] for key in COLUMNS}
+    return numbers_of(out / "results.json", COLUMNS)
 
 
 def study(out: Path, seeds: Sequence[int] = SEEDS, more: Sequence[str] = (), **changes: Any) -> dict[str, Any]:
