@@ -18,6 +18,7 @@ from detection.config import load_config
 from detection.weights import take_from_card, wanted_weights
 
 ROOT = Path(__file__).parents[1]
+ALL = 50_000  # samples, which are more than there are
 sys.path.append(str(ROOT / "benchmarks"))  # behind everything else, for the package `detection`
 import detection_libraries as libraries  # noqa: E402
 
@@ -37,19 +38,27 @@ def built(kind: str, cfg: CfgNode) -> Any:
 
 
 def test_with_the_same_weights_both_compute_the_same(folder: Path) -> None:
-    """Boxes, scores and losses, once torchvision's anchors are not rounded; the image's side is a multiple of 64."""
+    """Boxes, scores, losses and gradients, if torchvision's anchors are not rounded and every anchor and box is used.
+
+    The images' sides are multiples of 64, as elsewhere torchvision spaces the coarsest anchors otherwise.
+    """
     weights = str(libraries.backbone(folder, max_steps=1))
-    overrides = [*libraries.SETTINGS, "MODEL.TIMM.WEIGHTS", weights, "MODEL.DEVICE", "cpu", *TINY]
+    overrides = [*libraries.SETTINGS, *TINY, "MODEL.TIMM.WEIGHTS", weights, "MODEL.DEVICE", "cpu"]
+    for part in ("RPN", "ROI_HEADS"):
+        overrides += [f"MODEL.{part}.BATCH_SIZE_PER_IMAGE", str(ALL)]
     cfg = load_config("digits_demo", overrides)
     take_from_card(cfg, wanted_weights(cfg))
     ours, theirs = built("torchvision", cfg), built("detectron2", cfg)
     start, expected = ours.detector.state_dict(), libraries.to_torchvision(theirs.state_dict())
     assert start.keys() == expected.keys()
     assert [key for key, value in start.items() if not torch.equal(value, expected[key])] == []
-    anchors = ours.detector.rpn.anchor_generator
+    rpn = ours.detector.rpn
     wanted = [level.clone() for level in theirs.proposal_generator.anchor_generator.cell_anchors]
-    assert [level.tolist() for level in anchors.cell_anchors] == [level.round().tolist() for level in wanted]
-    anchors.cell_anchors = wanted
+    assert [level.tolist() for level in rpn.anchor_generator.cell_anchors] == [
+        level.round().tolist() for level in wanted
+    ]
+    rpn.anchor_generator.cell_anchors = wanted
+    rpn.fg_bg_sampler.batch_size_per_image = ALL
     draw = torch.Generator().manual_seed(1)
     truth = Instances((128, 64), gt_boxes=Boxes(torch.tensor([[10.0, 10, 40, 50], [30, 60, 60, 100]])))
     truth.gt_classes = torch.tensor([1, 7])
@@ -61,12 +70,25 @@ def test_with_the_same_weights_both_compute_the_same(folder: Path) -> None:
     torch.testing.assert_close(found.pred_boxes.tensor, other.pred_boxes.tensor, atol=0.01, rtol=0)
     assert torch.equal(found.pred_classes, other.pred_classes)
     assert found.pred_boxes.tensor[:, 3].max() > 128, "in the pixels of the image on the disk"
-    losses = []
-    for model in (ours, theirs):
-        torch.manual_seed(1)
-        with EventStorage():
-            losses.append(sorted(float(loss) for loss in model.train()(batch).values()))
-    assert losses[0] == pytest.approx(losses[1], rel=0.01), "each samples proposals of its own"
+    with EventStorage():
+        losses = [model.train()(batch) for model in (ours, theirs)]
+    names = {"loss_classifier": "loss_cls", "loss_box_reg": "loss_box_reg", "loss_objectness": "loss_rpn_cls",
+             "loss_rpn_box_reg": "loss_rpn_loc"}  # fmt: skip
+    assert (set(losses[0]), set(losses[1])) == (set(names), set(names.values()))
+    # detectron2 divides the RPN's sums by the samples that it may take, torchvision by those that it took.
+    taken = float(losses[1]["loss_rpn_cls"] / losses[0]["loss_objectness"])
+    assert 0.01 < taken < 0.1
+    factors = {name: taken if "rpn" in other else 1 for name, other in names.items()}
+    for name, other in names.items():
+        assert losses[1][other].item() == pytest.approx(factors[name] * losses[0][name].item(), rel=1e-5)
+    sum(factors[name] * loss for name, loss in losses[0].items()).backward()
+    sum(losses[1].values()).backward()
+    expected = libraries.to_torchvision({key: one.grad for key, one in theirs.named_parameters()})
+    gradients = {key: one.grad for key, one in ours.detector.named_parameters()}
+    assert len(gradients) == len(expected) > 80
+    for key, gradient in gradients.items():
+        error = (gradient - expected[key]).norm()
+        assert error <= 1e-4 * expected[key].norm() + 1e-6, key
 
 
 def test_the_study_runs(folder: Path) -> None:
