@@ -1,4 +1,4 @@
-"""benchmarks/detection_libraries.py: what it compares is the same, it runs, and the page has its numbers."""
+"""The benchmarks of detectors: what they compare is the same, they run, and the page has their numbers."""
 
 import json
 import sys
@@ -15,12 +15,15 @@ from detectron2.utils.events import EventStorage
 from test_train_net import TINY
 
 from detection.config import load_config
+from detection.digits import digits_folder
 from detection.weights import take_from_card, wanted_weights
 
 ROOT = Path(__file__).parents[1]
 ALL = 50_000  # samples, which are more than there are
 sys.path.append(str(ROOT / "benchmarks"))  # behind everything else, for the package `detection`
+import detection_calibration as calibration  # noqa: E402
 import detection_libraries as libraries  # noqa: E402
+import detection_temperature as temperature  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,37 @@ def test_the_study_runs(folder: Path) -> None:
 
 
 def test_the_page_has_the_committed_numbers() -> None:
+    page = (ROOT / "docs" / "detection.md").read_text()
+    assert calibration.table(json.loads(calibration.RESULTS.read_text())) in page
     content = json.loads(libraries.RESULTS.read_text())
-    assert libraries.table(content) in (ROOT / "docs" / "detection.md").read_text()
+    assert libraries.table(content) in page
     assert len(content["test"]["torchvision"]["AP"]["values"]) == len(libraries.SEEDS)
+
+
+def test_a_detectors_temperature(folder: Path, tmp_path: Path) -> None:
+    """The one that fits a detector is 1 for the same detector with its scores divided by it."""
+    calibration.halves(tmp_path)
+    content = json.loads((tmp_path / "VAL.json").read_text())
+    content["images"] = content["images"][:8]
+    (tmp_path / "VAL.json").write_text(json.dumps(content))
+    own = [str(tmp_path / "VAL.json"), str(digits_folder() / "train")]
+    out, weights = tmp_path / "out", libraries.backbone(folder, max_steps=1)
+    more = [*TINY, "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "SKD.VAL", json.dumps(own)]
+    libraries.detector(out, 1, "GeneralizedRCNN", weights, more)
+    found = temperature.fit(out)
+    assert abs(found - 1) > 0.05
+    temperature.evaluate_scaled(out, found, tmp_path / "scaled")
+    path = out / "model_final.pth"
+    state = torch.load(path, weights_only=False)
+    for kind in ("weight", "bias"):
+        state["model"][f"roi_heads.box_predictor.cls_score.{kind}"] /= found
+    torch.save(state, path)
+    assert temperature.fit(out) == pytest.approx(1, rel=1e-3)
+    temperature.evaluate_scaled(out, 1, tmp_path / "again")
+    scores = [
+        [box["score"] for box in json.loads(next((tmp_path / name).rglob("coco_instances_results.json")).read_text())]
+        for name in ("scaled", "again")
+    ]
+    assert scores[0] == pytest.approx(scores[1])
+    plain = [box["score"] for box in json.loads(next(out.rglob("coco_instances_results.json")).read_text())]
+    assert (max(scores[0]) < max(plain)) is (found > 1)
