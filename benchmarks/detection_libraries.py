@@ -170,7 +170,9 @@ def study(out: Path, seeds: Sequence[int] = SEEDS, more: Sequence[str] = (), **c
 def table(content: dict[str, Any]) -> str:
     """Markdown."""
     seeds = len(content["test"]["detectron2"]["AP"]["values"])
-    title = f"The test images, mean and deviation of {seeds} seeds, in per cent; p of a paired t-test, corrected (Holm):"
+    title = (
+        f"The test images, mean and deviation of {seeds} seeds, in per cent; p of a paired t-test, corrected (Holm):"
+    )
     return "\n".join([title, "", *compared(content["test"], COLUMNS)])
 
 
