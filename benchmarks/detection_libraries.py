@@ -7,7 +7,7 @@ differs: torchvision rounds its anchors to whole pixels, and spaces those of its
 detectors of detectron2 are evaluated in torchvision's code too. Nothing is tuned: the settings are those of
 detection/configs/digits_demo.yaml, for 4 epochs.
 
-Run: python benchmarks/detection_libraries.py [--out runs/detection-libraries]     # 30 minutes of a core
+Run: python benchmarks/detection_libraries.py [--out runs/detection-libraries]     # 20 minutes of a core
      python benchmarks/detection_libraries.py --page      # the committed numbers into docs/detection.md
 """
 
