@@ -22,7 +22,7 @@ RESULTS = HERE / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 # row and rounds are shared parts; methods and gpu are run by themselves.
 OTHERS = {"row", "rounds", "bench", "methods", "gpu", "evidence", "evidence_page", "stamps", "finetune",
-          "detection_calibration"}  # fmt: skip
+          "detection_calibration", "detection_libraries", "detection_temperature"}  # fmt: skip
 MARKERS = ("<!-- bench -->", "<!-- /bench -->")
 
 

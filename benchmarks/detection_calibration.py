@@ -13,20 +13,20 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evidence_page import between
 from rounds import ROOT
 
 sys.path.insert(0, str(ROOT))  # the package `detection`, before the benchmark of this name
 from skd_plugins.commands.study import summarise
 from skd_plugins.common.environment import environment
-from skd_plugins.common.files import write_json, write_text
+from skd_plugins.common.files import write_json
 from skd_plugins.training.project import train_detector
 
 RESULTS = Path(__file__).with_name("results") / "detection_calibration.json"
-PAGE = ROOT / "docs" / "detection.md"
-MARKERS = ("<!-- calibration: begin -->", "<!-- calibration: end -->")
 BACKBONE = "resnet10t_digits.ce"
 WEIGHTS = (0.01, 0.03, 0.1, 1.0, 10.0)
 SEEDS = (1, 2, 3, 4, 5)
@@ -37,7 +37,7 @@ SETTINGS = ["SKD.EPOCHS", "6", "SKD.VISUALIZE", "0", "DATALOADER.NUM_WORKERS", "
 
 
 def detector(out: Path, seed: int, weight: float | None, more: list[str]) -> dict[str, float]:
-    """Trains unless it is done; the columns' values in per cent, and the seconds of this process."""
+    """Trains unless it is done; the columns' values in per cent."""
     heads = ["MODEL.ROI_HEADS.NAME", "StandardROIHeads" if weight is None else "SDDropoutROIHeads"]
     dropout = [] if weight is None else ["MODEL.ROI_HEADS.SD_DROPOUT.WEIGHT", str(weight)]
     results, begin = out / "results.json", time.monotonic()
@@ -45,9 +45,14 @@ def detector(out: Path, seed: int, weight: float | None, more: list[str]) -> dic
         settings = [*SETTINGS, "SEED", str(seed), *heads, *dropout, *more]
         train_detector(ROOT / "detection", "digits_demo", BACKBONE, out, settings, {"OMP_NUM_THREADS": "1"})
         print(f"{out.name}: {time.monotonic() - begin:.0f} s", flush=True)
+    return numbers_of(results)
+
+
+def numbers_of(results: Path, columns: Sequence[str] = COLUMNS) -> dict[str, float]:
+    """The columns' values in per cent."""
     content = json.loads(results.read_text())
     numbers: dict[str, float] = content["bbox"] | content["calibration"]
-    return {key: math.nan if numbers[key] is None else numbers[key] for key in COLUMNS}  # None: nothing was found
+    return {key: math.nan if numbers[key] is None else numbers[key] for key in columns}  # None: nothing was found
 
 
 def halves(folder: Path) -> list[str]:
@@ -68,6 +73,8 @@ def halves(folder: Path) -> list[str]:
 
 
 def study(out: Path) -> dict[str, Any]:
+    import detection_temperature  # detectron2 is heavy; --page does without
+
     out.mkdir(parents=True, exist_ok=True)
     data = halves(out)
     arms: dict[str, float | None] = {"without": None} | {f"{weight:g}": weight for weight in WEIGHTS}
@@ -82,6 +89,13 @@ def study(out: Path) -> dict[str, Any]:
     numbers = {
         name: [detector(out / f"test_{own}_{seed}", seed, own, []) for seed in SEEDS] for name, own in trained.items()
     }
+    temperature = detection_temperature.fit(out / "choice_without")
+    scaled = numbers[f"without, at temperature {temperature:.2f}"] = []
+    for seed in SEEDS:
+        folder = out / f"scaled_{seed}"
+        if not (folder / "results.json").exists():
+            detection_temperature.evaluate_scaled(out / f"test_None_{seed}", temperature, folder)
+        scaled.append(numbers_of(folder / "results.json"))
     return {"chosen": weight, "choice": tried, "test": summarise(numbers), "environment": environment()}
 
 
@@ -97,16 +111,22 @@ def table(content: dict[str, Any]) -> str:
         f"The test images, mean and standard deviation of {len(SEEDS)} seeds; p of a paired t-test, corrected for the "
         "weights (Holm):",
         "",
-        *head,
+        *compared(content["test"], COLUMNS),
     ]
-    for name, row in content["test"].items():
-        cells = [f"{row[key]['mean']:.2f} ± {row[key]['std']:.2f}" for key in COLUMNS]
+    return "\n".join(lines)
+
+
+def compared(summary: dict[str, Any], columns: Sequence[str]) -> list[str]:
+    """A table of `summarise`: mean and deviation, and the differences to the first row with their p-values."""
+    lines = [f"| | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+    for name, row in summary.items():
+        cells = [f"{row[key]['mean']:.2f} ± {row[key]['std']:.2f}" for key in columns]
         lines.append(f"| {name} | {' | '.join(cells)} |")
         for title, entry, form in (("difference", "mean", "+.2f"), ("p", "p_holm", ".2g")):
-            if name != PLAIN:
-                cells = [format(row[key]["difference"][entry], form) for key in COLUMNS]
+            if "difference" in row[columns[0]]:
+                cells = [format(row[key]["difference"][entry], form) for key in columns]
                 lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return lines
 
 
 def main() -> None:
@@ -118,8 +138,7 @@ def main() -> None:
         write_json(RESULTS, study(given.out.absolute()))
     text = table(json.loads(RESULTS.read_text()))
     print(text)
-    before, rest = PAGE.read_text().split(MARKERS[0])
-    write_text(PAGE, f"{before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{rest.split(MARKERS[1])[1]}")
+    between(ROOT / "docs" / "detection.md", "calibration", text)
 
 
 if __name__ == "__main__":

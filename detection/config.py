@@ -38,6 +38,8 @@ def add_skd_config(cfg: CfgNode) -> None:
 
     ``MODEL.ROI_HEADS.SD_DROPOUT``: ``WEIGHT``, ``TEMPERATURE`` and ``DROP_RATE`` of `SDDropoutROIHeads`.
 
+    ``SOLVER.OPTIMIZER``: ``SGD``, or ``ADAMW``, which needs another ``SKD.BASE_LR`` and ``SOLVER.WEIGHT_DECAY``.
+
     ``SKD``, for train_net.py:
 
     * ``TRAIN``, ``VAL``: a COCO annotation file and the folder of its images, for ``--train`` and ``--val``.
@@ -62,6 +64,8 @@ def add_skd_config(cfg: CfgNode) -> None:
     dropout.WEIGHT = 0.1
     dropout.TEMPERATURE = 3.0
     dropout.DROP_RATE = 0.5
+
+    cfg.SOLVER.OPTIMIZER = "SGD"
 
     skd = cfg.SKD = CfgNode()
     skd.TRAIN, skd.VAL = [], []

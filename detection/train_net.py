@@ -81,6 +81,8 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
         cfg.MODEL.DEVICE = "cpu"
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
         raise SkdError("SOLVER.AMP.ENABLED needs a GPU in detectron2; set it to False")
+    if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
+        raise SkdError(f"SOLVER.OPTIMIZER should be SGD or ADAMW, got {cfg.SOLVER.OPTIMIZER}")
     batch, processes = cfg.SOLVER.IMS_PER_BATCH, args.num_gpus * args.num_machines
     if processes < 1 or batch % processes:
         raise SkdError(f"SOLVER.IMS_PER_BATCH {batch} does not divide into {processes} processes")

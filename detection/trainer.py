@@ -23,6 +23,7 @@ from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import COCOEvaluator
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from numpy.typing import NDArray
@@ -53,6 +54,20 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
         """detectron2's batches as a function of the iteration, with an error that names the image."""
         return TrainLoader(cfg, NamingMapper(cfg, is_train=True))
 
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> Any:
+        """detectron2's SGD, or AdamW with its groups, in which ConvNeXt's layer scales count as norms."""
+        solver, chosen = cfg.SOLVER, super().build_optimizer(cfg, model)
+        if solver.OPTIMIZER == "ADAMW":
+            groups = get_default_optimizer_params(
+                model, base_lr=solver.BASE_LR, weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+                bias_lr_factor=solver.BIAS_LR_FACTOR, weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+                overrides={"gamma": {"weight_decay": solver.WEIGHT_DECAY_NORM}},
+            )  # fmt: skip
+            kind = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+            chosen = kind(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+        return chosen
+
     def resume_or_load(self, resume: bool = True) -> None:
         """detectron2's; the images go on where the checkpoint stopped."""
         super().resume_or_load(resume)
@@ -60,7 +75,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
 
     def state_dict(self) -> dict[str, Any]:
         """detectron2's, and the optimizer, which 0.6 leaves out; under the key of later versions."""
-        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict(), "processes": comm.get_world_size()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The same back."""
@@ -71,6 +86,11 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
             )
         super().load_state_dict(state)
         self._trainer.load_state_dict(state["_trainer"])
+        before = state.get("processes", comm.get_world_size())
+        if before != comm.get_world_size():
+            logging.getLogger("detectron2.skd").warning(
+                "%d processes began the training, %d go on: it is not continued exactly", before, comm.get_world_size()
+            )
 
     def build_hooks(self) -> list[Any]:
         """detectron2's, and the end after a signal."""

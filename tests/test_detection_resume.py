@@ -61,10 +61,16 @@ def stop(out: Path, log: Path, *more: str, group: bool) -> None:
     assert "of 12; continue with --resume" in text
 
 
-@pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
-def test_a_training_continues_exactly_with_other_workers(sampler: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sampler", "optimizer", "rate"),
+    [("TrainingSampler", "SGD", "0.02"), ("RepeatFactorTrainingSampler", "ADAMW", "0.001")],
+)
+def test_a_training_continues_exactly_with_other_workers(
+    sampler: str, optimizer: str, rate: str, tmp_path: Path
+) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
-    options = ["DATALOADER.SAMPLER_TRAIN", sampler, "DATALOADER.REPEAT_THRESHOLD", "0.5"]
+    options = ["DATALOADER.SAMPLER_TRAIN", sampler, "DATALOADER.REPEAT_THRESHOLD", "0.5", "SOLVER.OPTIMIZER", optimizer,
+               "SOLVER.BASE_LR", rate]  # fmt: skip
     once = train(whole, *options, "SOLVER.CHECKPOINT_PERIOD", "5")
     shutil.copytree(whole, out)
     (out / "last_checkpoint").write_text("model_0000004.pth")
@@ -100,14 +106,21 @@ def test_a_drawn_seed_is_kept_and_changes_are_named(tmp_path: Path) -> None:
     for folder, more in ((out, ["SEED", "-1"]), (tmp_path / "changed", ["SEED", "7", "INPUT.MIN_SIZE_TRAIN", "(64,)"])):
         shutil.copytree(whole, folder)
         (folder / "last_checkpoint").write_text("model_0000004.pth")
+        if folder != out:  # as if two processes had written it
+            state = torch.load(folder / "model_0000004.pth", weights_only=False)
+            assert state["trainer"]["processes"] == 1
+            state["trainer"]["processes"] = 2
+            torch.save(state, folder / "model_0000004.pth")
         again = train(folder, *more, resume=True)
         text = (folder / "log.txt").read_text()
         if folder == out:
             assert_equal(again, once)
             assert "another configuration" not in text
+            assert "processes" not in text
         else:
             changes = f"INPUT.MIN_SIZE_TRAIN was [48, 64, 80], now (64,); SEED was {seed}, now 7"
             assert f"began with another configuration: {changes}" in text
+            assert "2 processes began the training, 1 go on: it is not continued exactly" in text
 
 
 def test_a_checkpoint_without_optimizer_is_not_continued(tmp_path: Path) -> None:

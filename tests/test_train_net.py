@@ -18,13 +18,14 @@ import pytest
 import torch
 import yaml
 import zoo
+from detectron2.modeling import build_model
 from faults.detectors import coco as make_coco
 from PIL import Image
 
 from detection import train_net as script
 from detection.config import load_config
 from detection.schedule import apply_schedule
-from detection.trainer import _panel
+from detection.trainer import Trainer, _panel
 from skd_plugins import SkdError, export_weights, train
 from skd_plugins.recipe import override
 from skd_plugins.training.project import recipe_of, train_detector
@@ -309,6 +310,32 @@ def test_pictures_have_a_caption_and_labels_that_do_not_cover_each_other() -> No
     assert both - caption == (first - caption) + (second - caption) > 500
 
 
+def test_adamw_has_the_groups_of_detectron2s_sgd() -> None:
+    """Norms are not decayed, nor are ConvNeXt's layer scales."""
+    common = [*TINY, "MODEL.DEVICE", "cpu", "SOLVER.BASE_LR", "0.0001", "SOLVER.WEIGHT_DECAY", "0.05",
+              "SOLVER.BIAS_LR_FACTOR", "2.0", "SOLVER.CLIP_GRADIENTS.ENABLED", "True"]  # fmt: skip
+    cfg = load_config("digits_demo", [*common, "MODEL.TIMM.NAME", "convnext_atto"])
+    model = build_model(cfg)
+    found = {}
+    for name in ("SGD", "ADAMW"):
+        cfg.SOLVER.OPTIMIZER = name
+        optimizer = Trainer.build_optimizer(cfg, model)
+        assert isinstance(optimizer, torch.optim.SGD if name == "SGD" else torch.optim.AdamW)
+        groups = {id(one): group for group in optimizer.param_groups for one in group["params"]}
+        found[name] = {
+            key: (groups[id(one)]["lr"], groups[id(one)]["weight_decay"]) for key, one in model.named_parameters()
+        }
+    assert len(found["ADAMW"]) > 150
+    changed = {key for key, values in found["ADAMW"].items() if values != found["SGD"][key]}
+    assert changed == {key for key in found["SGD"] if key.endswith(".gamma")}
+    assert len(changed) == 12, "one for each block"
+    kinds = ("fpn_output2.weight", "fpn_output2.bias", "conv_dw.weight", ".norm.weight", ".norm.bias", ".gamma")
+    assert {kind: {v for key, v in found["ADAMW"].items() if key.endswith(kind)} for kind in kinds} == {
+        "fpn_output2.weight": {(1e-4, 0.05)}, "fpn_output2.bias": {(2e-4, 0.05)}, "conv_dw.weight": {(1e-4, 0.05)},
+        ".norm.weight": {(1e-4, 0.0)}, ".norm.bias": {(2e-4, 0.0)}, ".gamma": {(1e-4, 0.0)},
+    }  # fmt: skip
+
+
 def test_two_machines_train_one_detector_on_ones_own_images(own: list[str], tmp_path: Path) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -336,6 +363,7 @@ def test_two_machines_train_one_detector_on_ones_own_images(own: list[str], tmp_
 BAD = {
     "no config": ([], "give a config, for example --config faster_rcnn_sdd.yaml"),
     "amp on a processor": (["--config", "digits_demo", "SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED needs a GPU"),
+    "optimizer": (["--config", "digits_demo", "SOLVER.OPTIMIZER", "Adam"], "should be SGD or ADAMW, got Adam"),
     "batch and processes": (["--config", "digits_demo", "--num-gpus", "3"], "IMS_PER_BATCH 8 does not divide into 3"),
     "no detector": (["--config", "digits_demo", "--eval-only"], "give MODEL.WEIGHTS FILE"),
     "detector not there": (["--config", "digits_demo", "MODEL.WEIGHTS", "no.pth"], "WEIGHTS no.pth does not exist"),
