@@ -64,15 +64,6 @@ def stock_ffcv(path: Path, size: int) -> Epoch:
     return lambda: sum(len(batch[0]) for batch in loader)
 
 
-def ours_augmented(path: Path, **change: Any) -> Epoch:
-    """Our loader with further augmentation, normalised as timm's is."""
-    from skd_plugins import make_loader
-    from skd_plugins.data import Augmentation
-
-    loader = make_loader(path, augmentation=Augmentation(**change), batch_size=BATCH, workers=WORKERS)
-    return lambda: sum(len(input) for input, _ in loader)
-
-
 def timm_folder(folder: Path, size: int, **change: Any) -> Epoch:
     """timm's loader on the folder."""
     from timm.data import create_dataset, create_loader
@@ -160,30 +151,6 @@ def speed_rows(root: Path, settings: Settings) -> Iterable[Row]:
         yield from compare("loader, JPEG 1600 x 1067 to 224 px, images/s", contestants, {stock: 1.5}, fewer)
     contestants = {"ours": ours(raw, 224), timm: timm_folder(folder, 224)}
     yield from compare("loader, raw 500 x 375 to 224 px, images/s", contestants, {timm: 3.5}, settings.rounds)
-
-
-# Our fields, and timm's words for the same. timm has no TrivialAugment.
-AUGMENTATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "crop and flip": ({}, {}),
-    "rand-m9-mstd0.5-inc1": ({"auto_augment": "rand-m9-mstd0.5-inc1"},) * 2,
-    "augmix-m3-w3": ({"auto_augment": "augmix-m3-w3"},) * 2,
-    "3a": ({"auto_augment": "3a"},) * 2,
-    "color_jitter 0.4": ({"color_jitter": 0.4},) * 2,
-    "grayscale 0.2": ({"grayscale": 0.2}, {"grayscale_prob": 0.2}),
-    "vflip 0.5": ({"vflip": 0.5},) * 2,
-    "random_erasing 0.25": ({"random_erasing": 0.25}, {"re_prob": 0.25, "re_mode": "pixel"}),
-}  # fmt: skip
-
-
-def augmentation_rows(beton: Path, folder: Path, settings: Settings) -> Iterable[Row]:
-    """Images/s with each augmentation, against timm's loader with the same."""
-    plain, timm = "ours, crop and flip", "timm's loader, image folder"
-    for name, (change, timms) in AUGMENTATIONS.items():
-        contestants = {
-            "ours": ours_augmented(beton, **change), timm: timm_folder(folder, 224, **timms),
-            "ours, image folder": ours_augmented(folder, **change), plain: ours_augmented(beton),
-        }  # fmt: skip
-        yield from compare(f"loader, {name}, 224 px, images/s", contestants, {timm: 1.0}, max(1, settings.rounds // 2))
 
 
 def pair_rows(path: Path, settings: Settings) -> Iterable[Row]:
@@ -282,7 +249,6 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as root:
         rows += speed_rows(Path(root), settings)
-        rows += augmentation_rows(Path(root) / "jpeg.beton", Path(root) / "small" / "train", settings)
         rows += pair_rows(Path(root) / "jpeg.beton", settings)
         rows += thread_rows(Path(root) / "jpeg.beton", settings)
         one = photographs(Path(root) / "one" / "train", BATCH)

@@ -58,7 +58,7 @@ class Recipe:
             ``linear`` fall from there to the end; `milestones` are counted from the beginning.
         clip_grad: limit of the gradients; None does not clip.
         clip_mode: what it limits: the ``norm`` of all gradients, each ``value``, or with ``agc`` the ratio of each
-            unit's gradient norm to its weights' (adaptive gradient clipping), but not the classifier's.
+            unit's gradient norm to its weights' (adaptive gradient clipping), but not the network's classifier's.
         ema_decay: decay of an exponential moving average (EMA) of the weights; if set, the EMA is validated. None for
             no EMA.
         ema_warmup: the decay is at most ``1 - step^(-2/3)`` (timm's), so that the EMA forgets the first weights.

@@ -21,7 +21,7 @@ from row import Row, table  # noqa: E402
 
 NAMES = bench.names()
 # They start several processes that import torch, or compile FFCV's loader, or use detectron2's ResNet-50.
-SLOW = {"loader", "detection", "engine", "memory", "scaling", "timm_train", "predict", "parity"}
+SLOW = {"augmentation", "loader", "detection", "engine", "memory", "scaling", "timm_train", "predict", "parity"}
 assert set(NAMES) > SLOW
 
 

@@ -248,6 +248,34 @@ def test_clipping(mode: str) -> None:
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("mode", ["norm", "value", "agc"])
+def test_fp16_clips_unscaled_gradients(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real GradScaler makes the same step; one whose gradients overflow is left out, also if clipping hides it."""
+    recipe = replace(TINY_RECIPE, clip_grad=0.01, clip_mode=mode)
+    images, labels = torch.randn(8, 3, 32, 32), torch.tensor([0, 1, 2, 3]).repeat(2)
+    accelerator, steps = Accelerator(cpu=True), []
+    for scaler in None, torch.amp.GradScaler("cpu", init_scale=2.0**10):
+        if scaler is not None:  # as accelerate does on a GPU
+            accelerator.scaler, accelerator.native_amp = scaler, True
+            monkeypatch.setattr(accelerator.state, "_mixed_precision", "fp16")
+        task = create_task("ce", network())
+        optimizer = accelerator.prepare(build_optimizer(recipe, task.method))
+        before = [parameter.detach().clone() for parameter in task.method.parameters()]
+        for factor in (1.0,) if scaler is None else (1.0, math.inf):
+            optimizer.zero_grad()
+            accelerator.backward(task(images, labels)["loss"] * factor)
+            clip_gradients(recipe, accelerator, optimizer, task)
+            optimizer.step()
+            if factor == 1:
+                steps.append([parameter.detach().clone() for parameter in task.method.parameters()])
+        assert all(map(torch.equal, task.method.parameters(), steps[-1]))
+    assert optimizer.step_was_skipped
+    assert accelerator.scaler.get_scale() == 2.0**9
+    assert all(map(torch.equal, *steps))
+    largest = max((now - old).abs().max().item() for now, old in zip(steps[0], before, strict=True))
+    assert 1e-6 < largest < 0.1
+
+
 def test_without_clip_grad_nothing_is_clipped() -> None:
     task = create_task("ce", network())
     for parameter in task.method.parameters():

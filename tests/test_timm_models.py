@@ -4,7 +4,7 @@ A model is supported when one step of each method gives the right loss: the outp
 cross-entropy is that output's, every term is finite, and gradients reach the first layers. It is refused when the
 package raises `SkdError`. Anything else is our mistake.
 
-Run: python tests/test_timm_models.py [MODULE ...]   (all take 15 minutes; writes docs/timm-models.md)
+Run: python tests/test_timm_models.py [MODULE ...]   (all take 15 minutes and 13 GB; writes docs/timm-models.md)
 """
 
 import re

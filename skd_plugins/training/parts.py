@@ -167,7 +167,7 @@ def highest_rate(optimizer: torch.optim.Optimizer) -> float:
 def clip_gradients(
     recipe: Recipe, accelerator: Accelerator, optimizer: torch.optim.Optimizer, task: MethodTask
 ) -> None:
-    """Clips as the recipe says, with timm's functions; AGC leaves out the classifier, as in timm's train.py."""
+    """Clips as the recipe says, with timm's functions; AGC leaves out the network's classifier, but no branch's."""
     if recipe.clip_grad is not None:
         accelerator.unscale_gradients(optimizer)  # of fp16
         parameters = task.get_clip_parameters(exclude_head=recipe.clip_mode == "agc")
