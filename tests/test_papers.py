@@ -170,7 +170,7 @@ OTHER: dict[str, Any] = {
     "method_args": {"weight": 2.0}, "model_args": {"channels": [8]}, "hflip": 0.25, "crop_pct": 0.5,
     "label_smoothing": 0.2, "eval_batch_size": 8, "train_sizes": ((0.0, 32), (0.5, 64)),
     "auto_augment": "3a", "freeze": "body",
-    "loss": "bce", "bce_threshold": 0.2, "layer_decay": 0.5, "clip_mode": "agc",
+    "loss": "bce", "bce_threshold": 0.2, "layer_decay": 0.5, "clip_mode": "agc", "optimizer_args": {"fused": True},
 }  # fmt: skip
 # What a field needs to have an effect.
 NEEDED: dict[str, dict[str, Any]] = {
