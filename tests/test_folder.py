@@ -102,7 +102,7 @@ def test_training_image_is_torchvisions_resized_crop(
                 Image.fromarray(picture), *boxes[0].tolist(), [48, 48], F.InterpolationMode(interpolation)
             )
             expected = F.hflip(expected) if flips[0] else expected
-            got, reason = images[index, epoch, position, segment]
+            got, reason = images.one(index, epoch, position, segment)
             assert reason == ""
             assert got.shape == (48, 48, 3)
             assert got.dtype == torch.uint8
@@ -125,7 +125,7 @@ def test_shifted_image(png_folder: Path, photographs: list[Pixels]) -> None:
         padded[30:-30, 30:-30] = picture
         window = padded[30 + top : 30 + top + height, 30 + left : 30 + left + width]
         expected = np.asarray(Image.fromarray(window).resize((48, 48), Image.Resampling.BILINEAR))
-        np.testing.assert_array_equal(images[2, 0, position, 0][0].numpy(), expected)
+        np.testing.assert_array_equal(images.one(2, 0, position, 0)[0].numpy(), expected)
         moved += (top, left) != (0, 0)
     assert moved > 8
 
@@ -136,6 +136,6 @@ def test_clean_segment_is_the_evaluation_transform(png_folder: Path, photographs
     for index, picture in enumerate(photographs):
         resized = F.resize(Image.fromarray(picture), 64, F.InterpolationMode.BILINEAR)  # 48 / 0.75
         expected = np.asarray(F.center_crop(resized, [48, 48]))
-        got = [images[index, epoch, position, 1][0].numpy() for epoch, position in ((0, 0), (1, 7))]
+        got = [images.one(index, epoch, position, 1)[0].numpy() for epoch, position in ((0, 0), (1, 7))]
         np.testing.assert_array_equal(got[0], expected)
         np.testing.assert_array_equal(got[1], expected)  # whatever the epoch and position

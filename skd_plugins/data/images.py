@@ -1,8 +1,8 @@
-"""How a request becomes an image, for folders and `.beton` files."""
+"""How a batch's samples become pixels, for folders and `.beton` files."""
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,15 +14,24 @@ from ..common.errors import SkdError
 from .augment import Augmentation, center_boxes, training_boxes
 from .beton.file import BetonFile
 from .order import Indices
-from .policy import changed
+from .policy import change
 from .sources import FolderData, read_rgb
 
-Request = tuple[int, int, int, int]  # sample, epoch, position, segment
 Pixels = NDArray[np.uint8]
+Broken = dict[int, str]  # why some rows of a batch can't be decoded
 
 
-class Images(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
-    """What the loader's workers index: a request gives an image, and the reason if it can't be decoded.
+class Request(NamedTuple):
+    """What a batch is made of; the arrays are ``[n]``."""
+
+    epoch: int
+    indices: Indices  # samples
+    positions: Indices
+    segments: Indices
+
+
+class Images(torch.utils.data.Dataset[tuple[torch.Tensor, Broken]]):
+    """What the loader's workers index: a request gives uint8 ``[n, H, W, 3]``, and why some rows can't be decoded.
 
     Args:
         clean: for each segment whether it gets the evaluation transform.
@@ -31,15 +40,30 @@ class Images(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
     def __init__(self, data: Any, spec: Augmentation, *, seed: int, clean: tuple[bool, ...]) -> None:
         self.data, self.spec, self.seed, self.clean = data, spec, seed, clean
 
-    def __getitem__(self, request: Request) -> tuple[torch.Tensor, str]:
-        _, epoch, position, segment = request
-        pixels, reason = self._cropped(request)
-        if not reason and not self.clean[segment]:
-            pixels = changed(pixels, self.spec, seed=self.seed, epoch=epoch, position=position, segment=segment)
-        return torch.from_numpy(pixels), reason
+    def __getitems__(self, request: Request) -> tuple[torch.Tensor, Broken]:  # torch's name for a whole batch
+        pixels = self.empty(request)
+        broken = self.decoder(request, pixels.numpy())(range(len(pixels)))
+        sound = [row for row, segment in enumerate(request.segments) if row not in broken and not self.clean[segment]]
+        change(pixels.numpy(), sound, self.spec, self.seed, request.epoch, request.positions, request.segments)
+        return pixels, broken
 
-    def _cropped(self, request: Request) -> tuple[Pixels, str]:
-        """The image after crop and flips, or any pixels and why it can't be decoded."""
+    def one(self, index: int, epoch: int, position: int, segment: int) -> tuple[torch.Tensor, str]:
+        """A single image ``[H, W, 3]``, and the reason if it can't be decoded."""
+        pixels, broken = self.__getitems__(Request(epoch, *(np.array([x]) for x in (index, position, segment))))
+        return pixels[0], broken.get(0, "")
+
+    def empty(self, request: Request, pin: bool = False) -> torch.Tensor:
+        """Memory for a batch."""
+        size = self.spec.size(request.epoch)
+        return torch.empty(len(request.indices), size, size, 3, dtype=torch.uint8, pin_memory=pin)
+
+    def decoder(self, request: Request, out: Pixels) -> Callable[[range], Broken]:
+        """Draws the boxes and flips of a batch.
+
+        Args:
+            out: ``[n, H, W, 3]``, written by the function that is returned: it decodes some of the rows, crops and
+                flips them, and says which can't be decoded, and why.
+        """
         raise NotImplementedError
 
 
@@ -48,22 +72,9 @@ class BetonImages(Images):
 
     data: BetonFile
 
-    def _cropped(self, request: Request) -> tuple[Pixels, str]:
-        index, epoch, position, segment = request
-        size = self.spec.size(epoch)
-        pixels = np.empty((1, size, size, 3), dtype=np.uint8)
-        decode = self.decoder(np.array([index]), np.array([position]), np.array([segment]), epoch, pixels)
-        return pixels[0], decode(range(1)).get(0, "")
-
-    def decoder(
-        self, indices: Indices, positions: Indices, segments: Indices, epoch: int, out: Pixels
-    ) -> Callable[[range], dict[int, str]]:
-        """Draws the boxes and flips of a batch.
-
-        Args:
-            out: ``[n, H, W, 3]``, written by the function that is returned: it decodes some of the rows and says which
-                can't be decoded, and why.
-        """
+    def decoder(self, request: Request, out: Pixels) -> Callable[[range], Broken]:
+        """As in `Images`."""
+        epoch, indices, positions, segments = request
         heights, widths = self.data.heights[indices], self.data.widths[indices]
         boxes, flips, turned = training_boxes(
             self.spec, heights, widths, seed=self.seed, epoch=epoch, positions=positions, segments=segments
@@ -72,7 +83,7 @@ class BetonImages(Images):
         boxes[clean] = center_boxes(self.spec, heights[clean], widths[clean])
         flips, turned = flips & ~clean, turned & ~clean
 
-        def decode(rows: range) -> dict[int, str]:
+        def decode(rows: range) -> Broken:
             broken = {}
             for row in rows:
                 if reason := self.data.crop(int(indices[row]), boxes[row], bool(flips[row]), out[row]):
@@ -94,25 +105,34 @@ class FolderImages(Images):
             raise SkdError(f"interpolation=random is for .beton files, and {data.path} is a folder; choose one")
         super().__init__(data, spec, seed=seed, clean=clean)
 
-    def _cropped(self, request: Request) -> tuple[Pixels, str]:
-        index, epoch, position, segment = request
-        size = self.spec.size(epoch)
-        try:
-            image = read_rgb(self.data.samples[index][0])
-        except Exception as error:  # PIL's plugins raise anything; the main process reports it
-            return np.zeros((size, size, 3), dtype=np.uint8), f"{type(error).__name__}: {error}"
-        if self.clean[segment]:
-            evaluation = _evaluation(size, self.spec.crop_pct, self.spec.interpolation)
-            return np.asarray(evaluation(image)).transpose(1, 2, 0), ""
-        boxes, (flip,), (turn,) = training_boxes(
-            self.spec, np.array([image.height]), np.array([image.width]), seed=self.seed, epoch=epoch,
-            positions=np.array([position]), segments=np.array([segment]),
-        )  # fmt: skip
-        top, left, height, width = (int(value) for value in boxes[0])
-        resample = Image.Resampling[self.spec.interpolation.upper()]
-        # Not `resize(box=...)`, which uses pixels around the box. `crop` is black outside the image.
-        image = image.crop((left, top, left + width, top + height)).resize((size, size), resample)
-        return np.ascontiguousarray(np.array(image)[:: -1 if turn else 1, :: -1 if flip else 1]), ""
+    def decoder(self, request: Request, out: Pixels) -> Callable[[range], Broken]:
+        """As in `Images`."""
+        epoch, indices, positions, segments = request
+        size, resample = self.spec.size(epoch), Image.Resampling[self.spec.interpolation.upper()]
+
+        def decode(rows: range) -> Broken:
+            broken = {}
+            for row in rows:
+                try:
+                    image = read_rgb(self.data.samples[indices[row]][0])
+                except Exception as error:  # PIL's plugins raise anything; the main process reports it
+                    broken[row] = f"{type(error).__name__}: {error}"
+                    continue
+                if self.clean[segments[row]]:
+                    evaluation = _evaluation(size, self.spec.crop_pct, self.spec.interpolation)
+                    out[row] = np.asarray(evaluation(image)).transpose(1, 2, 0)
+                    continue
+                boxes, (flip,), (turn,) = training_boxes(
+                    self.spec, np.array([image.height]), np.array([image.width]), seed=self.seed, epoch=epoch,
+                    positions=positions[row : row + 1], segments=segments[row : row + 1],
+                )  # fmt: skip
+                top, left, height, width = (int(value) for value in boxes[0])
+                # Not `resize(box=...)`, which uses pixels around the box. `crop` is black outside the image.
+                image = image.crop((left, top, left + width, top + height)).resize((size, size), resample)
+                out[row] = np.asarray(image)[:: -1 if turn else 1, :: -1 if flip else 1]
+            return broken
+
+        return decode
 
 
 @cache

@@ -74,6 +74,7 @@ class Loader:
             self._batches = ProcessBatches(self._images, workers=workers, pin=self._pin)
         nothing: Any = ()  # each epoch gives it its batches
         self._on_device = PrefetchLoader(nothing, mean=spec.mean, std=spec.std, device=device, img_dtype=dtype)
+        self._normal = self._on_device.mean.flatten(), self._on_device.std.flatten()
 
     def __len__(self) -> int:
         """Batches of this process in an epoch."""
@@ -89,9 +90,14 @@ class Loader:
         epoch, start = self._next
         drawn = self._order.batches(epoch, start)  # once more, as the prefetcher hands on nothing but tensors
         on_device: Any = self._on_device
+        # timm's code normalises rows [n, H, W * 3] four times as fast as pixels whose channels come last (on a CPU).
+        size = self._images.spec.size(epoch)
+        on_device.mean, on_device.std = (values.repeat(size) for values in self._normal)
         # When the epoch is left early, closing ends the threads or empties the workers' queues.
-        with closing(self.host_batches()) as on_device.loader, closing(iter(on_device)) as batches:
-            for input, target in batches:
+        with closing(self.host_batches()) as host, closing(iter(on_device)) as batches:
+            on_device.loader = ((input.permute(0, 2, 3, 1).flatten(2), target) for input, target in host)
+            for rows, target in batches:
+                input = rows.unflatten(2, (size, 3)).permute(0, 3, 1, 2)
                 if self.mix is not None:
                     input, target = self.mix(input, target)
                 if self._erasing is not None:
@@ -120,7 +126,7 @@ class Loader:
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """A sample as a network sees it before normalisation: uint8 ``[H, W, 3]``."""
-        pixels, reason = self._images[index, 0, 0, 0]
+        pixels, reason = self._images.one(index, 0, 0, 0)
         if reason:
             raise SkdError(f"{self.data.name_of(index)} can't be decoded: {reason}")
         picture: NDArray[np.uint8] = pixels.numpy()
@@ -153,7 +159,7 @@ class Loader:
         place = int(np.flatnonzero(same == index)[0])
         for candidate in np.roll(same, -place - 1)[:-1]:
             if int(candidate) not in self.skipped:
-                pixels, reason = self._images[int(candidate), epoch, position, segment]
+                pixels, reason = self._images.one(int(candidate), epoch, position, segment)
                 if not reason:
                     return pixels
                 self.skipped[int(candidate)] = reason

@@ -22,7 +22,7 @@ from torchvision.transforms import Compose, InterpolationMode, TrivialAugmentWid
 
 from ..common.rng import keys
 from .augment import TRIVIAL, Augmentation
-from .order import Batch, rows_of
+from .order import Batch, Indices, rows_of
 
 _CHANGES, _ERASING = 1, 2  # what a key is for; those of crops and flips have no such part
 Change = Callable[[Image.Image], Image.Image]
@@ -82,17 +82,20 @@ def changes_of(spec: Augmentation, size: int) -> Change | None:
     return both
 
 
-def changed(
-    pixels: NDArray[np.uint8], spec: Augmentation, *, seed: int, epoch: int, position: int, segment: int
-) -> NDArray[np.uint8]:
-    """A cropped image ``[H, W, 3]`` after `changes_of`."""
-    change = changes_of(spec, spec.size(epoch))
-    if change is None:
-        return pixels
+def change(
+    pixels: NDArray[np.uint8], rows: Sequence[int], spec: Augmentation, seed: int, epoch: int,
+    positions: Indices, segments: Indices,
+) -> None:  # fmt: skip
+    """Puts `changes_of` some rows of a batch of cropped images ``[n, H, W, 3]`` in their place."""
+    changes = changes_of(spec, spec.size(epoch))
+    if changes is None:
+        return
+    numbers = keys(seed, epoch, positions, segments, _CHANGES).tolist()
     in_worker = torch.utils.data.get_worker_info() is not None  # whose generators nobody else uses
     with nullcontext() if in_worker else kept_generators():
-        seed_generators(int(keys(seed, epoch, position, segment, _CHANGES)[0]))
-        return np.array(change(Image.fromarray(pixels)))
+        for row in rows:
+            seed_generators(numbers[row])
+            pixels[row] = np.asarray(changes(Image.fromarray(pixels[row])))
 
 
 class Erasing:

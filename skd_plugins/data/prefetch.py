@@ -9,12 +9,13 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from shutil import disk_usage
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..common.errors import SkdError
-from .images import BetonImages, Images, Request
+from .images import BetonImages, Broken, Images, Request
 from .order import Batch, rows_of
 
 _SHARED = Path("/dev/shm")
@@ -26,7 +27,7 @@ READER_ADVICE = (
     "a process that reads images died: too little memory, or shared memory (docker: --shm-size, SLURM: "
     f"--mem); {_WAYS_OUT}"
 )
-Raw = tuple[Tensor, dict[int, str]]  # uint8 [n, H, W, 3], and why some of its rows can't be decoded
+Raw = tuple[Tensor, Broken]  # uint8 [n, H, W, 3]
 
 
 class ThreadBatches:
@@ -37,7 +38,7 @@ class ThreadBatches:
 
     def fetch(self, batches: Iterator[Batch], epoch: int) -> Generator[tuple[Batch, Raw], None, None]:
         """The batches with their pixels, in order; up to two are decoded ahead."""
-        waiting: deque[tuple[Batch, Tensor, list[Future[dict[int, str]]]]] = deque()
+        waiting: deque[tuple[Batch, Tensor, list[Future[Broken]]]] = deque()
 
         def finished() -> tuple[Batch, Raw]:
             batch, pixels, shares = waiting.popleft()
@@ -47,10 +48,10 @@ class ThreadBatches:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="skd-decode")
         try:
             for batch in batches:
-                size, rows = self.images.spec.size(epoch), len(batch.indices)
+                request, rows = Request(epoch, batch.indices, *rows_of(batch)), len(batch.indices)
                 # A fresh buffer each time: torch's pinned allocator reuses one only after the copy from it has ended.
-                pixels = torch.empty(rows, size, size, 3, dtype=torch.uint8, pin_memory=self.pin)
-                decode = self.images.decoder(batch.indices, *rows_of(batch), epoch, pixels.numpy())
+                pixels = self.images.empty(request, self.pin)
+                decode = self.images.decoder(request, pixels.numpy())
                 # Interleaved shares, since the segments' images differ in cost.
                 shares = [range(first, rows, self.workers) for first in range(min(self.workers, rows))]
                 waiting.append((batch, pixels, [pool.submit(decode, share) for share in shares]))
@@ -72,7 +73,7 @@ class ProcessBatches:
             self.images,
             batch_sampler=self._sampler,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=_listed,
             pin_memory=pin,
             persistent_workers=workers > 0,
             worker_init_fn=_outlive_signals,
@@ -94,7 +95,7 @@ class ProcessBatches:
             self._loader._iterator._shutdown_workers()  # type: ignore[union-attr]  # it is not None while iterating
             raise SkdError(f"{READER_ADVICE} [{type(error).__name__}: {error}]") from error
 
-    def _ask(self, batches: Iterator[Batch], epoch: int, pending: deque[Batch]) -> Iterator[list[Request]]:
+    def _ask(self, batches: Iterator[Batch], epoch: int, pending: deque[Batch]) -> Iterator[Request]:
         """What torch asks its workers for, a few batches ahead of those that come back; `pending` gets the batches."""
         for number, batch in enumerate(batches):
             if number == 0 and self._loader.num_workers and _SHARED.is_dir():
@@ -108,16 +109,15 @@ class ProcessBatches:
                         f"--shm-size), {_WAYS_OUT}"
                     )
             pending.append(batch)
-            rows = zip(batch.indices.tolist(), *(values.tolist() for values in rows_of(batch)), strict=True)
-            yield [(index, epoch, position, segment) for index, position, segment in rows]
+            yield Request(epoch, batch.indices, *rows_of(batch))
 
 
 class _Sampler:
     """An object of its own, since a cycle of references would leave torch's workers to the garbage collector."""
 
-    requests: Iterator[list[Request]] = iter(())
+    requests: Iterator[Any] = iter(())  # torch's type hints know lists only
 
-    def __iter__(self) -> Iterator[list[Request]]:
+    def __iter__(self) -> Iterator[Any]:
         return self.requests
 
 
@@ -134,7 +134,7 @@ def _outlive_signals(worker: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _collate(samples: list[tuple[Tensor, str]]) -> tuple[Tensor, tuple[list[int], list[str]]]:
-    """Stacks the images and lists the broken ones, as two lists because pinning leaves those alone."""
-    broken = {row: reason for row, (_, reason) in enumerate(samples) if reason}
-    return torch.stack([image for image, _ in samples]), (list(broken), list(broken.values()))
+def _listed(made: Any) -> tuple[Tensor, tuple[list[int], list[str]]]:
+    """The broken rows as two lists, because pinning leaves those alone."""
+    pixels, broken = made
+    return pixels, (list(broken), list(broken.values()))
