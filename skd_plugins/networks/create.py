@@ -102,7 +102,7 @@ def classifiers_of(model: nn.Module) -> list[Classifier]:
     found = get_classifier()
     if isinstance(found, MLPClassifier):
         return [found]
-    parts = found if isinstance(found, tuple | list) else [found]
+    parts = found if isinstance(found, (tuple, list)) else [found]  # torch 2.8 compiles no `tuple | list`
     layers: list[Any] = [
         module
         for part in parts
