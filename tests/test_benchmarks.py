@@ -51,8 +51,8 @@ def check(content: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    # retrieval runs in test_bench_collects_writes_and_draws
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NAMES if name != "retrieval"],
+    # order runs in test_bench_collects_writes_and_draws
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NAMES if name != "order"],
 )
 def test_quick_runs(name: str, tmp_path: Path) -> None:
     printed = run(f"{name}.py", "--quick", "--json", str(tmp_path / "rows.json"))
@@ -71,12 +71,12 @@ def test_without_timms_repository_the_rows_say_so(name: str, tmp_path: Path) -> 
 
 
 def test_bench_collects_writes_and_draws(tmp_path: Path) -> None:
-    printed = run("bench.py", "--quick", "--only", "retrieval", "--out", str(tmp_path))
+    printed = run("bench.py", "--quick", "--only", "order", "--out", str(tmp_path))
     content = json.loads((tmp_path / "bench.json").read_text())
-    assert list(content["benchmarks"]) == ["retrieval"]
-    check(content["benchmarks"]["retrieval"])
+    assert list(content["benchmarks"]) == ["order"]
+    check(content["benchmarks"]["order"])
     rows = bench.rows_of(content)
-    assert [row.name for row in rows] == [row["name"] for row in content["benchmarks"]["retrieval"]["rows"]]
+    assert [row.name for row in rows] == [row["name"] for row in content["benchmarks"]["order"]["rows"]]
     assert table(rows) in printed
     svg = (tmp_path / "bench.svg").read_text()
     assert svg.startswith("<?xml")
