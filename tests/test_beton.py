@@ -20,7 +20,6 @@ from skd_plugins.data.beton.file import _FIELD, _FIELD_TYPES, _HEADER, BetonFile
 
 Copy = Callable[..., Path]
 FILES = ["beton", "raw_beton", "mixed_beton"]
-assert FILES
 
 
 def ffcv_writes(path: Path, samples: list[Any], **fields: Any) -> Path:
@@ -233,7 +232,6 @@ FOREIGN = {
     "image 0, with label -2, is impossible": ({"image": IMAGE, "label": INT}, (-2,)),
     "image 0, with label 16777216, is impossible": ({"image": IMAGE, "label": INT}, (1 << 24,)),
 }
-assert FOREIGN
 
 
 @pytest.mark.parametrize("message", FOREIGN)

@@ -53,16 +53,6 @@ def test_the_commands_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
         assert set(options.split()) <= set(re.findall(r"--[a-z][a-z0-9-]*", text)), command
 
 
-def test_the_completion_script_knows_all_options(tmp_path: Path) -> None:
-    script = tmp_path / "skd.bash"
-    with pytest.raises(SystemExit):
-        main(["--tyro-write-completion", "bash", str(script)])
-    offer = 'source "$1"; COMP_WORDS=(skd evaluate --which "") COMP_CWORD=3; _tyro_skd; echo "${COMPREPLY[@]}"'
-    done = subprocess.run(["bash", "--norc", "-c", offer, "bash", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "last best\n"
-    assert set(" ".join(FROZEN.values()).split()) <= set(re.findall(r"--[a-z][a-z0-9-]*", script.read_text()))
-
-
 def recipe_main(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs a recipe file as ``python recipes/NAME.py ARGUMENTS`` does, in this process."""
     path = ROOT / "recipes" / f"{name}.py"

@@ -26,7 +26,6 @@ BAD_IMAGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("broken data stream", fails, {"raw_share": 0.5, "max_resolution": 60}),
     ("by zero", lambda: 1 // 0, {}),
 ]
-assert BAD_IMAGES
 
 
 @pytest.mark.parametrize(("message", "what", "options"), BAD_IMAGES, ids=[message for message, *_ in BAD_IMAGES])
@@ -62,7 +61,6 @@ DEATHS = {  # index, what happens, workers, handler of SIGINT
     "last": (15, dies, 2, signal.default_int_handler),
     "full disk": (15, fills_the_disk, 1, signal.default_int_handler),
 }
-assert DEATHS
 
 
 @pytest.mark.parametrize("death", DEATHS)

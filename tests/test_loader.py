@@ -21,7 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:User
 Copy = Callable[..., Path]
 Batches = list[tuple[Tensor, Tensor]]
 BACK_ENDS = ["png_folder", "raw_beton"]
-assert BACK_ENDS
 SIZE = 24
 
 
@@ -57,7 +56,7 @@ def assert_same(one: Batches, other: Batches) -> None:
 def test_workers_do_not_matter(data: Path, segments: tuple[str, ...]) -> None:
     expected = epoch_of(loader(data, segments=segments), 3)
     assert len(expected) == 2
-    for workers in (1, 2, 3):
+    for workers in (1, 3):
         assert_same(epoch_of(loader(data, segments=segments, workers=workers), 3), expected)
 
 
@@ -256,13 +255,12 @@ WRONG = [
     ({"image_size": 0}, "image_size should be"),
     ({"batch_size": 7, "couples": True}, "batch_size=7 does not divide .* of an even number of images"),
 ]
-assert WRONG
 
 
 @pytest.mark.parametrize(("options", "message"), WRONG, ids=str)
-def test_wrong_arguments(data: Path, options: Any, message: str) -> None:
+def test_wrong_arguments(png_folder: Path, options: Any, message: str) -> None:
     with pytest.raises(SkdError, match=message):
-        loader(data, **options)
+        loader(png_folder, **options)
 
 
 def test_open_data(png_folder: Path, raw_beton: Path, tmp_path: Path, copied: Copy) -> None:

@@ -32,9 +32,6 @@ OTHERS: list[dict[str, Any]] = [
     {"auto_augment": "ta_wide", "color_jitter": 0.3, "grayscale": 0.2, "vflip": 0.5, "random_erasing": 0.5},
 ]  # fmt: skip
 BOTH = ["png_folder", "raw_beton"]
-assert PIXELS
-assert OTHERS
-assert BOTH
 
 
 @pytest.fixture(params=BOTH)
@@ -58,10 +55,9 @@ def test_pixels_are_a_function_of_seed_epoch_position_and_segment(data: Path, ch
     before = states()
     expected = epoch_of(augmented(data, change), 3)
     assert states() == before
-    for workers in (1, 2):
-        it = augmented(data, change, workers=workers)
-        assert_same(epoch_of(it, 3), expected)
-        assert_same(epoch_of(it, 3, 1), expected[1:])  # as after a resume
+    it = augmented(data, change, workers=2)
+    assert_same(epoch_of(it, 3), expected)
+    assert_same(epoch_of(it, 3, 1), expected[1:])  # as after a resume
     ranks = [epoch_of(augmented(data, change, world=2, rank=rank), 3) for rank in (0, 1)]
     for step, (input, _) in enumerate(expected):
         parts = [ranks[rank][step][0].chunk(4) for rank in (0, 1)]
@@ -187,7 +183,6 @@ WRONG = [
     "ta",
     "",
 ]
-assert WRONG
 
 
 @pytest.mark.parametrize("text", WRONG)
@@ -197,14 +192,6 @@ def test_wrong_texts_are_refused(text: str) -> None:
         SkdError, match=r"auto_augment should be timm's rand-m9-mstd0\.5-inc1 .*torchvision's ta_wide, got"
     ):
         Augmentation(auto_augment=text)
-
-
-@pytest.mark.parametrize(
-    "change", [{"vflip": 2.0}, {"color_jitter": -1.0}, {"erasing_mode": "x"}, {"erasing_count": 0}], ids=str
-)
-def test_wrong_numbers_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(SkdError, match=f"{next(iter(change))} should be"):
-        Augmentation(**change)
 
 
 def test_random_interpolation_is_for_beton_files(png_folder: Path, raw_beton: Path) -> None:

@@ -49,15 +49,17 @@ def write_both(source: Source, root: Path, half: str) -> None:
 
 @pytest.fixture(scope="session", name="data")
 def timm_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The colours as folders and as `.beton`; 80 to train, 30 to validate. ``mixed`` has one half of each kind."""
+    """Colours as folders and `.beton`, 80 to train, 30 to validate; ramps; ``mixed`` has one half of each kind."""
     root = tmp_path_factory.mktemp("timm")
     write_both(colours(PER_CLASS), root, "train")
     write_both(colours(3), root, "val")
+    for half in ("train", "val"):
+        write_both(colours(PER_CLASS, ramp=True), root / "ramps", half)
     (root / "mixed").mkdir()
     (root / "mixed" / "train").symlink_to(root / "folder" / "train")
     for file in (root / "beton").glob("val.beton*"):
         (root / "mixed" / file.name).symlink_to(file)
-    return {kind: root / kind for kind in ("folder", "beton", "mixed")}
+    return {kind: root / kind for kind in ("folder", "beton", "mixed", "ramps/folder", "ramps/beton")}
 
 
 @pytest.fixture(name="run")
@@ -115,11 +117,9 @@ def test_pairs_are_of_the_anchors_class_and_every_anchor_comes_once(run: Any, ki
 
 
 @pytest.mark.parametrize("kind", ["folder", "beton"])
-def test_views_are_the_same_images_augmented_again(run: Any, tmp_path: Path, kind: str) -> None:
+def test_views_are_the_same_images_augmented_again(run: Any, kind: str) -> None:
     """Plain pictures hide their crops, so these are ramps."""
-    for half in ("train", "val"):
-        write_both(colours(PER_CLASS, ramp=True), tmp_path, half)
-    record = run(kind, "ddgsd", "", "--data-dir", str(tmp_path / kind))
+    record = run(f"ramps/{kind}", "ddgsd", "")
     assert len(record["train"]) == 10
     differ = 0
     for _, input, target in record["train"]:
@@ -138,17 +138,14 @@ AUGMENTED: list[tuple[str, dict[str, Any]]] = [
     ("--reprob 0.5 --remode const --recount 3", {"random_erasing": 0.5, "erasing_mode": "const", "erasing_count": 3}),
     ("--vflip 0.5", {"vflip": 0.5}),
 ]
-assert AUGMENTED
 
 
 @pytest.mark.parametrize(("arguments", "change"), AUGMENTED)
-def test_augmentation_of_beton_files(run: Any, tmp_path: Path, arguments: str, change: dict[str, Any]) -> None:
+def test_augmentation_of_beton_files(run: Any, data: dict[str, Path], arguments: str, change: dict[str, Any]) -> None:
     """The pixels of `make_loader` with what the arguments mean; ramps show all changes."""
-    for half in ("train", "val"):
-        write_both(colours(PER_CLASS, ramp=True), tmp_path, half)
-    record = run("beton", "cs_kd", "", "--data-dir", str(tmp_path / "beton"), *arguments.split(), "--epochs", "2")
+    record = run("ramps/beton", "cs_kd", "", *arguments.split(), "--epochs", "2")
     zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    path = tmp_path / "beton" / "train.beton"
+    path = data["ramps/beton"] / "train.beton"
     expected, plain = (
         make_loader(
             path, segments=("anchor", "pair"), batch_size=8, seed=42, workers=1,

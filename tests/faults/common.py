@@ -146,12 +146,13 @@ def training(
 
 
 def launch(
-    world: int, recipe: Recipe, data: Path, out: Path, *arguments: str, before: Callable[[], None] | None = None
-) -> list[Fork]:
-    """The processes of one training; `before` runs in the first one."""
+    world: int, recipe: Recipe, data: Path, out: Path, *arguments: str, before: Callable[[], None] | None = None,
+    where: int = 0,
+) -> list[Fork]:  # fmt: skip
+    """The processes of one training; `before` runs in one of them."""
     return [
         training(
-            recipe, data, out, *arguments, before=None if rank else before,
+            recipe, data, out, *arguments, before=before if rank == where else None,
             log=out.with_name(f"{out.name}-{rank}.txt"), **variables,
         )
         for rank, variables in enumerate(ranked(world) if world > 1 else [{}])
