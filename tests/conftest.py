@@ -12,6 +12,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # spinning threads of several test processes starve one another
 # For tests that import FFCV themselves; see `_ffcv` in skd_plugins/data/beton/write.py.
 os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at import; without it tests of missing weights wait for the Hub
 
 import numpy as np
 import pytest

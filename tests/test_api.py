@@ -1,15 +1,12 @@
 """The public names, and what their import costs."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from faults.common import python
 
 import skd_plugins
 
-ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "timm", "numpy", "accelerate", "ffcv", "matplotlib", "pydantic", "tyro")
 
 
@@ -37,11 +34,9 @@ COMMANDS = """if True:
 
 
 def test_help_and_lists_start_without_torch(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", COMMANDS], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
-    )
+    done = python("-c", COMMANDS, cwd=tmp_path)
     found = [line for line in done.stdout.splitlines() if line.startswith("heavy:")]
+    assert done.returncode == 0, done.stderr
     assert len(found) == 21
     assert [line for line in found if not line.endswith("[]")] == []
 
@@ -67,8 +62,7 @@ WITHOUT_EXTRAS = """if True:
 
 
 def test_without_extras_there_are_the_methods_and_a_way_to_the_rest() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS], capture_output=True, text=True, env=environment)
+    done = python("-c", WITHOUT_EXTRAS)
     assert done.stdout == "train needs accelerate, which is not installed: pip install 'skd_plugins[train]'\n"
     assert done.stderr.endswith("error: the command skd needs more packages: pip install 'skd_plugins[train]'\n")
 
@@ -80,5 +74,5 @@ def test_importing_the_package_imports_nothing_heavy_and_metrics_no_torch() -> N
         import skd_plugins.evaluation as e; e.compare, e.top1, e.recall_at_1
         print("torch" in sys.modules)
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = python("-c", code)
     assert done.stdout == "[]\nFalse\n"

@@ -153,8 +153,6 @@ def test_errors_come_early_and_lose_nothing(fit: Fit, tmp_path: Path) -> None:
         ({"num_classes": 7}, "has 10 classes, but the network would have 7"),
         ({"on": nowhere}, "does not exist"),
         ({"on": tmp_path}, "neither train.beton nor"),
-        ({"model": "resnet11"}, "unknown model 'resnet11'"),
-        ({"model_args": {"chanels": 3}}, "model_args"),
         ({"model": "densenet121", "model_args": {}, "image_size": 3}, "image_size=3: DenseNet can't"),
         (
             {"train_sizes": ((0, 3),), "image_size": 64, "model": "densenet121", "model_args": {}},
@@ -163,8 +161,6 @@ def test_errors_come_early_and_lose_nothing(fit: Fit, tmp_path: Path) -> None:
         ({"optimizer": "sdg"}, "sdg"),
         ({"trackers": ("tensorbord",)}, "tracker 'tensorbord' is unknown or not installed; available: "),
         ({"batch_size": 100, "grad_accumulation": 30}, "batch_size=100"),
-        ({"lr": 1e30, "epochs": 3}, "the loss is not finite at step"),
-        ({"lr": 1e30, "max_steps": 1}, r"the validation is not finite at step 1 \(terms: nll\)"),
         ({"method": "cs_kd", "method_args": {"pairing": "bank"}, "mixup": 0.2}, "class indices"),
         ({"method": "virtual_softmax", "cutmix": 1.0}, "virtual_softmax needs class indices"),
         ({"initial_weights": str(nowhere)}, "nothing does not exist"),
@@ -173,7 +169,6 @@ def test_errors_come_early_and_lose_nothing(fit: Fit, tmp_path: Path) -> None:
         with pytest.raises(SkdError, match=message):
             fit(**({"seed": 1} | changes))
     assert (run / "last.pt").read_bytes() == before
-    assert not list(tmp_path.rglob("seed1/*.pt")), "nothing of what is not finite"
 
 
 def test_kernels_of_a_gpu_are_fast_or_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:

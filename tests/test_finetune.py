@@ -80,7 +80,6 @@ def test_pretrained_is_what_the_library_publishes(
     tmp_path: Path, digits_beton: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """timm's default weights of the model; without a network the error names them. Here the cache has some."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     recipe = replace(recipe_of("finetune_timm"), **SMALL)
     with pytest.raises(
         SkdError, match=r"can't get the weights timm/test_resnet from timm: .*; without a network, give"

@@ -20,12 +20,11 @@ from skd_plugins.data.sources import FolderData, image_folder
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more than processors
 Copy = Callable[..., Path]
 Batches = list[tuple[Tensor, Tensor]]
-BACK_ENDS = ["png_folder", "raw_beton"]
 SIZE = 24
 
 
-@pytest.fixture(params=BACK_ENDS)
-def data(request: pytest.FixtureRequest) -> Path:
+@pytest.fixture(params=["png_folder", "raw_beton"], name="data")
+def both_data(request: pytest.FixtureRequest) -> Path:
     """The same pictures in the same order, as a folder of PNGs and as pixels in a `.beton`."""
     path: Path = request.getfixturevalue(request.param)
     return path

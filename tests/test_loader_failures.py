@@ -5,8 +5,6 @@ import multiprocessing
 import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Pixels, overwrite
+from faults.common import python
 from test_loader import (
     SIZE,
     Copy,
@@ -124,9 +123,7 @@ except SkdError as error:
 
 
 def test_a_killed_process_is_an_error(png_folder: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", READS, str(png_folder)], cwd=tmp_path, capture_output=True, text=True, timeout=100
-    )
+    done = python("-c", READS, png_folder, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     error = done.stderr.splitlines()[-1]
     assert re.match(r"error: a process that reads images died: .*workers=0, or a \.beton file", error), done.stderr

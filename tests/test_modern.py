@@ -266,21 +266,6 @@ def test_fp16_clips_unscaled_gradients(mode: str, monkeypatch: pytest.MonkeyPatc
     assert 1e-6 < largest < 0.1
 
 
-def test_the_average_warms_up() -> None:
-    """Step n averages with ``min(1 - n^(-2/3), decay)``; without the warm-up with the decay from step 2 on."""
-    for warmup in (True, False):
-        task = create_task("ce", network())
-        task.setup_ema(decay=0.7, use_warmup=warmup)
-        weight, expected = task.method.model.fc.weight, None
-        for step in range(1, 12):
-            with torch.no_grad():
-                weight.fill_(float(step))
-            task.update_ema(step)
-            decay = 0.0 if step == 1 else min(1 - step ** (-2 / 3), 0.7) if warmup else 0.7
-            expected = step if expected is None else decay * expected + (1 - decay) * step
-            assert task.get_eval_model(ema=True).fc.weight[0, 0].item() == pytest.approx(expected, rel=1e-5)
-
-
 # ---- a training ------------------------------------------------------------------------------------------------------
 
 

@@ -122,7 +122,6 @@ def test_what_cannot_be_released_says_so_before_the_evaluation_and_leaves_nothin
 ) -> None:
     """The data do not exist here: an evaluation would say that instead."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     Path("out/resnet10t_digits.old").mkdir(parents=True)
     with pytest.raises(SkdError, match=message):
         release(str(run), out=Path("out"), data="nowhere", **arguments)

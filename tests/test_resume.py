@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_RECIPE
-from faults.common import Fork, differing, end, script, start, take, tiny_data, training
+from faults.common import Fork, differing, end, script, start, take, tiny_data, training, wait_for
 from runs import RUN, Fit, checkpoint, lines, tiny_fit  # noqa: F401  a fixture
 
 from skd_plugins import SkdError, create_model, replace
@@ -49,14 +49,6 @@ RESUMED: dict[str, tuple[str, dict[str, Any]]] = {
         "grayscale": 0.2, "random_erasing": 0.5, "repeated_augmentation": 2,
     }),
 }  # fmt: skip
-
-
-def wait_for(condition: Callable[[], object], alive: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert alive(), "it ended by itself"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def has_step(run: Path, step: int) -> bool:

@@ -1,13 +1,12 @@
 """Recall@1: exact, whatever rounding and ties do, and quick."""
 
 import math
-import subprocess
-import sys
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
+from faults.common import python
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -114,5 +113,5 @@ def test_recall_keeps_to_its_memory() -> None:
         "recall_at_1(x, np.arange(12000) % 7)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = python("-c", code)
     assert int(result.stdout) < 400 * 1024, f"{int(result.stdout) // 1024} MiB"

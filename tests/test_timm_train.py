@@ -1,9 +1,7 @@
 """`timm_train` on a stand-in for timm's train.py: which batches the script gets, and what it saves."""
 
 import inspect
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 import timm.data
 import timm.task
 import torch
+from faults.common import together
 
 from skd_plugins.commands.scripts import timm_train
 from skd_plugins.data import Augmentation, Source, TrainingOrder, make_loader, write_beton
@@ -281,18 +280,8 @@ def test_compiled_steps_are_the_eager_ones(run: Any) -> None:
 
 def test_two_processes(data: dict[str, Path], tmp_path: Path) -> None:
     """Folders through timm's loaders, the validation set from a `.beton`; 30 images in shards of 15."""
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import sys; from pathlib import Path; from skd_plugins.commands.scripts import timm_train\n"
-        f"timm_train(Path({str(STANDIN)!r}), 'sd_dropout', ['base=cs_kd'], sys.argv[1:])\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(program)]
-    command += ["--data-dir", str(data["mixed"]), *NARROW, "-b", "4", "--record", str(tmp_path / "record")]
-    command += ["--model-ema"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-
+    given = ["--data-dir", str(data["mixed"]), *NARROW, "-b", "4", "--record", str(tmp_path / "record"), "--model-ema"]
+    together(lambda: timm_train(STANDIN, "sd_dropout", ["base=cs_kd"], given), tmp_path)
     records = [read(tmp_path / "record", rank) for rank in (0, 1)]
     order = TrainingOrder(colours(PER_CLASS).targets, segments=("anchor", "pair"), batch_size=8, seed=42)
     shards = [[index for indices, _ in epoch_of(record, 0) for index in indices[:4]] for record in records]

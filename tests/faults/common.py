@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -171,6 +172,13 @@ def ranked(world: int) -> list[dict[str, str]]:
     ]
 
 
+def together(work: Callable[[], object], folder: Path, **more: str) -> None:
+    """Does something in two processes of one training, forks of this one; both have to end well."""
+    pair = [Fork(work, folder / f"said{rank}.txt", **own | more) for rank, own in enumerate(ranked(2))]
+    for done in [one.end(300) for one in pair]:
+        assert done.returncode == 0, done.stderr[-3000:]
+
+
 def last(out: Path) -> Path:
     """The checkpoint of the training that `out` has."""
     return out / TINY.name / "seed0" / "last.pt"
@@ -230,6 +238,15 @@ def end(process: subprocess.Popen[str], timeout: float) -> subprocess.CompletedP
         process.kill()
         said, code = process.communicate(), -99
     return subprocess.CompletedProcess(process.args, code, *said)
+
+
+def wait_for(condition: Callable[[], object], alive: Callable[[], object] = lambda: True, seconds: float = 120) -> None:
+    """Waits until something is the case; an error if it takes too long, or if whoever brings it about has ended."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert alive(), "it ended by itself"
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.01)
 
 
 def refused(code: int | None, said: str, *words: str) -> bool:

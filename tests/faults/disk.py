@@ -12,7 +12,7 @@ import torch
 from skd_plugins import Recipe, replace
 from skd_plugins.training import engine
 
-from .common import TINY, Report, differing, last, refused, state, tiny_data, training
+from .common import TINY, Report, differing, last, refused, state, tiny_data, training, wait_for
 
 # KB left on the disk when the training is in its second epoch (the network's checkpoint has 3 MB), or "read-only".
 ROOM = [0, 40, 400, 1500]
@@ -60,9 +60,7 @@ def _case(recipe: Recipe, room: int | str, out: Path, whole: dict[str, Any]) -> 
     """Empty if all was well, or what was not."""
     data, go = tiny_data()["beton"], out.with_name(f"{out.name}.go")
     process = training(recipe, data, out, before=lambda: _waiting(go))
-    while not process.log.exists() or "step 7" not in process.log.read_text():
-        assert process.process.is_alive(), process.end().stderr
-        time.sleep(0.01)
+    wait_for(lambda: process.log.exists() and "step 7" in process.log.read_text(), process.process.is_alive)
     before = last(out).read_bytes()
     with ExitStack() as stack:
         if isinstance(room, str):

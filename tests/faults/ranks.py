@@ -12,7 +12,7 @@ from pathlib import Path
 from skd_plugins import SkdError, replace
 from skd_plugins.training import engine
 
-from .common import TINY, Fork, Report, differing, launch, refused, state, tiny_data
+from .common import TINY, Fork, Report, differing, launch, refused, state, tiny_data, wait_for
 
 TIMEOUT = 8.0  # seconds that a process waits for another one
 # What happens, to which of the two processes, and in which part of the training.
@@ -78,10 +78,7 @@ def _alone(processes: list[Fork], what: str, rank: int) -> tuple[bool, str]:
     """Whether the other process ends as it should after the fault."""
     faulty, other = processes[rank], processes[1 - rank]
     try:
-        deadline = time.monotonic() + 120
-        while not faulty.log.exists() or "the fault" not in faulty.log.read_text():
-            assert time.monotonic() < deadline, "the fault did not come about"
-            time.sleep(0.05)
+        wait_for(lambda: faulty.log.exists() and "the fault" in faulty.log.read_text())
         begun = time.monotonic()
         done = other.end(TIMEOUT + 30)
         seconds = time.monotonic() - begun
