@@ -3,8 +3,6 @@
 import gc
 import json
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import CLASSES, Pixels, overwrite
+from faults.common import end, environment, ranked, start
 
 from skd_plugins import PairBatchSampler
 from skd_plugins.common.errors import SkdError
@@ -166,8 +165,9 @@ dist.destroy_process_group()
 def test_our_orders_in_stock_ffcv_in_two_processes(digits_beton: Path, tmp_path: Path) -> None:
     (tmp_path / "rank.py").write_text(_RANK)
     path = digits_beton / "train.beton"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    subprocess.run([*launch, str(tmp_path / "rank.py"), str(path), str(tmp_path / "order")], check=True, timeout=240)
+    pair = [start(tmp_path / "rank.py", path, tmp_path / "order", env=environment(**own)) for own in ranked(2)]
+    for done in [end(process, 240) for process in pair]:
+        assert done.returncode == 0, done.stderr
     targets = BetonFile(path).targets
     for rank in range(2):
         wanted = PairBatchSampler(targets, 10, seed=3, rank=rank, world=2)

@@ -1,11 +1,11 @@
 """Checkpoints: whole or not there, and nothing in them is executed."""
 
 import os
-import resource
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import full_disk
 
 from skd_plugins import SkdError
 from skd_plugins.common.files import write_text
@@ -46,16 +46,10 @@ def test_links_of_others_are_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
-    """A limit on the size of files fails the write just as a full disk does."""
     path = tmp_path / "last.pt"
     checkpoint.save(STATE, path)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
-    try:
-        with pytest.raises(SkdError, match="the previous one is intact"):
-            checkpoint.save(STATE | {"state_dict": {"a": torch.zeros(10**6)}}, path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with full_disk(1 << 20), pytest.raises(SkdError, match="the previous one is intact"):
+        checkpoint.save(STATE | {"state_dict": {"a": torch.zeros(10**6)}}, path)
     assert checkpoint.load(path)["step"] == 3
     assert os.listdir(tmp_path) == ["last.pt"]
 

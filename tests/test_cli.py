@@ -62,7 +62,6 @@ def recipe_main(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 
 SMALL: dict[str, dict[str, object]] = {
     "cskd_cifar100": {"channels": [8, 8, 16, 16]},
-    "sdd_cifar100": {"channels": [8, 8, 16, 16]},
     "sdd_cifar100_densenet121": {"growth_rate": 4, "block_config": [1, 1, 1, 1]},
 }
 

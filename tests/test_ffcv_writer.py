@@ -143,10 +143,7 @@ def test_from_another_thread(photographs: list[Pixels], tmp_path: Path) -> None:
     assert len(BetonFile(path)) == 16
 
 
-def test_without_ffcv(digits_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "ffcv"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "ffcv", None)  # Python's own way to say that there is none
+def test_without_ffcv(digits_source: Source, tmp_path: Path, no_ffcv: None) -> None:
     with pytest.raises(SkdError, match=r"writing .beton files needs FFCV .*: install skd_plugins\[ffcv\]"):
         write_beton(digits_source, tmp_path / "a.beton")
     assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Pixels, overwrite
-from faults.common import python
+from faults.common import Fork
 from test_loader import (
     SIZE,
     Copy,
@@ -28,7 +29,7 @@ from test_loader import (
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from skd_plugins.common.errors import SkdError
+from skd_plugins.common.errors import SkdError, one_line
 from skd_plugins.data.augment import Augmentation
 from skd_plugins.data.beton.file import BetonFile
 
@@ -103,30 +104,23 @@ def test_exceptions_of_threads_reach_the_caller(raw_beton: Path, monkeypatch: py
     assert_same(epoch_of(it, 0), epoch_of(loader(raw_beton, batch_size=4), 0))  # and it can go on
 
 
-# In a process of its own: torch's handler of SIGCHLD goes on raising, whatever the program does then.
-READS = """
-import multiprocessing, signal, sys
-from skd_plugins import SkdError, make_loader
-it = make_loader(sys.argv[1], workers=1, batch_size=2, image_size=24)
-iterator = iter(it)
-next(iterator)
-(worker,) = multiprocessing.active_children()
-signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # what torch's handler raises gets lost where it hits an import
-try:
-    worker.kill()
-    for batches in (iterator, it, it):  # the rest of this epoch may have been decoded before
-        list(batches)
-except SkdError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-"""
-
-
 def test_a_killed_process_is_an_error(png_folder: Path, tmp_path: Path) -> None:
-    done = python("-c", READS, png_folder, cwd=tmp_path)
+    """In a process of its own: torch's handler of SIGCHLD goes on raising, whatever the program does then."""
+
+    def reads() -> None:
+        it = loader(png_folder, workers=1, batch_size=2)
+        iterator = iter(it)
+        next(iterator)
+        (worker,) = multiprocessing.active_children()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # what torch's handler raises gets lost where it hits an import
+        worker.kill()
+        for batches in (iterator, it, it):  # the rest of this epoch may have been decoded before
+            list(batches)
+
+    done = Fork(one_line(reads), tmp_path / "said.txt").end()
     assert done.returncode == 2, done.stderr
-    error = done.stderr.splitlines()[-1]
-    assert re.match(r"error: a process that reads images died: .*workers=0, or a \.beton file", error), done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert re.match(r"error: a process that reads images died: .*workers=0, or a \.beton file", error)
     assert "\nTraceback" not in done.stderr  # torch logs one, indented, where the handler's error hits its own import
 
 

@@ -192,17 +192,6 @@ def test_a_later_start_is_the_tail(division: dict[str, Any], data: st.DataObject
             assert (one.positions == other.positions).all()
 
 
-def test_epochs_and_seeds_differ_and_repeat() -> None:
-    targets = np.arange(500) % 7
-    orders = {
-        (seed, epoch): tuple(make_order(targets, batch_size=10, seed=seed).anchors(epoch))
-        for seed in range(4)
-        for epoch in range(4)
-    }
-    assert len(set(orders.values())) == 16
-    assert orders[2, 3] == tuple(make_order(targets, batch_size=50, seed=2).anchors(3))
-
-
 def test_known_order() -> None:
     """If this changes, every run's order does, and a resumed run is no longer the uninterrupted one."""
     order = make_order(np.arange(12) % 3, segments=("anchor", "pair"), batch_size=6, seed=1)
@@ -210,14 +199,6 @@ def test_known_order() -> None:
         [6, 3, 11, 1, 2, 8, 6, 3, 11, 7, 5, 11],
         [7, 4, 0, 9, 10, 5, 1, 4, 0, 0, 7, 8],
     ]
-
-
-def test_shuffle_is_uniform() -> None:
-    counts = np.zeros((6, 6), int)
-    order = make_order(np.zeros(6, int), batch_size=2)
-    for epoch in range(6000):
-        counts[np.arange(6), order.anchors(epoch)] += 1
-    assert chisquare(counts.ravel()).pvalue > 1e-3
 
 
 # ------------------------------------------------------------------------------------------------------------- pairs

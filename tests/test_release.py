@@ -15,7 +15,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from conftest import TINY_RECIPE
+from conftest import TINY_RECIPE, umask
 from fileserver import serve_files, serve_hub
 from safetensors.torch import load_file, save_file
 
@@ -42,11 +42,8 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 
 def test_timm_loads_a_release_as_it_is(run: Path, digits_beton: Path, tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
+    with umask(0o027):
         main(["release", str(run), "--tag", "new_tag", "--out", str(tmp_path), "--data", str(digits_beton)])
-    finally:
-        os.umask(before)
     folder = tmp_path / "resnet10t_digits.new_tag"
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     files = {"README.md", "SHA256SUMS", "config.json", "manifest_entry.json", "model.safetensors"}

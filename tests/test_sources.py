@@ -1,7 +1,6 @@
 """Where images come from, and how a recipe's data argument becomes its two halves."""
 
 import pickle
-import sys
 from pathlib import Path
 
 import miniatures
@@ -164,11 +163,8 @@ def test_embedded_digits(digits_beton: Path) -> None:
     assert sorted(before) == FILES
 
 
-def test_embedded_digits_without_ffcv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_digits_without_ffcv(tmp_path: Path, no_ffcv: None) -> None:
     """PNG folders then, with the same images in the same classes."""
-    for name in [name for name in sys.modules if name.split(".")[0] == "ffcv"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "ffcv", None)
     folder = embedded("digits", tmp_path / "digits")
     assert sorted(path.name for path in folder.iterdir()) == ["train", "val"]
     for half, count in (("train", 200), ("val", 797)):

@@ -4,6 +4,7 @@ import inspect
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ import timm.data
 import timm.task
 import torch
 from faults.common import together
+from timm.data.mixup import FastCollateMixup
 
+from skd_plugins import SkdError
 from skd_plugins.commands.scripts import timm_train
 from skd_plugins.data import Augmentation, Source, TrainingOrder, make_loader, write_beton
 from skd_plugins.data.beton.write import write_folder
 from skd_plugins.timm_train.beton_dataset import BetonDataset, find_beton
+from skd_plugins.timm_train.pairs import PairedCollateMixup, labels_of
 
 ROOT = Path(__file__).parents[1]
 STANDIN = Path(__file__).parent / "standin_train.py"
@@ -238,6 +242,31 @@ def test_mixup_ends_where_the_script_says(run: Any, kind: str) -> None:
     assert not any(sharp[:10])
     if kind == "beton":  # timm's worker processes keep their copy of the switch
         assert all(sharp[10:])
+
+
+def test_collate_mixup_is_timms_on_each_segment() -> None:
+    settings: dict[str, Any] = dict(mixup_alpha=0.5, label_smoothing=0.1, num_classes=3)
+    draw = np.random.default_rng(0)
+    batch = [(draw.integers(0, 256, (3, 4, 4), dtype=np.uint8), label) for label in (0, 1, 2, 1, 0, 1, 2, 1)]
+    parts = []
+    for part in (batch[:4], batch[4:]):
+        np.random.seed(5)
+        parts.append(FastCollateMixup(**settings)(part))
+    np.random.seed(5)
+    input, target = PairedCollateMixup(FastCollateMixup(**settings), 2)(batch)
+    assert torch.equal(input, torch.cat([part[0] for part in parts]))
+    assert torch.equal(target, torch.cat([part[1] for part in parts]))
+
+
+def test_labels_of_timms_data_sets() -> None:
+    assert labels_of(SimpleNamespace(reader=SimpleNamespace(samples=[("a", 1), ("b", 0)]))).tolist() == [1, 0]
+    assert labels_of(SimpleNamespace(reader=SimpleNamespace(samples=["a"], targets=np.array([4])))).tolist() == [4]
+    assert labels_of(SimpleNamespace(targets=[2, 3], target_transform=lambda label: label - 2)).tolist() == [0, 1]
+    assert labels_of(SimpleNamespace(reader=SimpleNamespace(iter_targets=lambda: iter([5, 6])))).tolist() == [5, 6]
+    with pytest.raises(SkdError, match="SimpleNamespace does not list one class index a sample"):
+        labels_of(SimpleNamespace())
+    with pytest.raises(SkdError, match="a stream"):
+        labels_of(type("Stream", (torch.utils.data.IterableDataset,), {"__iter__": lambda self: iter([])})())
 
 
 # ---- training, checkpoints, resume -----------------------------------------------------------------------------------
