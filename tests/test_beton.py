@@ -174,23 +174,6 @@ def test_our_orders_in_stock_ffcv_in_two_processes(digits_beton: Path, tmp_path:
         np.testing.assert_array_equal(np.load(tmp_path / f"order{rank}.npy"), np.concatenate(list(wanted)))
 
 
-def test_pixels_are_exact(raw_beton: Path, photographs: list[Pixels]) -> None:
-    """A box of the output's size is a copy, flipped or not."""
-    data = BetonFile(raw_beton)
-    for index, image in enumerate(photographs):
-        out = np.zeros((24, 30, 3), np.uint8)
-        box = np.array([5, 7, 24, 30])
-        assert data.crop(index, box, False, out) is None
-        np.testing.assert_array_equal(out, image[5:29, 7:37])
-        assert data.crop(index, box, True, out) is None
-        np.testing.assert_array_equal(out, image[5:29, 7:37][:, ::-1])
-        # twice as small: the mean of each 2 x 2 pixels
-        half = np.zeros((12, 15, 3), np.uint8)
-        assert data.crop(index, box, False, half) is None
-        means = image[5:29, 7:37].reshape(12, 2, 15, 2, 3).mean(axis=(1, 3))
-        assert np.abs(half - means).max() <= 0.51
-
-
 # ------------------------------------------------------------------------------------------------------------- damage
 
 

@@ -75,18 +75,6 @@ def test_processes_do_not_matter(data: Path, accumulation: int, segments: tuple[
             assert torch.equal(together, whole)
 
 
-def test_a_later_start_is_the_tail(data: Path) -> None:
-    for workers in (0, 2):
-        it = loader(data, segments=("anchor", "pair"), batch_size=4, workers=workers)
-        whole = epoch_of(it, 2)
-        assert len(whole) == len(it) == 4
-        for start in (1, 3):
-            assert_same(epoch_of(it, 2, start), whole[start:])
-        # and a new loader, as after a restart
-        assert_same(epoch_of(loader(data, segments=("anchor", "pair"), batch_size=4, workers=workers), 2, 1), whole[1:])
-        assert epoch_of(it, 2, 4) == []
-
-
 def test_epochs_follow_one_another_and_differ(data: Path) -> None:
     it = loader(data)
     first, second = epoch_of(it), epoch_of(it)
