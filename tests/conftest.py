@@ -4,14 +4,18 @@ Importing FFCV takes seconds, so what its writer makes is made once a session; t
 """
 
 import os
+import resource
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # spinning threads of several test processes starve one another
 # For tests that import FFCV themselves; see `_ffcv` in skd_plugins/data/beton/write.py.
 os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at import; without it tests of missing weights wait for the Hub
 
 import numpy as np
 import pytest
@@ -116,6 +120,13 @@ def digits_source() -> Source:
 
 
 @pytest.fixture
+def no_ffcv(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "ffcv"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ffcv", None)  # Python's own way to say that there is none
+
+
+@pytest.fixture
 def copied(tmp_path: Path) -> Callable[..., Path]:
     """Copies a `.beton` file, and what is beside it unless it shall look like somebody else's file."""
 
@@ -152,3 +163,23 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(data)
+
+
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """A limit on the size of files, at which the system refuses to write in the same way."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)

@@ -2,17 +2,15 @@
 
 import hashlib
 import io
-import resource
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import miniatures
 import pytest
+from conftest import full_disk
 from fileserver import serve_files
 
 from skd_plugins import SkdError
@@ -33,17 +31,6 @@ def pack(path: Path, folder: Path, *names: str) -> Path:
             for name in names:
                 tar.add(folder / name, arcname=name)
     return path
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """A limit on the size of files, at which the system refuses to write in the same way."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def member(name: str, **fields: object) -> tarfile.TarInfo:
@@ -110,7 +97,7 @@ def test_an_unpacking_that_fails_is_done_again(kind: str, tmp_path: Path) -> Non
     (tmp_path / "a" / "b" / "c.txt").write_text("hello")
     path = pack(root / f"x.{kind}", tmp_path, "image", "a")
     archive = Archive(url=f"http://host.example/x.{kind}", contents="train", into="train")
-    with full_disk(), pytest.raises(OSError, match=f"x.{kind} can't be unpacked: File too large"):
+    with full_disk(1 << 16), pytest.raises(OSError, match=f"x.{kind} can't be unpacked: File too large"):
         provide(archive, root, download=False)
     assert not (root / "train").exists()
     (root / "train" / ".unpack-killed").mkdir(parents=True)  # what kill -9 leaves

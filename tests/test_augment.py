@@ -173,9 +173,9 @@ WRONG: list[dict[str, Any]] = [
     {"image_size": 0}, {"mode": "mirror"}, {"scale": (0.5, 0.1)}, {"scale": (-0.1, 1.0)}, {"ratio": (0.0, 1.0)},
     {"ratio": (2.0, 1.0)}, {"ratio": (1.0, math.inf)}, {"padding": -1}, {"hflip": 1.5}, {"crop_pct": 0.0},
     {"crop_pct": 1.1}, {"crop_pct": math.nan}, {"std": (0.1, 0.0, 0.1)},
-    {"sizes": ((0, 0),)}, {"sizes": ((2, 16), (0, 24))},
+    {"sizes": ((0, 0),)}, {"sizes": ((2, 16), (0, 24))}, {"vflip": 2.0}, {"color_jitter": -1.0}, {"erasing_mode": "x"},
+    {"erasing_count": 0},
 ]  # fmt: skip
-assert WRONG
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=str)

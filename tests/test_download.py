@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import umask
 from fileserver import FileServer, serve_files
 from huggingface_hub import constants
 
@@ -51,11 +52,8 @@ def release(server: FileServer) -> Release:
 
 def test_downloaded_once_and_verified_each_time(release: Release, server: FileServer, cache: Path) -> None:
     assert not is_downloaded(release)
-    before = os.umask(0o027)
-    try:
+    with umask(0o027):
         folder = download(release)
-    finally:
-        os.umask(before)
     assert folder == cache / "weights" / NAME
     assert has_all(folder)
     assert {(folder / name).stat().st_mode & 0o777 for name in CONTENT} == {0o640}, "as the umask says"

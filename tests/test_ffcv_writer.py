@@ -26,7 +26,6 @@ BAD_IMAGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("broken data stream", fails, {"raw_share": 0.5, "max_resolution": 60}),
     ("by zero", lambda: 1 // 0, {}),
 ]
-assert BAD_IMAGES
 
 
 @pytest.mark.parametrize(("message", "what", "options"), BAD_IMAGES, ids=[message for message, *_ in BAD_IMAGES])
@@ -62,7 +61,6 @@ DEATHS = {  # index, what happens, workers, handler of SIGINT
     "last": (15, dies, 2, signal.default_int_handler),
     "full disk": (15, fills_the_disk, 1, signal.default_int_handler),
 }
-assert DEATHS
 
 
 @pytest.mark.parametrize("death", DEATHS)
@@ -145,10 +143,7 @@ def test_from_another_thread(photographs: list[Pixels], tmp_path: Path) -> None:
     assert len(BetonFile(path)) == 16
 
 
-def test_without_ffcv(digits_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "ffcv"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "ffcv", None)  # Python's own way to say that there is none
+def test_without_ffcv(digits_source: Source, tmp_path: Path, no_ffcv: None) -> None:
     with pytest.raises(SkdError, match=r"writing .beton files needs FFCV .*: install skd_plugins\[ffcv\]"):
         write_beton(digits_source, tmp_path / "a.beton")
     assert list(tmp_path.iterdir()) == []

@@ -80,7 +80,6 @@ def test_pretrained_is_what_the_library_publishes(
     tmp_path: Path, digits_beton: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """timm's default weights of the model; without a network the error names them. Here the cache has some."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     recipe = replace(recipe_of("finetune_timm"), **SMALL)
     with pytest.raises(
         SkdError, match=r"can't get the weights timm/test_resnet from timm: .*; without a network, give"
@@ -104,12 +103,20 @@ def test_pretrained_is_what_the_library_publishes(
 def test_a_new_classifier_starts_small() -> None:
     """timm's EfficientNets begin with +- 1/sqrt(classes); torch's bound is 1/sqrt(features)."""
     weights = timm.create_model("test_efficientnet", num_classes=1000).state_dict()
-    model = timm.create_model("test_efficientnet", num_classes=4)
-    features = model.classifier.in_features
-    assert model.classifier.weight.abs().max() > 0.4
-    assert "classifier starts at random" in load_body(model, weights, what="them")
-    assert 0.9 / features**0.5 < model.classifier.weight.abs().max() <= 1 / features**0.5
-    assert torch.equal(model.conv_stem.weight, weights["conv_stem.weight"])
+    headless = {key: value for key, value in weights.items() if not key.startswith("classifier")}
+    begun = []
+    for found, reason in (weights, "2 of another shape: classifier"), (headless, "2 missing: classifier.bias"):
+        torch.manual_seed(3)
+        model = timm.create_model("test_efficientnet", num_classes=4)
+        features = model.classifier.in_features
+        assert model.classifier.weight.abs().max() > 0.4
+        note = load_body(model, found, what="them")
+        assert reason in note
+        assert "; the rest fits, and the classifier starts at random" in note
+        assert 0.9 / features**0.5 < model.classifier.weight.abs().max() <= 1 / features**0.5
+        assert torch.equal(model.conv_stem.weight, weights["conv_stem.weight"])
+        begun.append(model.classifier.weight)
+    assert torch.equal(*begun), "the seed's"
     fitting = timm.create_model("test_efficientnet", num_classes=4).state_dict()
     assert load_body(model, fitting, what="them") == ""
     assert torch.equal(model.classifier.weight, fitting["classifier.weight"])

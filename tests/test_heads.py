@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from test_numerics import kl, softmax
 from torch import Tensor, nn
 
 from skd_plugins import SkdError, create_model, create_task
@@ -69,15 +70,6 @@ def network(name: str) -> tuple[Any, Inputs, int]:
 
 def images(count: int, side: int) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-def softmax(z: np.ndarray) -> np.ndarray:
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
-
-
-def kl(p: np.ndarray, q: np.ndarray) -> float:
-    return float(np.mean(np.sum(p * np.log(p / q), axis=1)))
 
 
 def logits_of(model: nn.Module, inputs: list[np.ndarray]) -> np.ndarray:

@@ -5,8 +5,7 @@ import multiprocessing
 import os
 import re
 import shutil
-import subprocess
-import sys
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Pixels, overwrite
+from faults.common import Fork
 from test_loader import (
     SIZE,
     Copy,
@@ -29,7 +29,7 @@ from test_loader import (
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from skd_plugins.common.errors import SkdError
+from skd_plugins.common.errors import SkdError, one_line
 from skd_plugins.data.augment import Augmentation
 from skd_plugins.data.beton.file import BetonFile
 
@@ -104,32 +104,23 @@ def test_exceptions_of_threads_reach_the_caller(raw_beton: Path, monkeypatch: py
     assert_same(epoch_of(it, 0), epoch_of(loader(raw_beton, batch_size=4), 0))  # and it can go on
 
 
-# In a process of its own: torch's handler of SIGCHLD goes on raising, whatever the program does then.
-READS = """
-import multiprocessing, signal, sys
-from skd_plugins import SkdError, make_loader
-it = make_loader(sys.argv[1], workers=1, batch_size=2, image_size=24)
-iterator = iter(it)
-next(iterator)
-(worker,) = multiprocessing.active_children()
-signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # what torch's handler raises gets lost where it hits an import
-try:
-    worker.kill()
-    for batches in (iterator, it, it):  # the rest of this epoch may have been decoded before
-        list(batches)
-except SkdError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-"""
-
-
 def test_a_killed_process_is_an_error(png_folder: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", READS, str(png_folder)], cwd=tmp_path, capture_output=True, text=True, timeout=100
-    )
+    """In a process of its own: torch's handler of SIGCHLD goes on raising, whatever the program does then."""
+
+    def reads() -> None:
+        it = loader(png_folder, workers=1, batch_size=2)
+        iterator = iter(it)
+        next(iterator)
+        (worker,) = multiprocessing.active_children()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # what torch's handler raises gets lost where it hits an import
+        worker.kill()
+        for batches in (iterator, it, it):  # the rest of this epoch may have been decoded before
+            list(batches)
+
+    done = Fork(one_line(reads), tmp_path / "said.txt").end()
     assert done.returncode == 2, done.stderr
-    error = done.stderr.splitlines()[-1]
-    assert re.match(r"error: a process that reads images died: .*workers=0, or a \.beton file", error), done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert re.match(r"error: a process that reads images died: .*workers=0, or a \.beton file", error)
     assert "\nTraceback" not in done.stderr  # torch logs one, indented, where the handler's error hits its own import
 
 
@@ -160,7 +151,6 @@ KINDS = {
     "beton": r"image 8 of .*train\.beton can't be decoded: its bytes are not those that were written \(CRC-32",
     "foreign beton": r"image 8 of .*train\.beton can't be decoded: damaged JPEG data",
 }
-assert KINDS
 
 
 @pytest.mark.parametrize(("train", "workers"), [(True, 2), (False, 0)])

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from faults.common import python
 from rich.console import Console
 
 from skd_plugins.common import meter
@@ -107,8 +108,7 @@ def test_libraries_bars_are_quiet_without_a_terminal() -> None:
         "from skd_plugins.common.meter import quieten_bars; quieten_bars()\n"
         "from tqdm import tqdm; import time\nfor i in tqdm(range(30)): time.sleep(0.02)"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = python("-c", code)
     assert done.stderr.count("it/s") in (1, 2)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import timm
 import torch
 from accelerate import Accelerator
 from conftest import TINY_RECIPE
+from test_numerics import kl, softmax
 from timm.loss import BinaryCrossEntropy
 from timm.utils.agc import adaptive_clip_grad
 from torch import nn
@@ -29,7 +29,6 @@ from skd_plugins.training.parts import (
     highest_rate,
 )
 from skd_plugins.training.plan import make_plan
-from skd_plugins.training.run_folder import open_run, write_recipe
 
 CLASSES, CPU = 5, torch.device("cpu")
 SMALL = {"channels": (8, 8, 16, 16)}
@@ -45,15 +44,6 @@ def sigmoid_loss(z: np.ndarray, t: np.ndarray) -> float:
     """``mean_i sum_k -[t log s(z) + (1 - t) log(1 - s(z))]`` of logits and targets ``[B, C]``."""
     s = 1 / (1 + np.exp(-z))
     return float(-np.mean(np.sum(t * np.log(s) + (1 - t) * np.log(1 - s), axis=1)))
-
-
-def softmax(z: np.ndarray) -> np.ndarray:
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
-
-
-def kl(p: np.ndarray, q: np.ndarray) -> float:
-    return float(np.mean(np.sum(p * np.log(p / q), axis=1)))
 
 
 # ---- binary cross-entropy --------------------------------------------------------------------------------------------
@@ -276,44 +266,6 @@ def test_fp16_clips_unscaled_gradients(mode: str, monkeypatch: pytest.MonkeyPatc
     assert 1e-6 < largest < 0.1
 
 
-def test_without_clip_grad_nothing_is_clipped() -> None:
-    task = create_task("ce", network())
-    for parameter in task.method.parameters():
-        parameter.grad = torch.full_like(parameter, 100.0)
-    clip_gradients(TINY_RECIPE, Accelerator(cpu=True), build_optimizer(TINY_RECIPE, task.method), task)
-    assert all((parameter.grad == 100).all() for parameter in task.method.parameters())
-
-
-def test_the_average_warms_up() -> None:
-    """Step n averages with ``min(1 - n^(-2/3), decay)``; without the warm-up with the decay from step 2 on."""
-    for warmup in (True, False):
-        task = create_task("ce", network())
-        task.setup_ema(decay=0.7, use_warmup=warmup)
-        weight, expected = task.method.model.fc.weight, None
-        for step in range(1, 12):
-            with torch.no_grad():
-                weight.fill_(float(step))
-            task.update_ema(step)
-            decay = 0.0 if step == 1 else min(1 - step ** (-2 / 3), 0.7) if warmup else 0.7
-            expected = step if expected is None else decay * expected + (1 - decay) * step
-            assert task.get_eval_model(ema=True).fc.weight[0, 0].item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_stochastic_depth_of_the_recipes_network() -> None:
-    model_args = {**TINY_RECIPE.model_args, "drop_path_rate": 0.4, "zero_init_last": False}
-    for method in ("sd_dropout", "cs_kd"):
-        task = build_task(replace(TINY_RECIPE, method=method, model_args=model_args), CLASSES, CPU).train()
-        drops = [module.drop_prob for module in task.method.modules() if type(module).__name__ == "DropPath"]
-        assert max(drops) == pytest.approx(0.4)
-        parts = len(task.method.segments)
-        images, labels = torch.randn(4 * parts, 3, 32, 32), torch.tensor([0, 1, 2, 2]).repeat(parts)
-        losses = set()
-        for seed in (0, 0, 1):
-            torch.manual_seed(seed)
-            losses.add(round(task(images, labels)["ce"].item(), 5))
-        assert len(losses) == 2, "the same seed drops the same paths, another one others"
-
-
 # ---- a training ------------------------------------------------------------------------------------------------------
 
 
@@ -362,21 +314,6 @@ def test_the_engine_uses_them(digits_beton: Path, tmp_path: Path) -> None:
 def test_what_has_no_effect_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SkdError, match=message):
         replace(TINY_RECIPE, **changes)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"loss": "bce"}, {"layer_decay": 0.5}, {"clip_grad": 1.0, "clip_mode": "agc"}, {"ema_decay": 0.9},
-     {"ema_decay": 0.9, "ema_warmup": True}],
-)  # fmt: skip
-def test_a_run_is_not_continued_with_others(changes: dict[str, Any], tmp_path: Path) -> None:
-    write_recipe(TINY_RECIPE, tmp_path, {}, resumed=False)
-    (tmp_path / "last.pt").touch()
-    with (
-        ExitStack() as lock,
-        pytest.raises(SkdError, match=rf"{list(changes)[-1]} was \S+, is {list(changes.values())[-1]!r}"),
-    ):
-        open_run(Accelerator(cpu=True), replace(TINY_RECIPE, **changes), tmp_path, True, lock)
 
 
 def test_the_plan_names_them() -> None:

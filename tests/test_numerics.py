@@ -1,5 +1,6 @@
 """Every loss against float64 NumPy, written from the papers' equations."""
 
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +32,6 @@ def cross_entropy(z: np.ndarray, y: np.ndarray) -> float:
 
 def random_logits(batch: int, classes: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(scale=4.0, size=(batch, classes))
-
-
-def test_there_are_cases() -> None:
-    assert CASES
 
 
 @pytest.mark.parametrize(("batch", "classes", "temperature"), CASES)
@@ -164,22 +161,23 @@ def test_cs_kd_bank_keeps_the_last_logits_of_each_class() -> None:
     assert torch.equal(method.bank.logits, before), "evaluation does not write"
 
 
-@pytest.mark.parametrize("base", ["ce", "cs_kd"])
-def test_sd_dropout_is_eq_4_and_eq_5(base: str) -> None:
+@pytest.mark.parametrize(("base", "samples"), [("ce", 2), ("cs_kd", 2), ("ce", 4)])
+def test_sd_dropout_is_eq_4_and_eq_5(base: str, samples: int) -> None:
+    """Two samples: the sum of both directions. More: twice the mean over their ordered pairs."""
     model, w, b = linear()
     anchors, target = batch(6)
     pairs, _ = batch(6, seed=1)
     input, targets = (anchors, target) if base == "ce" else (torch.cat([anchors, pairs]), torch.cat([target, target]))
-    method = create_method("sd_dropout", model, base=base, weight=0.5, temperature=3.0, drop_rate=0.3)
+    method = create_method("sd_dropout", model, base=base, weight=0.5, drop_rate=0.3, samples=samples)
     torch.manual_seed(7)
     out = method(input, targets)
-    torch.manual_seed(7)  # the same two masks, inverted scaling
+    torch.manual_seed(7)  # the same masks, inverted scaling
     f = anchors.flatten(1)
-    masks = [torch.nn.functional.dropout(torch.ones_like(f), 0.3).double().numpy() for _ in range(2)]
+    masks = [torch.nn.functional.dropout(torch.ones_like(f), 0.3).double().numpy() for _ in range(samples)]
     assert all(set(np.unique(mask.round(5))) == {0.0, round(1 / 0.7, 5)} for mask in masks)
     f = f.double().numpy()
-    u, v = (softmax(((f * mask) @ w.T + b) / 3) for mask in masks)
-    sdd = 9 * (kl(u, v) + kl(v, u))
+    p = [softmax(((f * mask) @ w.T + b) / 3) for mask in masks]
+    sdd = 9 * 2 * np.mean([kl(one, other) for one, other in permutations(p, 2)])
     expected = cross_entropy(logits_of(anchors, w, b), target.numpy()) + 0.5 * sdd
     if base == "cs_kd":
         expected += 16 * kl(softmax(logits_of(pairs, w, b) / 4), softmax(logits_of(anchors, w, b) / 4))
@@ -411,21 +409,6 @@ def test_dropout(samples: int) -> None:
     losses = [cross_entropy((f.double().numpy() * mask) @ w.T + b, target.numpy()) for mask in masks]
     assert out["loss"].item() == pytest.approx(np.mean(losses), rel=1e-5)
     np.testing.assert_allclose(out["output"].detach().numpy(), logits_of(input, w, b), rtol=1e-4, atol=1e-5)
-
-
-def test_more_samples_of_sd_dropout_are_the_mean_over_pairs() -> None:
-    model, w, b = linear()
-    input, target = batch(6)
-    method = create_method("sd_dropout", model, weight=0.5, drop_rate=0.3, samples=4)
-    torch.manual_seed(7)
-    out = method(input, target)
-    torch.manual_seed(7)
-    f = input.flatten(1)
-    masks = [nn.functional.dropout(torch.ones_like(f), 0.3).double().numpy() for _ in range(4)]
-    p = [softmax(((f.double().numpy() * mask) @ w.T + b) / 3) for mask in masks]
-    ordered = [kl(p[i], p[j]) for i in range(4) for j in range(4) if i != j]
-    assert len(ordered) == 12
-    assert out["sdd"].item() == pytest.approx(9 * 2 * np.mean(ordered), rel=1e-4), "two samples: the sum of two"
 
 
 def test_sd_dropout_after_a_stage() -> None:

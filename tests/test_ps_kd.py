@@ -1,15 +1,11 @@
 """PS-KD against float64 NumPy written from the paper's equation, and the network it keeps."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_RECIPE
 from test_methods import make_batch, make_task
 from test_numerics import batch, cross_entropy, linear, softmax
 
-from skd_plugins import replace, train
 from skd_plugins.methods import create_method
 
 
@@ -53,14 +49,3 @@ def test_the_network_before_is_kept_for_an_epoch_and_through_a_checkpoint() -> N
         method.begin_epoch(2, 4)
         assert torch.equal(method.before.state_dict()["fc.weight"], method.model.state_dict()["fc.weight"])
         assert method.alpha_now.item() == pytest.approx(0.8 * 3 / 4)
-
-
-def test_a_run_resumes_bit_equally(digits_beton: Path, tmp_path: Path) -> None:
-    recipe = replace(TINY_RECIPE, method="ps_kd", epochs=3, batch_size=50)
-    whole = train(recipe, data=str(digits_beton), out=tmp_path / "whole")
-    train(replace(recipe, max_steps=6), data=str(digits_beton), out=tmp_path / "parts")  # in the second epoch
-    parts = train(recipe, data=str(digits_beton), out=tmp_path / "parts", resume=True)
-    for part in ("state_dict", "task_state"):
-        once, resumed = (torch.load(run / "last.pt", weights_only=True)[part] for run in (whole, parts))
-        assert once.keys() == resumed.keys()
-        assert all(torch.equal(value, resumed[name]) for name, value in once.items())

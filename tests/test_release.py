@@ -15,7 +15,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from conftest import TINY_RECIPE
+from conftest import TINY_RECIPE, umask
 from fileserver import serve_files, serve_hub
 from safetensors.torch import load_file, save_file
 
@@ -42,11 +42,8 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 
 def test_timm_loads_a_release_as_it_is(run: Path, digits_beton: Path, tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
+    with umask(0o027):
         main(["release", str(run), "--tag", "new_tag", "--out", str(tmp_path), "--data", str(digits_beton)])
-    finally:
-        os.umask(before)
     folder = tmp_path / "resnet10t_digits.new_tag"
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     files = {"README.md", "SHA256SUMS", "config.json", "manifest_entry.json", "model.safetensors"}
@@ -122,7 +119,6 @@ def test_what_cannot_be_released_says_so_before_the_evaluation_and_leaves_nothin
 ) -> None:
     """The data do not exist here: an evaluation would say that instead."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     Path("out/resnet10t_digits.old").mkdir(parents=True)
     with pytest.raises(SkdError, match=message):
         release(str(run), out=Path("out"), data="nowhere", **arguments)

@@ -34,12 +34,3 @@ def test_is_splitmix64() -> None:
     # The reference sequence for the seed 1234567 (Vigna's splitmix64.c): its first outputs are draws of that "key".
     bits = [6457827717110365317, 3203168211198807973, 9817491932198370423]
     assert uniform(np.array([1234567], np.uint64), 3)[0].tolist() == [(b >> 11) / 2**53 for b in bits]
-
-
-def test_a_million_neighbouring_parts_have_different_keys() -> None:
-    seed, epoch, position = np.arange(4)[:, None, None, None], np.arange(10)[:, None, None], np.arange(10_000)[:, None]
-    grid = keys(seed, epoch, position, np.arange(3))
-    assert grid.shape == (4, 10, 10_000, 3)
-    assert len(np.unique(grid)) == grid.size
-    # Neither do numbers of parts collide: (0,), (0, 0), (0, 0, 0) ...
-    assert len({int(keys(*[0] * count)[0]) for count in range(1, 50)}) == 49

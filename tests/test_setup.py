@@ -259,26 +259,3 @@ def test_patch(installer, source: Path) -> None:
     (source / "setup.py").write_text(SETUP_PY.replace("ext_modules", "extensions"))
     with pytest.raises(installer.InstallError, match=r"setup\.py of the PyPI copy has .*ext_modules.* 0 times"):
         installer.patch(source)
-
-
-def test_the_copy_is_used_where_the_repository_is_out_of_reach(installer, monkeypatch: pytest.MonkeyPatch) -> None:
-    replaced = []
-
-    def run(command: list[str], **options: object) -> None:
-        if command[:2] == ["git", "ls-remote"]:
-            raise installer.InstallError("git ls-remote: no network")
-
-    monkeypatch.setattr(installer, "run", run)
-    monkeypatch.setattr(installer, "unpack", lambda folder: Path("unpacked"))
-    monkeypatch.setattr(installer, "patch", lambda source: None)
-    monkeypatch.setattr(installer, "replace_installed", lambda python, what: replaced.append(what))
-    assert installer.install("python", None, "address") == (
-        "pb1-detectron2==0.6 from PyPI, without compiled operators (official: git ls-remote: no network)"
-    )
-    assert replaced == ["unpacked"]
-    with pytest.raises(installer.InstallError, match="official: git ls-remote: no network$"):
-        installer.install("python", "official", "address")
-
-    monkeypatch.setattr(installer, "run", lambda command, **options: None)
-    assert installer.install("python", None, "address").startswith("official repository, commit ")
-    assert replaced[1:] == [f"git+address@{installer.COMMIT}"]

@@ -1,18 +1,15 @@
 """Comparisons over seeds: the statistics against scipy's and by hand, and the command on a tiny recipe."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY_RECIPE
+from faults.common import start, wait_for
 from scipy import stats
 
 from skd_plugins import SkdError, list_methods
@@ -81,14 +78,21 @@ def test_a_study(tmp_path: Path, digits_beton: Path, capsys: pytest.CaptureFixtu
             shutil.copy(file, tmp_path / half / file.name.replace("train", "val"))
     variants = ("ce max_steps=2", "cs_kd weight=0.5 max_steps=2")
 
-    def run(test: str = "train") -> dict[str, object]:
+    def run(test: str = "train", jobs: int = 1) -> dict[str, object]:
         study(
-            script, data=digits_beton, test=tmp_path / test, variants=variants, seeds=2, first_seed=5, out=out, jobs=2
+            script,
+            data=digits_beton,
+            test=tmp_path / test,
+            variants=variants,
+            seeds=2,
+            first_seed=5,
+            out=out,
+            jobs=jobs,
         )
         result: dict[str, object] = json.loads((out / "study.json").read_text())["variants"]
         return result
 
-    first = run()
+    first = run(jobs=2)
     folder = out / "tiny.test.cs_kd-weight=0.5-max_steps=2" / "seed5"
     recipe = json.loads((folder / "recipe.json").read_text())
     assert (recipe["method"], recipe["method_args"], recipe["max_steps"], recipe["seed"]) == (
@@ -137,12 +141,11 @@ def test_bad_input_is_said_before_hours_are_spent(
     assert not (tmp_path / "out").exists()
 
 
-def begun_study(folder: Path, data: Path, epochs: int) -> subprocess.Popen[bytes]:
+def begun_study(folder: Path, data: Path, epochs: int) -> subprocess.Popen[str]:
     (folder / "tiny.py").write_text(RECIPE)
     variants = [f"ce epochs={epochs}", f"cs_kd epochs={epochs}"]
     command = ["study", "tiny.py", "--data", str(data), "--variants", *variants, "--seeds", "2", "--jobs", "1"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.Popen([sys.executable, "-m", "skd_plugins.cli", *command], cwd=folder, env=environment)
+    return start("-m", "skd_plugins.cli", *command, cwd=folder, stdout=None, stderr=None)
 
 
 @pytest.mark.parametrize("validating", [False, True])
@@ -154,20 +157,13 @@ def test_no_process_outlives_a_killed_study_and_a_training_saves(
     process = begun_study(tmp_path, digits_beton, epochs)
     run = tmp_path / "runs" / "study" / f"tiny.test.ce-epochs={epochs}" / "seed0"
     log = run / "metrics.jsonl"
-    wait_until(lambda: log.exists() and f'"step": {step},' in log.read_text(), every=0.01)
+    wait_for(lambda: log.exists() and f'"step": {step},' in log.read_text())
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.wait()
-    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
     assert ("stopped by signal" in run.with_name("seed0.log").read_text()) is not validating
     assert (run / "last.pt").exists()
-
-
-def wait_until(condition: Callable[[], object], every: float = 0.2) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(every)
 
 
 def test_a_temperature_is_never_fitted_on_what_is_reported(tmp_path: Path, digits_beton: Path) -> None:

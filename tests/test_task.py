@@ -29,14 +29,6 @@ def test_optimizers_see_the_networks_weight_decay_and_layers() -> None:
     assert stem["lr_scale"] < last["lr_scale"] < 1
 
 
-def test_clip_parameters_without_the_classifier() -> None:
-    model = create_model("resnet10t", num_classes=3)
-    task = create_task("sd_dropout", model, base="cs_kd")
-    everything, body = list(task.get_clip_parameters()), list(task.get_clip_parameters(exclude_head=True))
-    assert len(everything) == len(list(model.parameters()))
-    assert {id(p) for p in everything} - {id(p) for p in body} == {id(p) for p in model.get_classifier().parameters()}
-
-
 def test_moving_the_task_moves_the_bank() -> None:
     task = create_task("cs_kd", create_model("resnet10t", num_classes=3), pairing="bank")
     assert isinstance(task, timm.task.TrainingTask)

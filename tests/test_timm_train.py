@@ -1,11 +1,10 @@
 """`timm_train` on a stand-in for timm's train.py: which batches the script gets, and what it saves."""
 
 import inspect
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,15 @@ import pytest
 import timm.data
 import timm.task
 import torch
+from faults.common import together
+from timm.data.mixup import FastCollateMixup
 
+from skd_plugins import SkdError
 from skd_plugins.commands.scripts import timm_train
 from skd_plugins.data import Augmentation, Source, TrainingOrder, make_loader, write_beton
 from skd_plugins.data.beton.write import write_folder
 from skd_plugins.timm_train.beton_dataset import BetonDataset, find_beton
+from skd_plugins.timm_train.pairs import PairedCollateMixup, labels_of
 
 ROOT = Path(__file__).parents[1]
 STANDIN = Path(__file__).parent / "standin_train.py"
@@ -49,15 +52,17 @@ def write_both(source: Source, root: Path, half: str) -> None:
 
 @pytest.fixture(scope="session", name="data")
 def timm_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The colours as folders and as `.beton`; 80 to train, 30 to validate. ``mixed`` has one half of each kind."""
+    """Colours as folders and `.beton`, 80 to train, 30 to validate; ramps; ``mixed`` has one half of each kind."""
     root = tmp_path_factory.mktemp("timm")
     write_both(colours(PER_CLASS), root, "train")
     write_both(colours(3), root, "val")
+    for half in ("train", "val"):
+        write_both(colours(PER_CLASS, ramp=True), root / "ramps", half)
     (root / "mixed").mkdir()
     (root / "mixed" / "train").symlink_to(root / "folder" / "train")
     for file in (root / "beton").glob("val.beton*"):
         (root / "mixed" / file.name).symlink_to(file)
-    return {kind: root / kind for kind in ("folder", "beton", "mixed")}
+    return {kind: root / kind for kind in ("folder", "beton", "mixed", "ramps/folder", "ramps/beton")}
 
 
 @pytest.fixture(name="run")
@@ -115,11 +120,9 @@ def test_pairs_are_of_the_anchors_class_and_every_anchor_comes_once(run: Any, ki
 
 
 @pytest.mark.parametrize("kind", ["folder", "beton"])
-def test_views_are_the_same_images_augmented_again(run: Any, tmp_path: Path, kind: str) -> None:
+def test_views_are_the_same_images_augmented_again(run: Any, kind: str) -> None:
     """Plain pictures hide their crops, so these are ramps."""
-    for half in ("train", "val"):
-        write_both(colours(PER_CLASS, ramp=True), tmp_path, half)
-    record = run(kind, "ddgsd", "", "--data-dir", str(tmp_path / kind))
+    record = run(f"ramps/{kind}", "ddgsd", "")
     assert len(record["train"]) == 10
     differ = 0
     for _, input, target in record["train"]:
@@ -138,17 +141,14 @@ AUGMENTED: list[tuple[str, dict[str, Any]]] = [
     ("--reprob 0.5 --remode const --recount 3", {"random_erasing": 0.5, "erasing_mode": "const", "erasing_count": 3}),
     ("--vflip 0.5", {"vflip": 0.5}),
 ]
-assert AUGMENTED
 
 
 @pytest.mark.parametrize(("arguments", "change"), AUGMENTED)
-def test_augmentation_of_beton_files(run: Any, tmp_path: Path, arguments: str, change: dict[str, Any]) -> None:
+def test_augmentation_of_beton_files(run: Any, data: dict[str, Path], arguments: str, change: dict[str, Any]) -> None:
     """The pixels of `make_loader` with what the arguments mean; ramps show all changes."""
-    for half in ("train", "val"):
-        write_both(colours(PER_CLASS, ramp=True), tmp_path, half)
-    record = run("beton", "cs_kd", "", "--data-dir", str(tmp_path / "beton"), *arguments.split(), "--epochs", "2")
+    record = run("ramps/beton", "cs_kd", "", *arguments.split(), "--epochs", "2")
     zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    path = tmp_path / "beton" / "train.beton"
+    path = data["ramps/beton"] / "train.beton"
     expected, plain = (
         make_loader(
             path, segments=("anchor", "pair"), batch_size=8, seed=42, workers=1,
@@ -244,6 +244,31 @@ def test_mixup_ends_where_the_script_says(run: Any, kind: str) -> None:
         assert all(sharp[10:])
 
 
+def test_collate_mixup_is_timms_on_each_segment() -> None:
+    settings: dict[str, Any] = dict(mixup_alpha=0.5, label_smoothing=0.1, num_classes=3)
+    draw = np.random.default_rng(0)
+    batch = [(draw.integers(0, 256, (3, 4, 4), dtype=np.uint8), label) for label in (0, 1, 2, 1, 0, 1, 2, 1)]
+    parts = []
+    for part in (batch[:4], batch[4:]):
+        np.random.seed(5)
+        parts.append(FastCollateMixup(**settings)(part))
+    np.random.seed(5)
+    input, target = PairedCollateMixup(FastCollateMixup(**settings), 2)(batch)
+    assert torch.equal(input, torch.cat([part[0] for part in parts]))
+    assert torch.equal(target, torch.cat([part[1] for part in parts]))
+
+
+def test_labels_of_timms_data_sets() -> None:
+    assert labels_of(SimpleNamespace(reader=SimpleNamespace(samples=[("a", 1), ("b", 0)]))).tolist() == [1, 0]
+    assert labels_of(SimpleNamespace(reader=SimpleNamespace(samples=["a"], targets=np.array([4])))).tolist() == [4]
+    assert labels_of(SimpleNamespace(targets=[2, 3], target_transform=lambda label: label - 2)).tolist() == [0, 1]
+    assert labels_of(SimpleNamespace(reader=SimpleNamespace(iter_targets=lambda: iter([5, 6])))).tolist() == [5, 6]
+    with pytest.raises(SkdError, match="SimpleNamespace does not list one class index a sample"):
+        labels_of(SimpleNamespace())
+    with pytest.raises(SkdError, match="a stream"):
+        labels_of(type("Stream", (torch.utils.data.IterableDataset,), {"__iter__": lambda self: iter([])})())
+
+
 # ---- training, checkpoints, resume -----------------------------------------------------------------------------------
 
 
@@ -284,18 +309,8 @@ def test_compiled_steps_are_the_eager_ones(run: Any) -> None:
 
 def test_two_processes(data: dict[str, Path], tmp_path: Path) -> None:
     """Folders through timm's loaders, the validation set from a `.beton`; 30 images in shards of 15."""
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import sys; from pathlib import Path; from skd_plugins.commands.scripts import timm_train\n"
-        f"timm_train(Path({str(STANDIN)!r}), 'sd_dropout', ['base=cs_kd'], sys.argv[1:])\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(program)]
-    command += ["--data-dir", str(data["mixed"]), *NARROW, "-b", "4", "--record", str(tmp_path / "record")]
-    command += ["--model-ema"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-
+    given = ["--data-dir", str(data["mixed"]), *NARROW, "-b", "4", "--record", str(tmp_path / "record"), "--model-ema"]
+    together(lambda: timm_train(STANDIN, "sd_dropout", ["base=cs_kd"], given), tmp_path)
     records = [read(tmp_path / "record", rank) for rank in (0, 1)]
     order = TrainingOrder(colours(PER_CLASS).targets, segments=("anchor", "pair"), batch_size=8, seed=42)
     shards = [[index for indices, _ in epoch_of(record, 0) for index in indices[:4]] for record in records]

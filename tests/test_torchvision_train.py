@@ -1,14 +1,13 @@
 """`torchvision_train` on a stand-in for torchvision's train.py."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_timm_train import ROOT, timm_data  # noqa: F401  a fixture
+from faults.common import together
+from test_timm_train import timm_data  # noqa: F401  a fixture
 from torchvision.models import shufflenet_v2_x0_5
 
 from skd_plugins import create_task
@@ -103,18 +102,12 @@ def test_mixup_mixes_anchors_and_pairs_alike(data: dict[str, Path], tmp_path: Pa
 
 
 def test_two_processes(data: dict[str, Path], tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import sys; from pathlib import Path; from test_torchvision_train import run_standin\n"
-        "for method in ('', 'ce', 'cs_kd', 'dml'):\n"
-        "    run_standin(method, Path(sys.argv[1]), Path(sys.argv[2], f'{method}.'))\n"
-        "run_standin('cs_kd', Path(sys.argv[1]), Path(sys.argv[2], 'repeated'), '--ra-sampler')\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(program)]
-    command += [str(data["folder"]), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    def work() -> None:
+        for method in ("", "ce", "cs_kd", "dml"):
+            run_standin(method, data["folder"], tmp_path / f"{method}.")
+        run_standin("cs_kd", data["folder"], tmp_path / "repeated", "--ra-sampler")
+
+    together(work, tmp_path)
     assert_equal(read(tmp_path / ".")[1], read(tmp_path / "ce.")[1])
     for method, images in (("cs_kd", 16), ("dml", 8)):
         records = [read(tmp_path / f"{method}.", rank)[0] for rank in (0, 1)]

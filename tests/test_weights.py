@@ -31,31 +31,25 @@ def run(digits_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(RECIPE, data=str(digits_beton), out=tmp_path_factory.mktemp("weights"))
 
 
-@pytest.mark.parametrize(("method", "classifier"), [("adacos", "cosine"), ("sd_dropout", "mlp")])
-def test_another_classifier_travels_with_the_card(
-    digits_beton: Path, tmp_path: Path, method: str, classifier: str
-) -> None:
+def test_another_classifier_travels_with_the_card(digits_beton: Path, tmp_path: Path) -> None:
     recipe = replace(
-        RECIPE, name="resnet10t_digits.head", model_args={"channels": [8, 8, 16, 16], "classifier": classifier},
-        method=method, method_args={}, ema_decay=None, epochs=1,
+        RECIPE, name="resnet10t_digits.head", model_args={"channels": [8, 8, 16, 16], "classifier": "cosine"},
+        method="adacos", method_args={}, ema_decay=None, epochs=1,
     )  # fmt: skip
     run = train(recipe, data=str(digits_beton), out=tmp_path / "runs")
     trained = torch.load(run / "last.pt", weights_only=True)["state_dict"]
     path = export_weights(run, tmp_path / "weights")
     model, card = load_network(path)
-    assert card["model_args"]["classifier"] == classifier
+    assert card["model_args"]["classifier"] == "cosine"
     assert model.state_dict().keys() == trained.keys()
     assert all(torch.equal(value, trained[key]) for key, value in model.state_dict().items())
-    if method == "adacos":
-        assert trained["fc.scale"].item() != pytest.approx(2**0.5 * torch.tensor(9.0).log().item(), rel=1e-3)
+    assert trained["fc.scale"].item() != pytest.approx(2**0.5 * torch.tensor(9.0).log().item(), rel=1e-3)
     input = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         features, logits = forward_with_features(model, input)
         assert torch.equal(model(input), logits)
-    if method == "adacos":
-        w = torch.nn.functional.normalize(trained["fc.weight"])
-        cosines = torch.nn.functional.normalize(features) @ w.T
-        torch.testing.assert_close(logits, cosines * trained["fc.scale"])
+    w = torch.nn.functional.normalize(trained["fc.weight"])
+    torch.testing.assert_close(logits, torch.nn.functional.normalize(features) @ w.T * trained["fc.scale"])
     teacher = create_task("kd", create_model("resnet10t", num_classes=10), teacher=str(path), base="cs_kd")
     with torch.no_grad():
         assert torch.equal(teacher.method._teacher[0](input), logits), "an exported network teaches"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CLASSES, Pixels
+from conftest import CLASSES, Pixels, umask
 from PIL import Image
 
 from skd_plugins import __version__
@@ -168,11 +168,8 @@ def test_rewriting(photographs: list[Pixels], tmp_path: Path) -> None:
     """Over a file that a loader has open: the loader keeps what it has, and nothing of the old stays."""
     path = write_beton(source_of(photographs[:4]), tmp_path / "a.beton", raw_share=1.0, workers=1)
     old = BetonFile(path)
-    umask = os.umask(0o077)
-    try:
+    with umask(0o077):
         write_beton(source_of(photographs[4:10], classes=3), path, raw_share=1.0, workers=1)
-    finally:
-        os.umask(umask)
     new = BetonFile(path)
     assert len(new) == 6
     assert new.classes == ["class 0", "class 1", "class 2"]

@@ -8,24 +8,7 @@ from test_methods import make_task
 from test_numerics import Staged, batch, cross_entropy, softmax
 
 from skd_plugins import SkdError, create_task
-from skd_plugins.losses import others_log_softmax, zipf_ls_loss, zipf_of_ranks
 from skd_plugins.methods import create_method
-
-
-def test_ranks_with_ties_and_without_the_label() -> None:
-    scores = torch.tensor([[3.0, 9.0, 3.0, 0.0, 5.0]], dtype=torch.float64)  # ranks 3, 1, 3, 5, 2
-    z = np.array([1 / 3, 0, 1 / 3, 1 / 5, 1 / 2])
-    got = zipf_of_ranks(scores, torch.tensor([1]))
-    np.testing.assert_allclose(got.numpy()[0], z / z.sum(), rtol=1e-12)
-
-
-def test_others_log_softmax() -> None:
-    z = np.random.default_rng(0).normal(size=(3, 5))
-    got = others_log_softmax(torch.tensor(z), torch.tensor([4, 0, 2])).numpy()
-    for row, own in enumerate([4, 0, 2]):
-        rest = [k for k in range(5) if k != own]
-        np.testing.assert_allclose(got[row, rest], np.log(softmax(z[row : row + 1, rest]))[0], rtol=1e-12)
-        assert got[row, own] == 0
 
 
 @pytest.mark.parametrize("upsample", [1, 2])
@@ -72,14 +55,6 @@ def test_dense_logits_are_the_networks_at_every_position() -> None:
     assert dense.shape[1] > 1
     torch.testing.assert_close(dense.mean(1), output, rtol=1e-4, atol=1e-5)  # after the ReLU all is linear
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items()), "no running statistics"
-
-
-def test_votes_do_not_teach() -> None:
-    logits = torch.randn(2, 4, requires_grad=True)
-    dense = torch.randn(2, 9, 4, requires_grad=True)
-    zipf_ls_loss(logits, torch.tensor([0, 3]), dense).backward()
-    assert logits.grad is not None
-    assert dense.grad is None
 
 
 def test_a_network_without_maps_is_refused() -> None:

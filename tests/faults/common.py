@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -146,12 +147,13 @@ def training(
 
 
 def launch(
-    world: int, recipe: Recipe, data: Path, out: Path, *arguments: str, before: Callable[[], None] | None = None
-) -> list[Fork]:
-    """The processes of one training; `before` runs in the first one."""
+    world: int, recipe: Recipe, data: Path, out: Path, *arguments: str, before: Callable[[], None] | None = None,
+    where: int = 0,
+) -> list[Fork]:  # fmt: skip
+    """The processes of one training; `before` runs in one of them."""
     return [
         training(
-            recipe, data, out, *arguments, before=None if rank else before,
+            recipe, data, out, *arguments, before=before if rank == where else None,
             log=out.with_name(f"{out.name}-{rank}.txt"), **variables,
         )
         for rank, variables in enumerate(ranked(world) if world > 1 else [{}])
@@ -168,6 +170,13 @@ def ranked(world: int) -> list[dict[str, str]]:
         | {"MASTER_ADDR": "127.0.0.1"}
         for rank in range(world)
     ]
+
+
+def together(work: Callable[[], object], folder: Path, **more: str) -> None:
+    """Does something in two processes of one training, forks of this one; both have to end well."""
+    pair = [Fork(work, folder / f"said{rank}.txt", **own | more) for rank, own in enumerate(ranked(2))]
+    for done in [one.end(300) for one in pair]:
+        assert done.returncode == 0, done.stderr[-3000:]
 
 
 def last(out: Path) -> Path:
@@ -229,6 +238,15 @@ def end(process: subprocess.Popen[str], timeout: float) -> subprocess.CompletedP
         process.kill()
         said, code = process.communicate(), -99
     return subprocess.CompletedProcess(process.args, code, *said)
+
+
+def wait_for(condition: Callable[[], object], alive: Callable[[], object] = lambda: True, seconds: float = 120) -> None:
+    """Waits until something is the case; an error if it takes too long, or if whoever brings it about has ended."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert alive(), "it ended by itself"
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.01)
 
 
 def refused(code: int | None, said: str, *words: str) -> bool:

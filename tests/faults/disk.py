@@ -1,6 +1,7 @@
 """The disk is full, or has become read-only, while a training writes."""
 
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 import torch
 
 from skd_plugins import Recipe, replace
+from skd_plugins.training import engine
 
-from .common import TINY, Report, differing, end, last, refused, script, start, state, tiny_data, training
+from .common import TINY, Report, differing, last, refused, state, tiny_data, training, wait_for
 
 # KB left on the disk when the training is in its second epoch (the network's checkpoint has 3 MB), or "read-only".
 ROOM = [0, 40, 400, 1500]
@@ -19,16 +21,20 @@ CASES: list[tuple[int | str, tuple[str, ...]]] = [
     ("read-only", ()),
     ("read-only", ()),
 ]
-WAIT = """
-import skd_plugins.training.engine as engine, time, pathlib
-original = engine.RunLog.write
-def write(self, event, step, epoch, values):
-    original(self, event, step, epoch, values)
-    if step == 7 and event == "train":
-        print("step 7", flush=True)
-        while not pathlib.Path({go!r}).exists(): time.sleep(0.01)
-engine.RunLog.write = write
-"""
+
+
+def _waiting(go: Path) -> None:
+    """A training stops in its seventh step, and says so, until a file is there."""
+    write = engine.RunLog.write
+
+    def waiting(log: engine.RunLog, event: str, step: int, epoch: int, values: dict[str, float]) -> None:
+        write(log, event, step, epoch, values)
+        if step == 7 and event == "train":
+            print("step 7", flush=True)
+            while not go.exists():
+                time.sleep(0.01)
+
+    engine.RunLog.write = waiting
 
 
 def run(count: int, folder: Path) -> Report:
@@ -53,10 +59,8 @@ def run(count: int, folder: Path) -> Report:
 def _case(recipe: Recipe, room: int | str, out: Path, whole: dict[str, Any]) -> str:
     """Empty if all was well, or what was not."""
     data, go = tiny_data()["beton"], out.with_name(f"{out.name}.go")
-    process = start(script(recipe, go.with_suffix(".py"), WAIT.format(go=str(go))), "--data", data, "--out", out)
-    assert process.stdout is not None
-    while "step 7" not in process.stdout.readline():
-        assert process.poll() is None, process.stderr and process.stderr.read()
+    process = training(recipe, data, out, before=lambda: _waiting(go))
+    wait_for(lambda: process.log.exists() and "step 7" in process.log.read_text(), process.process.is_alive)
     before = last(out).read_bytes()
     with ExitStack() as stack:
         if isinstance(room, str):
@@ -65,7 +69,7 @@ def _case(recipe: Recipe, room: int | str, out: Path, whole: dict[str, Any]) -> 
         else:
             stack.callback(_fill(out / "ballast", room).unlink)
         go.touch()
-        done = end(process, 60)
+        done = process.end(60)
         sound = last(out).read_bytes() == before
         left = [] if isinstance(room, str) else list(last(out).parent.glob("*.part"))
     torch.load(last(out), weights_only=True)

@@ -88,23 +88,30 @@ def _network(path: Path) -> None:
 
 
 LINK = {"type": tarfile.SYMTYPE, "linkname": "../../outside"}
-CASES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
-    "pickle in a .pth": (lambda place: _pth(place, lambda evil: {"state_dict": evil}), checkpoint.read),
-    "pickle as a .pth": (lambda place: _pth(place, lambda evil: evil, bare=True), checkpoint.read),
-    "pickle in an old .pth": (lambda place: _pth(place, lambda evil: [evil], old=True), checkpoint.read),
-    "pickle as weights": (lambda place: _pth(place, lambda evil: {"card": evil}), load_weights),
-    "pickle in a tensor's place": (lambda place: _pth(place, lambda evil: {"state_dict": {"a": evil}}), load_weights),
-    "device in a tar": (_tar(("disk", b"", {"type": tarfile.BLKTYPE, "devmajor": 254, "devminor": 0})), _unpack),
-    "link out of a tar": (_tar(("images", b"", LINK), ("images/owned", b"bad", {})), _unpack),
-    "header of terabytes": (_weights("resnet18", header=2**62), load_weights),
-    "network from somewhere": (_weights("hf-hub:evil/net"), _network),
-}
+OUTSIDE, PICKLE = "a member outside its folder or of a special kind", "not a readable checkpoint: "
+SYSTEM = f"{PICKLE}it contains a posix.system"
+# What is made, how it is used, and what the message has to contain.
+CASES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object], str]] = {
+    "pickle in a .pth": (lambda place: _pth(place, lambda evil: {"state_dict": evil}), checkpoint.read, SYSTEM),
+    "pickle as a .pth": (lambda place: _pth(place, lambda evil: evil, bare=True), checkpoint.read, PICKLE),
+    "pickle in an old .pth": (lambda place: _pth(place, lambda evil: [evil], old=True), checkpoint.read, PICKLE),
+    "pickle as weights": (lambda place: _pth(place, lambda evil: {"card": evil}), load_weights, SYSTEM),
+    "pickle in a tensor's place": (
+        lambda place: _pth(place, lambda evil: {"state_dict": {"a": evil}}), load_weights, SYSTEM,
+    ),
+    "device in a tar": (
+        _tar(("disk", b"", {"type": tarfile.BLKTYPE, "devmajor": 254, "devminor": 0})), _unpack, OUTSIDE,
+    ),
+    "link out of a tar": (_tar(("images", b"", LINK), ("images/owned", b"bad", {})), _unpack, OUTSIDE),
+    "header of terabytes": (_weights("resnet18", header=2**62), load_weights, "damaged"),
+    "network from somewhere": (_weights("hf-hub:evil/net"), _network, "is not a weights card: model"),
+}  # fmt: skip
 
 
 def run(count: int, folder: Path) -> Report:
     """`count` of the cases, in order."""
     report = Report()
-    for number, (name, (make, use)) in enumerate(list(CASES.items())[:count]):
+    for number, (name, (make, use, words)) in enumerate(list(CASES.items())[:count]):
         place = folder / "arena" / f"case{number}"
         place.mkdir(parents=True)
         path = make(place)
@@ -120,7 +127,7 @@ def run(count: int, folder: Path) -> Report:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         new = {file for file in _files(folder) - before if os.path.isfile(file) or os.path.islink(file)}
-        fine = outcome == "refused" and not new and peak < 500 << 20
+        fine = outcome == "refused" and words in story and not new and peak < 500 << 20
         report.add(outcome, fine, f"{name}: {story}; new files {sorted(new)}, peak {peak >> 20} MB")
         shutil.rmtree(place)
     return report

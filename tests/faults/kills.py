@@ -14,7 +14,7 @@ import torch
 
 from skd_plugins.training import engine
 
-from .common import TINY, Report, differing, last, launch, replace, state, tiny_data
+from .common import TINY, Report, differing, last, launch, replace, state, tiny_data, wait_for
 
 # Functions that begin a phase; how often one is called in a training of three epochs; whether the phase lasts on.
 PHASES: dict[str, tuple[Any, str, int, bool]] = {
@@ -83,9 +83,7 @@ def _killed(kind: str, out: Path, world: int, phase: str, draw: random.Random) -
     watch = Watch(phase)
     trainings = launch(world, RECIPE, tiny_data()[kind], out, "--resume", before=watch.install)
     wanted = draw.randint(1, PHASES[phase][2])
-    deadline = time.monotonic() + 120
-    while watch.entered.value < wanted and any(training.process.is_alive() for training in trainings):
-        assert time.monotonic() < deadline, f"no {phase}"
+    wait_for(lambda: watch.entered.value >= wanted or not any(one.process.is_alive() for one in trainings))
     time.sleep(draw.uniform(0, 0.02))
     hit = watch.now.value
     for training in trainings:

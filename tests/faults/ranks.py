@@ -3,14 +3,16 @@
 The processes are started one by one, as SLURM does, so no launcher ends them.
 """
 
+import os
 import signal
-import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from skd_plugins import replace
+from skd_plugins import SkdError, replace
+from skd_plugins.training import engine
 
-from .common import TINY, Report, differing, environment, launch, ranked, refused, script, start, state, tiny_data
+from .common import TINY, Fork, Report, differing, launch, refused, state, tiny_data, wait_for
 
 TIMEOUT = 8.0  # seconds that a process waits for another one
 # What happens, to which of the two processes, and in which part of the training.
@@ -19,60 +21,52 @@ CASES = [
     ("hangs", 0, "step"), ("killed", 1, "validate"), ("killed", 0, "checkpoint"), ("hangs", 0, "checkpoint"),
     ("raises", 1, "step"), ("raises", 0, "validate"), ("hangs", 1, "validate"),
 ]  # fmt: skip
-# Brings the fault about at the seventh step, in the middle of the second epoch, or in the second call of a part.
-FAULT = """
-import os, signal
-import skd_plugins.training.engine as engine
-from skd_plugins import SkdError
-def act():
+# Where the fault comes about: the seventh step, in the middle of the second epoch, or in the second call of a part.
+PARTS = {
+    "step": (engine, "seed_step", 8), "validate": (engine, "validate", 2), "checkpoint": (engine.checkpoint, "save", 7),
+}  # fmt: skip
+
+
+def _faulty(what: str, part: str) -> Callable[[], None]:
+    """What makes a process come to the fault."""
+    place, name, first = PARTS[part]
+    calls: list[int] = []
+
+    def before() -> None:
+        original = getattr(place, name)
+
+        def wrapped(*args: object, **kwargs: object) -> object:
+            calls.append(1)
+            if len(calls) == first:
+                _act(what)
+            return original(*args, **kwargs)
+
+        setattr(place, name, wrapped)
+
+    return before
+
+
+def _act(what: str) -> None:
     print("the fault", flush=True)
-    what = {what!r}
-    if what == "killed": os.kill(os.getpid(), signal.SIGKILL)
-    if what == "hangs": os.kill(os.getpid(), signal.SIGSTOP)
-    if what == "fails": raise SkdError("image 3 of the data can't be decoded")
-    raise RuntimeError("a bug")
-def at(original, first):
-    calls = []
-    def wrapped(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == first: act()
-        return original(*args, **kwargs)
-    return wrapped
-if int(os.environ["RANK"]) == {rank}:
-    if {part!r} == "step": engine.seed_step = at(engine.seed_step, 8)
-    if {part!r} == "validate": engine.validate = at(engine.validate, 2)
-    if {part!r} == "checkpoint": engine.checkpoint.save = at(engine.checkpoint.save, 7)
-"""
-
-
-def pair(file: Path, out: Path) -> list[subprocess.Popen[str]]:
-    """Two processes of one training, with the fault."""
-    processes = []
-    for rank, variables in enumerate(ranked(2)):
-        with log(out, rank).open("w") as said:
-            options = {"env": environment(**variables), "stdout": said, "stderr": said}
-            processes.append(start(file, "--data", tiny_data()["beton"], "--out", out, **options))
-    return processes
-
-
-def log(out: Path, rank: int) -> Path:
-    return out.parent / f"{out.name}-{rank}.txt"
+    if what in ("killed", "hangs"):
+        os.kill(os.getpid(), signal.SIGKILL if what == "killed" else signal.SIGSTOP)
+    raise SkdError("image 3 of the data can't be decoded") if what == "fails" else RuntimeError("a bug")
 
 
 def run(count: int, folder: Path) -> Report:
     """`count` of the cases, in order."""
     report, recipe, data = Report(), replace(TINY, timeout_minutes=TIMEOUT / 60), tiny_data()["beton"]
-    for training in launch(2, recipe, data, folder / "whole"):
-        done = training.end()
+    for one in launch(2, recipe, data, folder / "whole"):
+        done = one.end()
         assert done.returncode == 0, done.stderr
     expected = state(folder / "whole")
     for number, (what, rank, part) in enumerate(CASES[:count]):
         out = folder / f"case{number}"
-        faulty = script(recipe, folder / f"case{number}.py", FAULT.format(what=what, rank=rank, part=part))
-        fine, story = _alone(faulty, out, what, rank)
+        processes = launch(2, recipe, data, out, before=_faulty(what, part), where=rank)
+        fine, story = _alone(processes, what, rank)
         state(out)  # it can be read
         if fine:
-            done = [training.end() for training in launch(2, recipe, data, out, "--resume")]
+            done = [one.end() for one in launch(2, recipe, data, out, "--resume")]
             found = differing(state(out), expected)
             fine = all(one.returncode == 0 for one in done) and not found
             story = f"resumed: {found} {done[0].stderr[-500:]}"
@@ -80,29 +74,19 @@ def run(count: int, folder: Path) -> Report:
     return report
 
 
-def _alone(faulty: Path, out: Path, what: str, rank: int) -> tuple[bool, str]:
+def _alone(processes: list[Fork], what: str, rank: int) -> tuple[bool, str]:
     """Whether the other process ends as it should after the fault."""
-    processes = pair(faulty, out)
+    faulty, other = processes[rank], processes[1 - rank]
     try:
-        deadline = time.monotonic() + 120
-        while "the fault" not in log(out, rank).read_text():
-            assert time.monotonic() < deadline, "the fault did not come about"
-            time.sleep(0.05)
+        wait_for(lambda: faulty.log.exists() and "the fault" in faulty.log.read_text())
         begun = time.monotonic()
-        try:
-            code = processes[1 - rank].wait(TIMEOUT + 30)
-        except subprocess.TimeoutExpired:
-            code = None
+        done = other.end(TIMEOUT + 30)
         seconds = time.monotonic() - begun
-        if what in ("fails", "raises"):
-            processes[rank].wait(30)
+        own = faulty.end(30).stderr if what in ("fails", "raises") else ""
     finally:
         for process in processes:
-            process.send_signal(signal.SIGCONT)
             process.kill()
-            process.wait()
-    said, own = log(out, 1 - rank).read_text(), log(out, rank).read_text()
-    fine = refused(code, said, "--resume") and seconds < TIMEOUT + 20
+    fine = refused(done.returncode, done.stderr, "--resume") and seconds < TIMEOUT + 20
     if what == "fails":
         fine = fine and own.count("error: ") == 1 and "image 3" in own and "Traceback" not in own
-    return fine, f"code {code} after {seconds:.0f} s: {said[-500:]} ||| {own[-300:]}"
+    return fine, f"code {done.returncode} after {seconds:.0f} s: {done.stderr[-500:]} ||| {own[-300:]}"
