@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
@@ -57,9 +57,9 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
         self.checkpoint_activations = checkpoint_activations
         self._out_features = list(out_features)
         self._out_feature_channels, self._out_feature_strides = self._measure(dilated)
-        for name, child in list(self.named_children()):
-            self.add_module(name, with_norm(child, norm))
-        self._freeze(freeze_at)
+        for number, (name, child) in enumerate(list(self.named_children())):
+            child.requires_grad_(number >= freeze_at)
+            self.add_module(name, with_norm(child, "FrozenBN" if number < freeze_at else norm))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Features ``[B, C, H / stride, W / stride]`` by name, of normalised images ``[B, 3, H, W]``."""
@@ -74,12 +74,6 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
             if name in self._out_features:
                 outputs[name] = x
         return outputs
-
-    def _freeze(self, freeze_at: int) -> None:
-        for name in ("stem", *self.stages)[:freeze_at]:
-            for parameter in getattr(self, name).parameters():
-                parameter.requires_grad_(False)
-            self.add_module(name, FrozenBatchNorm2d.convert_frozen_batchnorm(getattr(self, name)))
 
     @torch.no_grad()
     def _measure(self, dilated: bool) -> tuple[dict[str, int], dict[str, int]]:
