@@ -153,6 +153,12 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> CfgNode:
     except (AssertionError, KeyError, ValueError, OSError, yaml.YAMLError) as error:
         raise SkdError(f"{path}: {_reason(error)}") from None
     merge_overrides(cfg, overrides)
+    lost = [key for key in ("MAX_ITER", "STEPS", "BASE_LR") if key in loaded.get("SOLVER", {})]
+    if lost and cfg.SKD.EPOCHS and "SKD" in loaded and "GLOBAL" not in loaded:  # which only a saved one has
+        raise SkdError(
+            f"{path}: SKD.EPOCHS {cfg.SKD.EPOCHS:g} would replace SOLVER.{lost[0]}; set SKD.EPOCHS 0 to keep SOLVER, "
+            "or SKD.EPOCHS, DROPS and BASE_LR in its place"
+        )
     if (cfg.MODEL.TIMM.NAME or cfg.MODEL.TIMM.WEIGHTS) and cfg.MODEL.BACKBONE.NAME in _OURS:
         _use_timm(cfg)
         merge_overrides(cfg, overrides)

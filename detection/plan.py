@@ -10,7 +10,6 @@ from skd_plugins.common.errors import SkdError
 from . import weights
 from .config import classes_key, plain, uses_timm
 from .datasets import check_datasets, size_of
-from .schedule import schedule
 
 
 def make_plan(cfg: CfgNode, decided: str) -> dict[str, str]:
@@ -58,24 +57,7 @@ def make_plan(cfg: CfgNode, decided: str) -> dict[str, str]:
     except SkdError as error:
         rows["data"] = f"can't be used: {error}"
     rows["schedule"] = decided
-    rows |= _epochs_table(cfg)
     rows["device"], rows["output"] = cfg.MODEL.DEVICE, cfg.OUTPUT_DIR
-    return rows
-
-
-def _epochs_table(cfg: CfgNode) -> dict[str, str]:
-    """Iterations of the usual schedules, on the annotated images and on all."""
-    sizes = [size_of(name) for name in cfg.DATASETS.TRAIN]
-    annotated, images = sum(size.annotated for size in sizes), sum(size.images for size in sizes)
-    rows, skd = {}, cfg.SKD
-    for epochs in sorted({7.0, 12.0, skd.EPOCHS or 12.0}):
-        steps = [
-            schedule(count, cfg.SOLVER.IMS_PER_BATCH, epochs, skd.DROPS, skd.BASE_LR, skd.REFERENCE_BATCH).iterations
-            for count in (annotated, images)
-        ]
-        rows[f"{epochs:g} epochs at batch {cfg.SOLVER.IMS_PER_BATCH}"] = (
-            f"{steps[0]:,} iterations on the {annotated:,} annotated images, {steps[1]:,} on all {images:,}"
-        )
     return rows
 
 

@@ -223,11 +223,13 @@ def _report(cfg: CfgNode, dataset: str, results: dict[str, Any], name: str) -> N
         "weights": cfg.MODEL.WEIGHTS or cfg.MODEL.TIMM.WEIGHTS,
         "detector": cfg.MODEL.META_ARCHITECTURE,
         "heads": cfg.MODEL.ROI_HEADS.NAME,
-        "training": f"{cfg.SOLVER.MAX_ITER} iterations, batch {cfg.SOLVER.IMS_PER_BATCH}, lr {cfg.SOLVER.BASE_LR:g}",
-        "seed": cfg.SEED,
         "lowest score": cfg.MODEL[classes_key(cfg)].SCORE_THRESH_TEST,
         "versions": versions(),
     }
+    if cfg.DATASETS.TRAIN:
+        solver = cfg.SOLVER
+        trained = f"{solver.MAX_ITER} iterations, batch {solver.IMS_PER_BATCH}, lr {solver.BASE_LR:g}, seed {cfg.SEED}"
+        info["training"] = trained
     page = Path(cfg.OUTPUT_DIR) / f"{name}.html"
     title = Path(cfg.OUTPUT_DIR).absolute().name
     log.info("report: %s", write_report(page, title, dataset, truth, results, found, pictures, info))

@@ -156,8 +156,7 @@ def test_dry_run_prints_cocos_iterations(
     script.main(["--config", "faster_rcnn_sdd.yaml", "--dry-run"])
     text = " ".join(capsys.readouterr().out.split())
     for part in (
-        "51,304 iterations on the 117,266 annotated images, 51,751 on all 118,287",
-        "87,950 iterations on the 117,266 annotated images, 88,716 on all 118,287",
+        "118,287 images, 117,266 with annotations (published sizes)",
         "87950 iterations = 12 epochs of 117266 images at batch 16, drops at [58633, 78178], lr 0.02",
         "there are no weights 'resnet152.sdd_in1k'",
     ):
@@ -255,10 +254,10 @@ def test_any_detector_on_ones_own_images(kind: str, own: list[str], tmp_path: Pa
     saved = yaml.safe_load((out / "config.yaml").read_text())
     assert saved["SKD"]["TRAIN"] == own[1:3]
     assert saved["MODEL"]["RETINANET" if kind == "retinanet" else "ROI_HEADS"]["NUM_CLASSES"] == 2
-    if kind == "c4":  # the saved configuration is complete, the data included
+    if kind == "c4":  # the saved configuration is complete; an evaluation does without the training's images
         again = tmp_path / "again"
         script.main(["--config", str(out / "config.yaml"), "--eval-only", "MODEL.WEIGHTS", str(out / "model_final.pth"),
-                     "OUTPUT_DIR", str(again)])  # fmt: skip
+                     "SKD.TRAIN", "['gone.json', 'gone']", "OUTPUT_DIR", str(again)])  # fmt: skip
         assert json.loads((again / "results.json").read_text()) == results
 
 
@@ -363,6 +362,8 @@ def test_two_machines_train_one_detector_on_ones_own_images(own: list[str], tmp_
 BAD = {
     "no config": ([], "give a config, for example --config faster_rcnn_sdd.yaml"),
     "amp on a processor": (["--config", "digits_demo", "SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED needs a GPU"),
+    "no data set": (["--config", "digits_demo", "DATASETS.TRAIN", "()"], "DATASETS.TRAIN should name a dataset"),
+    "augmented tests": (["--config", "digits_demo", "TEST.AUG.ENABLED", "True"], "evaluation would leave it out"),
     "optimizer": (["--config", "digits_demo", "SOLVER.OPTIMIZER", "Adam"], "should be SGD or ADAMW, got Adam"),
     "batch and processes": (["--config", "digits_demo", "--num-gpus", "3"], "IMS_PER_BATCH 8 does not divide into 3"),
     "no detector": (["--config", "digits_demo", "--eval-only"], "give MODEL.WEIGHTS FILE"),
