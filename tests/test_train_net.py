@@ -20,12 +20,11 @@ import yaml
 import zoo
 from detectron2.modeling import build_model
 from faults.detectors import coco as make_coco
-from PIL import Image
 
 from detection import train_net as script
 from detection.config import load_config
 from detection.schedule import apply_schedule
-from detection.trainer import Trainer, _panel
+from detection.trainer import Trainer
 from skd_plugins import SkdError, export_weights, train
 from skd_plugins.recipe import override
 from skd_plugins.training.project import recipe_of, train_detector
@@ -295,18 +294,6 @@ def test_a_schedule_of_detectron2s_is_counted_in_epochs_of_ones_own_images(own: 
         args = script.parser().parse_args(["--config", str(config), *own, "SOLVER.IMS_PER_BATCH", "4", *more])
         _, decided = script.setup(args)
         assert decided.startswith(schedule)
-
-
-def test_pictures_have_a_caption_and_labels_that_do_not_cover_each_other() -> None:
-    image, boxes = Image.new("RGB", (240, 160), "gray"), [([30, 40, 90, 90], 0, " 90%"), ([32, 41, 88, 91], 1, " 80%")]
-    black = []
-    for shown in ([], boxes[:1], boxes[1:], boxes):
-        panel = _panel(image, "Predictions", shown, ["cat", "dog"])
-        assert panel.shape == (320 + 22, 480, 3), "enlarged, with a line above"
-        assert panel[:22].max() == 255, "the caption"
-        black.append(int((panel == 0).all(axis=2).sum()))
-    caption, first, second, both = black
-    assert both - caption == (first - caption) + (second - caption) > 500
 
 
 def test_adamw_has_the_groups_of_detectron2s_sgd() -> None:
