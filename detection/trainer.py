@@ -213,7 +213,7 @@ def _report(cfg: CfgNode, dataset: str, results: dict[str, Any], name: str) -> N
         log.info("picture: %s", path)
     if "bbox" not in results:  # a set without annotations is only predicted
         return
-    results["calibration"], found = calibration(truth, folder / PREDICTIONS, folder / "calibration.png")
+    results["calibration"], found = calibration(truth, folder / PREDICTIONS)
     info = {
         "network": cfg.MODEL.TIMM.NAME or cfg.MODEL.BACKBONE.NAME,
         "weights": cfg.MODEL.WEIGHTS or cfg.MODEL.TIMM.WEIGHTS,

@@ -248,7 +248,6 @@ def test_any_detector_on_ones_own_images(kind: str, own: list[str], tmp_path: Pa
     results = json.loads((out / "results.json").read_text())
     assert set(results) == {"bbox", "calibration"} | ({"segm"} if "masks" in kind else set())
     assert 0 <= results["calibration"]["D-ECE"] <= 100
-    assert (out / "inference" / "own_val" / "calibration.png").stat().st_size > 1000
     assert {"AP-bolt", "AP-nut"} <= set(results["bbox"])
     saved = yaml.safe_load((out / "config.yaml").read_text())
     assert saved["SKD"]["TRAIN"] == own[1:3]
