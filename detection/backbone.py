@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from skd_plugins.common.errors import SkdError
 
-from .timm_features import STAGES, STRIDES, TimmFeatures, check_stages, with_norm
+from .timm_features import STAGES, STRIDES, TimmFeatures, channels_of, check_stages, with_norm
 from .weights import check_against_card, create_classifier, wanted_weights
 
 _STEM = ("conv1", "bn1", "maxpool")
@@ -56,7 +56,9 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
         self.stages = STAGES[:used]
         self.checkpoint_activations = checkpoint_activations
         self._out_features = list(out_features)
-        self._out_feature_channels, self._out_feature_strides = self._measure(dilated)
+        usual = STRIDES | ({"res5": 16} if dilated else {})
+        self._out_feature_strides = {name: usual[name] for name in self.stages if name in out_features}
+        self._out_feature_channels = channels_of(self, self._out_feature_strides, type(network).__name__)
         for number, (name, child) in enumerate(list(self.named_children())):
             child.requires_grad_(number >= freeze_at)
             self.add_module(name, with_norm(child, "FrozenBN" if number < freeze_at else norm))
@@ -74,20 +76,6 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
             if name in self._out_features:
                 outputs[name] = x
         return outputs
-
-    @torch.no_grad()
-    def _measure(self, dilated: bool) -> tuple[dict[str, int], dict[str, int]]:
-        """Channels and strides, measured on an image of zeros."""
-        self.eval()  # BatchNorm's statistics stay as they are
-        shapes = {name: features.shape for name, features in self.forward(torch.zeros(1, 3, 64, 64)).items()}
-        self.train()
-        channels = {name: shape[1] for name, shape in shapes.items()}
-        strides = {name: 64 // shape[2] for name, shape in shapes.items()}
-        usual = STRIDES | ({"res5": 16} if dilated else {})
-        expected = {name: usual[name] for name in strides}
-        if strides != expected:
-            raise SkdError(f"the network's stages have strides {strides}; a detection backbone has {expected}")
-        return channels, strides
 
 
 def head_stage(cfg: CfgNode) -> tuple[nn.Module, int]:

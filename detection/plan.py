@@ -9,7 +9,7 @@ from skd_plugins.common.errors import SkdError
 
 from . import weights
 from .config import classes_key, plain, uses_timm
-from .datasets import check_datasets, size_of
+from .datasets import check_datasets, missing, size_of
 
 
 def make_plan(cfg: CfgNode, decided: str) -> dict[str, str]:
@@ -50,7 +50,7 @@ def make_plan(cfg: CfgNode, decided: str) -> dict[str, str]:
     }
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         size = size_of(name)
-        where = "published sizes" if size.published else "counted"
+        where = "published sizes" if missing(name) else "counted"
         rows[name] = f"{size.images:,} images, {size.annotated:,} with annotations ({where})"
     try:
         check_datasets(cfg)

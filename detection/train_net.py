@@ -95,7 +95,8 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
     batch, processes = cfg.SOLVER.IMS_PER_BATCH, args.num_gpus * args.num_machines
     if processes < 1 or batch % processes:
         raise SkdError(f"SOLVER.IMS_PER_BATCH {batch} does not divide into {processes} processes")
-    images = sum(size_of(name).training(cfg) for name in cfg.DATASETS.TRAIN)
+    sizes = [size_of(name) for name in cfg.DATASETS.TRAIN]
+    images = sum(size.annotated if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else size.images for size in sizes)
     if not images:
         raise SkdError(f"no image of {', '.join(cfg.DATASETS.TRAIN)} has an annotation that is not a crowd's")
     return cfg, apply_schedule(cfg, images, args.opts)

@@ -288,6 +288,10 @@ def test_a_schedule_of_detectron2s_is_counted_in_epochs_of_ones_own_images(own: 
     config.write_text(zoo.C4)
     for more, schedule in (
         ([], "12 iterations = 12 epochs of 4 images at batch 4, drops at [8, 11], lr 0.005 = SKD.BASE_LR 0.02"),
+        (
+            ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False"],
+            "18 iterations = 12 epochs of 6 images at batch 4, drops at [12, 16]",
+        ),
         (["SOLVER.MAX_ITER", "7"], "7 iterations, drops at [60000, 80000], lr 0.02 (SOLVER; SKD.EPOCHS is 0)"),
     ):
         args = script.parser().parse_args(["--config", str(config), *own, "SOLVER.IMS_PER_BATCH", "4", *more])
