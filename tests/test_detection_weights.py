@@ -109,12 +109,6 @@ def test_every_kind_of_source(exported: Path, tmp_path: Path, monkeypatch: pytes
         assert cfg.INPUT.FORMAT == "RGB"
 
 
-def test_a_detectors_weights_make_the_backbones_needless() -> None:
-    cfg = make_cfg("nowhere.safetensors", NAME="resnet10t")
-    cfg.MODEL.WEIGHTS = "detector.pth"
-    assert wanted_weights(cfg) is None
-
-
 def wrong(exported: Path, change: str) -> Path:
     """A source that can't be used."""
     state = load_file(exported)
