@@ -29,7 +29,8 @@ def add_skd_config(cfg: CfgNode) -> None:
       Not read when ``MODEL.WEIGHTS`` names a whole detector.
     * ``NORM``: ``FrozenBN``, ``BN`` or ``SyncBN``.
     * ``OUT_FEATURES``: of ``res2`` to ``res5``.
-    * ``CHECKPOINT_ACTIVATIONS``: compute the blocks' activations again in the backward pass instead of keeping them.
+    * ``CHECKPOINT_ACTIVATIONS``: compute the blocks' activations again in the backward pass instead of keeping them;
+      ``BN`` then updates its statistics twice a step.
 
     ``MODEL.BACKBONE.FREEZE_AT`` and ``MODEL.FPN`` mean what they mean for detectron2's own ResNet; see
     `TimmFeatures` for networks that are none.

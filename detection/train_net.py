@@ -144,6 +144,11 @@ def train(args: argparse.Namespace, cfg: CfgNode, schedule: str) -> None:
         record.write_text(before)
     log = logging.getLogger("detectron2.skd")
     log.info("schedule: %s", schedule)
+    if uses_timm(cfg) and cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).with_name("config.yaml").exists():
+        log.warning(
+            "no config.yaml beside %s says its pixels; mean %s and std %s are taken", cfg.MODEL.WEIGHTS,
+            cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD,
+        )  # fmt: skip
     if args.eval_only:
         model = Trainer.build_model(cfg)
         DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)

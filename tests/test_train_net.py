@@ -166,14 +166,16 @@ def test_dry_run_prints_cocos_iterations(
 def test_evaluation_alone_gives_the_same_numbers_and_the_saved_config_the_same_schedule(
     short_run: Path, tmp_path: Path
 ) -> None:
-    detector = short_run / "model_final.pth"
-    script.main(
-        ["--config", "digits_demo", "--eval-only", "MODEL.WEIGHTS", str(detector), "OUTPUT_DIR", str(tmp_path), *TINY]
-    )
+    detector = tmp_path / "moved" / "detector.pth"
+    detector.parent.mkdir()
+    shutil.copy(short_run / "model_final.pth", detector)
+    config = str(short_run / "config.yaml")
+    script.main(["--config", config, "--eval-only", "MODEL.WEIGHTS", str(detector), "OUTPUT_DIR", str(tmp_path)])
+    assert f"no config.yaml beside {detector} says its pixels; mean [123.675" in (tmp_path / "log.txt").read_text()
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads((short_run / "results.json").read_text())
     assert len(list((tmp_path / "pictures").iterdir())) == 8
     assert 20_000 < (tmp_path / "report.html").stat().st_size < 600_000
-    cfg = load_config(str(short_run / "config.yaml"))
+    cfg = load_config(config)
     apply_schedule(cfg, 400)
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.BASE_LR) == (4, (3,), 0.02)
 
