@@ -223,7 +223,8 @@ def own(coco: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 FEW = ["MODEL.TIMM.NAME", "resnet10t", "MODEL.TIMM.ARGS.channels", "[8, 8, 16, 16]", "MODEL.TIMM.WEIGHTS", "",
-       "SKD.EPOCHS", "1", "SOLVER.IMS_PER_BATCH", "2", "MODEL.RPN.PRE_NMS_TOPK_TEST", "20"]  # fmt: skip
+       "SKD.EPOCHS", "1", "SOLVER.IMS_PER_BATCH", "2", "MODEL.RPN.PRE_NMS_TOPK_TEST", "20",
+       "SKD.VISUALIZE_SCORE", "0"]  # fmt: skip
 DETECTORS = {
     "c4": (zoo.C4, ["MODEL.ROI_HEADS.NAME", "SDDropoutRes5ROIHeads"], "loss_sdd", "roi_heads.res5.0.conv2.weight"),
     "dc5": (zoo.DC5, [], "loss_cls", "backbone.res5.0.conv2.weight"),
@@ -251,6 +252,7 @@ def test_any_detector_on_ones_own_images(kind: str, own: list[str], tmp_path: Pa
     assert set(results) == {"bbox", "calibration"} | ({"segm"} if "masks" in kind else set())
     assert 0 <= results["calibration"]["D-ECE"] <= 100
     assert {"AP-bolt", "AP-nut"} <= set(results["bbox"])
+    assert len(list((out / "pictures").iterdir())) == 6
     saved = yaml.safe_load((out / "config.yaml").read_text())
     assert saved["SKD"]["TRAIN"] == own[1:3]
     assert saved["MODEL"]["RETINANET" if kind == "retinanet" else "ROI_HEADS"]["NUM_CLASSES"] == 2
