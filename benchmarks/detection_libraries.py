@@ -11,20 +11,17 @@ Run: python benchmarks/detection_libraries.py [--out runs/detection-libraries]  
      python benchmarks/detection_libraries.py --page      # the committed numbers into docs/detection.md
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evidence_page import between
 from rounds import ROOT
 
 sys.path.insert(0, str(ROOT))  # the package `detection`, before the benchmark of this name
 import torch
-from detection_calibration import compared, numbers_of
+from detection_calibration import command, compared, numbers_of
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, detector_postprocess
 from detectron2.structures import Boxes, Instances
@@ -41,11 +38,9 @@ from detection.trainer import Trainer
 from skd_plugins import train
 from skd_plugins.commands.study import summarise
 from skd_plugins.common.environment import environment
-from skd_plugins.common.files import write_json
 from skd_plugins.recipe import replace
 from skd_plugins.training.project import recipe_of
 
-RESULTS = Path(__file__).with_name("results") / "detection_libraries.json"
 SEEDS = (1, 2, 3)
 COLUMNS = ("AP", "AP50", "AP75", "D-ECE", "LaECE")
 ARMS = {"detectron2": "GeneralizedRCNN", "torchvision": "TorchvisionFasterRCNN"}
@@ -176,17 +171,5 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join([title, "", *compared(content["test"], COLUMNS)])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/detection-libraries"), help="the detectors' folder")
-    parser.add_argument("--page", action="store_true", help="only write the committed numbers into docs/detection.md")
-    given = parser.parse_args()
-    if not given.page:
-        write_json(RESULTS, study(given.out.absolute()))
-    text = table(json.loads(RESULTS.read_text()))
-    print(text)
-    between(ROOT / "docs" / "detection.md", "libraries", text)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, "libraries", study, table)

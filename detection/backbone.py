@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from skd_plugins.common.errors import SkdError
 
-from .timm_features import STAGES, STRIDES, TimmFeatures, check_stages, with_norm
+from .timm_features import STAGES, STRIDES, TimmFeatures, channels_of, check_stages, with_norm
 from .weights import check_against_card, create_classifier, wanted_weights
 
 _STEM = ("conv1", "bn1", "maxpool")
@@ -56,10 +56,12 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
         self.stages = STAGES[:used]
         self.checkpoint_activations = checkpoint_activations
         self._out_features = list(out_features)
-        self._out_feature_channels, self._out_feature_strides = self._measure(dilated)
-        for name, child in list(self.named_children()):
-            self.add_module(name, with_norm(child, norm))
-        self._freeze(freeze_at)
+        usual = STRIDES | ({"res5": 16} if dilated else {})
+        self._out_feature_strides = {name: usual[name] for name in self.stages if name in out_features}
+        self._out_feature_channels = channels_of(self, self._out_feature_strides, type(network).__name__)
+        for number, (name, child) in enumerate(list(self.named_children())):
+            child.requires_grad_(number >= freeze_at)
+            self.add_module(name, with_norm(child, "FrozenBN" if number < freeze_at else norm))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Features ``[B, C, H / stride, W / stride]`` by name, of normalised images ``[B, 3, H, W]``."""
@@ -74,26 +76,6 @@ class TimmResNet(Backbone):  # type: ignore[misc]  # detectron2 has no types
             if name in self._out_features:
                 outputs[name] = x
         return outputs
-
-    def _freeze(self, freeze_at: int) -> None:
-        for name in ("stem", *self.stages)[:freeze_at]:
-            for parameter in getattr(self, name).parameters():
-                parameter.requires_grad_(False)
-            self.add_module(name, FrozenBatchNorm2d.convert_frozen_batchnorm(getattr(self, name)))
-
-    @torch.no_grad()
-    def _measure(self, dilated: bool) -> tuple[dict[str, int], dict[str, int]]:
-        """Channels and strides, measured on an image of zeros."""
-        self.eval()  # BatchNorm's statistics stay as they are
-        shapes = {name: features.shape for name, features in self.forward(torch.zeros(1, 3, 64, 64)).items()}
-        self.train()
-        channels = {name: shape[1] for name, shape in shapes.items()}
-        strides = {name: 64 // shape[2] for name, shape in shapes.items()}
-        usual = STRIDES | ({"res5": 16} if dilated else {})
-        expected = {name: usual[name] for name in strides}
-        if strides != expected:
-            raise SkdError(f"the network's stages have strides {strides}; a detection backbone has {expected}")
-        return channels, strides
 
 
 def head_stage(cfg: CfgNode) -> tuple[nn.Module, int]:

@@ -7,7 +7,6 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -32,8 +31,8 @@ class Detections:
         return bin_confidences(self.score[chosen], self.right[chosen], bins)
 
 
-def calibration(truth: Path, predictions: Path, diagram: Path) -> tuple[dict[str, float], Detections]:
-    """``D-ECE``, ``LaECE`` and ``D-ECE-CLASS`` in per cent, NaN without detections, and those; writes a diagram.
+def calibration(truth: Path, predictions: Path) -> tuple[dict[str, float], Detections]:
+    """``D-ECE``, ``LaECE`` and ``D-ECE-CLASS`` in per cent, NaN without detections, and those.
 
     D-ECE is the sum over bins of the score of ``n_bin / n * |mean score - precision|``. A detection is right if its IoU
     with an object of its class is at least 0.5. LaECE is the same with the mean IoU in place of the precision, 0 for a
@@ -46,7 +45,6 @@ def calibration(truth: Path, predictions: Path, diagram: Path) -> tuple[dict[str
     Args:
         truth: COCO's annotation file.
         predictions: COCOEvaluator's file.
-        diagram: where the diagram goes; its ending is the format.
     """
     with redirect_stdout(StringIO()):
         objects = COCO(str(truth))
@@ -58,7 +56,6 @@ def calibration(truth: Path, predictions: Path, diagram: Path) -> tuple[dict[str
         category, score, iou, area = matched(objects, found, 0.5)
         classes, scores, overlap, _ = matched(objects, found, _TOUCHING)
     right = (iou > 0).astype(float)
-    _draw(score, right, diagram)
     own = {f"D-ECE-{name}": error(score[category == key], right[category == key]) for key, name in names.items()}
     localised = [error(scores[classes == key], overlap[classes == key]) for key in np.unique(classes)]
     numbers = {"D-ECE": error(score, right), "LaECE": float(np.mean(localised)), **own}
@@ -84,26 +81,12 @@ def matched(objects: COCO, found: COCO, threshold: float) -> tuple[NDArray[np.fl
     return tuple(np.array(rows, dtype=np.float64).reshape(-1, 4).T)
 
 
-def _bin(score: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Bin k is (k / 25, (k + 1) / 25]; the first one also has 0."""
-    return np.digitize(score, np.linspace(0, 1, BINS + 1)[1:-1], right=True)
-
-
 def error(score: NDArray[np.float64], target: NDArray[np.float64]) -> float:
-    """The binned error of scores ``[N]`` against targets ``[N]`` in [0, 1], in per cent."""
+    """The binned error of scores ``[N]`` against targets ``[N]`` in [0, 1], in per cent.
+
+    Bin k is (k / 25, (k + 1) / 25]; the first one also has 0.
+    """
     if not len(score):
         return float("nan")
-    return float(100 * np.abs(np.bincount(_bin(score), score - target)).sum() / len(score))
-
-
-def _draw(score: NDArray[np.float64], right: NDArray[np.float64], path: Path) -> None:
-    figure = Figure(figsize=(4.5, 5), layout="constrained")
-    upper, lower = figure.subplots(2, sharex=True, height_ratios=[3, 1])
-    count = np.bincount(_bin(score), minlength=BINS)
-    places, used = (np.arange(BINS) + 0.5) / BINS, count > 0
-    upper.bar(places[used], (np.bincount(_bin(score), right, BINS)[used] / count[used]), 1 / BINS, edgecolor="white")
-    upper.plot([0, 1], [0, 1], color="black", linestyle="dashed")
-    upper.set(ylabel="precision at IoU 0.5", xlim=(0, 1), ylim=(0, 1))
-    lower.bar(places, count, 1 / BINS, edgecolor="white")
-    lower.set(xlabel="score", ylabel="detections", yscale="log" if count.max() > 100 else "linear")
-    figure.savefig(path, dpi=120)
+    bins = np.digitize(score, np.linspace(0, 1, BINS + 1)[1:-1], right=True)
+    return float(100 * np.abs(np.bincount(bins, score - target)).sum() / len(score))

@@ -29,7 +29,8 @@ def add_skd_config(cfg: CfgNode) -> None:
       Not read when ``MODEL.WEIGHTS`` names a whole detector.
     * ``NORM``: ``FrozenBN``, ``BN`` or ``SyncBN``.
     * ``OUT_FEATURES``: of ``res2`` to ``res5``.
-    * ``CHECKPOINT_ACTIVATIONS``: compute the blocks' activations again in the backward pass instead of keeping them.
+    * ``CHECKPOINT_ACTIVATIONS``: compute the blocks' activations again in the backward pass instead of keeping them;
+      ``BN`` then updates its statistics twice a step.
 
     ``MODEL.BACKBONE.FREEZE_AT`` and ``MODEL.FPN`` mean what they mean for detectron2's own ResNet; see
     `TimmFeatures` for networks that are none.
@@ -153,6 +154,12 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> CfgNode:
     except (AssertionError, KeyError, ValueError, OSError, yaml.YAMLError) as error:
         raise SkdError(f"{path}: {_reason(error)}") from None
     merge_overrides(cfg, overrides)
+    lost = [key for key in ("MAX_ITER", "STEPS", "BASE_LR") if key in loaded.get("SOLVER", {})]
+    if lost and cfg.SKD.EPOCHS and "SKD" in loaded and "GLOBAL" not in loaded:  # which only a saved one has
+        raise SkdError(
+            f"{path}: SKD.EPOCHS {cfg.SKD.EPOCHS:g} would replace SOLVER.{lost[0]}; set SKD.EPOCHS 0 to keep SOLVER, "
+            "or SKD.EPOCHS, DROPS and BASE_LR in its place"
+        )
     if (cfg.MODEL.TIMM.NAME or cfg.MODEL.TIMM.WEIGHTS) and cfg.MODEL.BACKBONE.NAME in _OURS:
         _use_timm(cfg)
         merge_overrides(cfg, overrides)
@@ -188,9 +195,10 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         raise SkdError(f"{flags[0]} stands among the overrides; options come before the first KEY VALUE")
     if len(overrides) % 2:
         raise SkdError(f"overrides are pairs of KEY and VALUE; {overrides[-1]!r} has no partner")
+    known = _flat(cfg)
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        if key not in _keys(cfg) and not key.startswith("MODEL.TIMM.ARGS."):  # which takes any argument of timm's
-            raise unknown("config key", key, _keys(cfg))
+        if key not in known and not key.startswith("MODEL.TIMM.ARGS."):  # which takes any argument of timm's
+            raise unknown("config key", key, known)
         try:
             change = CfgNode._decode_cfg_value(value)
             for name in reversed(key.split(".")):
@@ -211,25 +219,21 @@ def _let_integers_be_floats(cfg: CfgNode, change: CfgNode) -> None:
             change[name] = float(value)
 
 
-def _keys(node: CfgNode, prefix: str = "") -> list[str]:
-    keys: list[str] = []
+def _flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
+    """All keys, those of nodes too."""
+    found: dict[str, Any] = {}
     for name, value in node.items():
-        keys.append(f"{prefix}{name}")
-        if isinstance(value, CfgNode):
-            keys += _keys(value, f"{prefix}{name}.")
-    return keys
-
-
-def differences(old: CfgNode, new: CfgNode, prefix: str = "") -> list[str]:
-    """What a resumed training changes, in words; places, workers and the evaluation may differ."""
-    found: list[str] = []
-    for name, value in new.items():
-        key, before = f"{prefix}{name}", old.get(name)
-        if isinstance(value, CfgNode) and isinstance(before, CfgNode):
-            found += differences(before, value, f"{key}.")
-        elif not key.startswith(_FREE) and plain(before) != plain(value):
-            found.append(f"{key} was {before}, now {value}")
+        found |= {f"{prefix}{name}": value} | (_flat(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else {})
     return found
+
+
+def differences(old: CfgNode, new: CfgNode) -> list[str]:
+    """What a resumed training changes, in words; places, workers and the evaluation may differ."""
+    before = _flat(old)
+    return [
+        f"{key} was {before.get(key)}, now {value}" for key, value in _flat(new).items()
+        if not isinstance(value, CfgNode) and not key.startswith(_FREE) and plain(before.get(key)) != plain(value)
+    ]  # fmt: skip
 
 
 _FREE = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "TEST.", "SOLVER.CHECKPOINT_PERIOD")

@@ -2,9 +2,8 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -18,27 +17,22 @@ from skd_plugins.common.typed import first_problem
 from .config import classes_key
 from .trainer import fast_evaluation
 
+
+class Size(NamedTuple):
+    """How many images a set has, and how many of them have a box that is no crowd's; detectron2 trains on these."""
+
+    images: int
+    annotated: int
+
+
 # For a plan without the data: the published numbers of images, and of images with at least one non-crowd box.
-PUBLISHED = {"coco_2017_train": (118_287, 117_266), "coco_2017_val": (5_000, 4_952)}
+PUBLISHED = {"coco_2017_train": Size(118_287, 117_266), "coco_2017_val": Size(5_000, 4_952)}
 _COCO = (
     "get train2017.zip, val2017.zip and annotations_trainval2017.zip from https://cocodataset.org/#download, unpack "
     "them into one folder coco/ and set DETECTRON2_DATASETS to the folder above it"
 )
 _OWN = "a set of your own: --train FILE IMAGES --val FILE IMAGES"
 OWN = {"TRAIN": "own_train", "VAL": "own_val"}
-
-
-@dataclass(frozen=True)
-class Size:
-    """How many images a set has."""
-
-    images: int
-    annotated: int  # with at least one non-crowd box; detectron2 trains on these
-    published: bool = False  # taken from `PUBLISHED`, because the data are not here
-
-    def training(self, cfg: CfgNode) -> int:
-        """Images of an epoch under this configuration."""
-        return self.annotated if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else self.images
 
 
 def register_own(cfg: CfgNode) -> None:
@@ -89,7 +83,7 @@ def size_of(name: str) -> Size:
     if absent:
         if name not in PUBLISHED:
             raise SkdError(absent)
-        return Size(*PUBLISHED[name], published=True)
+        return PUBLISHED[name]
     path = MetadataCatalog.get(name).get("json_file")
     if path is None:
         records = DatasetCatalog.get(name)
@@ -175,13 +169,9 @@ def check_datasets(cfg: CfgNode) -> None:
     wanted: int = cfg.MODEL[head].NUM_CLASSES
     known: list[str] = []
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        absent = missing(name)
-        if absent:
+        if absent := missing(name):
             raise SkdError(absent)
-        trained, evaluated = name in cfg.DATASETS.TRAIN, name in cfg.DATASETS.TEST
-        classes = _checked_classes(name, trained=trained, evaluated=evaluated)
-        if cfg.MODEL.MASK_ON:
-            _check_masks(name, cfg.INPUT.MASK_FORMAT, trained=trained, evaluated=evaluated)
+        classes = _checked_classes(cfg, name)
         if len(classes) != wanted:
             raise SkdError(
                 f"dataset {name} has {len(classes)} classes, but MODEL.{head}.NUM_CLASSES is {wanted}; set it to "
@@ -191,12 +181,12 @@ def check_datasets(cfg: CfgNode) -> None:
         if classes != known:  # detectron2 compares the numbers only
             own, first = next(pair for pair in zip(classes, known, strict=True) if pair[0] != pair[1])
             raise SkdError(
-                f"dataset {name} has the class {own!r} where {cfg.DATASETS.TRAIN[0]} has {first!r}; all sets of a "
-                "training list the same categories, in the order of their ids"
+                f"dataset {name} has the class {own!r} where {(*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]} has "
+                f"{first!r}; all sets list the same categories, in the order of their ids"
             )
 
 
-def _checked_classes(name: str, *, trained: bool, evaluated: bool) -> list[str]:
+def _checked_classes(cfg: CfgNode, name: str) -> list[str]:
     """The classes of a set, whose annotations and images have been checked."""
     about = MetadataCatalog.get(name)
     if about.get("image_root") is None:  # a function's; an evaluation gives it a json_file too
@@ -216,29 +206,31 @@ def _checked_classes(name: str, *, trained: bool, evaluated: bool) -> list[str]:
         file = os.path.join(about.image_root, image["file_name"])
         if not os.path.exists(file):
             raise SkdError(f"dataset {name}: {file}, which {path} lists, is not there")
-    needed = ("area",) if fast_evaluation() else ("area", "iscrowd")
-    for _, box in _boxes(content) if evaluated else ():
-        if box["id"] == 0:
-            raise SkdError(f"{path}: an annotation has the id 0, which COCO's evaluation takes for none; count from 1")
-        for field in needed:
-            if not isinstance(box.get(field), int | float):
-                raise SkdError(f"{path}: annotation {box['id']} has no {field}, which the evaluation needs")
+    trained, evaluated = name in cfg.DATASETS.TRAIN, name in cfg.DATASETS.TEST
+    needed = () if not evaluated else ("area",) if fast_evaluation() else ("area", "iscrowd")
+    for _, box in _boxes(content):
+        problem = _unfit(cfg, box, needed, learned=trained and not box.get("iscrowd"))
+        if problem:
+            raise SkdError(f"{path}: annotation {box['id']} has {problem}")
     boxes = [pair for pair in _boxes(content) if not pair[1].get("iscrowd")] if trained else []
     if boxes and not any(_inside(*pair) for pair in boxes):
         raise SkdError(f"no box of {path} has an area inside its image; bbox is [left, top, width, height] in pixels")
     return classes
 
 
-def _check_masks(name: str, form: str, *, trained: bool, evaluated: bool) -> None:
-    """Raises `SkdError` for a box whose mask is missing, or is not of the configuration's ``MASK_FORMAT``."""
-    path = MetadataCatalog.get(name).get("json_file")
-    for _, box in _boxes(_read_coco(Path(path))) if path else ():
-        learned = trained and not box.get("iscrowd")
-        mask = box.get("segmentation")
-        if not mask and (learned or evaluated):
-            raise SkdError(f"{path}: annotation {box['id']} has no segmentation, which MODEL.MASK_ON needs")
-        if learned and form == "polygon" and isinstance(mask, dict):
-            raise SkdError(f"{path}: annotation {box['id']} has a run-length mask; set INPUT.MASK_FORMAT bitmask")
+def _unfit(cfg: CfgNode, box: _Box, needed: Sequence[str], *, learned: bool) -> str:
+    """What this training or, with `needed` fields, this evaluation can't use; nothing if it can."""
+    mask: Any = box.get("segmentation")
+    if needed and box["id"] == 0:
+        return "the id 0, which COCO's evaluation takes for none; count from 1"
+    for field in needed:
+        if not isinstance(box.get(field), int | float):
+            return f"no {field}, which the evaluation needs"
+    if cfg.MODEL.MASK_ON and not mask and (learned or needed):
+        return "no segmentation, which MODEL.MASK_ON needs"
+    if cfg.MODEL.MASK_ON and learned and isinstance(mask, dict) and cfg.INPUT.MASK_FORMAT == "polygon":
+        return "a run-length mask; set INPUT.MASK_FORMAT bitmask"
+    return ""
 
 
 def _inside(image: _Image, box: _Box) -> bool:

@@ -9,17 +9,11 @@ from skd_plugins.common.errors import SkdError
 
 from . import weights
 from .config import classes_key, plain, uses_timm
-from .datasets import check_datasets, size_of
-from .schedule import schedule
+from .datasets import check_datasets, missing, size_of
 
 
-def make_plan(cfg: CfgNode, decided: str) -> dict[str, str]:
-    """The plan's rows. Missing weights or data are a row, not an error.
-
-    Args:
-        cfg: from `load_config`; changed in place.
-        decided: the schedule in words, from `apply_schedule`.
-    """
+def show(cfg: CfgNode, decided: str) -> None:
+    """Prints the plan, with the schedule in words from `apply_schedule`. Missing weights or data are a row of it."""
     rows = {"weights": "random (MODEL.TIMM.WEIGHTS is empty)"}
     source = None
     if cfg.MODEL.WEIGHTS:
@@ -36,54 +30,28 @@ def make_plan(cfg: CfgNode, decided: str) -> dict[str, str]:
     weights.take_from_card(cfg, source)
     bare = cfg.clone()
     bare.MODEL.WEIGHTS, bare.MODEL.TIMM.WEIGHTS, bare.MODEL.DEVICE = "", "", "cpu"
-    model = build_model(bare)
-    arguments, key = plain(cfg.MODEL.TIMM.ARGS), classes_key(cfg)
+    parameters = list(build_model(bare).parameters())
+    trained = sum(one.numel() for one in parameters if one.requires_grad)
+    timm, key, arguments = cfg.MODEL.TIMM, classes_key(cfg), plain(cfg.MODEL.TIMM.ARGS)
+    ours = f"{timm.NAME} {arguments or ''}, {timm.NORM}, {cfg.MODEL.BACKBONE.FREEZE_AT} stages frozen"
     heads = cfg.MODEL.ROI_HEADS.NAME if key == "ROI_HEADS" else cfg.MODEL.META_ARCHITECTURE
     rows |= {
-        "backbone": f"{cfg.MODEL.TIMM.NAME}{f' {arguments}' if arguments else ''}, {cfg.MODEL.TIMM.NORM}, "
-        f"{cfg.MODEL.BACKBONE.FREEZE_AT} stages frozen"
-        if uses_timm(cfg)
-        else cfg.MODEL.BACKBONE.NAME,
+        "backbone": ours.replace(" ,", ",") if uses_timm(cfg) else cfg.MODEL.BACKBONE.NAME,
         "heads": f"{heads}, {cfg.MODEL[key].NUM_CLASSES} classes",
-        "parameters": f"{sum(p.numel() for p in model.parameters()):,}, of them "
-        f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained",
+        "parameters": f"{sum(one.numel() for one in parameters):,}, of them {trained:,} trained",
         "pixels": f"{cfg.INPUT.FORMAT}, mean {list(cfg.MODEL.PIXEL_MEAN)}, std {list(cfg.MODEL.PIXEL_STD)}",
     }
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        size = size_of(name)
-        where = "published sizes" if size.published else "counted"
+        size, where = size_of(name), "published sizes" if missing(name) else "counted"
         rows[name] = f"{size.images:,} images, {size.annotated:,} with annotations ({where})"
     try:
         check_datasets(cfg)
     except SkdError as error:
         rows["data"] = f"can't be used: {error}"
-    rows["schedule"] = decided
-    rows |= _epochs_table(cfg)
-    rows["device"], rows["output"] = cfg.MODEL.DEVICE, cfg.OUTPUT_DIR
-    return rows
-
-
-def _epochs_table(cfg: CfgNode) -> dict[str, str]:
-    """Iterations of the usual schedules, on the annotated images and on all."""
-    sizes = [size_of(name) for name in cfg.DATASETS.TRAIN]
-    annotated, images = sum(size.annotated for size in sizes), sum(size.images for size in sizes)
-    rows, skd = {}, cfg.SKD
-    for epochs in sorted({7.0, 12.0, skd.EPOCHS or 12.0}):
-        steps = [
-            schedule(count, cfg.SOLVER.IMS_PER_BATCH, epochs, skd.DROPS, skd.BASE_LR, skd.REFERENCE_BATCH).iterations
-            for count in (annotated, images)
-        ]
-        rows[f"{epochs:g} epochs at batch {cfg.SOLVER.IMS_PER_BATCH}"] = (
-            f"{steps[0]:,} iterations on the {annotated:,} annotated images, {steps[1]:,} on all {images:,}"
-        )
-    return rows
-
-
-def show(cfg: CfgNode, decided: str) -> None:
-    """Prints `make_plan`."""
+    rows |= {"schedule": decided, "device": cfg.MODEL.DEVICE, "output": cfg.OUTPUT_DIR}
     table = Table(show_header=False, box=None)
     table.add_column()
     table.add_column(overflow="fold")
-    for key, value in make_plan(cfg, decided).items():
-        table.add_row(f"[bold]{key}", value)
+    for title, text in rows.items():
+        table.add_row(f"[bold]{title}", text)
     Console(soft_wrap=False).print(table)

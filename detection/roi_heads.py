@@ -7,7 +7,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, Res5ROIHeads, StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from torch import Tensor, nn
+from torch import Tensor
 
 from skd_plugins.common.typed import check_value
 from skd_plugins.losses import dropped, self_distillation
@@ -59,15 +59,13 @@ class SDDropoutOutputLayers(FastRCNNOutputLayers):  # type: ignore[misc]  # dete
         sdd = self_distillation(u, v, self.temperature) if len(u) else u.sum()
         return losses | {"loss_sdd": self.weight * sdd}
 
-    def predict_boxes(self, predictions: tuple[Tensor, ...], proposals: list[Any]) -> list[Tensor]:
+    def predict_boxes(self, predictions: tuple[Tensor, ...], proposals: list[Any]) -> Any:
         """detectron2's, which a cascade calls in training."""
-        boxes: list[Tensor] = super().predict_boxes(predictions[:2], proposals)
-        return boxes
+        return super().predict_boxes(predictions[:2], proposals)
 
-    def predict_boxes_for_gt_classes(self, predictions: tuple[Tensor, ...], proposals: list[Any]) -> list[Tensor]:
+    def predict_boxes_for_gt_classes(self, predictions: tuple[Tensor, ...], proposals: list[Any]) -> Any:
         """detectron2's, which is called in training when MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES is set."""
-        boxes: list[Tensor] = super().predict_boxes_for_gt_classes(predictions[:2], proposals)
-        return boxes
+        return super().predict_boxes_for_gt_classes(predictions[:2], proposals)
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -78,10 +76,9 @@ class TimmRes5ROIHeads(Res5ROIHeads):  # type: ignore[misc]  # the same
     """
 
     @classmethod
-    def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Module, int]:
+    def _build_res5_block(cls, cfg: CfgNode) -> Any:
         """The stage and its channels."""
-        built: tuple[nn.Module, int] = head_stage(cfg) if uses_timm(cfg) else super()._build_res5_block(cfg)
-        return built
+        return head_stage(cfg) if uses_timm(cfg) else super()._build_res5_block(cfg)
 
 
 class _SDDropout:

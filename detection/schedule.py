@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from detectron2.config import CfgNode
 
@@ -11,14 +11,12 @@ from skd_plugins.common.errors import SkdError
 _DERIVED = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.BASE_LR", "SOLVER.WARMUP_ITERS")
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(NamedTuple):
     """A training's length and learning rate."""
 
     iterations: int
     drops: tuple[int, ...]  # iterations after which the learning rate is divided
     lr: float  # before the first drop
-    rule: str  # how `lr` was computed, for the log
 
 
 def schedule(
@@ -43,9 +41,7 @@ def schedule(
     if list(drops) != sorted(drops) or not all(0 < drop < 1 for drop in drops):
         raise SkdError(f"SKD.DROPS should be ascending fractions of the training, between 0 and 1, got {list(drops)}")
     iterations = math.ceil(round(epochs * images / batch_size, 6))
-    lr = base_lr * batch_size / reference_batch
-    rule = f"{lr:g} = SKD.BASE_LR {base_lr:g} * batch {batch_size} / SKD.REFERENCE_BATCH {reference_batch}"
-    return Schedule(iterations, _drops_at(drops, iterations), lr, rule)
+    return Schedule(iterations, _drops_at(drops, iterations), base_lr * batch_size / reference_batch)
 
 
 def _drops_at(fractions: Sequence[float], iterations: int) -> tuple[int, ...]:
@@ -74,7 +70,8 @@ def apply_schedule(cfg: CfgNode, images: int, overrides: Sequence[str] = ()) -> 
         solver.WARMUP_ITERS = min(solver.WARMUP_ITERS, solver.MAX_ITER // 3)
     text = (
         f"{solver.MAX_ITER} iterations = {skd.EPOCHS:g} epochs of {images} images at batch {solver.IMS_PER_BATCH}, "
-        f"drops at {list(solver.STEPS)}, lr {plan.rule}, warm-up of {solver.WARMUP_ITERS} iterations"
+        f"drops at {list(solver.STEPS)}, lr {plan.lr:g} = SKD.BASE_LR {skd.BASE_LR:g} * batch {solver.IMS_PER_BATCH} / "
+        f"SKD.REFERENCE_BATCH {skd.REFERENCE_BATCH}, warm-up of {solver.WARMUP_ITERS} iterations"
     )
     if given:
         skd.EPOCHS = 0.0  # the saved configuration must state what was done

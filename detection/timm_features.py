@@ -1,6 +1,6 @@
 """timm's networks beyond the ResNets as detectron2 backbones: ConvNeXt, EfficientNet, RegNet, DenseNet and others."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ class TimmFeatures(Backbone):  # type: ignore[misc]  # detectron2 has no types
         self.network = network
         self._out_features = list(strides)
         self._out_feature_strides = strides
-        self._out_feature_channels = self._measure()
+        self._out_feature_channels = channels_of(self, strides, type(network).__name__)
         if freeze_at:
             self._freeze(ends[0].partition(".")[0] if freeze_at == 1 else ends[freeze_at - 2], whole=freeze_at > 1)
         self.network = with_norm(network, norm)
@@ -89,21 +89,21 @@ class TimmFeatures(Backbone):  # type: ignore[misc]  # detectron2 has no types
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and f"{name}.weight" in frozen:
                 self.network.set_submodule(name, freeze_batch_norm_2d(part))
 
-    @torch.no_grad()
-    def _measure(self) -> dict[str, int]:
-        """Channels, measured on an image of zeros."""
-        self.eval()  # BatchNorm's statistics stay as they are
-        side = 2 * self.size_divisibility
-        try:
-            features = self.forward(torch.zeros(1, 3, side, side))
-        except (AssertionError, RuntimeError) as error:
-            raise SkdError(f"{type(self.network).__name__} does not take images of {side} pixels: {error}") from None
-        self.train()
-        expected = {name: (side // stride, side // stride) for name, stride in self._out_feature_strides.items()}
-        found = {name: tuple(value.shape[2:]) for name, value in features.items()}
-        if found != expected:
-            raise SkdError(f"{type(self.network).__name__}'s features have sides {found}, and a backbone {expected}")
-        return {name: value.shape[1] for name, value in features.items()}
+
+@torch.no_grad()
+def channels_of(backbone: nn.Module, strides: Mapping[str, int], name: str) -> dict[str, int]:
+    """Channels of the features, measured on an image of zeros, where they have to have these strides."""
+    backbone.eval()  # BatchNorm's statistics stay as they are
+    side = 2 * max(strides.values())
+    try:
+        features = backbone(torch.zeros(1, 3, side, side))
+    except (AssertionError, RuntimeError) as error:
+        raise SkdError(f"{name} does not take images of {side} pixels: {error}") from None
+    backbone.train()
+    found = {stage: side // value.shape[2] for stage, value in features.items()}
+    if found != strides:
+        raise SkdError(f"{name}'s features have strides {found}; a detection backbone has {dict(strides)}")
+    return {stage: value.shape[1] for stage, value in features.items()}
 
 
 def check_stages(out_features: Sequence[str], freeze_at: int) -> None:

@@ -62,6 +62,8 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
     for half, place in (("TRAIN", args.train), ("VAL", args.val)):
         if place:
             cfg.SKD[half] = [str(Path(path).absolute()) for path in place]
+    if args.eval_only:  # which does without the images of the training
+        cfg.SKD.TRAIN, cfg.DATASETS.TRAIN = [], ()
     use_own(cfg, args.opts)
     if args.train and not cfg.SKD.EPOCHS and not {"SKD.EPOCHS", "SOLVER.MAX_ITER"} & set(args.opts):
         cfg.SKD.EPOCHS = 12.0  # detectron2's iterations are COCO's
@@ -79,6 +81,13 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
         raise SkdError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} does not exist")
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    needed = "TEST" if args.eval_only else "TRAIN"
+    if not cfg.DATASETS[needed]:
+        raise SkdError(f"DATASETS.{needed} should name a dataset")
+    if cfg.TEST.AUG.ENABLED:
+        raise SkdError("TEST.AUG.ENABLED is not for train_net.py, whose evaluation would leave it out; set it to False")
+    if args.eval_only:
+        return cfg, "none, only an evaluation"
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
         raise SkdError("SOLVER.AMP.ENABLED needs a GPU in detectron2; set it to False")
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
@@ -86,9 +95,8 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
     batch, processes = cfg.SOLVER.IMS_PER_BATCH, args.num_gpus * args.num_machines
     if processes < 1 or batch % processes:
         raise SkdError(f"SOLVER.IMS_PER_BATCH {batch} does not divide into {processes} processes")
-    if len(cfg.DATASETS.TRAIN) == 0 or len(cfg.DATASETS.TEST) == 0:
-        raise SkdError("DATASETS.TRAIN and DATASETS.TEST should name a dataset each")
-    images = sum(size_of(name).training(cfg) for name in cfg.DATASETS.TRAIN)
+    sizes = [size_of(name) for name in cfg.DATASETS.TRAIN]
+    images = sum(size.annotated if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else size.images for size in sizes)
     if not images:
         raise SkdError(f"no image of {', '.join(cfg.DATASETS.TRAIN)} has an annotation that is not a crowd's")
     return cfg, apply_schedule(cfg, images, args.opts)
@@ -136,6 +144,11 @@ def train(args: argparse.Namespace, cfg: CfgNode, schedule: str) -> None:
         record.write_text(before)
     log = logging.getLogger("detectron2.skd")
     log.info("schedule: %s", schedule)
+    if uses_timm(cfg) and cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).with_name("config.yaml").exists():
+        log.warning(
+            "no config.yaml beside %s says its pixels; mean %s and std %s are taken", cfg.MODEL.WEIGHTS,
+            cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD,
+        )  # fmt: skip
     if args.eval_only:
         model = Trainer.build_model(cfg)
         DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)

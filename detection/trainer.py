@@ -6,9 +6,8 @@ import signal
 from collections import OrderedDict
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -24,10 +23,10 @@ from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import COCOEvaluator
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
-from detectron2.structures import BoxMode
+from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from detectron2.utils.visualizer import Visualizer
+from PIL import Image
 
 from skd_plugins.common.environment import versions
 from skd_plugins.common.errors import SkdError
@@ -40,10 +39,6 @@ from .report import write_report
 from .stream import TrainLoader
 
 PREDICTIONS = "coco_instances_results.json"  # COCOEvaluator's file
-_LINE = 22  # height of a label in a picture
-_COLOURS = ("#ffd400", "#00e5ff", "#ff9ae0", "#8dff7a", "#ffb066", "#d2c4ff")  # light ones: their labels are on black
-
-_Box: TypeAlias = tuple[list[float], int, str]  # corners, class, and what its label has after the class
 
 
 class Trainer(DefaultTrainer):  # type: ignore[misc]  # detectron2 has no types
@@ -180,8 +175,7 @@ def draw_predictions(cfg: CfgNode, dataset: str) -> list[Path]:
     if not cfg.SKD.VISUALIZE or not file.exists():
         return []
     about = MetadataCatalog.get(dataset)
-    names = about.thing_classes
-    classes = about.get("thing_dataset_id_to_contiguous_id") or {n: n for n in range(len(names))}
+    classes = about.get("thing_dataset_id_to_contiguous_id") or range(len(about.thing_classes))
     predictions: dict[int, list[dict[str, Any]]] = {}
     for box in json.loads(file.read_text()):
         if box["score"] >= cfg.SKD.VISUALIZE_SCORE:
@@ -190,21 +184,23 @@ def draw_predictions(cfg: CfgNode, dataset: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for record in DatasetCatalog.get(dataset)[: cfg.SKD.VISUALIZE]:
-        image = Image.fromarray(detection_utils.read_image(record["file_name"], "RGB"))
-        found: list[_Box] = []
-        for box in predictions.get(record["image_id"], []):
-            corners = BoxMode.convert(box["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
-            found.append((corners, classes[box["category_id"]], f" {box['score']:.0%}"))
-        truth: list[_Box] = []
-        for box in record.get("annotations", []):
-            corners = BoxMode.convert(box["bbox"], box["bbox_mode"], BoxMode.XYXY_ABS)
-            truth.append((corners, box["category_id"], " (crowd)" if box.get("iscrowd") else ""))
-        panels = [
-            _panel(image, f"Predictions, score at least {cfg.SKD.VISUALIZE_SCORE:g}", found, names),
-            _panel(image, "Ground truth", truth, names),
-        ]
+        image, boxes = detection_utils.read_image(record["file_name"], "RGB"), predictions.get(record["image_id"], [])
+        corners = np.array([box["bbox"] for box in boxes]).reshape(-1, 4)
+        found = Instances(
+            image.shape[:2], scores=np.array([box["score"] for box in boxes]),
+            pred_boxes=BoxMode.convert(corners, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
+            pred_classes=np.array([classes[box["category_id"]] for box in boxes]),
+        )  # fmt: skip
+        truth = [dict(box) for box in record.get("annotations", [])]
+        if cfg.MODEL.MASK_ON:
+            found.pred_masks = [box["segmentation"] for box in boxes]
+        else:
+            for box in truth:
+                box.pop("segmentation", None)  # which some boxes may lack
+        left, right = (Visualizer(image, about, max(1, 480 / max(image.shape))) for _ in range(2))
+        panels = left.draw_instance_predictions(found), right.draw_dataset_dict(record | {"annotations": truth})
         path = folder / f"{dataset}_{Path(record['file_name']).stem}.png"
-        Image.fromarray(np.concatenate(panels, axis=1)).save(path)
+        Image.fromarray(np.concatenate([panel.get_image() for panel in panels], axis=1)).save(path)
         paths.append(path)
     return paths
 
@@ -217,44 +213,22 @@ def _report(cfg: CfgNode, dataset: str, results: dict[str, Any], name: str) -> N
         log.info("picture: %s", path)
     if "bbox" not in results:  # a set without annotations is only predicted
         return
-    results["calibration"], found = calibration(truth, folder / PREDICTIONS, folder / "calibration.png")
+    results["calibration"], found = calibration(truth, folder / PREDICTIONS)
     info = {
         "network": cfg.MODEL.TIMM.NAME or cfg.MODEL.BACKBONE.NAME,
         "weights": cfg.MODEL.WEIGHTS or cfg.MODEL.TIMM.WEIGHTS,
         "detector": cfg.MODEL.META_ARCHITECTURE,
         "heads": cfg.MODEL.ROI_HEADS.NAME,
-        "training": f"{cfg.SOLVER.MAX_ITER} iterations, batch {cfg.SOLVER.IMS_PER_BATCH}, lr {cfg.SOLVER.BASE_LR:g}",
-        "seed": cfg.SEED,
         "lowest score": cfg.MODEL[classes_key(cfg)].SCORE_THRESH_TEST,
         "versions": versions(),
     }
+    if cfg.DATASETS.TRAIN:
+        solver = cfg.SOLVER
+        trained = f"{solver.MAX_ITER} iterations, batch {solver.IMS_PER_BATCH}, lr {solver.BASE_LR:g}, seed {cfg.SEED}"
+        info["training"] = trained
     page = Path(cfg.OUTPUT_DIR) / f"{name}.html"
     title = Path(cfg.OUTPUT_DIR).absolute().name
     log.info("report: %s", write_report(page, title, dataset, truth, results, found, pictures, info))
-
-
-def _panel(image: Image.Image, caption: str, boxes: list[_Box], names: list[str]) -> NDArray[np.uint8]:
-    """The image, enlarged if it is small, with boxes, below a caption. No label covers another."""
-    scale = max(1.0, 480 / max(image.size))
-    width, height = (round(scale * side) for side in image.size)
-    panel = Image.new("RGB", (width, height + _LINE), "black")
-    panel.paste(image.resize((width, height)), (0, _LINE))
-    draw = ImageDraw.Draw(panel)
-    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), 15)
-    draw.text((6, 2), caption, "white", font)
-    for (left, top, right, bottom), number, _ in boxes:
-        place = (scale * left, scale * top + _LINE, scale * right, scale * bottom + _LINE)
-        draw.rectangle(place, outline=_COLOURS[number % len(_COLOURS)], width=2)
-    labels: list[tuple[float, float, float, float]] = []
-    for (left, top, *_), number, more in boxes:
-        wide = draw.textlength(names[number] + more, font) + 6
-        x, y = max(0.0, min(scale * left, width - wide)), max(_LINE, scale * top)  # above the box, inside the image
-        while any(x < end and start < x + wide and abs(y - other) < _LINE for start, other, end, _ in labels):
-            y += 1
-        labels.append((x, y, x + wide - 1, y + _LINE - 1))
-        draw.rectangle(labels[-1], "black")
-        draw.text((x + 3, y + 2), names[number] + more, _COLOURS[number % len(_COLOURS)], font)
-    return np.asarray(panel)
 
 
 def _inference_folder(cfg: CfgNode, dataset: str) -> Path:

@@ -1,9 +1,8 @@
 """Backbone weights: checked against the configuration, then loaded completely or refused."""
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.config import CfgNode, get_cfg
@@ -21,33 +20,19 @@ from .config import plain, uses_timm
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "color": "RGB"}
 
 
-@dataclass(frozen=True)
-class BackboneWeights:
+class BackboneWeights(NamedTuple):
     """A network's weights; the classifier may be missing."""
 
     source: str  # as the user named them
     state: dict[str, Tensor]
     card: dict[str, Any] | None  # None for another program's
 
-    @property
-    def num_classes(self) -> int | None:
-        """Outputs of the classifier."""
-        if self.card is not None:
-            return int(self.card["num_classes"])
-        head = self.state.get("fc.weight")
-        return None if head is None else len(head)
-
-
-def read_backbone_weights(source: str) -> BackboneWeights:
-    """Reads what ``MODEL.TIMM.WEIGHTS`` names (see `add_skd_config`)."""
-    return BackboneWeights(source, *read_any(source))
-
 
 def wanted_weights(cfg: CfgNode) -> BackboneWeights | None:
     """The weights a new detector starts from; None for random weights, or if a whole detector is loaded."""
     if not cfg.MODEL.TIMM.WEIGHTS or cfg.MODEL.WEIGHTS:
         return None
-    return read_backbone_weights(cfg.MODEL.TIMM.WEIGHTS)
+    return BackboneWeights(cfg.MODEL.TIMM.WEIGHTS, *read_any(cfg.MODEL.TIMM.WEIGHTS))
 
 
 def take_from_card(cfg: CfgNode, weights: BackboneWeights | None) -> None:
@@ -148,7 +133,9 @@ def create_classifier(cfg: CfgNode, weights: BackboneWeights | None) -> nn.Modul
     timm = cfg.MODEL.TIMM
     if not timm.NAME:
         raise SkdError("MODEL.TIMM.NAME is empty, and there are no weights with a card that would say it")
-    classes = (weights.num_classes if weights else None) or 1000
+    classes = 1000
+    if weights:
+        classes = weights.card["num_classes"] if weights.card else len(weights.state.get("fc.weight", range(classes)))
     arguments, dilation = plain(timm.ARGS), cfg.MODEL.RESNETS.RES5_DILATION
     if dilation not in (1, 2):
         raise SkdError(f"MODEL.RESNETS.RES5_DILATION should be 1 or 2, got {dilation}")

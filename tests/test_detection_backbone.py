@@ -50,6 +50,15 @@ def test_frozen_stages(freeze_at: int) -> None:
         assert kinds == {FrozenBatchNorm2d if frozen else nn.BatchNorm2d}
 
 
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN", "SyncBN"])
+def test_frozen_stages_keep_the_activation_in_timms_batch_norm(norm: str) -> None:
+    model = create_model("skresnet18", num_classes=5).eval()
+    expected = model.forward_intermediates(IMAGES, indices=[1, 2, 3, 4], intermediates_only=True)
+    features = TimmResNet(copy.deepcopy(model), norm=norm, freeze_at=3).eval()(IMAGES)
+    for value, other in zip(features.values(), expected, strict=True):
+        torch.testing.assert_close(value, other)
+
+
 def test_frozen_norm_does_not_move() -> None:
     backbone = TimmResNet(network(), norm="FrozenBN").train()
     assert not any(isinstance(part, nn.BatchNorm2d) for part in backbone.modules())

@@ -110,8 +110,8 @@ def test_the_study_runs(folder: Path) -> None:
 
 def test_the_page_has_the_committed_numbers() -> None:
     page = (ROOT / "docs" / "detection.md").read_text()
-    assert calibration.table(json.loads(calibration.RESULTS.read_text())) in page
-    content = json.loads(libraries.RESULTS.read_text())
+    assert calibration.table(json.loads(calibration.results_of("calibration").read_text())) in page
+    content = json.loads(calibration.results_of("libraries").read_text())
     assert libraries.table(content) in page
     assert len(content["test"]["torchvision"]["AP"]["values"]) == len(libraries.SEEDS)
 

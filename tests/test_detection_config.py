@@ -96,6 +96,18 @@ def test_bare_names_paths_and_overrides(tmp_path: Path) -> None:
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.OUTPUT_DIR, cfg.MODEL.TIMM.ARGS.channels) == (4, "here", [8, 8, 8, 8])
 
 
+def test_a_files_own_schedule_is_not_replaced_without_a_word(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("_BASE_: faster_rcnn_ce.yaml\nSOLVER:\n  BASE_LR: 0.005\n")
+    with pytest.raises(SkdError, match=re.escape("own.yaml: SKD.EPOCHS 12 would replace SOLVER.BASE_LR; set SKD.EP")):
+        load_config(str(own))
+    cfg = load_config(str(own), ["SKD.EPOCHS", "0"])
+    apply_schedule(cfg, 160)
+    assert cfg.SOLVER.BASE_LR == 0.005
+    own.write_text(cfg.dump())
+    assert load_config(str(own), ["SKD.EPOCHS", "12"]).SKD.EPOCHS == 12, "a saved configuration has all of both"
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [

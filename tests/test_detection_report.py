@@ -39,7 +39,7 @@ def page(folder: Path, found: list[dict[str, Any]], results: dict[str, Any] | No
     picture = folder / "0001 <x>.png"
     noise = np.random.default_rng(0).integers(0, 255, (502, 960, 3), dtype=np.uint8)
     Image.fromarray(noise).save(picture)
-    numbers, detections = calibration(truth, predictions, folder / "diagram.png")
+    numbers, detections = calibration(truth, predictions)
     results = {"bbox": BOX, "calibration": numbers} | (results or {})
     return write_report(
         folder / "report.html", f"run {EVIL}", "own_val", truth, results, detections, [picture], {"weights": "a&b"}

@@ -18,7 +18,7 @@ from fileserver import serve_hub
 from safetensors.torch import load_file, save_file
 
 from detection.config import add_skd_config
-from detection.weights import read_backbone_weights, take_from_card, wanted_weights
+from detection.weights import take_from_card, wanted_weights
 from skd_plugins import SkdError, create_model
 
 ARGS = {"channels": [8, 16, 24, 32]}
@@ -97,22 +97,16 @@ def test_every_kind_of_source(exported: Path, tmp_path: Path, monkeypatch: pytes
     sources = ["plain.pth", "model_best.pth.tar", "torchvision.pth", "run", "run/last.pt", "resnet10t.test",
                "weights/resnet10t.test.safetensors"]  # fmt: skip
     for source in sources:
-        found = read_backbone_weights(source)
+        found = wanted_weights(make_cfg(source))
+        assert found is not None
         assert list(found.state) == list(state), source
         assert all(torch.equal(found.state[key], value) for key, value in state.items())
-        assert found.num_classes == 5
         assert (found.card is None) == source.endswith((".pth", ".tar"))
         cfg = make_cfg(source, NAME="resnet10t", ARGS=CfgNode(ARGS))
         build(cfg)
         # Without a card the pixels are ImageNet's.
         assert ([25.5, 51.0, 76.5] if found.card else [123.675, 116.28, 103.53]) == cfg.MODEL.PIXEL_MEAN
         assert cfg.INPUT.FORMAT == "RGB"
-
-
-def test_a_detectors_weights_make_the_backbones_needless() -> None:
-    cfg = make_cfg("nowhere.safetensors", NAME="resnet10t")
-    cfg.MODEL.WEIGHTS = "detector.pth"
-    assert wanted_weights(cfg) is None
 
 
 def wrong(exported: Path, change: str) -> Path:
@@ -189,12 +183,12 @@ def test_published_weights_are_loaded_by_timm_itself(tmp_path: Path) -> None:
     config = {"architecture": "resnet18", "num_classes": 1000, "pretrained_cfg": {"num_classes": 1000}}
     files = {"model.safetensors": tmp_path / "model.safetensors", "config.json": json.dumps(config).encode()}
     code = """if True:
-        from detection.weights import read_backbone_weights as read
         from skd_plugins.common.errors import one_line
-        found = read("timm/resnet18.tv_in1k")
-        print(found.card["model"], found.card["num_classes"], found.card["mean"], end=" ")
-        print(round(found.state["layer1.0.conv1.weight"].double().sum().item(), 6), flush=True)
-        one_line(read)("timm/resnet34.tv_in1k")  # which the server does not have
+        from skd_plugins.weights.load import read_any
+        state, card = read_any("timm/resnet18.tv_in1k")
+        print(card["model"], card["num_classes"], card["mean"], end=" ")
+        print(round(state["layer1.0.conv1.weight"].double().sum().item(), 6), flush=True)
+        one_line(read_any)("timm/resnet34.tv_in1k")  # which the server does not have
     """
     environment = {
         "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HOME": str(tmp_path), "PATH": "/usr/bin:/bin",

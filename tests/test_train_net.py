@@ -20,12 +20,11 @@ import yaml
 import zoo
 from detectron2.modeling import build_model
 from faults.detectors import coco as make_coco
-from PIL import Image
 
 from detection import train_net as script
 from detection.config import load_config
 from detection.schedule import apply_schedule
-from detection.trainer import Trainer, _panel
+from detection.trainer import Trainer
 from skd_plugins import SkdError, export_weights, train
 from skd_plugins.recipe import override
 from skd_plugins.training.project import recipe_of, train_detector
@@ -156,8 +155,7 @@ def test_dry_run_prints_cocos_iterations(
     script.main(["--config", "faster_rcnn_sdd.yaml", "--dry-run"])
     text = " ".join(capsys.readouterr().out.split())
     for part in (
-        "51,304 iterations on the 117,266 annotated images, 51,751 on all 118,287",
-        "87,950 iterations on the 117,266 annotated images, 88,716 on all 118,287",
+        "118,287 images, 117,266 with annotations (published sizes)",
         "87950 iterations = 12 epochs of 117266 images at batch 16, drops at [58633, 78178], lr 0.02",
         "there are no weights 'resnet152.sdd_in1k'",
     ):
@@ -168,14 +166,16 @@ def test_dry_run_prints_cocos_iterations(
 def test_evaluation_alone_gives_the_same_numbers_and_the_saved_config_the_same_schedule(
     short_run: Path, tmp_path: Path
 ) -> None:
-    detector = short_run / "model_final.pth"
-    script.main(
-        ["--config", "digits_demo", "--eval-only", "MODEL.WEIGHTS", str(detector), "OUTPUT_DIR", str(tmp_path), *TINY]
-    )
+    detector = tmp_path / "moved" / "detector.pth"
+    detector.parent.mkdir()
+    shutil.copy(short_run / "model_final.pth", detector)
+    config = str(short_run / "config.yaml")
+    script.main(["--config", config, "--eval-only", "MODEL.WEIGHTS", str(detector), "OUTPUT_DIR", str(tmp_path)])
+    assert f"no config.yaml beside {detector} says its pixels; mean [123.675" in (tmp_path / "log.txt").read_text()
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads((short_run / "results.json").read_text())
     assert len(list((tmp_path / "pictures").iterdir())) == 8
     assert 20_000 < (tmp_path / "report.html").stat().st_size < 600_000
-    cfg = load_config(str(short_run / "config.yaml"))
+    cfg = load_config(config)
     apply_schedule(cfg, 400)
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.BASE_LR) == (4, (3,), 0.02)
 
@@ -223,7 +223,8 @@ def own(coco: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 FEW = ["MODEL.TIMM.NAME", "resnet10t", "MODEL.TIMM.ARGS.channels", "[8, 8, 16, 16]", "MODEL.TIMM.WEIGHTS", "",
-       "SKD.EPOCHS", "1", "SOLVER.IMS_PER_BATCH", "2", "MODEL.RPN.PRE_NMS_TOPK_TEST", "20"]  # fmt: skip
+       "SKD.EPOCHS", "1", "SOLVER.IMS_PER_BATCH", "2", "MODEL.RPN.PRE_NMS_TOPK_TEST", "20",
+       "SKD.VISUALIZE_SCORE", "0"]  # fmt: skip
 DETECTORS = {
     "c4": (zoo.C4, ["MODEL.ROI_HEADS.NAME", "SDDropoutRes5ROIHeads"], "loss_sdd", "roi_heads.res5.0.conv2.weight"),
     "dc5": (zoo.DC5, [], "loss_cls", "backbone.res5.0.conv2.weight"),
@@ -250,15 +251,15 @@ def test_any_detector_on_ones_own_images(kind: str, own: list[str], tmp_path: Pa
     results = json.loads((out / "results.json").read_text())
     assert set(results) == {"bbox", "calibration"} | ({"segm"} if "masks" in kind else set())
     assert 0 <= results["calibration"]["D-ECE"] <= 100
-    assert (out / "inference" / "own_val" / "calibration.png").stat().st_size > 1000
     assert {"AP-bolt", "AP-nut"} <= set(results["bbox"])
+    assert len(list((out / "pictures").iterdir())) == 6
     saved = yaml.safe_load((out / "config.yaml").read_text())
     assert saved["SKD"]["TRAIN"] == own[1:3]
     assert saved["MODEL"]["RETINANET" if kind == "retinanet" else "ROI_HEADS"]["NUM_CLASSES"] == 2
-    if kind == "c4":  # the saved configuration is complete, the data included
+    if kind == "c4":  # the saved configuration is complete; an evaluation does without the training's images
         again = tmp_path / "again"
         script.main(["--config", str(out / "config.yaml"), "--eval-only", "MODEL.WEIGHTS", str(out / "model_final.pth"),
-                     "OUTPUT_DIR", str(again)])  # fmt: skip
+                     "SKD.TRAIN", "['gone.json', 'gone']", "OUTPUT_DIR", str(again)])  # fmt: skip
         assert json.loads((again / "results.json").read_text()) == results
 
 
@@ -291,23 +292,15 @@ def test_a_schedule_of_detectron2s_is_counted_in_epochs_of_ones_own_images(own: 
     config.write_text(zoo.C4)
     for more, schedule in (
         ([], "12 iterations = 12 epochs of 4 images at batch 4, drops at [8, 11], lr 0.005 = SKD.BASE_LR 0.02"),
+        (
+            ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False"],
+            "18 iterations = 12 epochs of 6 images at batch 4, drops at [12, 16]",
+        ),
         (["SOLVER.MAX_ITER", "7"], "7 iterations, drops at [60000, 80000], lr 0.02 (SOLVER; SKD.EPOCHS is 0)"),
     ):
         args = script.parser().parse_args(["--config", str(config), *own, "SOLVER.IMS_PER_BATCH", "4", *more])
         _, decided = script.setup(args)
         assert decided.startswith(schedule)
-
-
-def test_pictures_have_a_caption_and_labels_that_do_not_cover_each_other() -> None:
-    image, boxes = Image.new("RGB", (240, 160), "gray"), [([30, 40, 90, 90], 0, " 90%"), ([32, 41, 88, 91], 1, " 80%")]
-    black = []
-    for shown in ([], boxes[:1], boxes[1:], boxes):
-        panel = _panel(image, "Predictions", shown, ["cat", "dog"])
-        assert panel.shape == (320 + 22, 480, 3), "enlarged, with a line above"
-        assert panel[:22].max() == 255, "the caption"
-        black.append(int((panel == 0).all(axis=2).sum()))
-    caption, first, second, both = black
-    assert both - caption == (first - caption) + (second - caption) > 500
 
 
 def test_adamw_has_the_groups_of_detectron2s_sgd() -> None:
@@ -363,6 +356,8 @@ def test_two_machines_train_one_detector_on_ones_own_images(own: list[str], tmp_
 BAD = {
     "no config": ([], "give a config, for example --config faster_rcnn_sdd.yaml"),
     "amp on a processor": (["--config", "digits_demo", "SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED needs a GPU"),
+    "no data set": (["--config", "digits_demo", "DATASETS.TRAIN", "()"], "DATASETS.TRAIN should name a dataset"),
+    "augmented tests": (["--config", "digits_demo", "TEST.AUG.ENABLED", "True"], "evaluation would leave it out"),
     "optimizer": (["--config", "digits_demo", "SOLVER.OPTIMIZER", "Adam"], "should be SGD or ADAMW, got Adam"),
     "batch and processes": (["--config", "digits_demo", "--num-gpus", "3"], "IMS_PER_BATCH 8 does not divide into 3"),
     "no detector": (["--config", "digits_demo", "--eval-only"], "give MODEL.WEIGHTS FILE"),
