@@ -192,6 +192,18 @@ def test_a_later_start_is_the_tail(division: dict[str, Any], data: st.DataObject
             assert (one.positions == other.positions).all()
 
 
+def test_epochs_and_seeds_differ_and_repeat() -> None:
+    """Whatever the batch size: a run may be continued with another number of micro-batches."""
+    targets = np.arange(500) % 7
+    orders = {
+        (seed, epoch): tuple(make_order(targets, batch_size=10, seed=seed).anchors(epoch))
+        for seed in range(4)
+        for epoch in range(4)
+    }
+    assert len(set(orders.values())) == 16
+    assert orders[2, 3] == tuple(make_order(targets, batch_size=50, seed=2).anchors(3))
+
+
 def test_known_order() -> None:
     """If this changes, every run's order does, and a resumed run is no longer the uninterrupted one."""
     order = make_order(np.arange(12) % 3, segments=("anchor", "pair"), batch_size=6, seed=1)
