@@ -91,7 +91,7 @@ class StageTap:
         """Hands over the output."""
         seen, self.seen = self.seen, None
         if seen is None:
-            raise SkdError(f"the network does not use its module {self.name!r} (timm's don't with gradient checkpointing)")
+            raise SkdError(f"the network does not use its module {self.name!r} (timm's don't with grad checkpointing)")
         return seen
 
 
