@@ -128,8 +128,8 @@ def _check_classes(loader: Loader, weights: str | Path, card: dict[str, Any]) ->
     if not card["classes"] and loader.classes and loader.classes != sorted(loader.classes):
         print(
             f"note: {weights} does not name its classes. Those of {loader.data.path} are in timm's order, but "
-            f"torchvision's ImageFolder has {', '.join(sorted(loader.classes)[:3])}, ...: of a network trained with it, "
-            "all results would be wrong",
+            f"torchvision's ImageFolder has {', '.join(sorted(loader.classes)[:3])}, ...: a network trained with it "
+            "would get wrong results",
             file=sys.stderr,
         )
 
