@@ -96,6 +96,7 @@ def step_times(recipes: Mapping[str, Recipe], classes: int, rounds: int) -> dict
         task = build_task(recipe, classes, torch.device("cpu")).train()
         optimizer = build_optimizer(recipe, task.method)
         segments, method = len(task.method.segments), task.method
+        method.begin_epoch(0, 1)
         input = torch.randn(segments * recipe.batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
         target = torch.arange(recipe.batch_size).remainder(classes).repeat(segments)
 

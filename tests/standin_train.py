@@ -21,8 +21,8 @@ DEFAULTS = {
     "dataset": "", "val-split": "validation", "model": "resnet10t", "num-classes": 10, "img-size": 32, "epochs": 1,
     "lr": 0.05, "seed": 42, "smoothing": 0.0, "color-jitter": 0.4, "hflip": 0.5, "mixup": 0.0, "cutmix": 0.0,
     "mixup-mode": "batch", "mixup-off-epoch": 0, "resume": "", "device": "cpu",
-    "vflip": 0.0, "grayscale-prob": 0.0, "reprob": 0.0,
-    "remode": "pixel", "recount": 1, "aug-repeats": 0.0,
+    "vflip": 0.0, "reprob": 0.0, "remode": "pixel",
+    "recount": 1, "aug-repeats": 0.0,
 }  # fmt: skip
 for name, default in DEFAULTS.items():
     parser.add_argument(f"--{name}", type=type(default), default=default)
@@ -30,6 +30,7 @@ for name in ("resplit", "use-multi-epochs-loader", "no-prefetcher", "model-ema")
     parser.add_argument(f"--{name}", action="store_true")
 for name in ("data-dir", "aa", "kd-model-name", "torchcompile", "output", "record"):
     parser.add_argument(f"--{name}")
+parser.add_argument("--grayscale-prob", type=float)  # None, as in timm's
 parser.add_argument("-b", "--batch-size", type=int, default=8)
 parser.add_argument("--scale", type=float, nargs="+", default=[0.6, 1.0])
 parser.add_argument("--model-kwargs", nargs="*", default={}, action=utils.ParseKwargs)

@@ -51,6 +51,7 @@ WITHOUT_EXTRAS = """if True:
         if method not in ("adacos", "kd", "virtual_softmax", "ps_kd"):  # they want more than a plain network
             net = timm.create_model("resnet10t", num_classes=4, channels=(8, 8, 16, 16))
             task = skd_plugins.create_task(method, net)
+            task.method.begin_epoch(0, 1)
             count = len(task.method.segments)
             task(torch.randn(4 * count, 3, 32, 32), torch.arange(4).repeat(count))["loss"].backward()
     try:

@@ -2,11 +2,13 @@
 
 import copy
 
+import timm
 import torch
 from test_methods import make_task, two_steps
 from timm.optim import create_optimizer_v2
 
 from skd_plugins import create_model, create_task, load_weights
+from skd_plugins.networks.freeze import freeze
 
 
 def test_a_teacher_by_name() -> None:
@@ -40,3 +42,14 @@ def test_a_peer_starts_with_other_weights_of_the_same_kind() -> None:
     assert not torch.equal(method.model.conv1[0].weight, method.peer.conv1[0].weight)
     again = make_task("dml").method
     assert torch.equal(again.peer.conv1[0].weight, method.peer.conv1[0].weight), "the seed's"
+
+
+def test_a_peer_keeps_what_is_frozen() -> None:
+    """It would never learn, from shuffled weights."""
+    network = timm.create_model("test_resnet", num_classes=3)
+    freeze(network, "stem")
+    peer = create_task("dml", network).method.peer
+    frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+    assert all(torch.equal(peer.get_parameter(name), network.get_parameter(name)) for name in frozen)
+    assert any(network.get_parameter(name).ndim == 4 for name in frozen)
+    assert not torch.equal(peer.fc.weight, network.fc.weight)

@@ -194,6 +194,7 @@ def test_checkpoint_restores_task_and_network(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", COMPILED)
 def test_compiled_step_equals_eager(variant: str) -> None:
+    torch._dynamo.reset()  # after eight graphs of one function, dynamo runs it eagerly
     eager, compiled = make_task(variant, "preact"), make_task(variant, "preact")  # the network that compiles fastest
     compiled.compile(backend="aot_eager")  # traces and differentiates like inductor, without its C++ compiler
     for task in (eager, compiled):
@@ -202,6 +203,7 @@ def test_compiled_step_equals_eager(variant: str) -> None:
             task.zero_grad()
             result = task(*make_batch(task, seed))
             result["loss"].backward()
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
     assert list(compiled.get_checkpoint_state()["state_dict"]) == list(eager.get_checkpoint_state()["state_dict"])
     reference = dict(eager.method.named_parameters())
     for name, parameter in unwrap_model(compiled.trainable_module).method.named_parameters():
@@ -231,6 +233,20 @@ def kept_by_autocast(variant: str) -> float:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_autocast_keeps_the_gradient_as_for_cross_entropy(variant: str) -> None:
     assert kept_by_autocast(variant) > max(kept_by_autocast("ce") - 0.05, 0.9)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_network_in_bfloat16(variant: str) -> None:
+    """As with timm's ``--model-dtype``: what a method adds has the network's type, and the loss is float32."""
+    name, arguments = VARIANTS[variant]
+    teacher = {"teacher": network("ce")} if "teacher" in arguments else {}
+    task = create_task(name, network(variant).bfloat16(), **arguments | teacher).train()
+    task.method.begin_epoch(1, 4)
+    input, target = make_batch(task)
+    loss = task(input.bfloat16(), target)["loss"]
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

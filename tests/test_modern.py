@@ -121,6 +121,7 @@ def test_every_method_takes_bce_or_says_why_not(name: str) -> None:
                 create_method("sd_dropout", model, criterion, base=name)
         return
     method = create_method(name, model, criterion, **needed).train()
+    method.begin_epoch(0, 1)
     parts = len(method.segments)
     result = method(torch.randn(4 * parts, 3, 32, 32), torch.tensor([0, 1, 2, 2]).repeat(parts))
     result["loss"].backward()

@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from accelerate.data_loader import BatchSamplerShard
+from accelerate.data_loader import BatchSamplerShard, prepare_data_loader, skip_first_batches
 from torch.utils.data import DataLoader, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -81,6 +81,18 @@ def test_processes_share_an_epoch() -> None:
         for shard in shards:
             for batch in shard:
                 assert torch.equal(TARGETS[batch[:4]], TARGETS[batch[4:]])
+
+
+def test_resume_in_accelerates_loader() -> None:
+    """On several processes it looks for `set_epoch` at the batch sampler's sampler, as Lightning does."""
+    sampler = PairBatchSampler(TARGETS, 4)
+    whole = [list(sampler) for _ in range(3)]
+    loader = prepare_data_loader(
+        DataLoader(DATASET, batch_sampler=PairBatchSampler(TARGETS, 4)), num_processes=2, process_index=1,
+        put_on_device=False,
+    )  # fmt: skip
+    loader.set_epoch(2)
+    assert [indices.tolist() for indices, _ in skip_first_batches(loader, 1)] == whole[2][3:12:2]
 
 
 def test_what_can_not_be_drawn() -> None:

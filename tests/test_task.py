@@ -1,5 +1,6 @@
 """`MethodTask` as timm's optimizers, clipping and averaging see it."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -7,19 +8,23 @@ import pytest
 import timm
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from timm.optim import create_optimizer_v2
 
 from skd_plugins import SkdError, create_model, create_task, get_method
+from skd_plugins.weights import load_weights
 
 
-def test_optimizers_see_the_networks_weight_decay_and_layers() -> None:
+@pytest.mark.parametrize("part", ["task", "trainable", "method"])
+def test_optimizers_see_the_networks_weight_decay_and_layers(part: str) -> None:
     """A ViT keeps its position embedding out of weight decay, and its stem has the smallest rate."""
     model = timm.create_model("test_vit", num_classes=3)
     parameters = dict(model.named_parameters())
     undecayed = model.no_weight_decay() & set(parameters)
     assert undecayed
     task = create_task("sd_dropout", model)
-    optimizer = create_optimizer_v2(task.get_trainable_module(), opt="sgd", lr=1.0, weight_decay=0.5, layer_decay=0.5)
+    trained = {"task": task, "method": task.method, "trainable": task.get_trainable_module()}[part]
+    optimizer = create_optimizer_v2(trained, opt="sgd", lr=1.0, weight_decay=0.5, layer_decay=0.5)
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     assert len(groups) == len(parameters), "every parameter once, although the add-on's base holds the network too"
     assert all(groups[id(parameters[name])]["weight_decay"] == 0 for name in undecayed)
@@ -62,10 +67,39 @@ def test_an_ordinary_batch_is_no_batch_of_pairs(name: str) -> None:
     with pytest.raises(SkdError, match=r"the parts' labels differ; take make_loader\(\.\.\., segments=task"):
         task(input, labels)
     assert task(input, torch.tensor([2, 2, 2, 2, 2, 2]))["loss"].isfinite()
-    mixed = torch.nn.functional.one_hot(labels, 3).float()  # as mixup gives them: nothing can be said about them
-    assert task(input, mixed)["loss"].isfinite()
-    with pytest.raises(SkdError, match="labels differ"):
-        task(input, labels)  # not only in the first step
+    mixed = torch.nn.functional.one_hot(labels, 3).float()  # as another mixup than `mix_segments` gives them
+    for call in (task, task.method):  # Lightning and accelerate call the method
+        for target in (labels, mixed):  # not only in the first step
+            with pytest.raises(SkdError, match="labels differ"):
+                call(input, target)
+
+
+@pytest.mark.parametrize("arguments", [{"name": "ols"}, {"name": "ps_kd"}, {"name": "kd", "base": "ps_kd"}])
+def test_a_method_that_needs_the_epoch_says_so(arguments: dict[str, Any]) -> None:
+    """Without it `ps_kd` would be cross-entropy, and the soft labels of `ols` uniform."""
+    teacher = {"teacher": timm.create_model("test_resnet", num_classes=3)} if "base" in arguments else {}
+    task = create_task(model=timm.create_model("test_resnet", num_classes=3), **arguments, **teacher)
+    for call in (task, task.method):
+        with pytest.raises(SkdError, match=r"needs the epoch: call task.method.begin_epoch\(epoch, epochs\)"):
+            call(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 1]))
+    task.method.begin_epoch(0, 2)
+    assert task(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 1]))["loss"].isfinite()
+
+
+@pytest.mark.parametrize("base", ["ce", "cs_kd", "sd_dropout"])
+def test_an_add_on_saves_the_network_once(base: str, tmp_path: Path) -> None:
+    """safetensors refuses tensors that share memory, so transformers' Trainer ended at its first checkpoint."""
+    extra = {"teacher": timm.create_model("test_resnet", num_classes=3)} if base == "sd_dropout" else {}
+    method = create_task(
+        "kd" if extra else "sd_dropout", timm.create_model("test_resnet", num_classes=3), base=base, **extra
+    ).method
+    save_file(method.state_dict(), tmp_path / "model.safetensors")
+    lightnings = {f"method.{key}": value for key, value in method.state_dict().items()}
+    torch.save({"state_dict": lightnings, "pytorch-lightning_version": "2"}, tmp_path / "lightning.ckpt")
+    for name in ("model.safetensors", "lightning.ckpt"):
+        assert load_weights(tmp_path / name).keys() == method.model.state_dict().keys()
+    twin = copy.deepcopy(method)
+    assert twin.base.model is twin.model is not method.model
 
 
 @pytest.mark.parametrize("name", ["ce", "adacos", "virtual_softmax"])

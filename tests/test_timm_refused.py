@@ -11,6 +11,7 @@ from test_timm_train import NARROW, STANDIN, timm_data, timm_run  # noqa: F401  
 
 from skd_plugins.commands.scripts import timm_train
 from skd_plugins.common.errors import SkdError
+from skd_plugins.timm_train.beton_dataset import BetonDataset
 
 IMPORT = "import timm.data\nfrom timm.task import ClassificationTask"
 
@@ -90,3 +91,9 @@ def test_scripts_that_do_not_fit(tmp_path: Path, text: str | None, message: str)
 def test_refused_arguments(run: Any, kind: str, method: str, method_args: str, arguments: str, message: str) -> None:
     with pytest.raises(SkdError, match=message):
         run(kind, method, method_args, *arguments.split())
+
+
+def test_augmentation_splits_are_refused_for_beton_files(data: dict[str, Path]) -> None:
+    """The script wraps the data set before it asks for a loader."""
+    with pytest.raises(SkdError, match="--aug-splits can't be used with training from .beton files"):
+        timm.data.AugMixDataset(BetonDataset(data["beton"] / "train.beton", seed=0), num_splits=3)

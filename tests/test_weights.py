@@ -175,6 +175,23 @@ def test_checkpoints_of_other_programs(run: Path, digits_beton: Path, tmp_path: 
     assert found["metrics"] == expected["metrics"]
 
 
+def test_classes_that_torchvision_orders_otherwise(
+    run: Path, jpeg_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(jpeg_folder, tmp_path / "val")
+    classes = sorted(path.name for path in data.iterdir())
+    torch.save(create_model("resnet10t", num_classes=len(classes)).state_dict(), tmp_path / "net.pth")
+    (tmp_path / "own.py").write_text(
+        'from skd_plugins import Recipe\nrecipe = Recipe(name="a.b", model="resnet10t", image_size=32, workers=0)'
+    )
+    for renamed in ({}, {classes[-1]: "B", classes[0]: "a"}):
+        for old, new in renamed.items():
+            (data / old).rename(data / new)
+        out = tmp_path / str(len(renamed))
+        evaluate_weights(tmp_path / "net.pth", data=str(data), recipe=tmp_path / "own.py", out=out)
+        assert ("would get wrong results" in capsys.readouterr().err) == bool(renamed)
+
+
 def test_errors(run: Path, digits_beton: Path, jpeg_folder: Path, tmp_path: Path) -> None:
     exported = export_weights(run, tmp_path)
     for name in (tmp_path / "no.safetensors", tmp_path / "no.pt", tmp_path, "no.tag"):

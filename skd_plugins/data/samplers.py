@@ -16,7 +16,8 @@ class OrderSampler(Sampler[list[int]]):
     Each pass is the next epoch, with another order. ``state_dict()`` says how many batches were taken;
     torchdata's StatefulDataLoader saves and restores it. (With workers and a state from the very end of an epoch, it
     leaves out one epoch's order.) A plain DataLoader with workers takes batches ahead, so there count your own steps,
-    and resume with ``load_state_dict({"epoch": epoch, "step": step})``.
+    and resume with ``load_state_dict({"epoch": epoch, "step": step})``. accelerate, Lightning and transformers set the
+    epoch themselves; with accelerate resume by ``loader.set_epoch(epoch)`` and ``skip_first_batches(loader, step)``.
     """
 
     drop_last = True  # accelerate reads it and batch_size
@@ -25,6 +26,11 @@ class OrderSampler(Sampler[list[int]]):
         self.order, self.batch_size = order, order.batch_size // order.division.world * len(order.segments)
         self.epoch = self.step = 0  # where the next pass begins
         self._at = (0, 0)
+
+    @property
+    def sampler(self) -> "OrderSampler":
+        """Where accelerate, on several processes, and Lightning look for `set_epoch`."""
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the next epoch; without calls epochs count 0, 1, ..."""

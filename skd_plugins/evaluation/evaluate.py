@@ -1,5 +1,6 @@
 """From weights and data to a report."""
 
+import sys
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -124,6 +125,13 @@ def _check_classes(loader: Loader, weights: str | Path, card: dict[str, Any]) ->
     # Published networks name ImageNet's classes in words, folders by synsets; the order is the same.
     if card["recipe"] and card["classes"] and loader.classes and card["classes"] != loader.classes:
         raise SkdError(f"{weights} and {loader.data.path} name or order their classes differently")
+    if not card["classes"] and loader.classes and loader.classes != sorted(loader.classes):
+        print(
+            f"note: {weights} does not name its classes. Those of {loader.data.path} are in timm's order, but "
+            f"torchvision's ImageFolder has {', '.join(sorted(loader.classes)[:3])}, ...: a network trained with it "
+            "would get wrong results",
+            file=sys.stderr,
+        )
 
 
 def _superclasses(loader: Loader) -> list[str] | None:

@@ -70,7 +70,7 @@ def stage_classifiers(model: nn.Module) -> nn.ModuleList:
     *stages, (_, last_side) = stage_shapes(model)
     features, classes = num_features_of(model), num_classes_of(model)
     branches = [Branch(channels, features, classes, side // last_side) for channels, side in stages]
-    return nn.ModuleList(branches).to(next(model.parameters()).device)
+    return nn.ModuleList(branches).to(next(model.parameters()))  # its device and dtype
 
 
 class Branch(nn.Module):

@@ -45,10 +45,10 @@ class DML(Method):
 
 @torch.no_grad()
 def shuffled_copy(model: nn.Module) -> nn.Module:
-    """A copy in which the entries of every parameter are shuffled by torch's global generator."""
+    """A copy in which the entries of every trained parameter are shuffled by torch's global generator."""
     peer = copy.deepcopy(model)
     for parameter in peer.parameters():
-        if parameter.is_meta:  # a plan: nothing is computed
+        if parameter.is_meta or not parameter.requires_grad:  # a plan computes nothing; what is frozen would not learn
             continue
         order = torch.randperm(parameter.numel())
         parameter.copy_(parameter.flatten()[order.to(parameter.device)].view(parameter.shape))

@@ -60,9 +60,8 @@ class KD(AddOn):
             teacher = load_teacher(teacher, classes)
         if num_classes_of(teacher) != classes:
             raise SkdError(f"kd: the teacher has {num_classes_of(teacher)} classes, the network {classes}")
-        device = next(model.parameters()).device
         # In a tuple, so it is not a submodule, which would be trained, saved and switched to training mode.
-        self._teacher = (teacher.to(device).eval().requires_grad_(False),)
+        self._teacher = (teacher.to(next(model.parameters())).eval().requires_grad_(False),)
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         out: dict[str, Tensor] = self.base(input, target)

@@ -4,8 +4,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
+import torch
 from pydantic import Field, FiniteFloat
 from timm.loss import BinaryCrossEntropy
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from ..common.errors import SkdError, unknown
@@ -27,7 +29,36 @@ NEEDS_INDICES = "needs class indices as targets, but mixup and cutmix make proba
 NEEDS_SOFTMAX = "sets the softmax's probabilities, but binary cross-entropy trains a sigmoid for each class"
 
 
-class Method(nn.Module):
+class Hints:
+    """What timm's optimizers ask a network, for a module with the network in it."""
+
+    def no_weight_decay(self: Any) -> set[str]:
+        """Names of the parameters that the network keeps out of weight decay."""
+        model, place = self._network()
+        return {f"{place}{name}" for name in getattr(model, "no_weight_decay", set)()}
+
+    def group_matcher(self: Any, coarse: bool = False) -> Callable[[str], int]:
+        """Layer numbers for layer-wise learning rates. What the method adds counts as the last layer."""
+        model, place = self._network()
+        layers = layers_of(model, coarse)
+        last = max(layers.values(), default=0)
+        return lambda name: layers.get(name.removeprefix(place), last)
+
+    def _network(self: Any) -> tuple[nn.Module, str]:
+        model: nn.Module = getattr(self, "method", self).model
+        return model, next(f"{name}." for name, module in self.named_modules() if module is model)
+
+
+def layers_of(model: nn.Module, coarse: bool = False) -> dict[str, int]:
+    """The number of the layer of each parameter, by the network's ``group_matcher``; nothing if it has none."""
+    network: Any = model
+    if not hasattr(model, "group_matcher"):
+        return {}
+    layers: dict[str, int] = group_parameters(model, network.group_matcher(coarse=coarse), reverse=True)
+    return layers
+
+
+class Method(Hints, nn.Module):
     """A training method: the network, the criterion, and one forward pass that returns the loss.
 
     A contributor subclasses this, sets `segments`, writes `forward` and registers the class with `register_method`.
@@ -45,7 +76,7 @@ class Method(nn.Module):
         refuses: what the method can't be combined with (``mixup``, ``bce``, or an add-on's name), and why.
         only_criterion: whether the loss is the criterion's alone.
         classifier: the classifier its network needs, see `create_model`.
-        needs_epoch: whether `begin_epoch` has to be called; timm's train.py does not call it.
+        needs_epoch: whether `begin_epoch` has to be called, which sets `epoch`; timm's train.py does not call it.
         replicated: submodules whose buffers are equal on all processes anyway, so DDP need not send them.
     """
 
@@ -64,6 +95,30 @@ class Method(nn.Module):
         self.model = model
         tap_classifier(model)  # now, because a hook that is registered during compilation breaks the graph
         self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
+        self._begun = False
+        self.register_forward_pre_hook(_check_call, with_kwargs=True)
+
+    def check_call(self, input: Tensor, target: Tensor) -> None:
+        """Refuses an ordinary batch for a method with pairs or views, and a method that was not told the epoch.
+
+        On a GPU only in the first step, because it waits.
+        """
+        first, self._begun = not self._begun, True
+        if target.is_meta or not (first or target.is_cpu):
+            return
+        if self.needs_epoch and self.training and int(getattr(self, "epoch", 0)) < 0:
+            raise SkdError(
+                f"{self.name} needs the epoch: call task.method.begin_epoch(epoch, epochs) before each, counted from 0"
+            )
+        if len(input) != len(target) or len(target) % len(self.segments):
+            return  # `split` says what is wrong
+        anchors, *others = target.chunk(len(self.segments))
+        if not all(torch.equal(anchors, labels) for labels in others):
+            raise SkdError(
+                f"a batch for {self.name} is {' | '.join(self.segments)}, of the same classes in the same order, but "
+                "the parts' labels differ; take make_loader(..., segments=task.method.segments), or a method with "
+                'anchors only (cs_kd with pairing="bank"); data.mixup.mix_segments mixes the parts alike'
+            )
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """One training step's forward.
@@ -112,6 +167,11 @@ class Method(nn.Module):
         return target
 
 
+def _check_call(method: Any, args: Any, kwargs: Any) -> None:
+    if not torch.compiler.is_compiling():  # `MethodTask` checks before a compiled step
+        method.check_call(*args, **kwargs)
+
+
 class AddOn(Method):
     """A method that is added to another one, its `base`: it has the base's batch, and refuses what the base refuses."""
 
@@ -122,6 +182,13 @@ class AddOn(Method):
             raise SkdError(f"{self.name} can't be added to {base}: {self.base.refuses[self.name]}")
         self.segments, self.couples, self.passes = self.base.segments, self.base.couples, self.base.passes
         self.refuses = {**self.base.refuses, **self.refuses}
+        # The base's network is no submodule of it: safetensors and accelerate refuse, or lose, what is saved twice.
+        del self.base.model
+        self.base.__dict__["model"] = model
+
+    def check_call(self, input: Tensor, target: Tensor) -> None:
+        """The base's check."""
+        self.base.check_call(input, target)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         self.base.begin_epoch(epoch, epochs)

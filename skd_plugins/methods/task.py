@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.models import group_parameters
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from timm.utils.model_ema import ModelEmaV3
@@ -17,12 +16,12 @@ from ..common.errors import SkdError
 from ..common.gather import equal_rows
 from ..networks.create import classifiers_of, num_classes_of
 from . import Method, create_method
-from .method import Criterion
+from .method import Criterion, Hints
 
 _GROUPS: list[Any] = []  # process groups, kept until the process ends
 
 
-class MethodTask(TrainingTask):
+class MethodTask(Hints, TrainingTask):
     """Gives a `Method` timm's DDP, compile, EMA and checkpoint handling.
 
     The trainable module is the method itself, so one DDP forward contains every sub-forward of the step. The plain
@@ -43,7 +42,6 @@ class MethodTask(TrainingTask):
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
         self.trainable_module: nn.Module = Trainable(method)
-        self._begun = False
 
     @property
     def method(self) -> Method:
@@ -52,8 +50,7 @@ class MethodTask(TrainingTask):
         return trainable.method
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        if len(input) == len(target):  # otherwise the method says what is wrong
-            self._check_pairs(target)
+        self.method.check_call(input, target)
         try:
             with equal_rows(self.equal_batches):
                 result: dict[str, Tensor] = self.trainable_module(input, target)
@@ -64,23 +61,6 @@ class MethodTask(TrainingTask):
                 raise
             raise SkdError(f"the target has the label {wrong[0]}, but the network's are 0 to {classes - 1}") from error
         return result if self.loss_scale == 1.0 else result | {"loss": result["loss"] * self.loss_scale}
-
-    def _check_pairs(self, target: Tensor) -> None:
-        """Refuses an ordinary batch for a method with pairs or views; on a GPU only in the first step, which waits.
-
-        It is not in the method because that is compiled.
-        """
-        segments, first = self.method.segments, not self._begun
-        self._begun = True
-        if target.ndim != 1 or len(target) % len(segments) or not (first or target.is_cpu):
-            return
-        anchors, *others = target.chunk(len(segments))
-        if not all(torch.equal(anchors, labels) for labels in others):
-            raise SkdError(
-                f"a batch for {self.method.name} is {' | '.join(segments)}, of the same classes in the same order, but "
-                "the parts' labels differ; take make_loader(..., segments=task.method.segments), or a method with "
-                'anchors only (cs_kd with pairing="bank")'
-            )
 
     def prepare_distributed(self, device_ids: list[Any] | None = None, **ddp_kwargs: Any) -> "MethodTask":
         """Wraps the method in DistributedDataParallel."""
@@ -148,9 +128,7 @@ class MethodTask(TrainingTask):
         """What the method owns apart from the network. The average has none."""
         if ema:
             return {}
-        named = self.method.named_modules(remove_duplicate=False)  # an add-on and its base both hold the network
-        prefixes = tuple(f"{name}." for name, module in named if module is self.method.model)
-        return {key: value for key, value in self.method.state_dict().items() if not key.startswith(prefixes)}
+        return {key: value for key, value in self.method.state_dict().items() if not key.startswith("model.")}
 
     def load_task_state(
         self, state: dict[str, Any] | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
@@ -174,8 +152,8 @@ class MethodTask(TrainingTask):
         return [parameter for parameter in self.method.parameters() if id(parameter) not in head]
 
 
-class Trainable(nn.Module):
-    """The method, with the hints that timm's optimizers look for on a network."""
+class Trainable(Hints, nn.Module):
+    """The method as `MethodTask` trains it."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
@@ -188,25 +166,6 @@ class Trainable(nn.Module):
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         result: dict[str, Tensor] = self.method(input, target)
         return result
-
-    def no_weight_decay(self) -> set[str]:
-        names: set[str] = getattr(self.method.model, "no_weight_decay", set)()
-        return {f"method.model.{name}" for name in names}
-
-    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """Layer numbers for layer-wise learning rates. What the method adds counts as the last layer."""
-        layers = layers_of(self.method.model, coarse)
-        last = max(layers.values(), default=0)
-        return lambda name: layers.get(name.removeprefix("method.model."), last)
-
-
-def layers_of(model: nn.Module, coarse: bool = False) -> dict[str, int]:
-    """The number of the layer of each parameter, by the network's ``group_matcher``; nothing if it has none."""
-    network: Any = model
-    if not hasattr(model, "group_matcher"):
-        return {}
-    layers: dict[str, int] = group_parameters(model, network.group_matcher(coarse=coarse), reverse=True)
-    return layers
 
 
 def _replicated(method: Method) -> list[str]:

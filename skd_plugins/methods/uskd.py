@@ -53,7 +53,8 @@ class USKD(Method):
         super().__init__(model, criterion)
         self.target_weight, self.others_weight, self.weak_weight = target_weight, others_weight, weak_weight
         channels, _ = stage_shapes(model)[-2]
-        self.weak = nn.Linear(channels, num_classes_of(model), device=next(model.parameters()).device)
+        like = next(model.parameters())
+        self.weak = nn.Linear(channels, num_classes_of(model), device=like.device, dtype=like.dtype)
         self._tap = StageTap(model, stage_modules(model)[-2])
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:

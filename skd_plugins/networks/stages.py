@@ -27,7 +27,7 @@ def stage_modules(model: nn.Module) -> tuple[str, ...]:
     if len(listed) < 4:
         raise SkdError(
             f"{type(model).__name__} has no four stages (neither layer1 to layer4, nor features.denseblock1 to 4, nor "
-            "timm's feature_info); use a network that has them, such as a ResNet"
+            "timm's feature_info); use a network that has them, such as a ResNet, and wrap or compile the task instead"
         )
     return listed[-4:]
 
@@ -91,7 +91,7 @@ class StageTap:
         """Hands over the output."""
         seen, self.seen = self.seen, None
         if seen is None:
-            raise SkdError(f"the network does not use its module {self.name!r}")
+            raise SkdError(f"the network does not use its module {self.name!r} (timm's don't with grad checkpointing)")
         return seen
 
 

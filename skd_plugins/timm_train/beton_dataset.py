@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -54,6 +54,11 @@ class BetonDataset:
     def __len__(self) -> int:
         return len(self.data)
 
+    @property
+    def transform(self) -> NoReturn:
+        """What ``--aug-splits`` would wrap."""
+        raise SkdError("--aug-splits can't be used with training from .beton files; leave it out")
+
     def loader(self, options: dict[str, Any], *, segments: Sequence[str], couples: bool) -> "BetonLoader":
         """The loader for a call of timm's ``create_loader`` with the arguments `options`.
 
@@ -87,8 +92,8 @@ class BetonDataset:
             "training from .beton files",
             {
                 "no_aug": "--no-aug", "color_jitter_prob": "--color-jitter-prob",
-                "gaussian_blur_prob": "--gaussian-blur-prob", "num_aug_splits": "--aug-splits",
-                "re_split": "--resplit", "input_size_choices": "--train-img-sizes",
+                "gaussian_blur_prob": "--gaussian-blur-prob", "re_split": "--resplit",
+                "input_size_choices": "--train-img-sizes",
             },
         )  # fmt: skip
         if options["train_crop_mode"] not in (None, "rrc"):
@@ -101,7 +106,7 @@ class BetonDataset:
         return Augmentation(
             image_size=height, scale=tuple(options["scale"] or Augmentation.scale),
             ratio=tuple(options["ratio"] or Augmentation.ratio), hflip=options["hflip"], vflip=options["vflip"],
-            auto_augment=policy, color_jitter=jitter, grayscale=options["grayscale_prob"],
+            auto_augment=policy, color_jitter=jitter, grayscale=options["grayscale_prob"] or 0.0,
             interpolation=options["interpolation"], random_erasing=options["re_prob"],
             erasing_mode=options["re_mode"], erasing_count=options["re_count"],
         )  # fmt: skip

@@ -21,7 +21,8 @@ from ..data.datasets import KNOWN
 from ..data.loader import Loader, make_loader
 from ..data.order import Division
 from ..methods import Method
-from ..methods.task import MethodTask, Trainable, create_task, layers_of
+from ..methods.method import layers_of
+from ..methods.task import MethodTask, create_task
 from ..networks.create import build_network
 from ..networks.freeze import freeze
 from ..recipe import Recipe
@@ -133,7 +134,7 @@ def build_optimizer(recipe: Recipe, method: Method) -> torch.optim.Optimizer:
         )
     try:
         return create_optimizer_v2(
-            Trainable(method), opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay,
+            method, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay,
             momentum=recipe.momentum, filter_bias_and_bn=not recipe.decay_norm_and_bias, layer_decay=recipe.layer_decay,
             **recipe.optimizer_args,
         )  # fmt: skip

@@ -28,7 +28,8 @@ from .upstream import create_published, is_published
 
 # Where timm and Lightning, and torchvision, keep averaged weights and raw ones.
 _AVERAGED, _RAW = ("state_dict_ema", "model_ema"), ("state_dict", "model")
-_WRAPPERS = ("module.", "model.")  # before the names of DDP's and averaged networks, and of Lightning's
+# Before the names of DDP's and averaged networks, of Lightning's, and of a `Method` in a LightningModule or a task.
+_WRAPPERS = ("module.", "model.", "method.", "trainable_module.")
 
 _Positive = Annotated[FiniteFloat, Field(gt=0)]
 
