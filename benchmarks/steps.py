@@ -89,6 +89,7 @@ def make_step(
         teacher: Any = create_model(network, num_classes=classes)
         arguments = {"teacher": teacher.to(memory_format=torch.channels_last)}
     task = create_task(method, model, verbose=False, **arguments).train()
+    task.method.begin_epoch(1, 2)
     optimizer = torch.optim.SGD(task.method.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     segments = len(task.method.segments)
     input = torch.randn(segments * anchors, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)

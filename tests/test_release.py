@@ -17,6 +17,7 @@ import torch
 import torchvision
 from conftest import TINY_RECIPE, umask
 from fileserver import serve_files, serve_hub
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from skd_plugins import SkdError, create_model, replace, train
@@ -76,6 +77,7 @@ def test_a_laboratorys_own_manifest(
 ) -> None:
     """Two releases into one manifest; by their names they come from a server, checked."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("SKD_CACHE", str(tmp_path / "cache"))
     served: dict[str, bytes] = {}
     with serve_files(served) as server:
