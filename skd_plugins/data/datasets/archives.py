@@ -2,7 +2,7 @@
 
 import os
 import shutil
-import tarfile
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -11,6 +11,11 @@ from ...common.errors import SkdError, first_line
 from ...common.files import checksum
 from ...common.meter import tracked
 from .dataset import Archive
+
+if sys.version_info >= (3, 12):
+    import tarfile
+else:  # Debian 12's Python 3.11.2 has no filters
+    from backports import tarfile
 
 
 def provide(archive: Archive, root: Path, *, download: bool) -> str:
