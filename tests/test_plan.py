@@ -101,7 +101,7 @@ def test_without_momentum_nothing_is_kept_and_the_average_is_the_networks() -> N
             {"method": "cs_kd", "method_args": {"pairing": "batch"}, "repeated_augmentation": 2},
             r"repeated augmentation \(2\) would make an image its own partner",
         ),
-        ({"dataset": "cifar1000"}, "unknown dataset 'cifar1000'"),
+        ({"dataset": "cifar1000"}, r"unknown dataset 'cifar1000'; .*your own images: give --data"),
     ],
 )
 def test_what_cannot_be_trained_has_no_plan(changes: dict[str, object], message: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ..common.errors import unknown
+from ..common.errors import SkdError, unknown
 from ..data.augment import Augmentation
 from ..data.datasets import EMBEDDED, KNOWN
 from ..data.find import find_split, resolve_data
@@ -33,7 +33,7 @@ def make_plan(recipe: Recipe, *, data: str | None = None) -> dict[str, Any]:
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if data is None and recipe.dataset not in EMBEDDED:
         if recipe.dataset not in KNOWN:
-            raise unknown("dataset", recipe.dataset, KNOWN)
+            raise SkdError(f"{unknown('dataset', recipe.dataset, KNOWN)} (your own images: give --data DIR)")
         samples, val_samples, classes = KNOWN[recipe.dataset]
         found = f"not given (--data); assumed to be {recipe.dataset}"
         targets = torch.arange(samples).remainder(classes).numpy()
