@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY_RECIPE
 from faults.common import differing, take, tiny_data
-from runs import RUN, Fit, checkpoint, lines, tiny_fit  # noqa: F401  a fixture
+from tiny_runs import RUN, Fit, checkpoint, lines, tiny_fit  # noqa: F401  a fixture
 
 from skd_plugins import Recipe, SkdError, create_model, make_loader, replace
 from skd_plugins.data import open_source

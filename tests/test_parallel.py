@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import TINY_RECIPE
 from faults.common import launch, ranked, refused, tiny_data, training
-from runs import GROUP_NORM, RUN, Fit, checkpoint, lines, tiny_fit  # noqa: F401  a fixture
+from tiny_runs import GROUP_NORM, RUN, Fit, checkpoint, lines, tiny_fit  # noqa: F401  a fixture
 
 from skd_plugins import replace
 

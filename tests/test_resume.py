@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import TINY_RECIPE
 from faults.common import Fork, differing, end, script, start, take, tiny_data, training, wait_for
-from runs import RUN, Fit, checkpoint, lines, tiny_fit  # noqa: F401  a fixture
+from tiny_runs import RUN, Fit, checkpoint, lines, tiny_fit  # noqa: F401  a fixture
 
 from skd_plugins import SkdError, create_model, replace
 from skd_plugins.common.locks import only_one
